@@ -1,0 +1,149 @@
+"""Every setting of the product, declared once: default, meaning, unit and range.
+
+ROS parameters, command-line options and checkpoints derive from these records, so no default is
+written twice. A value out of its range raises :class:`ConfigError` naming the value, the rule and
+the fix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type or out of its range."""
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    dynamic: bool = False,
+) -> Any:
+    """Declare one setting: ``default`` and what a user needs to know to change it.
+
+    ``dynamic`` settings may change while the node runs; the others need a restart.
+    """
+    metadata = {
+        "doc": doc, "unit": unit, "low": low, "high": high, "choices": choices, "dynamic": dynamic,
+    }  # fmt: skip
+    return field(default=default, metadata=metadata)
+
+
+Record = TypeVar("Record")
+
+
+def check(record: Any) -> None:
+    """Raise :class:`ConfigError` if a setting of the dataclass ``record`` breaks its rule."""
+    for item in dataclasses.fields(record):
+        value, rule = getattr(record, item.name), item.metadata
+        name = f"{type(record).__name__}.{item.name}"
+        if rule.get("choices") and value not in rule["choices"]:
+            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(rule['choices'])}")
+        low, high = rule.get("low"), rule.get("high")
+        # A NaN fails both comparisons when they are written this way round.
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            unit = f" {rule['unit']}" if rule.get("unit") else ""
+            raise ConfigError(f"{name} is {value}; it must lie in [{low}, {high}]{unit}")
+
+
+def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
+    """Build the settings record ``kind`` from ``values``; an unknown key raises ConfigError."""
+    known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(
+            f"{kind.__name__} has no setting {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+        )
+    # JSON and YAML know lists only; the records are hashable and hold tuples.
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the network (paper Sec. 3 and 4); the named ones are in :data:`NETWORKS`."""
+
+    backbone: str = setting(
+        "resnet18",
+        "ResNet whose layers make up Sl and Sh; parameter names match torchvision's",
+        choices=("resnet18", "resnet34", "resnet50", "resnet101", "tiny"),
+    )
+    split: str = setting(
+        "layer2",
+        "last part of Sl in torchvision's names: a stage ('layer2') or a block ('layer3.2', which "
+        "the paper calls conv4_3); it must have stride 8",
+    )
+    output_stride: int = setting(8, "stride of F_h before propagation (8 as published, or 16)", low=8, high=16)  # fmt: skip
+    num_classes: int = setting(11, "classes, without the ignored label 255", low=2, high=255)
+    module_channels: int = setting(64, "width of predictor, selector, AdaptNet and fusion (256 in the paper)", low=4, high=1024)  # fmt: skip
+    high_channels: int = setting(64, "Ch: channels of the projected high-level features F_h", low=4, high=2048)  # fmt: skip
+    context_channels: int = setting(64, "channels of each branch of the pyramid-pooling context head", low=4, high=1024)  # fmt: skip
+    context_bins: tuple[int, ...] = setting((1, 2, 3, 6), "grid sizes of the pyramid-pooling context head")  # fmt: skip
+    kernel_size: int = setting(9, "K: side of the predicted kernels; odd", low=1, high=31)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size is {self.kernel_size}; it must be odd to have a centre")
+        if self.output_stride not in (8, 16):
+            raise ConfigError(f"output_stride is {self.output_stride}; choose 8 or 16")
+
+
+#: Named networks. ``resnet18`` is the default and runs on a CPU; ``paper_resnet101`` has the sizes
+#: published in Sec. 4; ``tiny`` is for tests.
+NETWORKS: dict[str, NetworkConfig] = {
+    "resnet18": NetworkConfig(),
+    "resnet50": NetworkConfig(backbone="resnet50", module_channels=128, high_channels=128, context_channels=256),  # fmt: skip
+    "paper_resnet101": NetworkConfig(backbone="resnet101", split="layer3.2", num_classes=19, module_channels=256, high_channels=256, context_channels=512),  # fmt: skip
+    "tiny": NetworkConfig(backbone="tiny", module_channels=8, high_channels=8, context_channels=4, context_bins=(1, 2)),  # fmt: skip
+}
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How frames are scheduled and at what size they are segmented (paper Sec. 3.4)."""
+
+    inference_height: int = setting(
+        0,
+        "height at which the network runs, 0 for the input's own; the width follows from the "
+        "aspect ratio, and both are padded (edge pixels repeated, right and bottom) to a multiple "
+        "of 8; the mask always has the input's size",
+        unit="px", low=0, high=4320,
+    )  # fmt: skip
+    deviation_threshold: float = setting(
+        -1.0,
+        "predicted fraction of changed pixels above which a frame becomes the key frame; "
+        "-1 takes the value calibrated in the checkpoint",
+        low=-1.0, high=1.0, dynamic=True,
+    )  # fmt: skip
+    max_key_interval: int = setting(
+        0, "frames after which a new key frame is taken whatever the selector says; 0 for never",
+        unit="frames", low=0, high=100_000, dynamic=True,
+    )  # fmt: skip
+    late_refinement: str = setting(
+        "propagate",
+        "what is done with exact features that arrive after their key frame was replaced: "
+        "propagated to the current key frame, used as they are, or dropped",
+        choices=("propagate", "as_is", "drop"),
+    )  # fmt: skip
+    slow_track_min_share: float = setting(
+        0.25,
+        "share of the time that the slow track (Sh) may run even while frames are in the "
+        "foreground, so that exact features arrive at camera rates that would starve it",
+        low=0.0, high=1.0, dynamic=True,
+    )  # fmt: skip
+    max_gap_ms: float = setting(
+        1000.0, "a longer gap between stamps makes the next frame a fresh key frame; 0 for never",
+        unit="ms", low=0.0, high=3.6e6, dynamic=True,
+    )  # fmt: skip
+    foreground_threads: int = setting(0, "CPU threads of the fast track, 0 for all cores", low=0, high=256)  # fmt: skip
+    slow_track_threads: int = setting(1, "CPU threads of the slow track (Sh), 0 for all cores", low=0, high=256)  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check(self)

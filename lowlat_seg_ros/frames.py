@@ -1,0 +1,143 @@
+"""The records that flow through the product; all frozen, none shared mutable.
+
+Symbols of the paper, used in comments throughout: Sl/Sh lower and higher network, F_l/F_h
+low-level and high-level features, k the key frame, t the current frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+#: Label of pixels without a class, in masks and in ground truth.
+IGNORE_LABEL = 255
+
+
+class FrameError(ValueError):
+    """A frame cannot be segmented; the message names the value, the rule and the fix."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera image.
+
+    ``image``: uint8 (H, W, 3), RGB, C-contiguous or strided. ``stamp_ns``: capture time in
+    integer nanoseconds. ``frame_id``: the camera's coordinate frame.
+    """
+
+    image: np.ndarray
+    stamp_ns: int
+    frame_id: str = ""
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.image.shape, self.image.dtype
+        if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise FrameError(f"image is {dtype} {shape}; it must be uint8 (H, W, 3) RGB, H and W > 0")
+
+
+class MaskKind(Enum):
+    """How the features behind a mask were obtained."""
+
+    FULL = "full"  # Sl and Sh on this very frame, in the foreground (first frame after a reset)
+    PROPAGATED = "propagated"  # the fast track: F_h carried over from the key frame
+    DEGRADED = "degraded"  # Sl and AdaptNet alone, because Sh failed on a first frame
+
+
+class ResetReason(Enum):
+    """Why a frame was made a fresh key frame, its predecessor's features being unusable."""
+
+    FIRST_FRAME = "first_frame"
+    REQUESTED = "requested"
+    SIZE_CHANGED = "size_changed"
+    FRAME_ID_CHANGED = "frame_id_changed"
+    TIME_JUMPED_BACK = "time_jumped_back"
+    GAP = "gap"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a mask comes from.
+
+    ``key_age_frames`` counts frames since the key frame (0 for a key frame's own full mask);
+    ``exact`` is true when the key frame's F_h came from Sh, false while it is provisional.
+    ``epoch`` counts resets; ``reset`` says why this frame began a new epoch, if it did.
+    """
+
+    kind: MaskKind
+    key_stamp_ns: int
+    key_age_frames: int
+    key_age_ms: float
+    exact: bool
+    epoch: int
+    reset: ResetReason | None = None
+
+
+@dataclass(frozen=True)
+class StageTiming:
+    """Milliseconds of each stage of one frame, on a monotonic clock; 0 for a stage not run.
+
+    ``selector_ms`` is spent after the mask is out and is not part of ``latency_ms``.
+    """
+
+    preprocess_ms: float = 0.0  # resize, pad, normalise, to the device
+    lower_ms: float = 0.0  # Sl
+    higher_ms: float = 0.0  # Sh in the foreground: first frames only
+    predictor_ms: float = 0.0  # kernel predictor
+    propagation_ms: float = 0.0  # spatially variant convolution, Eq. (1)
+    fusion_ms: float = 0.0  # AdaptNet, fusion and classifier
+    postprocess_ms: float = 0.0  # bilinear to the input size and arg max
+    latency_ms: float = 0.0  # frame in to mask out, all of the above and what lies between
+    selector_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The selector's verdict on a frame, known after its mask is out (paper Sec. 3.2).
+
+    ``deviation`` is the predicted fraction of pixels whose label differs from the key frame's,
+    in [0, 1]. ``is_key`` is true when the frame became the key frame.
+    """
+
+    deviation: float
+    threshold: float
+    is_key: bool
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What happened since the engine was made; every submitted slow-track job ends in one place:
+    ``submitted = refined + carried + superseded + dropped_late + dropped_stale + failed + pending``.
+    """
+
+    frames: int = 0  # masks returned by process()
+    key_frames: int = 0  # frames that became the key frame, first frames included
+    resets: int = 0  # epochs begun after the first
+    degraded: int = 0  # masks of kind DEGRADED
+    submitted: int = 0  # key frames handed to the slow track
+    refined: int = 0  # Sh's features applied to their own key frame
+    carried: int = 0  # Sh's features of an older key frame applied to the current one
+    superseded: int = 0  # jobs replaced by a newer key frame before Sh began on them
+    dropped_late: int = 0  # results for a replaced key frame, dropped by configuration or newer news
+    dropped_stale: int = 0  # jobs and results from before a reset
+    failed: int = 0  # Sh raised or gave non-finite features
+    pending: int = 0  # waiting or running now
+    last_failure: str = ""  # message of the newest failure, in the foreground or the background
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The result for one frame.
+
+    ``mask``: uint8 (H, W) class ids at the input's size. ``selection`` is None until the selector
+    has run, and for frames it does not run on (first frames).
+    """
+
+    mask: np.ndarray
+    stamp_ns: int
+    frame_id: str
+    provenance: Provenance
+    timing: StageTiming
+    counters: Counters = field(default_factory=Counters)
+    selection: Selection | None = None
