@@ -1,0 +1,183 @@
+"""ResNets cut into Sl (lower) and Sh (higher) at a named part (paper Sec. 3.1).
+
+Parameter names are torchvision's, so an ImageNet file of the user's loads strictly. Late stages
+are dilated instead of strided, which keeps the features at 1/8 of the image (or 1/16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowlat_seg_ros.config import ConfigError, NetworkConfig
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
+
+    expansion = 1
+
+    def __init__(
+        self, inputs: int, planes: int, stride: int, dilation: int, shortcut: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, dilation, dilation, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, dilation, dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (ResNet-50 and -101)."""
+
+    expansion = 4
+
+    def __init__(
+        self, inputs: int, planes: int, stride: int, dilation: int, shortcut: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, dilation, dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Block type, blocks per stage and width of the first stage of a ResNet."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    depths: tuple[int, int, int, int]
+    width: int = 64
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet18": Architecture(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": Architecture(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": Architecture(Bottleneck, (3, 4, 6, 3)),
+    "resnet101": Architecture(Bottleneck, (3, 4, 23, 3)),
+    "tiny": Architecture(BasicBlock, (1, 1, 1, 1), width=8),
+}
+
+#: Stride and dilation of the four stages for each output stride.
+STAGES = {
+    8: ((1, 1), (2, 1), (1, 2), (1, 4)),
+    16: ((1, 1), (2, 1), (2, 1), (1, 2)),
+}
+
+
+class Backbone(nn.Module):
+    """A dilated ResNet without its classifier, run as Sl and then Sh.
+
+    ``low_channels`` is Cl, ``out_channels`` the channels Sh's stages end with.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        architecture = ARCHITECTURES[config.backbone]
+        width = architecture.width
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels, dilation = width, 1
+        for stage, depth in enumerate(architecture.depths):
+            stride, wanted = STAGES[config.output_stride][stage]
+            blocks = []
+            for index in range(depth):
+                # As torchvision does: the first block of a stage keeps the dilation before it.
+                block = make_block(
+                    architecture.block, channels, width << stage,
+                    stride if index == 0 else 1, dilation if index == 0 else wanted,
+                )  # fmt: skip
+                blocks.append(block)
+                channels = (width << stage) * architecture.block.expansion
+            dilation = wanted
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.out_channels = channels
+        self._lower, self._higher = self._split(config)
+        self.low_channels = self._channels_of(self._lower[-1])
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _split(self, config: NetworkConfig) -> tuple[list[str], list[str]]:
+        """Names of the blocks of Sl and of Sh, in order."""
+        names = [
+            f"layer{stage}.{index}"
+            for stage in range(1, 5)
+            for index in range(len(self.get_submodule(f"layer{stage}")))  # type: ignore[arg-type]
+        ]
+        ends = [name for name in names if name == config.split or name.startswith(config.split + ".")]
+        stage = int(config.split[5]) if ends else 0
+        strided_early = config.output_stride == 16 and stage == 3
+        if not ends or stage not in (2, 3) or strided_early or ends[-1] == names[-1]:
+            valid = "'layer2', 'layer3'" if config.output_stride == 8 else "'layer2'"
+            raise ConfigError(
+                f"split is {config.split!r}; Sl must end in {valid} or a block of it such as "
+                f"'layer2.1', so that its features have stride 8 (output_stride {config.output_stride})"
+            )
+        cut = names.index(ends[-1]) + 1
+        return names[:cut], names[cut:]
+
+    def _channels_of(self, name: str) -> int:
+        block = self.get_submodule(name)
+        last = block.bn2 if isinstance(block, BasicBlock) else block.bn3
+        return int(last.num_features)  # type: ignore[union-attr,arg-type]
+
+    def lower(self, image: Tensor) -> Tensor:
+        """Sl: normalised image (N, 3, H, W) -> F_l (N, Cl, H/8, W/8)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
+        for name in self._lower:
+            x = self.get_submodule(name)(x)
+        return x
+
+    def higher_blocks(self) -> Iterator[nn.Module]:
+        """The residual blocks of Sh in order; between two of them Sh may pause."""
+        return (self.get_submodule(name) for name in self._higher)
+
+
+def make_block(
+    kind: type[BasicBlock] | type[Bottleneck], inputs: int, planes: int, stride: int, dilation: int
+) -> nn.Module:
+    """One residual block; the shortcut is projected where the shape changes."""
+    outputs = planes * kind.expansion
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        )
+    return kind(inputs, planes, stride, dilation, shortcut)
+
+
+def load_imagenet(backbone: Backbone, path: str) -> None:
+    """Load a torchvision ResNet file (``.pth``) from a local path into ``backbone``.
+
+    Every key of the backbone must be there; only ``fc.*`` may be left over.
+
+    Raises ``RuntimeError`` naming missing or unexpected keys.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})

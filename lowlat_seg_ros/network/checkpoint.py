@@ -1,0 +1,126 @@
+"""Weights in one safetensors file that says what they are: configuration, classes, provenance."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lowlat_seg_ros.config import ConfigError, NetworkConfig, from_mapping
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+FORMAT = "lowlat_seg_ros/1"
+
+#: The weights used when none are named.
+DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "weights" / "resnet18.safetensors"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read; the message names the file, what is wrong and the fix."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says about itself.
+
+    ``classes``: names and RGB colours in the order of their ids. ``threshold``: the deviation above
+    which a new key frame is taken, calibrated after training. ``provenance``: data, licence, stages
+    and metrics, free-form.
+    """
+
+    network: NetworkConfig
+    classes: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+    threshold: float
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "colours"):
+            if len(getattr(self, name)) != self.network.num_classes:
+                raise ConfigError(
+                    f"{len(getattr(self, name))} {name} for {self.network.num_classes} classes"
+                )
+
+
+def save(path: str | Path, segmenter: Segmenter, header: Header, dtype: torch.dtype) -> None:
+    """Write ``segmenter``'s weights as ``dtype`` (fp16 for shipping, fp32 to train on).
+
+    Raises ``CheckpointError`` when a weight is not finite in ``dtype``.
+    """
+    tensors = {k: v.detach().to(dtype).contiguous() for k, v in weights(segmenter).items()}
+    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if bad:
+        raise CheckpointError(f"{path}: {bad[0]} is not finite in {dtype}; save it in float32")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    fields = dataclasses.asdict(header)
+    metadata = {"format": FORMAT} | {name: json.dumps(value) for name, value in fields.items()}
+    save_file(tensors, str(path), metadata)
+
+
+def read_header(path: str | Path) -> Header:
+    """Read what the checkpoint at ``path`` says about itself; raises :class:`CheckpointError`."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}); check the path, or copy it again"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {metadata.get('format')!r}, not {FORMAT!r}; give a checkpoint "
+            "written by 'lowlat-seg train'"
+        )
+    try:
+        fields = {name: json.loads(text) for name, text in metadata.items() if name != "format"}
+        network = from_mapping(NetworkConfig, fields.pop("network"))
+        colours = tuple(tuple(colour) for colour in fields.pop("colours"))
+        return from_mapping(Header, {"network": network, "colours": colours} | fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has a damaged header: {error}") from error
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmenter, Header]:
+    """Build the network a checkpoint describes, with its weights (float32, eval mode).
+
+    Every weight must be there, none may be left over; raises :class:`CheckpointError` otherwise.
+    """
+    header = read_header(path)
+    segmenter = Segmenter(header.network)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
+    restore(segmenter, state, str(path))
+    return segmenter.eval().to(device, memory_format=torch.channels_last), header
+
+
+def weights(segmenter: Segmenter) -> dict[str, torch.Tensor]:
+    """The tensors that make up the network; BatchNorm's step counts are training state."""
+    state = segmenter.state_dict()
+    return {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def restore(segmenter: Segmenter, state: dict[str, torch.Tensor], source: str) -> None:
+    """Copy ``state`` into ``segmenter``, strictly; raises :class:`CheckpointError`."""
+    wanted = weights(segmenter)
+    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    if missing or extra:
+        raise CheckpointError(
+            f"{source} does not fit its configuration: missing {missing[:3]}, unexpected {extra[:3]}"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{source}: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
+            )
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{source}: {name} holds values that are not finite")
+    segmenter.load_state_dict(state, strict=False)  # only num_batches_tracked stays as it is

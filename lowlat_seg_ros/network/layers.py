@@ -1,0 +1,14 @@
+"""The one building block that all modules share."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
+    """A size-keeping convolution, BatchNorm and ReLU: (N, in, H, W) -> (N, out, H, W)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

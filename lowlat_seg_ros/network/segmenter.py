@@ -1,0 +1,96 @@
+"""The whole network, its parts callable one by one as the engine schedules them (paper Fig. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lowlat_seg_ros.config import NetworkConfig
+from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
+from lowlat_seg_ros.network.backbone import Backbone
+from lowlat_seg_ros.network.context import ContextHead
+from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
+from lowlat_seg_ros.network.selector import KeyFrameSelector
+
+#: ImageNet statistics, RGB in [0, 1]: what torchvision's files were trained with.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+#: Strides of F_l and F_h; image sides must be multiples of it.
+STRIDE = 8
+
+
+def _no_pause() -> None:
+    """Sh runs through."""
+
+
+class Segmenter(nn.Module):
+    """Sl, Sh and the modules that let Sl's features stand in for Sh.
+
+    =========  =======================  ============================================
+    symbol     shape                    here
+    =========  =======================  ============================================
+    F_l        (N, Cl, H/8, W/8)        :meth:`lower`
+    F_h        (N, Ch, H/8, W/8)        :meth:`higher`
+    W(k,t)     (N, K*K, H/8, W/8)       ``predictor``
+    Eq. (1)    (N, Ch, H/8, W/8)        :meth:`propagate`
+    devS(k,t)  (N,)                     ``selector.deviation``
+    =========  =======================  ============================================
+
+    All ``classify_*`` methods return logits (N, classes, H/8, W/8).
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, high = config.module_channels, config.high_channels
+        self.backbone = Backbone(config)
+        low = self.backbone.low_channels
+        self.context = ContextHead(self.backbone.out_channels, config)
+        self.predictor = KernelPredictor(low, width, config.kernel_size)
+        self.adapt = AdaptNet(low, width)
+        self.fusion = Fusion(high, width)
+        self.selector = KeyFrameSelector(low, width)
+        self.classifier = nn.Conv2d(width, config.num_classes, 1)
+        self.high_classifier = nn.Conv2d(high, config.num_classes, 1)
+        self.low_classifier = nn.Conv2d(width, config.num_classes, 1)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """RGB in [0, 1] (N, 3, H, W) -> what Sl expects."""
+        mean = torch.tensor(MEAN, dtype=image.dtype, device=image.device).view(3, 1, 1)
+        std = torch.tensor(STD, dtype=image.dtype, device=image.device).view(3, 1, 1)
+        return (image - mean) / std
+
+    def lower(self, image: Tensor) -> Tensor:
+        """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l."""
+        return self.backbone.lower(image)
+
+    def higher(self, low: Tensor, pause: Callable[[], None] = _no_pause) -> Tensor:
+        """Sh: F_l -> F_h. ``pause`` is called between its blocks and may wait or raise."""
+        x = low
+        for block in self.backbone.higher_blocks():
+            x = block(x)
+            pause()
+        return self.context(x, (low.shape[2], low.shape[3]))
+
+    def propagate(self, key_high: Tensor, weights: Tensor) -> Tensor:
+        """F_h of the key frame and W(k,t) -> F_h carried to the current frame, Eq. (1)."""
+        return spatially_variant_convolution(key_high, weights)
+
+    def classify_fused(self, propagated: Tensor, low: Tensor) -> Tensor:
+        """The fast track's mask: propagated F_h fused with the current frame's adapted F_l."""
+        return self.classifier(self.fusion(propagated, self.adapt(low)))
+
+    def classify_high(self, high: Tensor) -> Tensor:
+        """The full network's mask, from F_h alone."""
+        return self.high_classifier(high)
+
+    def classify_low(self, low: Tensor) -> Tensor:
+        """The auxiliary mask, from Sl and AdaptNet alone (training, and when Sh failed)."""
+        return self.low_classifier(self.adapt(low))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The full network per frame: normalised image -> logits (N, classes, H/8, W/8)."""
+        return self.classify_high(self.higher(self.lower(image)))
