@@ -1,0 +1,5 @@
+"""Install the core without ROS; the settings are in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
