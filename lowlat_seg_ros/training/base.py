@@ -1,0 +1,63 @@
+"""Stage 1: the base network (Sl, Sh and its classifier) on labelled images (paper Sec. 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowlat_seg_ros.data.transforms import Augment
+from lowlat_seg_ros.evaluation.metrics import Confusion
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.training.bank import Bank, Mixture
+from lowlat_seg_ros.training.losses import class_weights, segmentation_loss
+
+#: Weight of the auxiliary loss on Sl + AdaptNet, which makes F_l a good start for the fast track.
+AUXILIARY = 0.4
+
+
+class BaseStage:
+    """Cross-entropy on the full network's mask, and on the auxiliary mask of Sl + AdaptNet."""
+
+    name = "base"
+
+    def __init__(
+        self, segmenter: Segmenter, data: Mixture, held_out: Bank, augment: Augment
+    ) -> None:
+        self.segmenter, self.data, self.held_out, self.augment = segmenter, data, held_out, augment
+        # The first bank is the one that the network is judged on.
+        self.weights = class_weights(data.banks[0].labels, segmenter.config.num_classes)
+
+    def trained(self) -> list[torch.nn.Module]:
+        """Everything the full and the auxiliary mask need."""
+        net = self.segmenter
+        return [net.backbone, net.context, net.high_classifier, net.adapt, net.low_classifier]
+
+    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one augmented batch."""
+        drawn = [
+            self.augment(*bank.draw(count, generator), generator)
+            for bank, count in zip(self.data.banks, self.data.counts(batch_size), strict=True)
+            if count
+        ]
+        image = self.segmenter.normalise(torch.cat([images for images, _ in drawn]))
+        label = torch.cat([labels for _, labels in drawn])
+        low = self.segmenter.lower(image.contiguous(memory_format=torch.channels_last))
+        high = self.segmenter.classify_high(self.segmenter.higher(low))
+        full = segmentation_loss(high, label, self.weights)
+        aux = segmentation_loss(self.segmenter.classify_low(low), label, self.weights)
+        return full + AUXILIARY * aux, {"full": full.item(), "aux": aux.item()}
+
+    def evaluate(self) -> dict[str, float]:
+        """mIoU and pixel accuracy of the full network, mIoU of the auxiliary mask, held out."""
+        full, aux = (Confusion(self.segmenter.config.num_classes) for _ in range(2))
+        for image, label in zip(self.held_out.images, self.held_out.labels, strict=True):
+            low = self.segmenter.lower(self.segmenter.normalise(image[None].float() / 255))
+            full.update(label, mask_of(self.segmenter.classify_high(self.segmenter.higher(low)), label))
+            aux.update(label, mask_of(self.segmenter.classify_low(low), label))
+        return {"miou": full.miou, "pixel_accuracy": full.pixel_accuracy, "aux_miou": aux.miou}
+
+
+def mask_of(logits: Tensor, label: Tensor) -> Tensor:
+    """Logits (1, classes, h, w) -> class ids (H, W) at the size of ``label`` (H, W)."""
+    size = (label.shape[0], label.shape[1])
+    return torch.nn.functional.interpolate(logits.float(), size, mode="bilinear").argmax(dim=1)[0]
