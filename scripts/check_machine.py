@@ -12,7 +12,7 @@ import sysconfig
 
 def lacking():
     """What is missing, one line each with the way to mend it."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - that is what is asked here
         yield f"Python >= 3.10, this is {sys.version.split()[0]}: make PYTHON=/path/to/python3"
     try:
         import ensurepip  # noqa: F401
@@ -20,10 +20,10 @@ def lacking():
     except ImportError:
         yield "Python's venv: sudo apt install python3-venv"
     if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
-        yield "Python's headers, to build the messages: sudo apt install python3-dev"
+        yield "Python's headers for the messages: sudo apt install python3-dev"
     for variable, compiler in (("CC", "cc"), ("CXX", "c++")):
         if not shutil.which(os.environ.get(variable, compiler).split()[0]):
-            yield f"a compiler ({compiler}), to build the messages: sudo apt install build-essential"
+            yield f"a compiler ({compiler}) for the messages: sudo apt install build-essential"
 
 
 if __name__ == "__main__":
