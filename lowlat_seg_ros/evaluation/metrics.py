@@ -1,0 +1,166 @@
+"""How good masks are: accuracy against labels, steadiness over time, change between masks.
+
+Labels and masks are arrays of class ids of any integer type, as numpy arrays or torch tensors on
+any device. Pixels labelled 255 are left out everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from lowlat_seg_ros.frames import IGNORE_LABEL
+
+ClassIds: TypeAlias = np.ndarray | Tensor
+
+
+class Confusion:
+    """One confusion matrix pooled over all frames given to :meth:`update`.
+
+    ``matrix``: int64 (classes, classes + 1) pixel counts, the truth by row, the prediction by
+    column; the last column holds labelled pixels predicted as nothing (255), which count as
+    misses of the true class. A class that occurs in neither truth nor prediction has no score and
+    is left out of the means; one that is only predicted has an IoU of 0. With no labelled pixel at
+    all every score is NaN.
+    """
+
+    def __init__(self, classes: int) -> None:
+        if classes < 1:
+            raise ValueError(f"classes is {classes}; it must be at least 1")
+        self.classes = classes
+        self.matrix = np.zeros((classes, classes + 1), np.int64)
+
+    def update(self, label: ClassIds, mask: ClassIds) -> None:
+        """Count the pixels of ``mask`` against ``label``, both of one shape.
+
+        ValueError if the shapes differ or an id is neither a class nor 255.
+        """
+        truth, predicted = _same_shape(label, mask)
+        labelled = truth != IGNORE_LABEL
+        truth, predicted = truth[labelled], predicted[labelled]
+        nothing = predicted == IGNORE_LABEL
+        self._check_ids("label", truth)
+        self._check_ids("mask", predicted[~nothing])
+        predicted = predicted.masked_fill(nothing, self.classes)
+        cells = truth * (self.classes + 1) + predicted
+        counts = torch.bincount(cells, minlength=self.matrix.size)
+        self.matrix += counts.reshape(self.matrix.shape).cpu().numpy()
+
+    def _check_ids(self, name: str, ids: Tensor) -> None:
+        strange = ids[(ids < 0) | (ids >= self.classes)]
+        if strange.numel():
+            raise ValueError(
+                f"{name} has the id {int(strange[0])}; ids are 0 to {self.classes - 1} "
+                f"and {IGNORE_LABEL} for none"
+            )
+
+    @property
+    def hits(self) -> np.ndarray:
+        """int64 (classes,): labelled pixels predicted as what they are, by class."""
+        return np.diagonal(self.matrix)
+
+    @property
+    def iou(self) -> np.ndarray:
+        """float64 (classes,): TP / (TP + FP + FN) by class, NaN for a class that never occurs."""
+        union = self.matrix.sum(axis=1) + self.matrix[:, :-1].sum(axis=0) - self.hits
+        return _ratio(self.hits, union)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """float64 (classes,): TP / (TP + FN) by class, NaN for a class without labelled pixels."""
+        return _ratio(self.hits, self.matrix.sum(axis=1))
+
+    @property
+    def miou(self) -> float:
+        """Mean of :attr:`iou` over the classes that occur, in [0, 1]."""
+        return _mean(self.iou)
+
+    @property
+    def class_accuracy(self) -> float:
+        """Mean of :attr:`recall` over the classes that are labelled, in [0, 1]."""
+        return _mean(self.recall)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of labelled pixels predicted as what they are, in [0, 1]."""
+        return float(_ratio(self.hits.sum(), self.matrix.sum()))
+
+
+class Consistency:
+    """VC_n: steadiness that counts only where it is right, in [0, 1].
+
+    Of the pixels whose label is constant over ``length`` consecutive frames, the share whose
+    prediction is that label in all of them, pooled over all windows. Like the video consistency
+    of Miao et al. (VSPW, CVPR 2021), with correctness asked for, as a frozen mask would score 1.
+    Frames are given one by one; only counts are kept.
+    """
+
+    def __init__(self, length: int = 8) -> None:
+        if length < 2:
+            raise ValueError(f"length is {length}; it must be at least 2 frames")
+        self.length = length
+        self.constant_pixels = 0
+        self.steady_pixels = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new drive: no window reaches across. The counts stay."""
+        self._label: Tensor | None = None
+
+    def update(self, label: ClassIds, mask: ClassIds) -> None:
+        """Take the next frame of the drive; ValueError if the shapes differ."""
+        truth, predicted = _same_shape(label, mask)
+        labelled, right = truth != IGNORE_LABEL, truth == predicted
+        if self._label is None or self._label.shape != truth.shape:
+            # For how many frames a pixel has kept its label, and been right all along.
+            self._kept, self._right = torch.zeros_like(truth), torch.zeros_like(truth)
+            same = torch.zeros_like(labelled)
+        else:
+            same = self._label == truth
+        self._kept = labelled * (same * self._kept + 1)
+        self._right = (labelled & right) * (same * self._right + 1)
+        self._label = truth
+        self.constant_pixels += int((self._kept >= self.length).sum())
+        self.steady_pixels += int((self._right >= self.length).sum())
+
+    @property
+    def value(self) -> float:
+        """The share so far; NaN while no pixel kept its label for ``length`` frames."""
+        return float(_ratio(self.steady_pixels, self.constant_pixels))
+
+
+def deviation(mask_a: ClassIds, mask_b: ClassIds) -> float:
+    """Share of pixels whose label differs between two masks, in [0, 1] (paper Sec. 3.2)."""
+    first, second = _same_shape(mask_a, mask_b)
+    return float((first != second).double().mean())
+
+
+def _same_shape(label: ClassIds, mask: ClassIds) -> tuple[Tensor, Tensor]:
+    """Both as int64 on the device of ``label``."""
+    if tuple(label.shape) != tuple(mask.shape):
+        raise ValueError(
+            f"label is {tuple(label.shape)} and mask {tuple(mask.shape)}; they must have one shape"
+        )
+    first, second = _ids(label), _ids(mask)
+    return first, second.to(first.device)
+
+
+def _ids(ids: ClassIds) -> Tensor:
+    # Converted before torch sees it: torch warns of read-only arrays such as ROS messages give.
+    return ids.long() if isinstance(ids, Tensor) else torch.from_numpy(ids.astype(np.int64))
+
+
+def _ratio(part: ArrayLike, whole: ArrayLike) -> np.ndarray:
+    """part / whole, NaN where the whole is 0."""
+    with np.errstate(invalid="ignore"):  # 0 / 0, as a part is never above its whole
+        return np.divide(part, whole)
+
+
+def _mean(scores: np.ndarray) -> float:
+    """Mean of the scores that exist, NaN if none does."""
+    known = scores[~np.isnan(scores)]
+    return float(known.mean()) if known.size else float("nan")
