@@ -1,0 +1,43 @@
+"""Command-line options from the settings records, so that defaults and meanings stand once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any, TypeVar
+
+Record = TypeVar("Record")
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type[Any], **defaults: Any) -> None:
+    """Add one option for each setting of the dataclass ``kind``; ``defaults`` override its own."""
+    group = parser.add_argument_group(kind.__name__)
+    for item in dataclasses.fields(kind):
+        rule, default = item.metadata, defaults.get(item.name, item.default)
+        unit = f" {rule['unit']};" if rule["unit"] else ""
+        group.add_argument(
+            "--" + item.name.replace("_", "-"),
+            type=type(default),
+            default=default,
+            choices=rule["choices"] or None,
+            metavar=None if rule["choices"] else type(default).__name__.upper(),
+            help=f"{rule['doc']} ({unit.lstrip()} default %(default)s)".replace("( ", "("),
+        )
+
+
+def settings_from(args: argparse.Namespace, kind: type[Record]) -> Record:
+    """The record ``kind`` with the values parsed; raises ConfigError where one is out of range."""
+    names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(args, name) for name in names})
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse ``HxW``, such as ``360x480``, into (height, width) in pixels."""
+    height, _, width = text.lower().partition("x")
+    try:
+        pair = (int(height), int(width))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 360x480") from error
+    if min(pair) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not positive; write HxW, such as 360x480")
+    return pair

@@ -1,0 +1,168 @@
+"""``lowlat-seg train base|propagation|selector``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowlat_seg_ros.arguments import add_settings, settings_from, size
+from lowlat_seg_ros.config import NETWORKS, ConfigError
+from lowlat_seg_ros.data.labels import CAMVID
+from lowlat_seg_ros.data.transforms import Augment
+from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.backbone import load_imagenet
+from lowlat_seg_ros.network.checkpoint import Header
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.training.base import BaseStage
+from lowlat_seg_ros.training.loop import Loop, LoopConfig, Stage, precision_of
+from lowlat_seg_ros.training.propagation import PropagationStage
+from lowlat_seg_ros.training.selector import SelectorStage, calibrate, deviation_bank, threshold_for
+from lowlat_seg_ros.training.sources import (
+    TrainingData,
+    frame_banks,
+    pair_banks,
+    rendered_clips,
+)
+
+EXAMPLES = """\
+examples, the default weights in three stages (CamVid in DIR):
+  lowlat-seg train base --root DIR --out runs/base
+  lowlat-seg train propagation --root DIR --start-from runs/base/base.safetensors --out runs/propagation
+  lowlat-seg train selector --root DIR --start-from runs/propagation/propagation.safetensors --out runs/selector
+without any data set, on drives that the project renders itself:
+  lowlat-seg train base --rendered 2000 --out runs/rendered
+A run that was stopped, or ended by --max-minutes, goes on when the same command is given again.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the stages and their options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    base = stages.add_parser("base", help="Sl, Sh and classifier on labelled images")
+    base.add_argument("--network", choices=sorted(NETWORKS), default="resnet18", help="named configuration (default %(default)s)")  # fmt: skip
+    base.add_argument("--init", metavar="FILE", help="torchvision ImageNet file of the backbone, a local path")  # fmt: skip
+    base.add_argument("--start-from", type=Path, metavar="FILE", help="checkpoint to go on from, instead of --network")  # fmt: skip
+    base.add_argument("--output-stride", type=int, choices=(8, 16), help="stride of F_h; 16 trains about three times faster")  # fmt: skip
+    base.add_argument("--rendered-share", type=float, default=0.25, help="share of rendered images in a batch (default %(default)s)")  # fmt: skip
+    base.add_argument("--min-scale", type=float, default=0.5, help="smallest random zoom (default %(default)s)")  # fmt: skip
+    propagation = stages.add_parser("propagation", help="predictor, AdaptNet and fusion on pairs")
+    propagation.add_argument("--distillation", type=float, default=0.5, help="weight of the full network's answer (default %(default)s)")  # fmt: skip
+    propagation.add_argument("--pairs", type=int, default=800, help="pseudo-motion pairs made from stills (default %(default)s)")  # fmt: skip
+    selector = stages.add_parser("selector", help="deviation of pairs, then the threshold")
+    selector.add_argument("--key-share", type=float, default=0.2, help="wanted share of key frames on rendered drives (default %(default)s)")  # fmt: skip
+    selector.add_argument("--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)")  # fmt: skip
+    for stage in (propagation, selector):
+        stage.add_argument("--start-from", type=Path, required=True, metavar="FILE", help="checkpoint of the stage before")  # fmt: skip
+    for stage in (base, propagation, selector):
+        stage.add_argument("--root", type=Path, metavar="DIR", help="CamVid's folder; without it rendered drives alone")  # fmt: skip
+        stage.add_argument("--rendered", type=int, default=600, help="rendered frames (or pairs) to make (default %(default)s)")  # fmt: skip
+        stage.add_argument("--size", type=size, default=(360, 480), metavar="HxW", help="size of the rendered frames (default 360x480)")  # fmt: skip
+        stage.add_argument("--crop", type=size, default=(240, 320), metavar="HxW", help="size of the training crops (default 240x320)")  # fmt: skip
+        stage.add_argument("--out", type=Path, required=True, metavar="DIR", help="where weights, log and resumable state go")  # fmt: skip
+        stage.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default %(default)s")  # fmt: skip
+        add_settings(stage, LoopConfig)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train one stage; 0 when it is finished, 3 when --max-minutes stopped it before."""
+    loop_config = settings_from(args, LoopConfig)
+    torch.manual_seed(loop_config.seed)
+    segmenter, header = _start(args)
+    segmenter.to(args.device, memory_format=torch.channels_last)
+    data = TrainingData(args.root, args.rendered, args.size, torch.device(args.device))
+    stage = STAGES[args.stage](segmenter, data, args, loop_config)
+    loop = Loop(stage, loop_config, args.out)
+    if loop.resume():
+        print(f"going on from step {loop.step} of {loop.checkpoint}", file=sys.stderr)
+    finished = loop.run()
+    with loop.averaged(), torch.inference_mode():
+        figures = stage.evaluate()
+        if isinstance(stage, SelectorStage):
+            header, figures = _calibrated(segmenter, header, data, args.key_share, figures)
+        path = args.out / f"{args.stage}.safetensors"
+        checkpoint.save(path, segmenter, _described(header, args, loop, figures), torch.float16)
+    print(path)
+    return 0 if finished else 3
+
+
+def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
+    """The network a stage begins with: of a checkpoint, or new."""
+    if args.start_from is None:
+        config = NETWORKS[args.network]
+        if config.num_classes != len(CAMVID.names):
+            config = dataclasses.replace(config, num_classes=len(CAMVID.names))
+        header = Header(config, tuple(CAMVID.names), tuple(CAMVID.colours), threshold=0.2)
+    else:
+        header = checkpoint.read_header(args.start_from)
+    if getattr(args, "output_stride", None):
+        network = dataclasses.replace(header.network, output_stride=args.output_stride)
+        header = dataclasses.replace(header, network=network)
+    segmenter = Segmenter(header.network)
+    if args.start_from is not None:
+        # The weights fit whatever the output stride: dilation replaces stride.
+        trained, _ = checkpoint.load(args.start_from)
+        checkpoint.restore(segmenter, checkpoint.weights(trained), str(args.start_from))
+    elif args.init:
+        load_imagenet(segmenter.backbone, args.init)
+    return segmenter, header
+
+
+def _base(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
+    if not 0.0 <= args.rendered_share <= 1.0:
+        raise ConfigError(f"--rendered-share is {args.rendered_share}; it must lie in [0, 1]")
+    mixture, held_out = frame_banks(data, args.rendered_share)
+    return BaseStage(segmenter, mixture, held_out, Augment(args.crop, (args.min_scale, 2.0)))
+
+
+def _propagation(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
+    pairs, held_out = pair_banks(data, args.pairs)
+    augment = Augment(args.crop, (0.7, 1.5))
+    return PropagationStage(segmenter, pairs, held_out, augment, args.distillation)
+
+
+def _selector(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
+    dtype = precision_of(config.precision, data.device)
+    segmenter.eval()
+    banks = [
+        deviation_bank(segmenter, rendered_clips(data, count, seed), max_lag=10, dtype=dtype)
+        for count, seed in ((args.clips, 10_000), (max(1, args.clips // 6), 20_000))
+    ]
+    return SelectorStage(segmenter, *banks)
+
+
+STAGES = {"base": _base, "propagation": _propagation, "selector": _selector}
+
+
+def _calibrated(
+    segmenter: Segmenter, header: Header, data: TrainingData, key_share: float, figures: Any
+) -> tuple[Header, dict[str, Any]]:
+    curve = calibrate(segmenter, rendered_clips(data, 3, seed=30_000, frames=40))
+    threshold = threshold_for(curve, key_share)
+    points = [dataclasses.astuple(point) for point in curve]
+    figures = figures | {"wanted_key_share": key_share, "calibration": points}
+    return dataclasses.replace(header, threshold=threshold), figures
+
+
+def _described(header: Header, args: argparse.Namespace, loop: Loop, figures: Any) -> Header:
+    """The header with this stage added to the provenance."""
+    stage = {
+        "stage": args.stage,
+        # Paths say nothing to others; only what the options mean for the weights is kept.
+        "data": (["CamVid train"] if args.root else []) + [f"rendered drives ({args.rendered})"],
+        "options": {
+            k: v for k, v in vars(args).items()
+            if isinstance(v, (int, float, str, tuple)) and k not in ("stage", "device", "init")
+        },
+        "steps": loop.step, "minutes": round(loop.seconds / 60, 1), "figures": figures,
+    }  # fmt: skip
+    stages = [*header.provenance.get("stages", []), stage]
+    camvid = any("CamVid train" in s["data"] for s in stages)
+    licence = "research use only (CamVid)" if camvid else "Apache-2.0"
+    return dataclasses.replace(header, provenance={"licence": licence, "stages": stages})

@@ -1,0 +1,127 @@
+"""Stage 3: the key-frame selector, regressing the measured deviation (paper Sec. 4).
+
+The target is the share of pixels at which the base network's maps of both frames differ. The base
+network is frozen, so its features are computed once and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class DeviationBank:
+    """Low-level features of frames in half precision and the pairs (key, current, deviation)."""
+
+    low: Tensor  # (frames, Cl, h, w)
+    pairs: Tensor  # int64 (pairs, 2): indices into ``low``
+    deviation: Tensor  # float32 (pairs,)
+
+
+@torch.inference_mode()
+def deviation_bank(
+    segmenter: Segmenter, clips: Iterable[Tensor], max_lag: int, dtype: torch.dtype
+) -> DeviationBank:
+    """Run the frozen base network over ``clips``, each uint8 (T, 3, H, W) of consecutive frames.
+
+    All pairs up to ``max_lag`` frames apart are kept, in both directions of time.
+    """
+    lows: list[Tensor] = []
+    pairs: list[tuple[int, int]] = []
+    deviations: list[float] = []
+    for clip in tqdm(list(clips), desc="deviation", unit="clip"):
+        masks = []
+        for image in clip:
+            with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+                low = segmenter.lower(segmenter.normalise(image[None].float() / 255))
+                masks.append(segmenter.classify_high(segmenter.higher(low)).argmax(dim=1)[0])
+            lows.append(low[0].half())
+        first = len(lows) - len(masks)
+        for k in range(len(masks)):
+            for t in range(max(0, k - max_lag), min(len(masks), k + max_lag + 1)):
+                pairs.append((first + k, first + t))
+                deviations.append(float((masks[k] != masks[t]).float().mean()))
+    return DeviationBank(torch.stack(lows), torch.tensor(pairs), torch.tensor(deviations))
+
+
+class SelectorStage:
+    """Cross-entropy between predicted and measured deviation, a soft target in [0, 1]."""
+
+    name = "selector"
+
+    def __init__(self, segmenter: Segmenter, data: DeviationBank, held_out: DeviationBank) -> None:
+        self.segmenter, self.data, self.held_out = segmenter, data, held_out
+
+    def trained(self) -> list[torch.nn.Module]:
+        """The selector alone."""
+        return [self.segmenter.selector]
+
+    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a batch of pairs."""
+        count, device = len(self.data.pairs), self.data.low.device
+        index = torch.randint(count, (batch_size,), generator=generator, device=device)
+        logit = self._logit(self.data, index)
+        target = self.data.deviation[index]
+        error = (logit.sigmoid() - target).abs().mean().item()
+        return F.binary_cross_entropy_with_logits(logit, target), {"error": error}
+
+    def _logit(self, data: DeviationBank, index: Tensor) -> Tensor:
+        low = data.low[data.pairs[index].T.flatten()].float()
+        key, current = self.segmenter.selector.reduce(low).chunk(2)
+        return self.segmenter.selector(key, current).float()
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean absolute error and correlation of the held-out deviations."""
+        chunks = torch.arange(len(self.held_out.pairs)).split(16)
+        predicted = torch.cat([self._logit(self.held_out, chunk) for chunk in chunks]).sigmoid()
+        target = self.held_out.deviation
+        correlation = np.corrcoef(predicted.cpu().numpy(), target.cpu().numpy())[0, 1]
+        return {
+            "error": float((predicted - target).abs().mean()), "correlation": float(correlation),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CalibrationPoint:
+    """The key-frame share that a threshold leads to."""
+
+    threshold: float
+    key_share: float
+
+
+@torch.inference_mode()
+def calibrate(segmenter: Segmenter, clips: Iterable[Tensor], steps: int = 40) -> list[CalibrationPoint]:
+    """Key-frame share over threshold, the selector's schedule replayed on ``clips``.
+
+    Every clip is uint8 (T, 3, H, W); its first frame counts as a key frame.
+    """
+    reduced = []
+    for clip in clips:
+        images = [segmenter.normalise(image[None].float() / 255) for image in clip]
+        reduced.append([segmenter.selector.reduce(segmenter.lower(image)) for image in images])
+    thresholds = np.linspace(0.0, 0.5, steps + 1)
+    return [CalibrationPoint(float(t), _key_share(segmenter, reduced, float(t))) for t in thresholds]
+
+
+def _key_share(segmenter: Segmenter, clips: list[list[Tensor]], threshold: float) -> float:
+    keys = 0
+    for clip in clips:
+        key, keys = clip[0], keys + 1
+        for frame in clip[1:]:
+            if segmenter.selector.deviation(key, frame).item() > threshold:
+                key, keys = frame, keys + 1
+    return keys / sum(len(clip) for clip in clips)
+
+
+def threshold_for(curve: list[CalibrationPoint], key_share: float) -> float:
+    """The lowest threshold whose key-frame share is at most ``key_share``."""
+    return next((p.threshold for p in curve if p.key_share <= key_share), curve[-1].threshold)

@@ -1,0 +1,128 @@
+"""Where the three stages get their data: CamVid's train split, rendered drives, warped stills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import trange
+
+from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.data.camvid import CamVid
+from lowlat_seg_ros.data.sequence import LabelledFrame, Sequence, split_holdout, stack
+from lowlat_seg_ros.training.bank import Bank, Mixture
+from lowlat_seg_ros.training.propagation import PairBank
+
+#: Frames a second of rendered drives, and the lags in frames of training pairs (Sec. 4: 2 to 10).
+RATE_HZ = 15.0
+LAGS = (1, 10)
+
+#: Rendered drives of these seeds and above are held out from training.
+HELD_OUT_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """``root`` is CamVid's folder or None; ``rendered`` counts rendered frames (or pairs)."""
+
+    root: Path | None
+    rendered: int
+    size: tuple[int, int]
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        if self.root is None and self.rendered < 1:
+            raise ConfigError("there is nothing to train on; give --root or --rendered 1 or more")
+
+    def camvid(self) -> tuple[Sequence, Sequence]:
+        """CamVid's train split: (train, held out), the end of every drive being held out."""
+        if self.root is None:
+            raise ConfigError("there is no CamVid folder; give --root")
+        return split_holdout(CamVid(self.root, "train"))
+
+
+def frame_banks(data: TrainingData, rendered_share: float) -> tuple[Mixture, Bank]:
+    """Labelled stills to train on, CamVid's first, and the bank to judge on."""
+    if data.root is None:
+        held_out = _rendered_bank(data, 32, HELD_OUT_SEED)
+        return Mixture((_rendered_bank(data, data.rendered, 0),), (1.0,)), held_out
+    train, held = data.camvid()
+    banks, held_out = (Bank.of(train, data.device),), Bank.of(held, data.device)
+    if data.rendered == 0:
+        return Mixture(banks, (1.0,)), held_out
+    rendered = _rendered_bank(data, data.rendered, 0)
+    return Mixture((*banks, rendered), (1 - rendered_share, rendered_share)), held_out
+
+
+def _rendered_bank(data: TrainingData, count: int, seed: int) -> Bank:
+    """``count`` frames, each of a drive of its own, so that as many scenes as possible are seen."""
+    frames = [_rendered(data, seed + n, 1)[0] for n in trange(count, desc="rendering", unit="frame")]
+    images = torch.from_numpy(np.stack([f.image.transpose(2, 0, 1) for f in frames]))
+    labels = torch.from_numpy(np.stack([f.label for f in frames]))
+    return Bank(images.to(data.device), labels.to(data.device))
+
+
+def _rendered(data: TrainingData, seed: int, frames: int) -> list[LabelledFrame]:
+    from lowlat_seg_ros.data.synthetic import RenderedDrive
+
+    drive = RenderedDrive(seed=seed, frames=frames, rate_hz=RATE_HZ, size=data.size)
+    return [drive[index] for index in range(frames)]
+
+
+def pair_banks(data: TrainingData, warped: int) -> tuple[PairBank, PairBank]:
+    """Pairs to train on: warped stills and rendered ones; and pairs to judge on, never seen."""
+    if data.root is None:
+        held = _rendered_pairs(data, 24, HELD_OUT_SEED)
+        return _bank_of(_rendered_pairs(data, data.rendered, 0), data), _bank_of(held, data)
+    train, held_out = data.camvid()
+    pairs = _warped_pairs(train, warped, seed=0) + _rendered_pairs(data, data.rendered, 0)
+    return _bank_of(pairs, data), _bank_of(_warped_pairs(held_out, len(held_out), seed=1), data)
+
+
+def _bank_of(pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]], data: TrainingData) -> PairBank:
+    key, image, label = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
+    return PairBank(
+        key.permute(0, 3, 1, 2).to(data.device), image.permute(0, 3, 1, 2).to(data.device),
+        label.to(data.device),
+    )  # fmt: skip
+
+
+def _warped_pairs(
+    stills: Sequence, count: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pseudo-motion pairs (key image, image, label), the stills taken in turn."""
+    from lowlat_seg_ros.data.pairs import make_pair
+
+    rng, pairs = np.random.default_rng(seed), []
+    for index in trange(count, desc="warping", unit="pair"):
+        still = stills[index % len(stills)]
+        pair = make_pair(still.image, still.label, int(rng.integers(LAGS[0], LAGS[1] + 1)), rng)
+        pairs.append((pair.key_image, pair.image, pair.label))
+    return pairs
+
+
+def _rendered_pairs(
+    data: TrainingData, count: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    from lowlat_seg_ros.data.synthetic import RenderedDrive
+
+    rng, pairs = np.random.default_rng(seed), []
+    for index in trange(count, desc="rendering", unit="pair"):
+        lag = int(rng.integers(LAGS[0], LAGS[1] + 1))
+        drive = RenderedDrive(seed=seed + index, frames=lag + 1, rate_hz=RATE_HZ, size=data.size)
+        pairs.append((drive[0].image, drive[lag].image, drive[lag].label))
+    return pairs
+
+
+def rendered_clips(data: TrainingData, count: int, seed: int, frames: int = 16) -> list[Tensor]:
+    """``count`` clips uint8 (frames, 3, H, W) of consecutive rendered frames."""
+    from lowlat_seg_ros.data.synthetic import RenderedDrive
+
+    clips = []
+    for index in trange(count, desc="rendering", unit="clip"):
+        drive = RenderedDrive(seed=seed + index, frames=frames, rate_hz=RATE_HZ, size=data.size)
+        clips.append(torch.from_numpy(stack(drive)[0]).to(data.device))
+    return clips

@@ -1,0 +1,131 @@
+"""Training: two steps of each stage on a tiny net, exact resume, and what the files say."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from lowlat_seg_ros.config import NETWORKS, ConfigError
+from lowlat_seg_ros.data.transforms import Augment
+from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.training import cli
+from lowlat_seg_ros.training.bank import Bank, Mixture
+from lowlat_seg_ros.training.base import BaseStage
+from lowlat_seg_ros.training.loop import Loop, LoopConfig
+from lowlat_seg_ros.training.losses import class_weights, distillation_loss, segmentation_loss
+from lowlat_seg_ros.training.selector import CalibrationPoint, threshold_for
+
+COMMON = "--size 48x64 --crop 32x32 --rendered 4 --steps 2 --batch-size 2 --device cpu"
+
+
+def train(*words: str) -> int:
+    """Run ``lowlat-seg train`` in this process."""
+    parser = argparse.ArgumentParser()
+    cli.configure(parser)
+    return cli.run(parser.parse_args([words[0], *COMMON.split(), *words[1:]]))
+
+
+def base_stage() -> BaseStage:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 48, 64), dtype=torch.uint8)
+    labels = torch.randint(0, 11, (4, 48, 64), dtype=torch.uint8)
+    bank = Bank(images, labels)
+    return BaseStage(Segmenter(NETWORKS["tiny"]), Mixture((bank,), (1.0,)), bank, Augment((32, 32)))
+
+
+def run(out: Path, steps: list[int]) -> dict[str, torch.Tensor]:
+    """Train to each of ``steps`` in turn, every time in a new process' worth of objects."""
+    for stop in steps:
+        stage = base_stage()
+        loop = Loop(stage, LoopConfig(steps=6, batch_size=2, precision="fp32", save_every=1), out)
+        loop.resume()
+        while loop.step < stop:
+            loop._train_step()
+            loop.step += 1
+        loop.save()
+    return stage.segmenter.state_dict() | {f"average.{k}": v for k, v in loop.average.items()}
+
+
+def test_resume_gives_the_same_weights_as_an_unbroken_run(tmp_path: Path) -> None:
+    unbroken, broken = run(tmp_path / "a", [6]), run(tmp_path / "b", [2, 3, 6])
+    assert unbroken.keys() == broken.keys()
+    for name, tensor in unbroken.items():
+        assert torch.equal(tensor, broken[name]), name
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    stage = base_stage()
+    loop = Loop(stage, LoopConfig(steps=40, batch_size=4, warmup_steps=1, precision="fp32"), tmp_path)
+    first = stage.loss(4, torch.Generator().manual_seed(1))[0].item()
+    assert loop.run()
+    stage.segmenter.train()
+    assert stage.loss(4, torch.Generator().manual_seed(1))[0].item() < first
+
+
+def test_only_the_stage_s_modules_change(tmp_path: Path) -> None:
+    stage = base_stage()
+    before = {k: v.clone() for k, v in stage.segmenter.state_dict().items()}
+    Loop(stage, LoopConfig(steps=2, batch_size=2, precision="fp32"), tmp_path).run()
+    after = stage.segmenter.state_dict()
+    changed = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
+    assert changed == {"backbone", "context", "high_classifier", "adapt", "low_classifier"}
+
+
+def test_all_three_stages_in_a_row_and_what_the_checkpoint_says(tmp_path: Path) -> None:
+    assert train("base", "--network", "tiny", "--out", f"{tmp_path}/1") == 0
+    start = f"{tmp_path}/1/base.safetensors"
+    assert train("propagation", "--start-from", start, "--out", f"{tmp_path}/2") == 0
+    start = f"{tmp_path}/2/propagation.safetensors"
+    assert train("selector", "--clips", "1", "--start-from", start, "--out", f"{tmp_path}/3") == 0
+    header = checkpoint.read_header(tmp_path / "3" / "selector.safetensors")
+    stages = header.provenance["stages"]
+    assert [stage["stage"] for stage in stages] == ["base", "propagation", "selector"]
+    assert header.provenance["licence"] == "Apache-2.0"
+    assert 0.0 <= header.threshold <= 0.5
+    assert stages[2]["figures"]["calibration"][0][1] >= stages[2]["figures"]["calibration"][-1][1]
+
+
+def test_the_output_stride_can_change_between_stages(tmp_path: Path) -> None:
+    assert train("base", "--network", "tiny", "--output-stride", "16", "--out", f"{tmp_path}/1") == 0
+    start = f"{tmp_path}/1/base.safetensors"
+    assert train("base", "--start-from", start, "--output-stride", "8", "--out", f"{tmp_path}/2") == 0
+    header = checkpoint.read_header(tmp_path / "2" / "base.safetensors")
+    assert header.network.output_stride == 8
+
+
+def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--root or --rendered"):
+        train("base", "--network", "tiny", "--out", str(tmp_path), "--rendered", "0")
+
+
+def test_void_pixels_do_not_count() -> None:
+    logits, label = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 4, 4))
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    half = label.clone()
+    half[:, 2:] = 255
+    expected = torch.nn.functional.cross_entropy(logits, half, weights, ignore_index=255)
+    assert torch.allclose(segmentation_loss(logits, half, weights), expected)
+    assert segmentation_loss(logits, torch.full_like(label, 255), weights) == 0
+
+
+def test_rare_classes_weigh_more() -> None:
+    labels = torch.cat([torch.zeros(90), torch.ones(10), torch.full((50,), 255.0)]).byte()
+    weights = class_weights(labels, 2)
+    assert weights[1] > weights[0]
+    assert weights.mean() == pytest.approx(1.0)
+
+
+def test_distillation_vanishes_only_for_equal_answers() -> None:
+    logits = torch.randn(2, 5, 3, 3)
+    assert distillation_loss(logits, logits + 1.0).item() == pytest.approx(0.0, abs=1e-6)
+    assert distillation_loss(logits, -logits).item() > 0.1
+
+
+def test_threshold_for_a_wanted_key_share() -> None:
+    curve = [CalibrationPoint(0.0, 1.0), CalibrationPoint(0.1, 0.3), CalibrationPoint(0.2, 0.1)]
+    assert threshold_for(curve, 0.3) == 0.1
+    assert threshold_for(curve, 0.05) == 0.2
