@@ -35,8 +35,8 @@ $(INSTALLED): constraints.txt scripts/check_machine.py scripts/repair_ros_wheels
 	$(PYTHON) scripts/check_machine.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing packages into $(VENV): about 1 GB on the first run, so minutes"
-	$(VENV)/bin/python -m pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) \
-	  --constraint constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet --retries 1 --no-deps \
+	  --extra-index-url $(TORCH_INDEX) --constraint constraints.txt torch
 	$(VENV)/bin/python -m pip install --quiet --requirement constraints.txt
 	$(VENV)/bin/python scripts/repair_ros_wheels.py
 	rm -rf $(BUILD)

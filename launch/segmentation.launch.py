@@ -1,0 +1,78 @@
+"""``ros2 launch lowlat_seg_ros segmentation.launch.py``: the node, and rviz2 if asked."""
+
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+CONFIG = Path(get_package_share_directory("lowlat_seg_ros")) / "config"
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+# Name: default and meaning. Those of PARAMETERS override params_file only where they are given.
+ARGUMENTS = {
+    "image": ("/camera/image_raw", "Topic of the camera images, sensor_msgs/Image."),
+    "namespace": ("", "Namespace of the node and of its topics."),
+    "params_file": (str(CONFIG / "segmentation.yaml"), "YAML file of the node's parameters."),
+    "checkpoint": ("", "Weights, a .safetensors file; empty for what params_file says."),
+    "device": ("", "Where the network runs: cpu, cuda, cuda:1; empty for what params_file says."),
+    "use_sim_time": ("", "true for the clock of /clock, for bags and simulators; else false."),
+    "log_level": ("info", "What is logged: debug, info, warn, error, fatal."),
+    "rviz": ("false", "true to start rviz2 with the camera, the overlay and the mask."),
+}
+PARAMETERS = {"checkpoint": str, "device": str, "use_sim_time": bool}
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The arguments, the DDS profile for large images unless the user set one, and the nodes."""
+    unset = [] if any(name in os.environ for name in PROFILE_VARIABLES) else PROFILE_VARIABLES
+    profile = str(CONFIG / "fastdds_large_images.xml")
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(name, default_value=default, description=meaning)
+                for name, (default, meaning) in ARGUMENTS.items()
+            ),
+            *(SetEnvironmentVariable(name, profile) for name in unset),
+            OpaqueFunction(function=nodes),
+        ]
+    )
+
+
+def nodes(context: LaunchContext) -> list[Node]:
+    """The nodes to start, the arguments being known."""
+    value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    given = {
+        name: ParameterValue(value[name], value_type=kind)
+        for name, kind in PARAMETERS.items()
+        if value[name]
+    }
+    segmentation = Node(
+        package="lowlat_seg_ros",
+        executable="segmentation_node",
+        name="segmentation_node",
+        namespace=value["namespace"],
+        parameters=[value["params_file"], given],
+        remappings=[("image", value["image"])],
+        arguments=["--ros-args", "--log-level", value["log_level"]],
+        output="screen",
+    )
+    return [segmentation, *([rviz(value)] if value["rviz"].lower() == "true" else [])]
+
+
+def rviz(value: dict[str, str]) -> Node:
+    """rviz2 on the topics of the segmentation node; its file names those of the defaults."""
+    namespace = value["namespace"].strip("/")
+    own = f"/{namespace}/segmentation_node" if namespace else "/segmentation_node"
+    topics = {f"/segmentation_node/{name}": f"{own}/{name}" for name in ("overlay", "mask")}
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=namespace,
+        arguments=["-d", str(CONFIG / "segmentation.rviz")],
+        parameters=[{"use_sim_time": value["use_sim_time"].lower() == "true"}],
+        remappings=[("/camera/image_raw", value["image"]), *topics.items()],
+    )
