@@ -120,7 +120,7 @@ class Counters:
     carried: int = 0  # Sh's features of an older key frame applied to the current one
     superseded: int = 0  # jobs replaced by a newer key frame before Sh began on them
     dropped_late: int = 0  # results for a replaced key frame, dropped by configuration or newer news
-    dropped_stale: int = 0  # jobs and results from before a reset
+    dropped_stale: int = 0  # jobs and results from before a reset, or left at the end
     failed: int = 0  # Sh raised or gave non-finite features
     pending: int = 0  # waiting or running now
     last_failure: str = ""  # message of the newest failure, in the foreground or the background

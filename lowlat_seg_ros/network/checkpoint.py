@@ -99,7 +99,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmente
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
     restore(segmenter, state, str(path))
-    return segmenter.eval().to(device, memory_format=torch.channels_last), header
+    segmenter = segmenter.eval().to(device)
+    # PyTorch has this overload, its type stubs do not.
+    return segmenter.to(memory_format=torch.channels_last), header  # type: ignore[call-overload]
 
 
 def weights(segmenter: Segmenter) -> dict[str, torch.Tensor]:

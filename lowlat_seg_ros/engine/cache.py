@@ -1,0 +1,60 @@
+"""The current key frame: an immutable record that is swapped whole (rule 4 of the scheduling)."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class KeyFrame:
+    """All that later frames need of a key frame k.
+
+    ``low`` is F_l (1, Cl, H/8, W/8); ``reduced`` and ``selector_reduced`` (1, width, H/8, W/8) are
+    the kernel predictor's and the selector's reductions of it, computed once. ``high`` is F_h
+    (1, Ch, H/8, W/8): from Sh when ``exact``, carried over while provisional, None if no Sh has
+    succeeded in this epoch yet. ``index`` numbers the frame among those of the engine.
+    """
+
+    low: Tensor
+    reduced: Tensor
+    selector_reduced: Tensor
+    high: Tensor | None
+    stamp_ns: int
+    index: int
+    epoch: int
+    exact: bool
+
+
+class KeyFrameCache:
+    """Owner of the current key frame and of the epoch; compare-and-swap is the only way to write.
+
+    Both tracks read a record and compute on it without a lock; whoever replaces it names the
+    record that its work was based on, and is refused if that is no longer the current one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._current: KeyFrame | None = None
+        self._epoch = 0
+
+    def snapshot(self) -> tuple[KeyFrame | None, int]:
+        """The current key frame, None at the start of an epoch, and the epoch."""
+        with self._lock:
+            return self._current, self._epoch
+
+    def replace(self, expected: KeyFrame | None, new: KeyFrame) -> bool:
+        """Make ``new`` current if ``expected`` still is and no reset came in between."""
+        with self._lock:
+            if self._current is not expected or new.epoch != self._epoch:
+                return False
+            self._current = new
+            return True
+
+    def begin_epoch(self) -> None:
+        """Forget the key frame; nothing computed before this call is accepted any more."""
+        with self._lock:
+            self._current = None
+            self._epoch += 1

@@ -1,0 +1,36 @@
+"""Where the network runs: device by name, threads of the calling thread."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from lowlat_seg_ros.config import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> device; raises ConfigError if it is absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device is {name!r}; choose auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device is {name!r}; choose auto, cpu, cuda or cuda:N")
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise ConfigError(
+            f"device is {name!r}, but {found} CUDA devices are here; choose cpu or auto"
+        )
+    return device
+
+
+def use_threads(count: int) -> None:
+    """Let the calling thread's CPU work use ``count`` threads, 0 for all cores it may run on.
+
+    PyTorch keeps this per calling thread; other threads that have begun are not affected, but the
+    newest call is the default of threads to come. So each track calls this in its own thread.
+    """
+    torch.set_num_threads(count or len(os.sched_getaffinity(0)))

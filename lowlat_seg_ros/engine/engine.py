@@ -1,0 +1,267 @@
+"""The frame loop: low-latency scheduling of Sl, Sh and propagation (paper Sec. 3.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.engine import resize, schedule
+from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
+from lowlat_seg_ros.engine.device import resolve_device, use_threads
+from lowlat_seg_ros.engine.latency import Clock, Stopwatch
+from lowlat_seg_ros.engine.ledger import Ledger
+from lowlat_seg_ros.engine.refine import Refiner
+from lowlat_seg_ros.engine.tracks import Tracks, Work
+from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
+from lowlat_seg_ros.engine.worker import Refine, SlowTrack, SlowTrackState, ThreadedSlowTrack
+from lowlat_seg_ros.frames import (
+    Counters,
+    Frame,
+    MaskKind,
+    Provenance,
+    ResetReason,
+    Segmentation,
+    Selection,
+)
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, load
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+Publish = Callable[[Segmentation], None]
+SlowTrackFactory = Callable[[Refine, Ledger, EngineConfig], SlowTrack]
+
+
+class Engine:
+    """Segments a stream of frames, each at the cost of the fast track.
+
+    ``process`` is called by one thread at a time; everything else may be called from any thread.
+    ``threshold`` is the calibrated deviation (fraction of pixels) above which a frame becomes the
+    key frame. ``segmenter`` must be in eval mode on its device; the engine becomes its only user.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        config: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
+        *,
+        threshold: float,
+        clock: Clock = time.perf_counter_ns,
+        slow_track: SlowTrackFactory = ThreadedSlowTrack,
+    ) -> None:
+        if segmenter.training:
+            raise ValueError("the segmenter is in training mode; call its eval() first")
+        self.header: Header | None = None
+        self._net = segmenter
+        self._config = config
+        self._calibrated_threshold = threshold
+        self._clock = clock
+        self._ledger = Ledger()
+        self._cache = KeyFrameCache()
+        self._previous: Frame | None = None
+        self._epoch_reason = ResetReason.FIRST_FRAME
+        self._reset_lock = threading.Lock()
+        self._in_process = threading.Lock()
+        self._closed = False
+        self._tracks = Tracks(segmenter, self._ledger)
+        refine = Refiner(segmenter, self._cache, config.late_refinement)
+        self._slow = slow_track(refine, self._ledger, config)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path = DEFAULT_CHECKPOINT,
+        config: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
+        device: str = "auto",
+    ) -> Engine:
+        """Load weights; raises ``CheckpointError`` for the file, ``ConfigError`` for the device."""
+        segmenter, header = load(path, resolve_device(device))
+        engine = cls(segmenter, config, threshold=header.threshold)
+        engine.header = header
+        return engine
+
+    @classmethod
+    def deterministic(
+        cls,
+        segmenter: Segmenter,
+        config: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
+        *,
+        threshold: float,
+        delay_frames: int | None = None,
+        delay_ms: float | None = None,
+    ) -> Engine:
+        """An engine whose Sh takes ``delay_frames`` frames or ``delay_ms`` of the frames' stamps.
+
+        Its masks are the same on every run; for measuring accuracy.
+        """
+        delay = Delay(delay_frames, delay_ms)
+        track = partial(VirtualSlowTrack, delay=delay)
+        return cls(segmenter, config, threshold=threshold, slow_track=track)
+
+    def process(self, frame: Frame, publish: Publish | None = None) -> Segmentation:
+        """Segment ``frame``; never waits for Sh, except on the first frame of an epoch.
+
+        ``publish`` is called as soon as the mask is out, with ``selection`` None; the selector runs
+        after it, and the returned record is complete. What ``publish`` raises comes through, after
+        the selector has run. Raises ``FrameError`` for a frame of impossible size, ``RuntimeError``
+        after :meth:`close` or when called by two threads at once; the next frame works as usual.
+        """
+        geometry = resize.plan(frame.image.shape[:2], self._config.inference_height)
+        with self._foreground():
+            reason = schedule.needs_reset(self._previous, frame, self._config)
+            if reason is not None and self._cache.snapshot()[0] is not None:
+                self.reset(reason)
+            # Only this thread writes the frames counter, so it numbers the frame.
+            index = self._ledger.counters.frames
+            with self._slow.frame(index, frame.stamp_ns):
+                return self._segment(frame, geometry, index, publish)
+
+    def _segment(
+        self, frame: Frame, geometry: resize.Geometry, index: int, publish: Publish | None
+    ) -> Segmentation:
+        key, epoch = self._cache.snapshot()
+        watch = Stopwatch(self._clock)
+        work = self._tracks.run(frame, geometry, key, watch)
+        with watch.stage("postprocess_ms"):
+            mask = resize.mask_of(work.logits, geometry)
+        watch.mask_out()
+
+        self._previous = frame
+        self._ledger.count(frames=1, degraded=int(work.kind is MaskKind.DEGRADED))
+        provenance = self._provenance(frame, key, epoch, index, work.kind)
+        result = Segmentation(
+            mask, frame.stamp_ns, frame.frame_id, provenance, watch.timing(), self._ledger.counters
+        )
+        try:
+            if publish is not None:
+                publish(result)
+        finally:
+            as_key = partial(self._tracks.key_frame, work, frame, index, epoch)
+            selection = self._after_mask(as_key, key, index, work, watch)
+        return dataclasses.replace(
+            result, timing=watch.timing(), counters=self._ledger.counters, selection=selection
+        )
+
+    def reset(self, reason: ResetReason = ResetReason.REQUESTED) -> None:
+        """Forget all features: the next frame begins a new epoch, with a full mask."""
+        with self._reset_lock:
+            self._cache.begin_epoch()
+            self._epoch_reason = reason
+            self._slow.cancel()
+            self._ledger.count(resets=1)
+
+    def reconfigure(self, config: EngineConfig) -> None:
+        """Take over dynamic settings from the next frame on; raises ConfigError for any other."""
+        for item in dataclasses.fields(EngineConfig):
+            old, new = getattr(self._config, item.name), getattr(config, item.name)
+            if old != new and not item.metadata["dynamic"]:
+                raise ConfigError(
+                    f"{item.name} is {old!r} until the engine is made anew, not {new!r}"
+                )
+        self._config = config
+        self._slow.set_min_share(config.slow_track_min_share)
+
+    @property
+    def config(self) -> EngineConfig:
+        """The settings in force."""
+        return self._config
+
+    @property
+    def counters(self) -> Counters:
+        """A consistent snapshot."""
+        return self._ledger.counters
+
+    def slow_track(self) -> SlowTrackState:
+        """What the background worker is doing."""
+        return self._slow.state()
+
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """Stop the background worker, at the next block of Sh if it runs.
+
+        False if it did not end in time: its thread was abandoned and cannot keep the process alive.
+        """
+        self._closed = True
+        return self._slow.close(timeout_s)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _foreground(self) -> Iterator[None]:
+        if self._closed:
+            raise RuntimeError("the engine is closed; make a new one")
+        if not self._in_process.acquire(blocking=False):
+            raise RuntimeError("process() runs in another thread; call it from one at a time")
+        try:
+            # Costs nothing, and the caller may be another thread than last time.
+            use_threads(self._config.foreground_threads)
+            with torch.inference_mode():
+                yield
+        finally:
+            self._in_process.release()
+
+    def _provenance(
+        self, frame: Frame, key: KeyFrame | None, epoch: int, index: int, kind: MaskKind
+    ) -> Provenance:
+        reset = self._epoch_reason if key is None else None
+        if key is None or kind is not MaskKind.PROPAGATED:
+            exact = kind is MaskKind.FULL
+            return Provenance(kind, frame.stamp_ns, 0, 0.0, exact, epoch, reset)
+        age_ms = (frame.stamp_ns - key.stamp_ns) / 1e6
+        return Provenance(kind, key.stamp_ns, index - key.index, age_ms, key.exact, epoch)
+
+    def _after_mask(
+        self,
+        as_key: Callable[..., KeyFrame],
+        key: KeyFrame | None,
+        index: int,
+        work: Work,
+        watch: Stopwatch,
+    ) -> Selection | None:
+        """What does not change this frame's mask: the selector, and taking over as key frame."""
+        if key is None:
+            # After a failure of Sh this has no F_h yet; a later frame tries again.
+            self._take_over(None, as_key(exact=work.high is not None), submit=False)
+            return None
+        if work.high is None:
+            # Not every frame: Sh would be superseded again and again and F_h never arrive.
+            if self._ledger.counters.pending == 0:
+                self._take_over(key, as_key(), submit=True)
+            return None
+        with watch.stage("selector_ms"):
+            selector_reduced = self._net.selector.reduce(work.low)
+            deviation = self._net.selector.deviation(key.selector_reduced, selector_reduced).item()
+        threshold = schedule.effective_threshold(self._calibrated_threshold, self._config)
+        chosen = schedule.is_key(deviation, threshold, index - key.index, self._config)
+        if chosen:
+            chosen = self._promote(key, as_key(selector_reduced=selector_reduced), work)
+        return Selection(deviation, threshold, chosen)
+
+    def _promote(self, key: KeyFrame, new: KeyFrame, work: Work) -> bool:
+        """Rule 3: key frame at once, with propagated features; False if a reset came in between."""
+        while not self._take_over(key, new, submit=True):
+            # Sh has refined the key frame since; what it found is propagated, not lost.
+            current, epoch = self._cache.snapshot()
+            if current is None or current.high is None or epoch != new.epoch:
+                return False
+            assert work.weights is not None  # the predictor has run: there was an F_h
+            key = current
+            new = dataclasses.replace(new, high=self._net.propagate(current.high, work.weights))
+        return True
+
+    def _take_over(self, old: KeyFrame | None, new: KeyFrame, *, submit: bool) -> bool:
+        if not self._cache.replace(old, new):
+            return False
+        self._ledger.count(key_frames=1)
+        if submit:
+            self._slow.submit(new)
+        return True

@@ -1,0 +1,76 @@
+"""One job of the slow track: Sh on a key frame, and where its result goes (rules 4 to 6)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
+from lowlat_seg_ros.engine.ledger import Outcome
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+Pause = Callable[[], None]
+
+
+class Cancelled(Exception):
+    """The job's result is no longer wanted: the engine was reset or closed."""
+
+
+class NonFiniteError(ArithmeticError):
+    """Sh gave features that hold NaN or infinity."""
+
+
+def exact_features(segmenter: Segmenter, low: Tensor, pause: Pause = lambda: None) -> Tensor:
+    """Sh: F_l -> F_h, checked; raises :class:`NonFiniteError` and whatever Sh raises."""
+    high = segmenter.higher(low, pause)
+    if not torch.isfinite(high).all():
+        raise NonFiniteError("Sh gave features that are not finite; check the weights")
+    return high
+
+
+class Refiner:
+    """Computes a key frame's exact F_h and puts it where it is still of use."""
+
+    def __init__(self, segmenter: Segmenter, cache: KeyFrameCache, late_refinement: str) -> None:
+        self._segmenter = segmenter
+        self._cache = cache
+        self._late_refinement = late_refinement
+
+    def __call__(self, key: KeyFrame, pause: Pause) -> Outcome:
+        """Run the job of ``key``; ``pause`` is called between slices and may wait or raise.
+
+        Raises :class:`Cancelled` as soon as a reset made the job pointless, and what Sh raises.
+        """
+
+        def checked_pause() -> None:
+            pause()
+            if self._cache.snapshot()[1] != key.epoch:
+                raise Cancelled
+
+        checked_pause()
+        return self._place(key, exact_features(self._segmenter, key.low, checked_pause))
+
+    def _place(self, key: KeyFrame, high: Tensor) -> Outcome:
+        while True:
+            current, epoch = self._cache.snapshot()
+            if current is None or key.epoch != epoch:
+                return Outcome.STALE
+            if current.index != key.index:
+                return self._carry(key, high, current)
+            # Refused only if the foreground moved on in this instant; then look again.
+            if self._cache.replace(current, dataclasses.replace(current, high=high, exact=True)):
+                return Outcome.REFINED
+
+    def _carry(self, key: KeyFrame, high: Tensor, current: KeyFrame) -> Outcome:
+        """Use the exact features of the older ``key`` as better provisional ones of ``current``."""
+        if self._late_refinement == "drop" or current.exact:
+            return Outcome.LATE
+        if self._late_refinement == "propagate":
+            weights = self._segmenter.predictor(key.reduced, current.reduced)
+            high = self._segmenter.propagate(high, weights)
+        if self._cache.replace(current, dataclasses.replace(current, high=high)):
+            return Outcome.CARRIED
+        return Outcome.LATE if self._cache.snapshot()[1] == key.epoch else Outcome.STALE

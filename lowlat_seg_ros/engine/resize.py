@@ -1,0 +1,78 @@
+"""From an image to the network's input and from its logits to a mask of the image's size.
+
+All sizes share one geometry: pixel centres at half-integers (as cv2.resize and
+``F.interpolate(align_corners=False)`` have it), and a feature cell covers 8x8 pixels of the
+network's input, as in training. So the way back is one bilinear interpolation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowlat_seg_ros.frames import FrameError
+from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
+
+#: Largest input of the network (8192x4096 pixels); beyond it a size is likelier damaged than meant.
+MAX_PIXELS = 2**25
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes (height, width) in px: of the image, scaled for the network, and padded for it."""
+
+    image: tuple[int, int]
+    scaled: tuple[int, int]
+    padded: tuple[int, int]
+
+
+def plan(image: tuple[int, int], inference_height: int) -> Geometry:
+    """Sizes by the rule of ``EngineConfig.inference_height``; raises FrameError if too large."""
+    height, width = image
+    if inference_height:
+        scaled = (inference_height, max(1, round(width * inference_height / height)))
+    else:
+        scaled = (height, width)
+    padded = (-(-scaled[0] // STRIDE) * STRIDE, -(-scaled[1] // STRIDE) * STRIDE)
+    if padded[0] * padded[1] > MAX_PIXELS:
+        raise FrameError(
+            f"an image of {width}x{height} would be segmented at {padded[1]}x{padded[0]}, which is "
+            f"over {MAX_PIXELS} pixels; set a smaller inference_height or check the image's size"
+        )
+    return Geometry((height, width), scaled, padded)
+
+
+def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -> Tensor:
+    """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last, on the network's device."""
+    (height, width), padded = geometry.scaled, np.empty((*geometry.padded, 3), np.uint8)
+    if geometry.scaled != geometry.image:
+        # Area averages when shrinking; bilinear would skip pixels and flicker.
+        shrinks = height < geometry.image[0]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        image = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)
+    padded[:height, :width] = image
+    padded[:height, width:] = padded[:height, width - 1 : width]
+    padded[height:] = padded[height - 1 : height]
+    device = next(segmenter.parameters()).device
+    pixels = torch.from_numpy(padded).to(device).permute(2, 0, 1).unsqueeze(0)  # NHWC in memory
+    return segmenter.normalise(pixels / 255)
+
+
+def mask_of(logits: Tensor, geometry: Geometry) -> np.ndarray:
+    """Logits (1, classes, padded/8) -> uint8 (H, W) class ids at the image's size."""
+    height, width = geometry.image
+    # The operator behind F.interpolate, which takes a size or a scale: here the scale is that of
+    # the unpadded region, and the padding is never computed.
+    full = torch.ops.aten.upsample_bilinear2d(
+        logits,
+        [height, width],
+        False,
+        STRIDE * height / geometry.scaled[0],
+        STRIDE * width / geometry.scaled[1],
+    )
+    mask: np.ndarray = full.argmax(dim=1).to(torch.uint8)[0].cpu().numpy()
+    return mask

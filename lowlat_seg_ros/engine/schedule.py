@@ -1,0 +1,40 @@
+"""Pure decisions of the scheduler: when to start afresh and when a frame becomes the key frame."""
+
+from __future__ import annotations
+
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.frames import Frame, ResetReason
+
+
+def needs_reset(previous: Frame | None, frame: Frame, config: EngineConfig) -> ResetReason | None:
+    """Why ``frame`` cannot use features of the frames before it, or None if it can.
+
+    A stamp equal to the previous one is a duplicate, not a jump: it is segmented as usual.
+    """
+    if previous is None:
+        return ResetReason.FIRST_FRAME
+    if frame.image.shape != previous.image.shape:
+        return ResetReason.SIZE_CHANGED
+    if frame.frame_id != previous.frame_id:
+        return ResetReason.FRAME_ID_CHANGED
+    elapsed_ms = (frame.stamp_ns - previous.stamp_ns) / 1e6
+    if elapsed_ms < 0:
+        return ResetReason.TIME_JUMPED_BACK
+    if 0 < config.max_gap_ms < elapsed_ms:
+        return ResetReason.GAP
+    return None
+
+
+def effective_threshold(calibrated: float, config: EngineConfig) -> float:
+    """The deviation threshold in force: the setting, or ``calibrated`` while it is negative."""
+    return config.deviation_threshold if config.deviation_threshold >= 0 else calibrated
+
+
+def is_key(deviation: float, threshold: float, age_frames: int, config: EngineConfig) -> bool:
+    """Whether a frame becomes the key frame (paper Sec. 3.2), ``age_frames`` after the last one.
+
+    A deviation that is not a number says nothing about the frame, so the safe answer is yes.
+    """
+    if 0 < config.max_key_interval <= age_frames:
+        return True
+    return not deviation <= threshold

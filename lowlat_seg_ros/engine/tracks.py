@@ -1,0 +1,123 @@
+"""The ways from a frame to logits: full, fast and degraded (rules 1, 2 and 6 of the scheduling)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lowlat_seg_ros.engine import resize
+from lowlat_seg_ros.engine.cache import KeyFrame
+from lowlat_seg_ros.engine.latency import Stopwatch
+from lowlat_seg_ros.engine.ledger import Ledger
+from lowlat_seg_ros.engine.refine import exact_features
+from lowlat_seg_ros.frames import Frame, MaskKind
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What one frame's mask is made from, kept until the frame is done with.
+
+    ``logits`` (1, classes, H/8, W/8) at the network's size; ``low`` F_l; ``high`` F_h, exact or
+    propagated, None for a degraded mask; ``reduced`` the predictor's reduction of F_l and
+    ``weights`` W(k,t), None where the predictor did not run.
+    """
+
+    kind: MaskKind
+    logits: Tensor
+    low: Tensor
+    high: Tensor | None
+    reduced: Tensor | None = None
+    weights: Tensor | None = None
+
+
+class Tracks:
+    """Runs the network's parts for one frame, in the order of the paper."""
+
+    def __init__(self, segmenter: Segmenter, ledger: Ledger) -> None:
+        self._net = segmenter
+        self._ledger = ledger
+
+    def run(
+        self, frame: Frame, geometry: resize.Geometry, key: KeyFrame | None, watch: Stopwatch
+    ) -> Work:
+        """Logits of ``frame`` by the best track that ``key`` allows.
+
+        Raises what the network raises, except in Sh.
+        """
+        with watch.stage("preprocess_ms"):
+            image = resize.network_input(frame.image, geometry, self._net)
+        with watch.stage("lower_ms"):
+            low = self._net.lower(image)  # F_l (1, Cl, H/8, W/8)
+        if key is None:
+            return self._full(low, watch)
+        if key.high is None:
+            return self._degraded(low, watch)
+        return self._fast(low, key.reduced, key.high, watch)
+
+    def _full(self, low: Tensor, watch: Stopwatch) -> Work:
+        """The first frame of an epoch: Sh in the foreground, and F_h alone is classified."""
+        try:
+            with watch.stage("higher_ms"):
+                high = exact_features(self._net, low)
+        except Exception as error:
+            # Whatever Sh raises must not stop masks; it is logged and reported in the counters.
+            message = f"Sh failed in the foreground: {type(error).__name__}: {error}"
+            logger.warning("%s; the mask comes from Sl and AdaptNet alone", message)
+            self._ledger.failure(message)
+            return self._degraded(low, watch)
+        with watch.stage("fusion_ms"):
+            return Work(MaskKind.FULL, self._net.classify_high(high), low, high)
+
+    def _degraded(self, low: Tensor, watch: Stopwatch) -> Work:
+        """No Sh has succeeded in this epoch: Sl and AdaptNet alone."""
+        with watch.stage("fusion_ms"):
+            return Work(MaskKind.DEGRADED, self._net.classify_low(low), low, None)
+
+    def _fast(
+        self,
+        low: Tensor,
+        key_reduced: Tensor,
+        key_high: Tensor,
+        watch: Stopwatch,
+    ) -> Work:
+        """Every other frame: kernel predictor, propagation, AdaptNet, fusion, classifier."""
+        with watch.stage("predictor_ms"):
+            reduced = self._net.predictor.reduce(low)
+            weights = self._net.predictor(key_reduced, reduced)  # W(k,t)
+        with watch.stage("propagation_ms"):
+            high = self._net.propagate(key_high, weights)  # Eq. (1)
+        with watch.stage("fusion_ms"):
+            logits = self._net.classify_fused(high, low)
+        return Work(MaskKind.PROPAGATED, logits, low, high, reduced, weights)
+
+    def key_frame(
+        self,
+        work: Work,
+        frame: Frame,
+        index: int,
+        epoch: int,
+        *,
+        exact: bool = False,
+        selector_reduced: Tensor | None = None,
+    ) -> KeyFrame:
+        """``frame`` as key frame, with the reductions that its mask did not need."""
+        reduced = work.reduced
+        return KeyFrame(
+            low=work.low,
+            reduced=self._net.predictor.reduce(work.low) if reduced is None else reduced,
+            selector_reduced=(
+                self._net.selector.reduce(work.low)
+                if selector_reduced is None
+                else selector_reduced
+            ),
+            high=work.high,
+            stamp_ns=frame.stamp_ns,
+            index=index,
+            epoch=epoch,
+            exact=exact,
+        )

@@ -1,0 +1,97 @@
+"""A slow track on a virtual clock: masks depend on the input alone, not on the machine's speed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.engine.cache import KeyFrame
+from lowlat_seg_ros.engine.ledger import Ledger, Outcome
+from lowlat_seg_ros.engine.worker import Refine, SlowTrackState, run_job
+
+
+@dataclass(frozen=True)
+class Delay:
+    """How long Sh takes: a number of frames, or milliseconds between frame stamps."""
+
+    frames: int | None = None
+    ms: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.frames, self.ms) if value is not None]
+        if len(given) != 1 or not 0 <= given[0] < math.inf:
+            raise ConfigError(
+                f"Sh's delay is {self.frames} frames, {self.ms} ms; give one of them, >= 0"
+            )
+
+    def clock(self, index: int, stamp_ns: int) -> int:
+        """The virtual time of a frame, in this delay's ticks (frames or nanoseconds)."""
+        return index if self.frames is not None else stamp_ns
+
+    @property
+    def ticks(self) -> int:
+        """The delay itself, in ticks."""
+        return self.frames if self.frames is not None else round((self.ms or 0.0) * 1e6)
+
+
+class VirtualSlowTrack:
+    """Runs each job in the caller's thread, at the first frame by which it would have been done.
+
+    A job submitted at time s shows at the first later frame with time >= s + delay. While it lasts
+    one more job may wait, the newest; it begins when the running one ends.
+    """
+
+    def __init__(self, refine: Refine, ledger: Ledger, config: EngineConfig, delay: Delay) -> None:
+        self._refine = refine
+        self._ledger = ledger
+        self._delay = delay
+        self._now = 0
+        self._running: tuple[KeyFrame, int] | None = None  # job and the time at which it ends
+        self._queued: KeyFrame | None = None
+        self._last_error = ""
+
+    @contextmanager
+    def frame(self, index: int, stamp_ns: int) -> Iterator[None]:
+        """Deliver what is due by this frame, then let it pass."""
+        self._now = self._delay.clock(index, stamp_ns)
+        while self._running is not None and self._running[1] <= self._now:
+            key, end = self._running
+            self._running = None
+            self._last_error = run_job(self._refine, key, lambda: None, self._ledger)
+            if self._queued is not None:
+                self._running = (self._queued, end + self._delay.ticks)
+                self._queued = None
+        yield
+
+    def submit(self, key: KeyFrame) -> None:
+        """Start ``key`` now, or let it wait behind the running job."""
+        self._ledger.submit()
+        if self._running is None:
+            self._running = (key, self._now + self._delay.ticks)
+            return
+        if self._queued is not None:
+            self._ledger.settle(Outcome.SUPERSEDED)
+        self._queued = key
+
+    def cancel(self) -> None:
+        """Drop what runs and what waits."""
+        for job in (self._running, self._queued):
+            if job is not None:
+                self._ledger.settle(Outcome.STALE)
+        self._running = self._queued = None
+
+    def set_min_share(self, share: float) -> None:
+        """The virtual clock knows no contention."""
+
+    def state(self) -> SlowTrackState:
+        """A snapshot; durations are virtual and not reported."""
+        running, waiting = self._running is not None, self._queued is not None
+        return SlowTrackState(running, waiting, last_error=self._last_error)
+
+    def close(self, timeout_s: float) -> bool:
+        """Drop what is left."""
+        self.cancel()
+        return True
