@@ -130,7 +130,9 @@ class Backbone(nn.Module):
             for stage in range(1, 5)
             for index in range(len(self.get_submodule(f"layer{stage}")))  # type: ignore[arg-type]
         ]
-        ends = [name for name in names if name == config.split or name.startswith(config.split + ".")]
+        ends = [
+            name for name in names if name == config.split or name.startswith(config.split + ".")
+        ]
         stage = int(config.split[5]) if ends else 0
         strided_early = config.output_stride == 16 and stage == 3
         if not ends or stage not in (2, 3) or strided_early or ends[-1] == names[-1]:
