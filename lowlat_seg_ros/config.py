@@ -142,7 +142,7 @@ class EngineConfig:
         1000.0, "a longer gap between stamps makes the next frame a fresh key frame; 0 for never",
         unit="ms", low=0.0, high=3.6e6, dynamic=True,
     )  # fmt: skip
-    foreground_threads: int = setting(0, "CPU threads of the fast track, 0 for all cores", low=0, high=256)  # fmt: skip
+    foreground_threads: int = setting(0, "CPU threads of the fast track, 0 for the cores that the slow track leaves", low=0, high=256)  # fmt: skip
     slow_track_threads: int = setting(1, "CPU threads of the slow track (Sh), 0 for all cores", low=0, high=256)  # fmt: skip
 
     def __post_init__(self) -> None:

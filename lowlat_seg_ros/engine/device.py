@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.config import ConfigError, EngineConfig
 
 
 def resolve_device(name: str) -> torch.device:
@@ -27,10 +29,38 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def cores() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def foreground_threads(config: EngineConfig) -> int:
+    """CPU threads of the fast track: as set, or the cores that the slow track leaves.
+
+    More threads than free cores are worse than one: the team waits for the displaced thread.
+    """
+    return config.foreground_threads or max(1, cores() - config.slow_track_threads)
+
+
 def use_threads(count: int) -> None:
-    """Let the calling thread's CPU work use ``count`` threads, 0 for all cores it may run on.
+    """Let the calling thread's CPU work use ``count`` threads, 0 for :func:`cores`.
 
     PyTorch keeps this per calling thread; other threads that have begun are not affected, but the
     newest call is the default of threads to come. So each track calls this in its own thread.
     """
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(count or cores())
+
+
+@contextmanager
+def serial() -> Iterator[None]:
+    """One CPU thread inside, what the calling thread had before afterwards.
+
+    For work made of many tiny parallel regions: each of them would wait for a thread that another
+    process may have displaced (propagation: 4 ms alone, over 600 ms so on a busy machine).
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

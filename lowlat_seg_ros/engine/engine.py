@@ -15,7 +15,7 @@ import torch
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import resize, schedule
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
-from lowlat_seg_ros.engine.device import resolve_device, use_threads
+from lowlat_seg_ros.engine.device import foreground_threads, resolve_device, use_threads
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Refiner
@@ -203,7 +203,7 @@ class Engine:
             raise RuntimeError("process() runs in another thread; call it from one at a time")
         try:
             # Costs nothing, and the caller may be another thread than last time.
-            use_threads(self._config.foreground_threads)
+            use_threads(foreground_threads(self._config))
             with torch.inference_mode():
                 yield
         finally:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine import resize
 from lowlat_seg_ros.engine.cache import KeyFrame
+from lowlat_seg_ros.engine.device import serial
 from lowlat_seg_ros.engine.latency import Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import exact_features
@@ -89,7 +90,7 @@ class Tracks:
         with watch.stage("predictor_ms"):
             reduced = self._net.predictor.reduce(low)
             weights = self._net.predictor(key_reduced, reduced)  # W(k,t)
-        with watch.stage("propagation_ms"):
+        with watch.stage("propagation_ms"), serial():
             high = self._net.propagate(key_high, weights)  # Eq. (1)
         with watch.stage("fusion_ms"):
             logits = self._net.classify_fused(high, low)

@@ -1,0 +1,1 @@
+"""Other ways to segment a stream, with the engine's interface."""
