@@ -1,0 +1,148 @@
+"""The package as a whole: one version, imports in one direction, pins and messages in step."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import runpy
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import lowlat_seg_ros
+from lowlat_seg_ros import frames
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lowlat_seg_ros"
+
+# What each part may import of the package besides itself; cli.py may import everything.
+ALLOWED = {
+    "config": set(),
+    "frames": set(),
+    "arguments": {"config"},
+    "network": {"config", "frames"},
+    "data": {"config", "frames"},
+    "engine": {"config", "frames", "network"},
+    "baselines": {"config", "frames", "network", "engine"},
+    "evaluation": {"config", "frames", "arguments", "network", "engine", "baselines", "data"},
+    "training": {"config", "frames", "arguments", "network", "data", "evaluation.metrics"},
+    "ros": {
+        *("config", "frames", "arguments", "network", "engine", "baselines", "data", "evaluation"),
+        "msg",  # generated
+    },
+}
+
+
+def modules() -> list[str]:
+    """Dotted names, without the package's own, of every module but the package itself."""
+    paths = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.glob("*/**/*.py"))
+    inner = {".".join(path.parts).removesuffix(".__init__") for path in paths}
+    return sorted(inner | {path.stem for path in PACKAGE.glob("[!_]*.py")})
+
+
+def imports(module: str) -> Iterator[str]:
+    """What ``module`` imports of the package, anywhere in its code, relative to the package."""
+    path = PACKAGE / Path(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} is a relative import; write it in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        own = (name.removeprefix("lowlat_seg_ros.") for name in names)
+        yield from (name for name, full in zip(own, names, strict=True) if name != full)
+
+
+def run(*arguments: str) -> str:
+    """Standard output of this Python with ``arguments``, at the root of the repository."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def test_version_is_the_same_everywhere() -> None:
+    xml = ElementTree.parse(ROOT / "package.xml").findtext("version")
+    setup = run("setup.py", "--version")
+    assert lowlat_seg_ros.__version__ == xml == setup.split()[-1]
+
+
+def test_imports_point_one_way() -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module in modules()
+        if (part := module.split(".")[0]) != "cli"
+        for name in imports(module)
+        if name.split(".")[0] not in {part, "__version__"}
+        and not any(f"{name}.".startswith(f"{allowed}.") for allowed in ALLOWED[part])
+    ]
+    assert not wrong
+
+
+def test_core_needs_no_ros() -> None:
+    core = [f"lowlat_seg_ros.{name}" for name in modules() if name.split(".")[0] != "ros"]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {core}: importlib.import_module(name)\n"
+        "print('rclpy' in sys.modules)"
+    )
+    assert run("-c", code).strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["StageTiming", "Counters"])
+def test_message_mirrors_its_record(name: str) -> None:
+    text = (ROOT / "msg" / f"{name}.msg").read_text()
+    fields = re.findall(r"^(\w+) +(\w+)", text, re.MULTILINE)
+    record = {item.name: str(item.type) for item in dataclasses.fields(getattr(frames, name))}
+    types = {"float32": "float", "uint64": "int", "string": "str"}
+    assert {field: types[kind] for kind, field in fields} == record
+
+
+def test_kinds_of_frame_report_are_those_of_masks() -> None:
+    text = (ROOT / "msg" / "FrameReport.msg").read_text()
+    assert re.findall(r"^uint8 ([A-Z]+)=", text, re.MULTILINE) == [k.name for k in frames.MaskKind]
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"].values()
+    wanted = [*project["project"]["dependencies"], *(text for group in groups for text in group)]
+    wanted += project["project"]["optional-dependencies"]["test"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    versions = {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in pins
+        if pin.marker is None or pin.marker.evaluate()
+    }
+    for requirement in map(Requirement, wanted):
+        version = versions.get(canonicalize_name(requirement.name))
+        assert version, f"constraints.txt pins no {requirement.name}; run make lock"
+        assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}"
+
+
+def test_wheel_repair_names_this_python_and_can_be_repeated() -> None:
+    mend = runpy.run_path(str(ROOT / "scripts" / "repair_ros_wheels.py"))["mend"]
+    builder = "/opt/python/cp313-cp313t"
+    broken = (
+        f'set(x "{builder}/include/python3.13t;'
+        f'{builder}/lib/python3.13t/site-packages/numpy/_core/include")'
+    )
+    mended = mend(broken)
+    folders = re.findall(r'[^"; ]+include[^"; ]*', mended)
+    assert [(Path(folders[0]) / "Python.h").exists(), len(folders)] == [True, 2]
+    assert (Path(folders[1]) / "numpy" / "arrayobject.h").exists()
+    assert mend(mended) == mended
