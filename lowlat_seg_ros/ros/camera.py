@@ -1,0 +1,192 @@
+"""One camera: its subscription, its topics, and the way of a frame from message to mask."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+
+from lowlat_seg_ros.data.labels import ClassTable, overlay
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.frames import Frame, FrameError, ResetReason, Segmentation
+from lowlat_seg_ros.msg import FrameReport
+from lowlat_seg_ros.ros import qos
+from lowlat_seg_ros.ros.conversion import ImageError, image_message, to_rgb
+from lowlat_seg_ros.ros.ledger import Bookkeeper, Ledger, SequenceGaps
+from lowlat_seg_ros.ros.monitor import StreamMonitor, StreamTimes, since_ms
+from lowlat_seg_ros.ros.params import Settings
+from lowlat_seg_ros.ros.reports import NodeTiming, frame_report, stamp_ns
+from lowlat_seg_ros.ros.throttle import Throttle
+
+
+class CameraStream:
+    """Masks for the images of one camera; made once, started and stopped as often as wanted.
+
+    Its callbacks run one at a time, in ``group``. ``settings`` is asked once a frame.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        engine: Engine,
+        table: ClassTable,
+        group: CallbackGroup,
+        settings: Callable[[], Settings],
+    ) -> None:
+        self._node, self._engine, self._table = node, engine, table
+        self._group, self._settings = group, settings
+        self._books, self._gaps = Bookkeeper(), SequenceGaps()
+        self._monitor = StreamMonitor(self._now_ns)
+        self._log_error = Throttle(node.get_logger().error)
+        self._reset_due: ResetReason | None = None
+        self._idle = threading.Lock()  # held by the image callback
+        self._subscription: Any = None
+        self._mask = self._publisher(Image, "~/mask")
+        self._overlay = self._publisher(Image, "~/overlay")
+        self._report = self._publisher(FrameReport, "~/frame_report")
+
+    @property
+    def topic(self) -> str:
+        """Full name of the image topic."""
+        return self._node.resolve_topic_name("image")
+
+    @property
+    def publishers(self) -> int:
+        """How many publishers of images there are."""
+        return self._subscription.get_publisher_count() if self._subscription else 0
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of every image; balances at every moment."""
+        return self._books.ledger
+
+    def times(self) -> StreamTimes:
+        """How the stream fares, for diagnostics."""
+        return self._monitor.times()
+
+    def start(self) -> None:
+        """Subscribe to ``image``."""
+        self._gaps = SequenceGaps()
+        self._subscription = self._node.create_subscription(
+            Image,
+            "image",
+            self._on_image,
+            qos.image(),
+            callback_group=self._group,
+            event_callbacks=qos.warn_of_publishers(self._node, self.topic),
+            qos_overriding_options=qos.overridable(),
+        )
+
+    def stop(self, timeout_s: float) -> bool:
+        """Unsubscribe; False if the frame being worked on takes longer than ``timeout_s``."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+        if not self._idle.acquire(timeout=timeout_s):
+            return False
+        self._idle.release()
+        return True
+
+    def destroy(self) -> None:
+        """Take back the topics; call it when stopped."""
+        for publisher in (self._mask, self._overlay, self._report):
+            self._node.destroy_publisher(publisher)
+
+    def reset(self, reason: ResetReason) -> None:
+        """Make the next frame a fresh key frame."""
+        self._reset_due = reason
+
+    def _publisher(self, kind: Any, name: str) -> Any:
+        topic = self._node.resolve_topic_name(name)
+        return self._node.create_publisher(
+            kind,
+            name,
+            qos.output(),
+            event_callbacks=qos.warn_of_subscribers(self._node, topic),
+            qos_overriding_options=qos.overridable(),
+        )
+
+    def _on_image(self, msg: Image, info: dict[str, Any]) -> None:
+        began_ns = time.perf_counter_ns()
+        with self._idle:
+            number = info.get("publication_sequence_number")
+            self._books.receive(superseded=self._gaps.missing(number, self.publishers))
+            self._monitor.image(stamp_ns(msg.header.stamp))
+            try:
+                image = to_rgb(msg)
+            except ImageError as error:
+                self._books.reject()
+                self._complain(error.fault, f"Image rejected: {error}")
+                return
+            try:
+                self._segment(msg, image, began_ns)
+            except Exception as error:
+                # Whatever fails, the node goes on with the next image; this one is accounted for.
+                self._fail(error)
+
+    def _segment(self, msg: Image, image: np.ndarray, began_ns: int) -> None:
+        """The way of a valid image; raises whatever the engine or the middleware raises."""
+        settings = self._take_over_settings()
+        converted_ns = time.perf_counter_ns()
+        frame = Frame(image, stamp_ns(msg.header.stamp), msg.header.frame_id)
+        timing = NodeTiming()
+
+        def publish(result: Segmentation) -> None:
+            nonlocal timing
+            out_ns = time.perf_counter_ns()
+            self._mask.publish(image_message(msg.header, result.mask, "mono8"))
+            self._books.publish()
+            timing = self._measure(frame, began_ns, converted_ns, out_ns)
+
+        result = self._engine.process(frame, publish)  # the selector runs after the mask is out
+        self._monitor.published(
+            result.timing, timing, began_ns, settings.node.max_processing_time_ms
+        )
+        if self._report.get_subscription_count():
+            self._report.publish(frame_report(msg.header, result, timing, self.ledger))
+        if self._overlay.get_subscription_count():
+            mixed = overlay(image, result.mask, self._table, settings.node.overlay_alpha)
+            self._overlay.publish(image_message(msg.header, mixed, "rgb8"))
+
+    def _take_over_settings(self) -> Settings:
+        """What changed since the last frame takes effect on this one."""
+        settings = self._settings()
+        if settings.engine != self._engine.config:
+            self._engine.reconfigure(settings.engine)
+        reason, self._reset_due = self._reset_due, None
+        if reason is not None:
+            self._engine.reset(reason)
+        return settings
+
+    def _measure(self, frame: Frame, began_ns: int, converted_ns: int, out_ns: int) -> NodeTiming:
+        now_ns = time.perf_counter_ns()
+        return NodeTiming(
+            convert_ms=(converted_ns - began_ns) / 1e6,
+            publish_ms=(now_ns - out_ns) / 1e6,
+            processing_ms=(now_ns - began_ns) / 1e6,
+            age_ms=since_ms(frame.stamp_ns, self._now_ns()),
+        )
+
+    def _fail(self, error: Exception) -> None:
+        unanswered = self.ledger.in_flight > 0
+        if unanswered:
+            self._books.fail()
+        if not self._node.context.ok():
+            return  # shut down meanwhile, so nothing could be published
+        what = "No mask for an image" if unanswered else "Failed after the mask was out"
+        expected = isinstance(error, FrameError)
+        text = str(error) if expected else "".join(traceback.format_exception(error))
+        self._complain(type(error), f"{what}: {text}")
+
+    def _complain(self, kind: Any, text: str) -> None:
+        self._log_error(kind, text, self._settings().node.log_throttle_s)
+
+    def _now_ns(self) -> int:
+        return self._node.get_clock().now().nanoseconds

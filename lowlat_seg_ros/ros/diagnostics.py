@@ -1,0 +1,166 @@
+"""What ``/diagnostics`` says: camera, processing, slow track and ledger of the node.
+
+Key names follow Autoware's newest style (processing_time_ms, output_latency_ms, ...).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from lowlat_seg_ros.engine.latency import Percentiles
+from lowlat_seg_ros.engine.worker import SlowTrackState
+from lowlat_seg_ros.frames import Counters
+from lowlat_seg_ros.ros.ledger import Ledger
+from lowlat_seg_ros.ros.monitor import StreamTimes
+from lowlat_seg_ros.ros.params import NodeConfig
+from lowlat_seg_ros.ros.reports import time_message
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+Values = dict[str, float | int | str | bool]
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """A camera stream at one moment."""
+
+    topic: str
+    publishers: int
+    ledger: Ledger
+    times: StreamTimes
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What went through since the last message; ``refused`` counts rejected and failed."""
+
+    input_hz: float = 0.0
+    output_hz: float = 0.0
+    refused: int = 0
+
+
+class RateMeter:
+    """Differences between the ledgers of successive calls."""
+
+    def __init__(self, now_s: float) -> None:
+        self._ledger, self._at_s = Ledger(), now_s
+
+    def update(self, ledger: Ledger, now_s: float) -> Rates:
+        """Rates since the last call; ``now_s`` is monotonic."""
+        old, elapsed_s = self._ledger, now_s - self._at_s
+        self._ledger, self._at_s = ledger, now_s
+        refused = ledger.rejected + ledger.failed - old.rejected - old.failed
+        received, published = ledger.received - old.received, ledger.published - old.published
+        return Rates(received / elapsed_s, published / elapsed_s, refused)
+
+
+def diagnostics(
+    node_name: str,
+    device: str,
+    now_ns: int,
+    stream: StreamState,
+    rates: Rates,
+    counters: Counters,
+    slow_track: SlowTrackState,
+    config: NodeConfig,
+) -> DiagnosticArray:
+    """One message with all of the node's states, stamped ``now_ns`` of the node's clock."""
+    array = DiagnosticArray()
+    array.header.stamp = time_message(now_ns)
+    array.status = [
+        camera_status(stream, config),
+        processing_status(stream.times, rates, config),
+        slow_track_status(slow_track, counters),
+        ledger_status(stream.ledger, rates),
+    ]
+    for status in array.status:
+        status.name = f"{node_name}: {status.name}"
+        status.hardware_id = device
+    return array
+
+
+def camera_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
+    """Whether images come in."""
+    values: Values = {"topic": stream.topic, "publishers": stream.publishers}
+    since_ms, age_ms = stream.times.since_image_ms, stream.times.image_age_ms
+    if since_ms is None or age_ms is None:
+        values["state"] = "waiting"
+        return _status("camera", WARN, f"no image yet on {stream.topic}", values)
+    stale = 0 < config.camera_timeout_ms < since_ms
+    values |= {
+        "state": "stale" if stale else "active",
+        "image_age_ms": age_ms,
+        "time_since_last_image_ms": since_ms,
+    }
+    if stale:
+        return _status("camera", ERROR, f"no image for {since_ms:.0f} ms", values)
+    return _status("camera", OK, "images come in", values)
+
+
+def processing_status(times: StreamTimes, rates: Rates, config: NodeConfig) -> DiagnosticStatus:
+    """Whether masks go out in time."""
+    timing, stages = times.timing, times.stages
+    network_ms = stages.lower_ms + stages.higher_ms + stages.predictor_ms
+    values: Values = {
+        "processing_time_ms": timing.processing_ms,
+        "preprocess_time_ms": timing.convert_ms + stages.preprocess_ms,
+        "inference_time_ms": network_ms + stages.propagation_ms + stages.fusion_ms,
+        "postprocess_time_ms": stages.postprocess_ms + timing.publish_ms,
+        "output_latency_ms": timing.age_ms,
+        "consecutive_processing_delay_ms": times.delayed_ms,
+        "input_rate_hz": rates.input_hz,
+        "output_rate_hz": rates.output_hz,
+    }
+    if times.since_publish_ms is not None:
+        values["time_since_last_publish_ms"] = times.since_publish_ms
+    values |= _percentiles("processing_time", times.processing_ms)
+    values |= _percentiles("output_latency", times.age_ms)
+    if 0 < config.max_consecutive_delay_ms < times.delayed_ms:
+        text = f"every frame has been late for {times.delayed_ms:.0f} ms"
+        return _status("processing", ERROR, text, values)
+    if times.delayed_ms > 0:
+        text = f"the newest frame took {timing.processing_ms:.0f} ms"
+        return _status("processing", WARN, text, values)
+    return _status("processing", OK, "masks go out in time", values)
+
+
+def slow_track_status(state: SlowTrackState, counters: Counters) -> DiagnosticStatus:
+    """Whether exact features arrive."""
+    values: Values = {f"slow_track_{name}": v for name, v in dataclasses.asdict(state).items()}
+    values |= dataclasses.asdict(counters)
+    values["key_frame_share"] = counters.key_frames / max(counters.frames, 1)
+    level, text = OK, "the slow track works"
+    if state.last_error:
+        level, text = WARN, state.last_error
+    if not state.alive:
+        level, text = ERROR, "the slow track has ended; masks go on without new exact features"
+    return _status("slow track", level, text, values)
+
+
+def ledger_status(ledger: Ledger, rates: Rates) -> DiagnosticStatus:
+    """What became of every image message."""
+    level, text = OK, "every image is accounted for"
+    if rates.refused:
+        level, text = WARN, f"{rates.refused} images since the last message gave no mask; see log"
+    return _status("ledger", level, text, dataclasses.asdict(ledger))
+
+
+def _percentiles(name: str, values: Percentiles) -> Values:
+    return {
+        f"{name}_p50_ms": values.p50,
+        f"{name}_p95_ms": values.p95,
+        f"{name}_p99_ms": values.p99,
+        f"{name}_max_ms": values.max,
+    }
+
+
+def _status(name: str, level: bytes, text: str, values: Values) -> DiagnosticStatus:
+    pairs = [KeyValue(key=key, value=_text(value)) for key, value in values.items()]
+    return DiagnosticStatus(name=name, level=level, message=text, values=pairs)
+
+
+def _text(value: float | int | str | bool) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

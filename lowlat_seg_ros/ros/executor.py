@@ -1,0 +1,75 @@
+"""An executor that gives the image callback a thread of its own."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.context import Context
+from rclpy.executors import (
+    ConditionReachedException,
+    Executor,
+    ShutdownException,
+    TimeoutException,
+)
+from rclpy.task import Task
+
+
+class OwnThreadExecutor(Executor):
+    """Runs the callbacks of ``group`` in one thread of their own, all others where it spins.
+
+    So a long image callback delays neither diagnostics, parameters nor ``/clock``, and they do not
+    delay it. rclpy's MultiThreadedExecutor would do that too, but runs successive image callbacks
+    in different threads, and each thread that uses PyTorch keeps a team of OpenMP threads.
+
+    An exception of a callback is raised by :meth:`spin`.
+    """
+
+    def __init__(self, group: CallbackGroup, *, context: Context | None = None) -> None:
+        super().__init__(context=context)
+        self._group = group
+        self._work: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        # What waits or runs in the own thread: tasks are offered again until they have begun.
+        self._handed_over: set[Task] = set()
+        self._failure: BaseException | None = None
+        # A daemon, so that a callback that does not end cannot keep the process alive.
+        self._thread = threading.Thread(target=self._loop, name="camera", daemon=True)
+        self._thread.start()
+
+    def spin_once(self, timeout_sec: float | None = None) -> None:
+        """Wait for one callback and run it, or hand it to the own thread."""
+        try:
+            task, entity, _ = self.wait_for_ready_callbacks(timeout_sec, None, self._has_failed)
+        except (ShutdownException, TimeoutException, ConditionReachedException):
+            pass
+        else:
+            if entity is None or entity.callback_group is not self._group:
+                self._run(task)
+            elif task not in self._handed_over:
+                self._handed_over.add(task)
+                self._work.put(task)
+        if self._failure is not None:
+            raise self._failure
+
+    def join(self, timeout_s: float) -> bool:
+        """Let the own thread end after what it runs now; False if that takes longer."""
+        self._work.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _has_failed(self) -> bool:
+        return self._failure is not None
+
+    def _loop(self) -> None:
+        while (task := self._work.get()) is not None:
+            self._run(task)
+            self._handed_over.discard(task)
+            del task  # it holds the image
+            if self._failure is not None:
+                self.wake()
+
+    def _run(self, task: Task) -> None:
+        task()
+        if task.done() and task.exception() is not None:
+            self._failure = task.exception()

@@ -1,0 +1,92 @@
+"""What is remembered of a camera stream, to tell how it fares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lowlat_seg_ros.engine.latency import Percentiles, PercentileTracker
+from lowlat_seg_ros.frames import StageTiming
+from lowlat_seg_ros.ros.reports import NodeTiming
+
+
+@dataclass(frozen=True)
+class StreamTimes:
+    """Times of a camera stream at one moment.
+
+    The first three are on the ROS clock, at least 0, and None before the first image or mask.
+    ``delayed_ms`` is how long now every frame took too long, 0 if the newest did not.
+    ``processing_ms`` and ``age_ms`` are over the newest masks.
+    """
+
+    image_age_ms: float | None = None  # now - stamp of the newest image
+    since_image_ms: float | None = None  # since an image came in
+    since_publish_ms: float | None = None  # since a mask went out
+    delayed_ms: float = 0.0
+    stages: StageTiming = field(default_factory=StageTiming)  # of the newest mask
+    timing: NodeTiming = field(default_factory=NodeTiming)
+    processing_ms: Percentiles = field(default_factory=Percentiles)
+    age_ms: Percentiles = field(default_factory=Percentiles)
+
+
+@dataclass(frozen=True)
+class _Published:
+    at_ns: int
+    stages: StageTiming
+    timing: NodeTiming
+    delayed_ms: float
+
+
+class StreamMonitor:
+    """Written by the image callback, read by any thread; ``ros_now_ns`` is the node's clock."""
+
+    def __init__(self, ros_now_ns: Callable[[], int]) -> None:
+        self._ros_now_ns = ros_now_ns
+        self._processing, self._age = PercentileTracker(), PercentileTracker()
+        self._image: tuple[int, int] | None = None  # stamp, and when it came in
+        self._published: _Published | None = None
+        self._late_since_ns: int | None = None  # monotonic
+
+    def image(self, stamp_ns: int) -> None:
+        """An image with this stamp has come in."""
+        self._image = stamp_ns, self._ros_now_ns()
+
+    def published(
+        self, stages: StageTiming, timing: NodeTiming, began_ns: int, max_processing_ms: float
+    ) -> None:
+        """A mask went out; its image callback began at ``began_ns`` on a monotonic clock."""
+        self._processing.add(timing.processing_ms)
+        self._age.add(timing.age_ms)
+        if 0 < max_processing_ms < timing.processing_ms:
+            self._late_since_ns = self._late_since_ns or began_ns
+        else:
+            self._late_since_ns = None
+        late_ms = (began_ns - self._late_since_ns) / 1e6 if self._late_since_ns else 0.0
+        delayed_ms = late_ms + timing.processing_ms if self._late_since_ns else 0.0
+        self._published = _Published(self._ros_now_ns(), stages, timing, delayed_ms)
+
+    def times(self) -> StreamTimes:
+        """How things stand now."""
+        now, image, published = self._ros_now_ns(), self._image, self._published
+        summaries = {
+            "processing_ms": self._processing.percentiles(),
+            "age_ms": self._age.percentiles(),
+        }
+        if image is None:
+            return StreamTimes(**summaries)
+        ages = {"image_age_ms": since_ms(image[0], now), "since_image_ms": since_ms(image[1], now)}
+        if published is None:
+            return StreamTimes(**ages, **summaries)
+        return StreamTimes(
+            **ages,
+            since_publish_ms=since_ms(published.at_ns, now),
+            delayed_ms=published.delayed_ms,
+            stages=published.stages,
+            timing=published.timing,
+            **summaries,
+        )
+
+
+def since_ms(then_ns: int, now_ns: int) -> float:
+    """Milliseconds between two times of the ROS clock; 0 if it was set back in between."""
+    return max(now_ns - then_ns, 0) / 1e6

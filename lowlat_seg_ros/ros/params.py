@@ -1,0 +1,156 @@
+"""ROS parameters from the settings records: declared, described, ranged, refused when wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from lowlat_seg_ros.config import ConfigError, EngineConfig, check, setting
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """What the node does around the engine."""
+
+    checkpoint: str = setting(
+        "", "safetensors file written by 'lowlat-seg train'; empty for the weights of the package"
+    )
+    device: str = setting("auto", "where the network runs: auto, cpu, cuda or cuda:N")
+    expected_width: int = setting(
+        640,
+        "width of the images to come, at which the network is run once before the camera is "
+        "subscribed to; other sizes work too, but their first frame may take longer",
+        unit="px", low=8, high=16384,
+    )  # fmt: skip
+    expected_height: int = setting(
+        480, "height of the images to come", unit="px", low=8, high=16384
+    )
+    overlay_alpha: float = setting(
+        0.5, "share of the class colours in ~/overlay", low=0.0, high=1.0, dynamic=True
+    )
+    diagnostics_period_s: float = setting(
+        1.0, "time between two messages on /diagnostics", unit="s", low=0.05, high=3600.0
+    )
+    max_processing_time_ms: float = setting(
+        200.0,
+        "diagnostics warn when a frame takes longer from image message to mask; 0 for never",
+        unit="ms", low=0.0, high=3.6e6, dynamic=True,
+    )  # fmt: skip
+    max_consecutive_delay_ms: float = setting(
+        2000.0,
+        "diagnostics report an error when every frame for so long took longer than "
+        "max_processing_time_ms; 0 for never",
+        unit="ms", low=0.0, high=3.6e6, dynamic=True,
+    )  # fmt: skip
+    camera_timeout_ms: float = setting(
+        1000.0,
+        "diagnostics report the camera stale when no image has come for so long; 0 for never",
+        unit="ms", low=0.0, high=3.6e6, dynamic=True,
+    )  # fmt: skip
+    log_throttle_s: float = setting(
+        5.0, "errors of one kind are logged at most this often", unit="s", low=0.0, high=3600.0,
+        dynamic=True,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that is in force at one moment; swapped whole."""
+
+    node: NodeConfig
+    engine: EngineConfig
+
+
+class SettingsParameters:
+    """Owner of the node's parameters and of the settings that follow from them."""
+
+    def __init__(self, node: Node) -> None:
+        """Declare all; raises ``ConfigError`` and rclpy's parameter exceptions for wrong values."""
+        self._current = Settings(_declare(node, NodeConfig), _declare(node, EngineConfig))
+        node.add_on_set_parameters_callback(self._accept)
+        node.add_post_set_parameters_callback(self._apply)
+
+    @property
+    def current(self) -> Settings:
+        """What is in force; read once a frame."""
+        return self._current
+
+    def _accept(self, parameters: list[Parameter]) -> SetParametersResult:
+        try:
+            self._with(parameters)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _apply(self, parameters: list[Parameter]) -> None:
+        self._current = self._with(parameters)
+
+    def _with(self, parameters: list[Parameter]) -> Settings:
+        values = {parameter.name: parameter.value for parameter in parameters}
+        now = self._current
+        return Settings(_replace(now.node, values), _replace(now.engine, values))
+
+
+def descriptor(item: dataclasses.Field[Any]) -> ParameterDescriptor:
+    """What ``ros2 param describe`` says of the setting ``item``."""
+    rule = item.metadata
+    text = f"{rule['doc']} [{rule['unit']}]" if rule["unit"] else rule["doc"]
+    result = ParameterDescriptor(description=text, read_only=not rule["dynamic"])
+    if rule["choices"]:
+        result.additional_constraints = f"one of {', '.join(rule['choices'])}"
+    if rule["low"] is not None and isinstance(item.default, float):
+        result.floating_point_range = [
+            FloatingPointRange(from_value=float(rule["low"]), to_value=float(rule["high"]))
+        ]
+    elif rule["low"] is not None:
+        result.integer_range = [
+            IntegerRange(from_value=int(rule["low"]), to_value=int(rule["high"]), step=1)
+        ]
+    return result
+
+
+def unknown_parameters(node: Node) -> list[str]:
+    """Parameters given to ``node`` from outside that it does not have; rclpy ignores them.
+
+    Each as a sentence naming the closest known one. Call it when all has been declared.
+    """
+    # rclpy has no public way to ask for them.
+    given = getattr(node, "_parameter_overrides", {})
+    known = [name for name in given if node.has_parameter(name)]
+    known += [item.name for kind in (NodeConfig, EngineConfig) for item in dataclasses.fields(kind)]
+    sentences = []
+    for name in sorted(set(given) - set(known)):
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        sentences.append(f"there is no parameter {name}, so it is ignored{hint}")
+    return sentences
+
+
+def _declare(node: Node, kind: type[Record]) -> Record:
+    values = {
+        item.name: node.declare_parameter(item.name, item.default, descriptor(item)).value
+        for item in dataclasses.fields(kind)  # type: ignore[arg-type]
+    }
+    return kind(**values)
+
+
+def _replace(record: Record, values: dict[str, Any]) -> Record:
+    names = {item.name for item in dataclasses.fields(record)}  # type: ignore[arg-type]
+    mine = {name: value for name, value in values.items() if name in names}
+    return dataclasses.replace(record, **mine)  # type: ignore[type-var]

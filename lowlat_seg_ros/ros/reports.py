@@ -1,0 +1,80 @@
+"""Records of the engine and of the node as messages of this package."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from std_msgs.msg import Header
+
+from lowlat_seg_ros import msg as messages
+from lowlat_seg_ros.frames import MaskKind, Segmentation
+from lowlat_seg_ros.ros.ledger import Ledger
+
+_KINDS = {
+    MaskKind.FULL: messages.FrameReport.FULL,
+    MaskKind.PROPAGATED: messages.FrameReport.PROPAGATED,
+    MaskKind.DEGRADED: messages.FrameReport.DEGRADED,
+}
+
+
+@dataclass(frozen=True)
+class NodeTiming:
+    """Milliseconds the node spent on one frame, around the engine's own stages.
+
+    ``processing_ms`` runs from the image callback's begin to the published mask, on a monotonic
+    clock. ``age_ms`` is the published mask's time minus the image's stamp, on the ROS clock.
+    """
+
+    convert_ms: float = 0.0
+    publish_ms: float = 0.0
+    processing_ms: float = 0.0
+    age_ms: float = 0.0
+
+
+def frame_report(
+    header: Header, result: Segmentation, timing: NodeTiming, ledger: Ledger
+) -> messages.FrameReport:
+    """What ``~/frame_report`` says of one published mask."""
+    source = result.provenance
+    report = messages.FrameReport(
+        header=header,
+        kind=_KINDS[source.kind],
+        key_stamp=time_message(source.key_stamp_ns),
+        key_age_frames=source.key_age_frames,
+        key_age_ms=source.key_age_ms,
+        exact=source.exact,
+        epoch=source.epoch,
+        reset_reason=source.reset.value if source.reset else "",
+        timing=_mirror(messages.StageTiming, result.timing),
+        convert_ms=timing.convert_ms,
+        publish_ms=timing.publish_ms,
+        processing_ms=timing.processing_ms,
+        age_ms=timing.age_ms,
+        counters=_mirror(messages.Counters, result.counters),
+        ledger=_mirror(messages.Ledger, ledger),
+    )
+    if result.selection is not None:
+        report.selected = True
+        report.deviation = result.selection.deviation
+        report.threshold = result.selection.threshold
+        report.is_key = result.selection.is_key
+    return report
+
+
+def stamp_ns(time: Time) -> int:
+    """A message's stamp in integer nanoseconds."""
+    return time.sec * 1_000_000_000 + time.nanosec
+
+
+def time_message(ns: int) -> Time:
+    """Integer nanoseconds as a message's stamp."""
+    sec, nanosec = divmod(ns, 1_000_000_000)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def _mirror(kind: Any, record: Any) -> Any:
+    """A message of type ``kind`` with the fields of the dataclass ``record``, which it mirrors."""
+    return kind(**{i.name: getattr(record, i.name) for i in dataclasses.fields(record)})
