@@ -46,7 +46,7 @@ def nodes(context: LaunchContext) -> list[Node]:
     """The nodes to start, the arguments being known."""
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     given = {
-        name: ParameterValue(value[name], value_type=kind)
+        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
         for name, kind in PARAMETERS.items()
         if value[name]
     }
