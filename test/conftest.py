@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
+import torch
+
+from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.network.segmenter import Segmenter
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,3 +31,55 @@ def ros_domain() -> Iterator[None]:
         patch.setenv("ROS_DOMAIN_ID", str(stack.enter_context(domain_id())))
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_weights() -> dict[str, torch.Tensor]:
+    """Random weights, brought to life: a fresh network gives one class nearly everywhere."""
+    torch.manual_seed(0)
+    segmenter = Segmenter(NETWORKS["tiny"])
+    images = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        for _ in range(30):  # BatchNorm takes in the statistics of every part
+            low = segmenter.lower(images)
+            reduced = segmenter.predictor.reduce(low)
+            weights = segmenter.predictor(reduced.roll(1, 0), reduced)
+            high = segmenter.higher(low)
+            features = {
+                segmenter.high_classifier: high,
+                segmenter.low_classifier: segmenter.adapt(low),
+                segmenter.classifier: segmenter.fusion(
+                    segmenter.propagate(high, weights), segmenter.adapt(low)
+                ),
+            }
+            segmenter.selector(segmenter.selector.reduce(low).roll(1, 0), low.new_zeros(()))
+        for head, inputs in features.items():
+            torch.nn.init.normal_(head.weight)
+            torch.nn.init.zeros_(head.bias)
+            head.bias -= head(inputs).mean(dim=(0, 2, 3))
+    return segmenter.state_dict()
+
+
+@pytest.fixture
+def tiny(tiny_weights: dict[str, torch.Tensor]) -> Segmenter:
+    """The smallest network with all parts; its masks show many classes."""
+    segmenter = Segmenter(NETWORKS["tiny"])
+    segmenter.load_state_dict(tiny_weights)
+    return segmenter.eval()
+
+
+@pytest.fixture
+def make_frame() -> Callable[..., Frame]:
+    """Random but fixed images: ``make_frame(index, size, stamp_ms, frame_id)``, at 10 Hz."""
+
+    def make(
+        index: int,
+        size: tuple[int, int] = (48, 64),
+        stamp_ms: float | None = None,
+        frame_id: str = "camera",
+    ) -> Frame:
+        image = np.random.default_rng(index).integers(0, 256, (*size, 3), dtype=np.uint8)
+        stamp_ns = round((100 * index if stamp_ms is None else stamp_ms) * 1e6)
+        return Frame(image, stamp_ns, frame_id)
+
+    return make

@@ -1,0 +1,395 @@
+"""The frame loop: what each mask is made from, when, and what survives errors and resets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lowlat_seg_ros.baselines.full import FullEngine
+from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.engine.resize import mask_of, network_input, plan
+from lowlat_seg_ros.frames import Frame, FrameError, MaskKind, ResetReason, Segmentation
+from lowlat_seg_ros.network.checkpoint import CheckpointError, Header, save
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+MakeFrame = Callable[..., Frame]
+ALWAYS, NEVER = 0.0, 1.0  # thresholds of the deviation: every frame a key frame, or none
+ONE_THREAD = {"foreground_threads": 1}  # a busy machine must not slow the tests
+
+
+def engine_of(segmenter: Segmenter, threshold: float, delay: int = 1, **config: object) -> Engine:
+    settings = EngineConfig(**(ONE_THREAD | config))  # type: ignore[arg-type]
+    return Engine.deterministic(segmenter, settings, threshold=threshold, delay_frames=delay)
+
+
+class Reference:
+    """The network composed by hand from the formulas, for one size of image."""
+
+    def __init__(self, segmenter: Segmenter, frame: Frame) -> None:
+        self.net = segmenter
+        self.geometry = plan(frame.image.shape[:2], 0)
+
+    def low(self, frame: Frame) -> Tensor:
+        return self.net.lower(network_input(frame.image, self.geometry, self.net))
+
+    def carry(self, high: Tensor, key: Tensor, low: Tensor) -> Tensor:
+        predictor = self.net.predictor
+        weights = predictor(predictor.reduce(key), predictor.reduce(low))
+        return self.net.propagate(high, weights)
+
+    def mask(self, logits: Tensor) -> np.ndarray:
+        return mask_of(logits, self.geometry)
+
+
+@torch.inference_mode()
+def test_masks_are_the_papers(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    """First frame full; then provisional features, then exact ones, each the right mask."""
+    frames = [make_frame(i) for i in range(4)]
+    ref = Reference(tiny, frames[0])
+    engine = engine_of(tiny, ALWAYS, delay=1)
+    results = [engine.process(frame) for frame in frames]
+
+    low = [ref.low(frame) for frame in frames]
+    high = tiny.higher(low[0])
+    assert (results[0].mask == ref.mask(tiny.classify_high(high))).all()
+    for t in (1, 2, 3):
+        # Frame t-1's Sh is due at frame t, so its key frame is exact by then.
+        carried = ref.carry(tiny.higher(low[t - 1]), low[t - 1], low[t])
+        assert (results[t].mask == ref.mask(tiny.classify_fused(carried, low[t]))).all()
+    assert [r.provenance.kind for r in results] == [MaskKind.FULL] + 3 * [MaskKind.PROPAGATED]
+    assert all(r.provenance.exact for r in results)
+    assert all(len(np.unique(r.mask)) > 3 for r in results)  # so that equality says something
+
+
+@torch.inference_mode()
+def test_provisional_features_are_the_propagated_ones(
+    tiny: Segmenter, make_frame: MakeFrame
+) -> None:
+    frames = [make_frame(i) for i in range(3)]
+    ref = Reference(tiny, frames[0])
+    engine = engine_of(tiny, ALWAYS, delay=100)
+    last = [engine.process(frame) for frame in frames][-1]
+    low = [ref.low(frame) for frame in frames]
+    provisional = ref.carry(tiny.higher(low[0]), low[0], low[1])
+    carried = ref.carry(provisional, low[1], low[2])
+    assert (last.mask == ref.mask(tiny.classify_fused(carried, low[2]))).all()
+    exact = ref.carry(tiny.higher(low[1]), low[1], low[2])
+    assert (last.mask != ref.mask(tiny.classify_fused(exact, low[2]))).any()
+    assert not last.provenance.exact
+    assert last.provenance.key_stamp_ns == frames[1].stamp_ns
+
+
+@pytest.mark.parametrize("policy", ["propagate", "as_is", "drop"])
+@torch.inference_mode()
+def test_late_refinement(tiny: Segmenter, make_frame: MakeFrame, policy: str) -> None:
+    """Frame 1's Sh is due at frame 3, when frame 2 is the key frame."""
+    frames = [make_frame(i) for i in range(4)]
+    ref = Reference(tiny, frames[0])
+    engine = engine_of(tiny, ALWAYS, delay=2, late_refinement=policy)
+    last = [engine.process(frame) for frame in frames][-1]
+    low = [ref.low(frame) for frame in frames]
+    exact_of_1 = tiny.higher(low[1])
+    of_2 = {
+        "propagate": lambda: ref.carry(exact_of_1, low[1], low[2]),
+        "as_is": lambda: exact_of_1,
+        "drop": lambda: ref.carry(
+            ref.carry(tiny.higher(low[0]), low[0], low[1]), low[1], low[2]
+        ),
+    }[policy]()  # fmt: skip
+    expected = tiny.classify_fused(ref.carry(of_2, low[2], low[3]), low[3])
+    assert (last.mask == ref.mask(expected)).all()
+    assert not last.provenance.exact
+    counters = engine.counters
+    assert (counters.carried, counters.dropped_late) == ((0, 1) if policy == "drop" else (1, 0))
+
+
+def test_provenance_ages(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    engine = engine_of(tiny, NEVER)
+    for index, stamp_ms in enumerate([50, 150, 150, 400]):
+        result = engine.process(make_frame(index, stamp_ms=stamp_ms))
+        assert result.provenance.key_age_frames == index
+        assert result.provenance.key_age_ms == stamp_ms - 50
+        assert result.provenance.key_stamp_ns == 50_000_000
+        assert result.stamp_ns == stamp_ms * 1_000_000
+        assert result.frame_id == "camera"
+    assert engine.counters.key_frames == 1
+    assert engine.counters.submitted == 0
+
+
+def test_key_interval_forces_key_frames(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    engine = engine_of(tiny, NEVER, max_key_interval=3)
+    results = [engine.process(make_frame(i)) for i in range(8)]
+    chosen = [r.selection.is_key for r in results if r.selection is not None]
+    assert chosen == [False, False, True, False, False, True, False]
+    assert [r.provenance.key_age_frames for r in results] == [0, 1, 2, 3, 1, 2, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"size": (40, 56)}, ResetReason.SIZE_CHANGED),
+        ({"frame_id": "other"}, ResetReason.FRAME_ID_CHANGED),
+        ({"stamp_ms": 50}, ResetReason.TIME_JUMPED_BACK),
+        ({"stamp_ms": 5000}, ResetReason.GAP),
+    ],
+)
+def test_each_reset_begins_an_epoch(
+    tiny: Segmenter, make_frame: MakeFrame, change: dict[str, object], reason: ResetReason
+) -> None:
+    engine = engine_of(tiny, ALWAYS, delay=100)
+    first, second = engine.process(make_frame(0)), engine.process(make_frame(1))
+    assert (first.provenance.reset, second.provenance.reset) == (ResetReason.FIRST_FRAME, None)
+    changed = make_frame(2, **change)
+    third = engine.process(changed)
+    assert third.provenance.reset is reason
+    assert third.provenance.kind is MaskKind.FULL
+    assert third.provenance.epoch == 1
+    assert third.mask.shape == changed.image.shape[:2]
+    assert third.counters.dropped_stale == 1
+    # Nothing of the old epoch shows: the same as a fresh engine's mask.
+    assert (third.mask == engine_of(tiny, ALWAYS).process(changed).mask).all()
+
+
+def test_requested_reset(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    engine = engine_of(tiny, NEVER)
+    engine.process(make_frame(0))
+    engine.reset()
+    result = engine.process(make_frame(1))
+    assert result.provenance.reset is ResetReason.REQUESTED
+    assert result.counters.resets == result.provenance.epoch == 1
+    assert engine.process(make_frame(2)).provenance.reset is None
+
+
+def test_selector_runs_after_the_mask_is_out(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    order: list[str] = []
+    published: list[Segmentation] = []
+    tiny.selector.register_forward_hook(lambda *_: order.append("selector"))
+    engine = engine_of(tiny, ALWAYS)
+    engine.process(make_frame(0))
+    result = engine.process(
+        make_frame(1), lambda mask: (order.append("mask"), published.append(mask))
+    )
+    assert order == ["mask", "selector"]
+    assert published[0].selection is None
+    assert published[0].timing.selector_ms == 0.0
+    assert published[0].mask is result.mask
+    assert result.selection is not None
+    assert result.selection.is_key
+    assert 0 <= result.selection.deviation <= 1
+    assert result.timing.selector_ms > 0
+    assert result.timing.latency_ms == published[0].timing.latency_ms
+
+
+def test_publish_that_raises_leaves_the_state_whole(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    def refuse(_: Segmentation) -> None:
+        raise OSError("nobody listens")
+
+    engine, other = engine_of(tiny, ALWAYS), engine_of(tiny, ALWAYS)
+    for index in range(3):
+        with pytest.raises(OSError, match="nobody listens"):
+            engine.process(make_frame(index), refuse)
+        other.process(make_frame(index))
+    assert engine.counters == other.counters
+    assert (engine.process(make_frame(3)).mask == other.process(make_frame(3)).mask).all()
+
+
+class Saboteur(nn.Module):
+    """Stands before a real part of the network and does ``action`` to what passes."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+        self.action: Callable[[Tensor], Tensor] = lambda x: x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(self.action(x))
+
+
+def in_sh(segmenter: Segmenter) -> Saboteur:
+    stage = segmenter.backbone.layer4
+    stage[0] = Saboteur(stage[0])
+    return stage[0]
+
+
+def out_of_memory(_: Tensor) -> Tensor:
+    raise torch.OutOfMemoryError("out of memory, 3 GiB wanted")
+
+
+def test_error_in_sl_leaves_the_state_usable(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    part = tiny.backbone.conv1 = Saboteur(tiny.backbone.conv1)
+    engine, other = engine_of(tiny, ALWAYS), engine_of(tiny, ALWAYS)
+    for index in range(4):
+        part.action = out_of_memory
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.process(make_frame(index))
+        part.action = lambda x: x
+        result, expected = engine.process(make_frame(index)), other.process(make_frame(index))
+        assert (result.mask == expected.mask).all()
+        assert result.provenance == expected.provenance
+
+
+FAILURES = [
+    (out_of_memory, "OutOfMemoryError: out of memory, 3 GiB wanted"),
+    (lambda x: x * float("nan"), "not finite"),
+    (lambda x: x + float("inf"), "not finite"),
+]
+
+
+@pytest.mark.parametrize(("action", "message"), FAILURES)
+@torch.inference_mode()
+def test_sh_failing_on_a_first_frame(
+    tiny: Segmenter, make_frame: MakeFrame, action: Callable[[Tensor], Tensor], message: str
+) -> None:
+    """Degraded masks until the background delivers, never a pause."""
+    sh = in_sh(tiny)
+    engine = engine_of(tiny, NEVER, delay=2)
+    sh.action = action
+    results = [engine.process(make_frame(i)) for i in range(4)]
+    ref = Reference(tiny, make_frame(0))
+    for index, result in enumerate(results):
+        assert result.provenance.kind is MaskKind.DEGRADED
+        assert (result.provenance.exact, result.provenance.key_age_frames) == (False, 0)
+        assert result.provenance.key_stamp_ns == result.stamp_ns
+        expected = tiny.classify_low(ref.low(make_frame(index)))
+        assert (result.mask == ref.mask(expected)).all()
+    # Frame 1 tried again in the background and failed at frame 3, which tries in its turn.
+    assert (engine.counters.degraded, engine.counters.submitted) == (4, 2)
+    assert (engine.counters.failed, engine.counters.pending) == (1, 1)
+    assert message in engine.counters.last_failure
+    sh.action = lambda x: x
+    kinds = [engine.process(make_frame(i)).provenance for i in (4, 5, 6)]
+    assert [p.kind for p in kinds] == [MaskKind.DEGRADED] + 2 * [MaskKind.PROPAGATED]
+    assert kinds[1].exact
+    assert kinds[1].key_stamp_ns == make_frame(3).stamp_ns
+    assert engine.counters.resets == 0
+
+
+@pytest.mark.parametrize(("action", "message"), FAILURES)
+def test_sh_failing_in_the_background(
+    tiny: Segmenter, make_frame: MakeFrame, action: Callable[[Tensor], Tensor], message: str
+) -> None:
+    sh = in_sh(tiny)
+    engine = engine_of(tiny, ALWAYS, delay=1)
+    engine.process(make_frame(0))
+    sh.action = action
+    results = [engine.process(make_frame(i)) for i in range(1, 5)]
+    assert all(r.provenance.kind is MaskKind.PROPAGATED for r in results)
+    assert not any(r.provenance.exact for r in results[1:])
+    assert (engine.counters.failed, engine.counters.refined) == (3, 0)
+    assert message in engine.slow_track().last_error
+    sh.action = lambda x: x
+    assert engine.process(make_frame(5)).provenance.exact  # the next key frame tried again
+    assert engine.slow_track().last_error == ""
+    assert message in engine.counters.last_failure
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (8, 8), (49, 67), (1, 200)])
+@pytest.mark.parametrize("inference_height", [0, 32])
+def test_mask_has_the_inputs_size(
+    tiny: Segmenter, make_frame: MakeFrame, size: tuple[int, int], inference_height: int
+) -> None:
+    engine = engine_of(tiny, ALWAYS, inference_height=inference_height)
+    for index in range(3):
+        result = engine.process(make_frame(index, size=size))
+        assert result.mask.shape == size
+        assert result.mask.dtype == np.uint8
+        assert result.mask.max() < tiny.config.num_classes
+
+
+def test_frame_of_absurd_size_is_refused_and_forgotten(
+    tiny: Segmenter, make_frame: MakeFrame
+) -> None:
+    engine = engine_of(tiny, NEVER, inference_height=32)
+    engine.process(make_frame(0))
+    with pytest.raises(FrameError, match="set a smaller inference_height"):
+        engine.process(make_frame(1, size=(1, 1_000_000)))
+    assert engine.process(make_frame(2)).provenance.kind is MaskKind.PROPAGATED
+    assert engine.counters.resets == 0
+
+
+def test_dynamic_settings_take_effect_on_the_next_frame(
+    tiny: Segmenter, make_frame: MakeFrame
+) -> None:
+    engine = engine_of(tiny, NEVER)
+    engine.process(make_frame(0))
+    engine.reconfigure(
+        EngineConfig(deviation_threshold=0.0, slow_track_min_share=0.5, **ONE_THREAD)
+    )
+    selection = engine.process(make_frame(1)).selection
+    assert selection is not None
+    assert (selection.threshold, selection.is_key) == (0.0, True)
+    with pytest.raises(ConfigError, match="inference_height is 0 until the engine is made anew"):
+        engine.reconfigure(EngineConfig(inference_height=64, **ONE_THREAD))
+    assert engine.config.deviation_threshold == 0.0
+
+
+def test_one_caller_at_a_time(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    engine = engine_of(tiny, NEVER)
+    errors: list[str] = []
+
+    def intrude(_: Segmentation) -> None:
+        def body() -> None:
+            try:
+                engine.process(make_frame(1))
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        thread.join()
+
+    engine.process(make_frame(0), intrude)
+    assert errors == ["process() runs in another thread; call it from one at a time"]
+    assert engine.process(make_frame(1)).counters.frames == 2
+
+
+def test_training_mode_is_refused(tiny: Segmenter) -> None:
+    with pytest.raises(ValueError, match="call its eval"):
+        engine_of(tiny.train(), NEVER)
+
+
+def test_engine_from_a_checkpoint(tiny: Segmenter, make_frame: MakeFrame, tmp_path: Path) -> None:
+    classes = tuple(f"class{i}" for i in range(11))
+    header = Header(NETWORKS["tiny"], classes, ((0, 0, 0),) * 11, threshold=0.125)
+    save(tmp_path / "tiny.safetensors", tiny, header, torch.float32)
+    with Engine.from_checkpoint(tmp_path / "tiny.safetensors", device="cpu") as engine:
+        assert engine.header == header
+        first = engine.process(make_frame(0))
+        assert (first.mask == engine_of(tiny, NEVER).process(make_frame(0)).mask).all()
+        selection = engine.process(make_frame(1)).selection
+        assert selection is not None
+        assert selection.threshold == 0.125
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.process(make_frame(2))
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:64", "meta", "cuda:x"])
+def test_device_that_is_not_there(device: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"device is '{device}'"):
+        Engine.from_checkpoint(tmp_path / "none", device=device)
+
+
+def test_missing_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="check the path"):
+        Engine.from_checkpoint(tmp_path / "none.safetensors", device="cpu")
+
+
+def test_full_engine_segments_each_frame_by_itself(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    full = FullEngine(tiny, EngineConfig(**ONE_THREAD))
+    for index in range(3):
+        published: list[Segmentation] = []
+        result = full.process(make_frame(index), published.append)
+        assert published == [result]
+        alone = engine_of(tiny, NEVER).process(make_frame(index))
+        assert (result.mask == alone.mask).all()
+        assert result.provenance.kind is MaskKind.FULL
+        assert (result.counters.frames, result.provenance.key_age_ms) == (index + 1, 0.0)
+    full.reset()
+    assert full.process(make_frame(3)).provenance.reset is ResetReason.REQUESTED

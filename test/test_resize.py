@@ -1,0 +1,93 @@
+"""Image to network input, logits to mask: sizes, borders and alignment."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowlat_seg_ros.engine.resize import MAX_PIXELS, mask_of, network_input, plan
+from lowlat_seg_ros.frames import FrameError
+from lowlat_seg_ros.network.segmenter import MEAN, STD, Segmenter
+
+
+def ramp_logits(padded: tuple[int, int], edge: float, axis: int) -> torch.Tensor:
+    """Two classes; class 1 wins beyond ``edge``, in pixels of the network's input."""
+    cells = torch.arange(padded[axis] // 8) * 8 + 3.5  # pixel centres of the cells
+    line = (cells - edge).view((-1, 1) if axis == 0 else (1, -1))
+    plane = line.expand(padded[0] // 8, padded[1] // 8)
+    return torch.stack([torch.zeros_like(plane), plane])[None]
+
+
+@given(
+    height=st.integers(40, 200),
+    width=st.integers(40, 200),
+    inference=st.sampled_from([0, 48, 100]),
+    axis=st.sampled_from([0, 1]),
+    where=st.floats(0.3, 0.7),
+)
+@settings(max_examples=60, deadline=None)
+def test_mask_is_aligned(height: int, width: int, inference: int, axis: int, where: float) -> None:
+    """A straight edge in the logits lies at the very pixel where geometry puts it."""
+    geometry = plan((height, width), inference)
+    edge = where * geometry.scaled[axis] - 0.5  # pixel coordinate at the network's size
+    mask = mask_of(ramp_logits(geometry.padded, edge, axis), geometry)
+    assert mask.shape == (height, width)
+    assert mask.dtype == np.uint8
+    size = geometry.image[axis]
+    on_input = where * size - 0.5
+    pixels = np.arange(size)
+    sure = abs(pixels - on_input) > 1e-2  # float32 coordinates
+    line = mask if axis == 1 else mask.T
+    assert (line[:, sure] == (pixels > on_input)[sure]).all()
+
+
+def test_unpadded_mask_is_plain_bilinear_interpolation() -> None:
+    logits = torch.randn(1, 5, 6, 8, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(logits, (48, 64), mode="bilinear").argmax(1)[0].numpy()
+    assert (mask_of(logits, plan((48, 64), 0)) == expected).all()
+
+
+def test_padding_repeats_the_edge(tiny: Segmenter) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (13, 21, 3), dtype=np.uint8)
+    geometry = plan((13, 21), 0)
+    assert geometry.padded == (16, 24)
+    tensor = network_input(image, geometry, tiny)
+    expected = np.pad(image, ((0, 3), (0, 3), (0, 0)), mode="edge").astype(np.float32) / 255
+    expected = (expected - np.float32(MEAN)) / np.float32(STD)
+    assert tensor.shape == (1, 3, 16, 24)
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(tensor[0].permute(1, 2, 0).contiguous().numpy(), expected)
+
+
+@pytest.mark.parametrize("inference_height", [0, 16])
+def test_any_memory_layout(tiny: Segmenter, inference_height: int) -> None:
+    """Mirrored, strided and read-only images are as good as their copies."""
+    whole = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    geometry = plan((20, 20), inference_height)
+    view = whole[::2, ::-3, ::-1]
+    view.flags.writeable = False
+    expected = network_input(view.copy(), geometry, tiny)
+    assert torch.equal(network_input(view, geometry, tiny), expected)
+
+
+def test_aspect_is_kept() -> None:
+    geometry = plan((720, 1280), 360)
+    assert geometry.scaled == geometry.padded == (360, 640)
+    assert plan((375, 500), 100).scaled == (100, 133)
+    assert plan((1000, 1), 16).scaled == (16, 1)
+
+
+def test_shrinking_averages_areas(tiny: Segmenter) -> None:
+    checker = np.indices((64, 64)).sum(0) % 2 * 255
+    image = np.repeat(checker[..., None], 3, 2).astype(np.uint8)
+    tensor = network_input(image, plan((64, 64), 16), tiny)
+    grey = (torch.full((3,), 128 / 255) - torch.tensor(MEAN)) / torch.tensor(STD)
+    torch.testing.assert_close(tensor, grey.view(1, 3, 1, 1).expand(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(("size", "inference_height"), [((1, 100_000), 720), ((8000, 8000), 0)])
+def test_absurd_sizes_are_refused(size: tuple[int, int], inference_height: int) -> None:
+    with pytest.raises(FrameError, match=f"over {MAX_PIXELS} pixels; set a smaller"):
+        plan(size, inference_height)

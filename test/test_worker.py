@@ -1,0 +1,214 @@
+"""Slow tracks, ledger, gate and cache on their own, without a network."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
+from lowlat_seg_ros.engine.gate import Gate
+from lowlat_seg_ros.engine.ledger import Ledger, Outcome
+from lowlat_seg_ros.engine.refine import Pause
+from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
+from lowlat_seg_ros.engine.worker import ThreadedSlowTrack
+
+WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
+
+
+def key(index: int, epoch: int = 0) -> KeyFrame:
+    empty = torch.empty(0)
+    return KeyFrame(empty, empty, empty, None, index * 10**8, index, epoch, exact=False)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "the slow track is stuck"
+        time.sleep(0.001)
+
+
+class Recorder:
+    """A job that notes which key frames it ran on, and can be held."""
+
+    def __init__(self) -> None:
+        self.ran: list[int] = []
+        self.started, self.go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, key: KeyFrame, pause: Pause) -> Outcome:
+        self.started.release()
+        assert self.go.acquire(timeout=WAIT_S)
+        pause()
+        self.ran.append(key.index)
+        return Outcome.REFINED
+
+
+def test_newest_waiting_job_wins() -> None:
+    job, ledger = Recorder(), Ledger()
+    track = ThreadedSlowTrack(job, ledger, EngineConfig())
+    track.submit(key(0))
+    assert job.started.acquire(timeout=WAIT_S)
+    for index in (1, 2, 3):
+        track.submit(key(index))
+    assert track.state().running
+    assert track.state().waiting
+    assert (ledger.counters.superseded, ledger.counters.pending) == (2, 2)
+    job.go.release(2)
+    assert job.started.acquire(timeout=WAIT_S)
+    until(lambda: not ledger.counters.pending)
+    assert track.close(WAIT_S)
+    assert job.ran == [0, 3]
+    assert ledger.counters.refined == 2
+    assert not track.state().alive
+
+
+def test_job_that_raises_is_counted_and_the_next_one_runs() -> None:
+    def fail_first(job: KeyFrame, pause: Pause) -> Outcome:
+        if job.index == 0:
+            raise MemoryError("no memory left")
+        return Outcome.REFINED
+
+    ledger = Ledger()
+    track = ThreadedSlowTrack(fail_first, ledger, EngineConfig())
+    for index in (0, 1):
+        track.submit(key(index))
+        until(lambda: not (ledger.counters.pending or track.state().running))
+        assert ("no memory left" in track.state().last_error) is (index == 0)
+    assert track.close(WAIT_S)
+    assert (ledger.counters.failed, ledger.counters.refined) == (1, 1)
+    assert "frame 0: MemoryError: no memory left" in ledger.counters.last_failure
+
+
+def test_close_drops_what_waits_and_stops_what_runs() -> None:
+    job, ledger = Recorder(), Ledger()
+    track = ThreadedSlowTrack(job, ledger, EngineConfig())
+    track.submit(key(0))
+    assert job.started.acquire(timeout=WAIT_S)
+    track.submit(key(1))
+    assert not track.close(timeout_s=0.0)  # held inside a block: abandoned for now
+    track.submit(key(2))
+    job.go.release()
+    assert track.close(WAIT_S)
+    assert job.ran == []  # its next pause ended it
+    assert (ledger.counters.dropped_stale, ledger.counters.pending) == (3, 0)
+
+
+def test_threads_are_set_in_the_worker_alone() -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def look(job: KeyFrame, pause: Pause) -> Outcome:
+        seen.append(torch.get_num_threads())
+        return Outcome.REFINED
+
+    track = ThreadedSlowTrack(look, ledger := Ledger(), EngineConfig(slow_track_threads=before + 1))
+    track.submit(key(0))
+    until(lambda: not ledger.counters.pending)
+    assert track.close(WAIT_S)
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("delay", "due"),
+    [
+        (Delay(frames=0), 3),
+        (Delay(frames=2), 4),
+        (Delay(ms=150), 4),
+        (Delay(ms=200), 4),
+        (Delay(ms=201), 5),
+    ],
+)
+def test_virtual_result_shows_at_its_time(delay: Delay, due: int) -> None:
+    """A job submitted at frame 2, 10 Hz."""
+    job, ledger = Recorder(), Ledger()
+    job.go.release(100)
+    track = VirtualSlowTrack(job, ledger, EngineConfig(), delay)
+    for index in range(10):
+        with track.frame(index, index * 10**8):
+            assert (2 in job.ran) is (index >= due)
+        if index == 2:
+            track.submit(key(2))
+
+
+def test_virtual_jobs_queue_like_real_ones() -> None:
+    """Every frame is a key frame, Sh takes 3 frames: it always takes the newest waiting one."""
+    job, ledger = Recorder(), Ledger()
+    job.go.release(100)
+    track = VirtualSlowTrack(job, ledger, EngineConfig(), Delay(frames=3))
+    shown: dict[int, int] = {}
+    for index in range(10):
+        with track.frame(index, 0):
+            shown |= {ran: index for ran in job.ran if ran not in shown}
+        track.submit(key(index))
+    assert shown == {0: 3, 2: 6, 5: 9}
+    assert (ledger.counters.refined, ledger.counters.superseded, ledger.counters.pending) == (
+        3,
+        5,
+        2,
+    )
+    track.cancel()
+    assert (ledger.counters.dropped_stale, ledger.counters.pending) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"frames": 1, "ms": 1.0}, {"frames": -1}, {"ms": float("nan")}]
+)
+def test_delay_must_be_one_duration(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="give one of them"):
+        Delay(**wrong)  # type: ignore[arg-type]
+
+
+def run_through(gate: Gate) -> threading.Thread:
+    def body() -> None:
+        gate.begin_job()
+        gate.wait()
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_gate_holds_until_the_foreground_is_idle() -> None:
+    gate = Gate(min_share=0.0)
+    with gate.foreground():
+        thread = run_through(gate)
+        thread.join(0.1)
+        assert thread.is_alive()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_gate_never_starves_the_slow_track(share: float) -> None:
+    gate = Gate(share)
+    with gate.foreground():
+        thread = run_through(gate)
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+def test_released_gate_lets_everyone_through() -> None:
+    gate = Gate(min_share=0.0)
+    with gate.foreground():
+        thread = run_through(gate)
+        gate.release()
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+def test_cache_refuses_outdated_work() -> None:
+    cache = KeyFrameCache()
+    first = key(0)
+    assert cache.replace(None, first)
+    assert not cache.replace(None, key(1))  # not based on the current one
+    refined = dataclasses.replace(first, exact=True)
+    assert cache.replace(first, refined)
+    assert not cache.replace(first, key(1))
+    cache.begin_epoch()
+    assert cache.snapshot() == (None, 1)
+    assert not cache.replace(refined, key(1))
+    assert not cache.replace(None, key(1, epoch=0))  # computed before the reset
+    assert cache.replace(None, key(1, epoch=1))
