@@ -57,7 +57,10 @@ class Augment:
         zoom = low * (high / low) ** u[0]
         # Half-extent of the crop in the source's [-1, 1] coordinates; above 1 it shows the outside.
         half_x, half_y = self.crop[1] / (zoom * width), self.crop[0] / (zoom * height)
-        centre_x, centre_y = (2 * u[1] - 1) * (1 - half_x).abs(), (2 * u[2] - 1) * (1 - half_y).abs()
+        centre_x, centre_y = (
+            (2 * u[1] - 1) * (1 - half_x).abs(),
+            (2 * u[2] - 1) * (1 - half_y).abs(),
+        )
         sign = torch.where((u[3] < 0.5) & self.flip, -1.0, 1.0)
         theta = torch.zeros(count, 2, 3, device=device)
         theta[:, 0, 0], theta[:, 0, 2] = half_x * sign, centre_x
@@ -93,7 +96,9 @@ def jitter_colours(images: Tensor, amounts: Tensor) -> Tensor:
     """Brightness, contrast, saturation and gamma of (N, 3, H, W) in [0, 1], by ``amounts`` (N, 4)."""
     brightness, contrast, saturation, gamma = amounts.view(-1, 4, 1, 1, 1).unbind(1)
     out = images * (1 + brightness)
-    out = (out - out.mean(dim=(1, 2, 3), keepdim=True)) * (1 + contrast) + out.mean(dim=(1, 2, 3), keepdim=True)
+    out = (out - out.mean(dim=(1, 2, 3), keepdim=True)) * (1 + contrast) + out.mean(
+        dim=(1, 2, 3), keepdim=True
+    )
     out = out + saturation * (out - out.mean(dim=1, keepdim=True))
     return out.clamp(1e-4, 1.0) ** torch.exp(gamma)
 
