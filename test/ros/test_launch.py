@@ -57,11 +57,19 @@ def observer() -> Iterator[Node]:
     rclpy.shutdown()
 
 
-def test_node_starts_with_its_arguments(observer: Node, tmp_path: Path) -> None:
+def test_node_starts_with_its_arguments(observer: Node, tmp_path: Path, checkpoint: Path) -> None:
     file = tmp_path / "parameters.yaml"
     file.write_text("/**/segmentation_node: {ros__parameters: {max_key_interval: 7}}")
-    given = ["namespace:=car", f"params_file:={file}", "use_sim_time:=true", "image:=/front/image"]
-    command = ["ros2", "launch", "lowlat_seg_ros", FILE.name, *given, "device:=cpu"]
+    arguments = {
+        "image": "/front/image",
+        "namespace": "car",
+        "params_file": file,
+        "checkpoint": checkpoint,
+        "device": "cpu",
+        "use_sim_time": "true",
+    }
+    given = [f"{name}:={value}" for name, value in arguments.items()]
+    command = ["ros2", "launch", "lowlat_seg_ros", FILE.name, *given]
     process = subprocess.Popen(command)
     try:
         wait(lambda: observer.count_subscribers("/front/image") == 1, process)
