@@ -139,7 +139,8 @@ class Backbone(nn.Module):
             valid = "'layer2', 'layer3'" if config.output_stride == 8 else "'layer2'"
             raise ConfigError(
                 f"split is {config.split!r}; Sl must end in {valid} or a block of it such as "
-                f"'layer2.1', so that its features have stride 8 (output_stride {config.output_stride})"
+                f"'layer2.1', so that its features have stride 8 at output_stride "
+                f"{config.output_stride}"
             )
         cut = names.index(ends[-1]) + 1
         return names[:cut], names[cut:]

@@ -46,6 +46,8 @@ class Header:
                 raise ConfigError(
                     f"{len(getattr(self, name))} {name} for {self.network.num_classes} classes"
                 )
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold is {self.threshold}; it must lie in [0, 1]")
 
 
 def save(path: str | Path, segmenter: Segmenter, header: Header, dtype: torch.dtype) -> None:
@@ -92,7 +94,10 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmente
     Every weight must be there, none may be left over; raises :class:`CheckpointError` otherwise.
     """
     header = read_header(path)
-    segmenter = Segmenter(header.network)
+    try:
+        segmenter = Segmenter(header.network)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} describes an impossible network: {error}") from error
     try:
         with safe_open(str(path), framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -116,7 +121,8 @@ def restore(segmenter: Segmenter, state: dict[str, torch.Tensor], source: str) -
     missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or extra:
         raise CheckpointError(
-            f"{source} does not fit its configuration: missing {missing[:3]}, unexpected {extra[:3]}"
+            f"{source} does not fit its configuration: missing {missing[:3]}, "
+            f"unexpected {extra[:3]}"
         )
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:

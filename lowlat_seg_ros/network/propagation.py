@@ -81,11 +81,15 @@ class _SpatiallyVariantConvolution(torch.autograd.Function):
 def _shifts(kernel: int, height: int, width: int) -> list[tuple[int, slice, slice]]:
     """Tap index and the window of the padded features that it multiplies."""
     half = kernel // 2
+
+    def window(shift: int, size: int) -> slice:
+        return slice(half - shift, half - shift + size)
+
     return [
-        ((u + half) * kernel + v + half, slice(half - u, half - u + height), slice(half - v, half - v + width))
+        ((u + half) * kernel + v + half, window(u, height), window(v, width))
         for u in range(-half, half + 1)
         for v in range(-half, half + 1)
-    ]  # fmt: skip
+    ]
 
 
 def _pad_nhwc(features: Tensor, kernel: int) -> Tensor:

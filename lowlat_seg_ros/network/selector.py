@@ -1,4 +1,4 @@
-"""Key-frame selector: predicts the deviation of the segmentation from the key frame's (Sec. 3.2)."""
+"""Key-frame selector: predicts a segmentation's deviation from the key frame's (Sec. 3.2)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,161 @@
+"""Checkpoints: what goes in comes out, and anything else is refused with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lowlat_seg_ros.config import NETWORKS, ConfigError
+from lowlat_seg_ros.network.checkpoint import (
+    FORMAT,
+    CheckpointError,
+    Header,
+    load,
+    read_header,
+    save,
+    weights,
+)
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+HEADER = Header(
+    NETWORKS["tiny"],
+    classes=tuple(f"class {i}" for i in range(11)),
+    colours=tuple((i, 2 * i, 255) for i in range(11)),
+    threshold=0.2,
+    provenance={"data": "none", "stages": [{"steps": 3}]},
+)
+
+
+@pytest.fixture
+def path(tiny: Segmenter, tmp_path: Path) -> Path:
+    target = tmp_path / "folder" / "tiny.safetensors"
+    save(target, tiny, HEADER, torch.float32)
+    return target
+
+
+def metadata_of(header: Header) -> dict[str, str]:
+    return {"format": FORMAT} | {k: json.dumps(v) for k, v in dataclasses.asdict(header).items()}
+
+
+def test_round_trip(tiny: Segmenter, path: Path) -> None:
+    loaded, header = load(path)
+    assert header == HEADER
+    assert not loaded.training
+    assert loaded.config == tiny.config
+    expected = weights(tiny)
+    found = weights(loaded)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_half_precision_on_disk_is_float_in_memory(tiny: Segmenter, tmp_path: Path) -> None:
+    save(tmp_path / "half.safetensors", tiny, HEADER, torch.float16)
+    loaded, _ = load(tmp_path / "half.safetensors")
+    for name, tensor in weights(loaded).items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, weights(tiny)[name].half().float())
+
+
+def test_weight_out_of_half_precision_is_refused(tiny: Segmenter, tmp_path: Path) -> None:
+    with torch.no_grad():
+        tiny.classifier.weight[0, 0] = 1e6
+    with pytest.raises(
+        CheckpointError, match=r"classifier\.weight is not finite in torch\.float16"
+    ):
+        save(tmp_path / "half.safetensors", tiny, HEADER, torch.float16)
+    assert not (tmp_path / "half.safetensors").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 2000, -1])
+def test_truncated_file(path: Path, keep: int) -> None:
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all, but some text", b"\xff" * 64])
+def test_wrong_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "wrong").write_bytes(content)
+    with pytest.raises(CheckpointError, match="check the path"):
+        load(tmp_path / "wrong")
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for wrong in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(CheckpointError, match="check the path"):
+            read_header(wrong)
+
+
+def test_someone_elses_safetensors(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="has format None, not"):
+        load(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": None}, "damaged header"),
+        ({"network": "{}}"}, "damaged header"),
+        ({"network": '{"backbone": "vgg"}'}, "choose one of resnet18"),
+        ({"network": '{"depth": 3}'}, "no setting depth"),
+        ({"colours": None}, "damaged header"),
+        ({"colours": "[]"}, "0 colours for 11 classes"),
+        ({"classes": '["road"]'}, "1 classes for 11 classes"),
+        ({"network": '{"split": "layer9"}'}, "impossible network: split is 'layer9'"),
+        ({"network": '{"num_classes": 11.0}'}, "impossible network"),
+        ({"threshold": None}, "threshold"),
+        ({"threshold": '"high"'}, "damaged header"),
+        ({"threshold": "NaN"}, r"threshold is nan; it must lie in \[0, 1\]"),
+        ({"mood": '"good"'}, "no setting mood"),
+    ],
+)
+def test_damaged_header(path: Path, change: dict[str, str | None], message: str) -> None:
+    tensors = load_file(path)
+    merged = metadata_of(HEADER) | change
+    save_file(tensors, path, {k: v for k, v in merged.items() if v is not None})
+    with pytest.raises(CheckpointError, match=message):
+        load(path)
+
+
+def drop(state: dict[str, torch.Tensor]) -> None:
+    del state["backbone.conv1.weight"]
+
+
+def add(state: dict[str, torch.Tensor]) -> None:
+    state["backbone.fc.weight"] = torch.zeros(1)
+
+
+def poison(state: dict[str, torch.Tensor]) -> None:
+    state["fusion.mix.0.weight"][0, 0, 0, 0] = float("nan")
+
+
+def reshape(state: dict[str, torch.Tensor]) -> None:
+    state["classifier.bias"] = torch.zeros(12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop, r"missing \['backbone\.conv1\.weight'\], unexpected \[\]"),
+        (add, r"missing \[\], unexpected \['backbone\.fc\.weight'\]"),
+        (poison, r"fusion\.mix\.0\.weight holds values that are not finite"),
+        (reshape, r"classifier\.bias is \(12,\), not \(11,\)"),
+    ],
+)
+def test_weights_are_loaded_strictly(path: Path, change: object, message: str) -> None:
+    tensors = load_file(path)
+    change(tensors)  # type: ignore[operator]
+    save_file(tensors, path, metadata_of(HEADER))
+    with pytest.raises(CheckpointError, match=message):
+        load(path)
+
+
+def test_header_must_name_every_class() -> None:
+    with pytest.raises(ConfigError, match="2 classes for 11 classes"):
+        dataclasses.replace(HEADER, classes=("road", "sky"))
