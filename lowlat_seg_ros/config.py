@@ -31,8 +31,13 @@ def setting(
     ``dynamic`` settings may change while the node runs; the others need a restart.
     """
     metadata = {
-        "doc": doc, "unit": unit, "low": low, "high": high, "choices": choices, "dynamic": dynamic,
-    }  # fmt: skip
+        "doc": doc,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "dynamic": dynamic,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -59,7 +64,8 @@ def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ConfigError(
-            f"{kind.__name__} has no setting {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            f"{kind.__name__} has no setting {', '.join(unknown)}; "
+            f"known: {', '.join(sorted(known))}"
         )
     # JSON and YAML know lists only; the records are hashable and hold tuples.
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
@@ -79,12 +85,22 @@ class NetworkConfig:
         "last part of Sl in torchvision's names: a stage ('layer2') or a block ('layer3.2', which "
         "the paper calls conv4_3); it must have stride 8",
     )
-    output_stride: int = setting(8, "stride of F_h before propagation (8 as published, or 16)", low=8, high=16)  # fmt: skip
+    output_stride: int = setting(
+        8, "stride of F_h before propagation (8 as published, or 16)", low=8, high=16
+    )
     num_classes: int = setting(11, "classes, without the ignored label 255", low=2, high=255)
-    module_channels: int = setting(64, "width of predictor, selector, AdaptNet and fusion (256 in the paper)", low=4, high=1024)  # fmt: skip
-    high_channels: int = setting(64, "Ch: channels of the projected high-level features F_h", low=4, high=2048)  # fmt: skip
-    context_channels: int = setting(64, "channels of each branch of the pyramid-pooling context head", low=4, high=1024)  # fmt: skip
-    context_bins: tuple[int, ...] = setting((1, 2, 3, 6), "grid sizes of the pyramid-pooling context head")  # fmt: skip
+    module_channels: int = setting(
+        64, "width of predictor, selector, AdaptNet and fusion (256 in the paper)", low=4, high=1024
+    )
+    high_channels: int = setting(
+        64, "Ch: channels of the projected high-level features F_h", low=4, high=2048
+    )
+    context_channels: int = setting(
+        64, "channels of each branch of the pyramid-pooling context head", low=4, high=1024
+    )
+    context_bins: tuple[int, ...] = setting(
+        (1, 2, 3, 6), "grid sizes of the pyramid-pooling context head"
+    )
     kernel_size: int = setting(9, "K: side of the predicted kernels; odd", low=1, high=31)
 
     def __post_init__(self) -> None:
@@ -99,9 +115,20 @@ class NetworkConfig:
 #: published in Sec. 4; ``tiny`` is for tests.
 NETWORKS: dict[str, NetworkConfig] = {
     "resnet18": NetworkConfig(),
-    "resnet50": NetworkConfig(backbone="resnet50", module_channels=128, high_channels=128, context_channels=256),  # fmt: skip
-    "paper_resnet101": NetworkConfig(backbone="resnet101", split="layer3.2", num_classes=19, module_channels=256, high_channels=256, context_channels=512),  # fmt: skip
-    "tiny": NetworkConfig(backbone="tiny", module_channels=8, high_channels=8, context_channels=4, context_bins=(1, 2)),  # fmt: skip
+    "resnet50": NetworkConfig(
+        backbone="resnet50", module_channels=128, high_channels=128, context_channels=256
+    ),
+    "paper_resnet101": NetworkConfig(
+        backbone="resnet101",
+        split="layer3.2",
+        num_classes=19,
+        module_channels=256,
+        high_channels=256,
+        context_channels=512,
+    ),
+    "tiny": NetworkConfig(
+        backbone="tiny", module_channels=8, high_channels=8, context_channels=4, context_bins=(1, 2)
+    ),
 }
 
 
@@ -114,36 +141,57 @@ class EngineConfig:
         "height at which the network runs, 0 for the input's own; the width follows from the "
         "aspect ratio, and both are padded (edge pixels repeated, right and bottom) to a multiple "
         "of 8; the mask always has the input's size",
-        unit="px", low=0, high=4320,
-    )  # fmt: skip
+        unit="px",
+        low=0,
+        high=4320,
+    )
     deviation_threshold: float = setting(
         -1.0,
         "predicted fraction of changed pixels above which a frame becomes the key frame; "
         "-1 takes the value calibrated in the checkpoint",
-        low=-1.0, high=1.0, dynamic=True,
-    )  # fmt: skip
+        low=-1.0,
+        high=1.0,
+        dynamic=True,
+    )
     max_key_interval: int = setting(
-        0, "frames after which a new key frame is taken whatever the selector says; 0 for never",
-        unit="frames", low=0, high=100_000, dynamic=True,
-    )  # fmt: skip
+        0,
+        "frames after which a new key frame is taken whatever the selector says; 0 for never",
+        unit="frames",
+        low=0,
+        high=100_000,
+        dynamic=True,
+    )
     late_refinement: str = setting(
         "propagate",
         "what is done with exact features that arrive after their key frame was replaced: "
         "propagated to the current key frame, used as they are, or dropped",
         choices=("propagate", "as_is", "drop"),
-    )  # fmt: skip
+    )
     slow_track_min_share: float = setting(
         0.25,
         "share of the time that the slow track (Sh) may run even while frames are in the "
         "foreground, so that exact features arrive at camera rates that would starve it",
-        low=0.0, high=1.0, dynamic=True,
-    )  # fmt: skip
+        low=0.0,
+        high=1.0,
+        dynamic=True,
+    )
     max_gap_ms: float = setting(
-        1000.0, "a longer gap between stamps makes the next frame a fresh key frame; 0 for never",
-        unit="ms", low=0.0, high=3.6e6, dynamic=True,
-    )  # fmt: skip
-    foreground_threads: int = setting(0, "CPU threads of the fast track, 0 for the cores that the slow track leaves", low=0, high=256)  # fmt: skip
-    slow_track_threads: int = setting(1, "CPU threads of the slow track (Sh), 0 for all cores", low=0, high=256)  # fmt: skip
+        1000.0,
+        "a longer gap between stamps makes the next frame a fresh key frame; 0 for never",
+        unit="ms",
+        low=0.0,
+        high=3.6e6,
+        dynamic=True,
+    )
+    foreground_threads: int = setting(
+        0,
+        "CPU threads of the fast track, 0 for the cores that the slow track leaves",
+        low=0,
+        high=256,
+    )
+    slow_track_threads: int = setting(
+        1, "CPU threads of the slow track (Sh), 0 for all cores", low=0, high=256
+    )
 
     def __post_init__(self) -> None:
         check(self)

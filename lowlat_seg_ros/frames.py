@@ -34,7 +34,9 @@ class Frame:
     def __post_init__(self) -> None:
         shape, dtype = self.image.shape, self.image.dtype
         if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-            raise FrameError(f"image is {dtype} {shape}; it must be uint8 (H, W, 3) RGB, H and W > 0")
+            raise FrameError(
+                f"image is {dtype} {shape}; it must be uint8 (H, W, 3) RGB, H and W > 0"
+            )
 
 
 class MaskKind(Enum):
@@ -108,7 +110,8 @@ class Selection:
 @dataclass(frozen=True)
 class Counters:
     """What happened since the engine was made; every submitted slow-track job ends in one place:
-    ``submitted = refined + carried + superseded + dropped_late + dropped_stale + failed + pending``.
+    ``submitted = refined + carried + superseded + dropped_late + dropped_stale + failed
+    + pending``.
     """
 
     frames: int = 0  # masks returned by process()
@@ -119,7 +122,9 @@ class Counters:
     refined: int = 0  # Sh's features applied to their own key frame
     carried: int = 0  # Sh's features of an older key frame applied to the current one
     superseded: int = 0  # jobs replaced by a newer key frame before Sh began on them
-    dropped_late: int = 0  # results for a replaced key frame, dropped by configuration or newer news
+    dropped_late: int = (
+        0  # results for a replaced key frame, dropped by configuration or newer news
+    )
     dropped_stale: int = 0  # jobs and results from before a reset, or left at the end
     failed: int = 0  # Sh raised or gave non-finite features
     pending: int = 0  # waiting or running now
