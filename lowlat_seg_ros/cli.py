@@ -1,0 +1,96 @@
+"""``lowlat-seg``: one command for training, evaluation and the demo.
+
+This file only composes. A subcommand is a module with two functions::
+
+    def configure(parser: argparse.ArgumentParser) -> None: ...  # adds its options
+    def run(args: argparse.Namespace) -> int: ...                # does it, returns the exit status
+
+It is imported only when it is asked for, so that ``lowlat-seg --help`` is instant. What a user can
+mend is raised as one of :func:`user_errors`, shown as one line, and ends with status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from dataclasses import dataclass
+
+import lowlat_seg_ros
+
+EPILOG = """\
+examples:
+  lowlat-seg demo                       the node on a rendered drive; writes demo_output/
+  lowlat-seg demo --help                what else it can do
+  lowlat-seg train base --help          the first of the three training stages
+
+documentation: README.md
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: the ``module`` that implements it and one line of ``help``."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "demo": Command(
+        "lowlat_seg_ros.ros.demo",
+        "run the ROS 2 node on a clip and write a video, a chart and figures",
+    ),
+    "train": Command("lowlat_seg_ros.training.cli", "train the network, in three stages"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line ``argv`` (default: this process's own); returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser_for(argv).parse_args(argv)
+    try:
+        return int(importlib.import_module(COMMANDS[args.command].module).run(args))
+    except KeyboardInterrupt:
+        print("lowlat-seg: interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as shells have it
+    except user_errors() as error:
+        print(f"lowlat-seg {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def parser_for(argv: list[str]) -> argparse.ArgumentParser:
+    """The parser, with the options of the one subcommand that ``argv`` names."""
+    parser = argparse.ArgumentParser(
+        prog="lowlat-seg",
+        description="Low-latency semantic segmentation of camera streams.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=lowlat_seg_ros.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    named = next((word for word in argv if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(name, help=command.help, description=_sentence(command))
+        if name == named:
+            importlib.import_module(command.module).configure(subparser)
+    return parser
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """The errors whose message tells the user what to do; imported late, as torch is slow."""
+    from lowlat_seg_ros.config import ConfigError
+    from lowlat_seg_ros.data.sequence import DataError
+    from lowlat_seg_ros.frames import FrameError
+    from lowlat_seg_ros.network.checkpoint import CheckpointError
+    from lowlat_seg_ros.ros.environment import RosError
+
+    return (ConfigError, DataError, FrameError, CheckpointError, RosError)
+
+
+def _sentence(command: Command) -> str:
+    return f"{command.help[0].upper()}{command.help[1:]}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

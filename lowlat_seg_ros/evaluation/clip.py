@@ -1,0 +1,64 @@
+"""A labelled clip in memory, ready to be played."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lowlat_seg_ros.data.camvid import CamVid
+from lowlat_seg_ros.data.labels import ClassTable
+from lowlat_seg_ros.data.sequence import DataError, Sequence
+
+#: Size of rendered drives, (H, W): that of CamVid's usual release.
+RENDERED_SIZE = (360, 480)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """``images`` uint8 (H, W, 3) RGB and ``labels`` uint8 (H, W), all of one size."""
+
+    name: str
+    table: ClassTable
+    images: tuple[np.ndarray, ...]
+    labels: tuple[np.ndarray, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self.labels[0].shape
+        return height, width
+
+
+def camvid(root: Path, split: str, size: tuple[int, int] | None) -> tuple[str, Sequence]:
+    """Name and frames of a split of CamVid."""
+    return f"CamVid {split}", CamVid(root, split, size)
+
+
+def rendered(
+    seed: int, frames: int, rate_hz: float, size: tuple[int, int] | None
+) -> tuple[str, Sequence]:
+    """Name and frames of a drive that the project renders, as a camera of ``rate_hz`` sees it."""
+    from lowlat_seg_ros.data.synthetic import RenderedDrive
+
+    drive = RenderedDrive(seed=seed, frames=frames, rate_hz=rate_hz, size=size or RENDERED_SIZE)
+    return f"rendered drive {seed}", drive
+
+
+def load(name: str, sequence: Sequence, frames: int, progress: Callable[[int], None]) -> Clip:
+    """The first ``frames`` frames of the first drive of ``sequence``, fewer if it is shorter.
+
+    ``progress`` is told how many are loaded. DataError if there are fewer than two.
+    """
+    loaded = []
+    for index in range(min(frames, len(sequence))):
+        if sequence.drive(index) != sequence.drive(0):
+            break
+        loaded.append(sequence[index])
+        progress(len(loaded))
+    if len(loaded) < 2:
+        raise DataError(f"{name} has {len(loaded)} frames in its first drive; a clip takes 2")
+    images, labels = zip(*((frame.image, frame.label) for frame in loaded), strict=True)
+    return Clip(name, sequence.table, images, labels)

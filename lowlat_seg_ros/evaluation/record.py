@@ -1,0 +1,41 @@
+"""What a clip's consumer got: the answers, and an account of the frames that have none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowlat_seg_ros.frames import Segmentation
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The result for frame ``index`` of a clip.
+
+    ``published_ms``: age of the frame when its mask was published; ``received_ms``: when its mask
+    was in the consumer's hands. Both count from the frame's stamp.
+    """
+
+    index: int
+    segmentation: Segmentation
+    published_ms: float
+    received_ms: float
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of every frame of a clip: ``played`` is the sum of all the others.
+
+    ``superseded`` frames were overwritten by a newer one while the node was busy, ``rejected``
+    ones were impossible, ``failed`` ones raised. ``masks`` counts masks in the consumer's hands.
+    """
+
+    played: int
+    masks: int
+    superseded: int
+    rejected: int
+    failed: int
+
+    @property
+    def unaccounted(self) -> int:
+        """Frames that nobody accounts for; 0 unless something was lost (or counted twice: < 0)."""
+        return self.played - self.masks - self.superseded - self.rejected - self.failed

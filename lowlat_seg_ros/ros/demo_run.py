@@ -1,0 +1,176 @@
+"""What ``lowlat-seg demo`` does, once its options are known and ROS 2 is there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lowlat_seg_ros.baselines.full import FullEngine
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.data.labels import ClassTable
+from lowlat_seg_ros.engine.device import resolve_device
+from lowlat_seg_ros.evaluation import clip as clips
+from lowlat_seg_ros.evaluation.clip import Clip
+from lowlat_seg_ros.evaluation.machine import describe
+from lowlat_seg_ros.evaluation.plots import latency_chart
+from lowlat_seg_ros.evaluation.record import Answer
+from lowlat_seg_ros.evaluation.summary import (
+    Accuracy,
+    Latency,
+    accuracy,
+    summarise,
+    write_json,
+)
+from lowlat_seg_ros.evaluation.tables import print_summary
+from lowlat_seg_ros.evaluation.video import Storyboard, VideoWriter
+from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, load, read_header
+from lowlat_seg_ros.ros.environment import RosError
+from lowlat_seg_ros.ros.live import LiveRun, live_node
+
+
+def run_demo(args: argparse.Namespace, config: EngineConfig) -> int:
+    """Play, record, measure, write; the exit status, 1 if a frame is unaccounted for."""
+    checkpoint = args.checkpoint or DEFAULT_CHECKPOINT
+    header, console = read_header(checkpoint), Console()
+    resolve_device(args.device)
+    args.out.mkdir(parents=True, exist_ok=True)
+    with _progress(console) as progress:
+        clip = _load_clip(args, progress)
+        _check_classes(clip, header, checkpoint)
+        run = _play(clip, checkpoint, args, config, progress)
+        if not run.answers:
+            raise RosError(f"no mask came back; see what the node says in {args.out / 'node.log'}")
+        full = (
+            None if args.no_full else _full_network(clip, run, checkpoint, args, config, progress)
+        )
+        _write_video(args.out / "overlay.mp4", clip, run.answers, args.rate, header, progress)
+    return _report(args, config, header, checkpoint, clip, run, full, console)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console,
+    )  # fmt: skip
+
+
+def _load_clip(args: argparse.Namespace, progress: Progress) -> Clip:
+    if args.dataset == "camvid":
+        name, sequence = clips.camvid(args.root, args.split, args.size)
+    else:
+        name, sequence = clips.rendered(args.seed, args.frames, args.rate, args.size)
+    total = min(args.frames, len(sequence))
+    task = progress.add_task(f"loading {name}", total=total, note="")
+    clip = clips.load(name, sequence, args.frames, lambda n: progress.update(task, completed=n))
+    progress.update(task, total=len(clip.images))
+    return clip
+
+
+def _check_classes(clip: Clip, header: Header, checkpoint: Path) -> None:
+    if header.classes != clip.table.names:
+        raise ConfigError(
+            f"{checkpoint} knows the classes {', '.join(header.classes)}, but {clip.name} has "
+            f"{', '.join(clip.table.names)}; masks can be scored only where they are the same"
+        )
+
+
+def _play(
+    clip: Clip, checkpoint: Path, args: argparse.Namespace, config: EngineConfig, progress: Progress
+) -> LiveRun:
+    height, width = clip.size
+    parameters: dict[str, Any] = vars(config) | {
+        "checkpoint": str(checkpoint.resolve()),
+        "device": args.device,
+        "expected_height": height,
+        "expected_width": width,
+    }
+    start = progress.add_task("starting the node", total=1, note="")
+    with live_node(parameters, args.out / "node.log") as node:
+        progress.update(start, completed=1)
+        task = progress.add_task(
+            f"playing at {args.rate:g} Hz over DDS", total=len(clip.images), note=""
+        )
+        return node.play(
+            clip.images, args.rate,
+            lambda played, masks: progress.update(task, completed=played, note=f"{masks} masks"),
+        )  # fmt: skip
+
+
+def _full_network(
+    clip: Clip, run: LiveRun, checkpoint: Path, args: argparse.Namespace, config: EngineConfig,
+    progress: Progress,
+) -> tuple[Latency, Accuracy]:  # fmt: skip
+    """The whole network on the frames that have a mask, in this process, the node being gone."""
+    segmenter, header = load(checkpoint, resolve_device(args.device))
+    engine, frames = FullEngine(segmenter, config), [answer.index for answer in run.answers]
+    task = progress.add_task("full network on every frame", total=len(frames), note="")
+    engine.process(Frame(clip.images[0], 0))  # warms up, as the node does
+    results = []
+    for index in frames:
+        results.append(engine.process(Frame(clip.images[index], index)))
+        progress.advance(task)
+    masks = ((index, result.mask) for index, result in zip(frames, results, strict=True))
+    scores = accuracy(clip.labels, masks, header.classes)
+    return Latency.of([result.timing.latency_ms for result in results]), scores
+
+
+def _write_video(
+    path: Path, clip: Clip, answers: list[Answer], rate_hz: float, header: Header,
+    progress: Progress,
+) -> None:  # fmt: skip
+    table = ClassTable(clip.table.name, header.classes, header.colours)
+    board = Storyboard(len(clip.images), clip.size, table)
+    by_index = {answer.index: answer for answer in answers}
+    task = progress.add_task("writing the video", total=len(clip.images), note="")
+    with VideoWriter(path, board.size, rate_hz) as video:
+        for index, image in enumerate(clip.images):
+            video.write(board.picture(index, image, by_index.get(index)))
+            progress.advance(task)
+
+
+def _report(
+    args: argparse.Namespace, config: EngineConfig, header: Header, checkpoint: Path, clip: Clip,
+    run: LiveRun, full: tuple[Latency, Accuracy] | None, console: Console,
+) -> int:  # fmt: skip
+    """Chart, JSON and terminal; 1 if a frame is unaccounted for."""
+    height, width = clip.size
+    title = f"{clip.name}, {width}x{height} at {run.played_hz:.1f} Hz, {header.network.backbone}"
+    machine = describe(args.device)
+    summary = summarise(run.account, run.answers, clip.labels, header.classes)
+    latency_chart(args.out / "latency.png", run.answers, len(clip.images), title)
+    content = {
+        "clip": {
+            "name": clip.name, "frames": len(clip.images), "width": width, "height": height,
+            "rate_hz": args.rate, "played_hz": run.played_hz,
+        },
+        "machine": machine,
+        "network": {
+            "checkpoint": checkpoint.name, "backbone": header.network.backbone,
+            "threshold": header.threshold,
+        },
+        "settings": config,
+        "latency_ms": {
+            "engine": summary.engine, "published": summary.published, "received": summary.received,
+        },
+        "key_frames": {"count": summary.key_frames, "share": summary.key_share},
+        "accuracy": summary.accuracy,
+        "full_network": {"latency_ms": full[0], "accuracy": full[1]} if full else None,
+        "account": vars(summary.account) | {"unaccounted": summary.account.unaccounted},
+        "counters": summary.counters,
+    }  # fmt: skip
+    write_json(args.out / "summary.json", content)
+    print_summary(console, title, summary, machine, full)
+    names = ", ".join(path.name for path in sorted(args.out.iterdir()))
+    console.print(f"Written to {args.out}: {names}")
+    if run.account.unaccounted:
+        console.print(
+            f"[bold red]{run.account.unaccounted} of {run.account.played} frames are unaccounted "
+            f"for[/]; see {args.out / 'node.log'}"
+        )
+        return 1
+    return 0
