@@ -126,6 +126,40 @@ def test_results_from_before_a_reset_are_dropped(
         assert (engine.counters.refined, engine.counters.carried) == (0, 0)
 
 
+def test_stale_sh_stops_at_its_next_block(tiny: Segmenter, sh: Hold, make_frame: MakeFrame) -> None:
+    contexts: list[str] = []
+    tiny.context.register_forward_hook(lambda *_: contexts.append(threading.current_thread().name))
+    with threaded(tiny, ALWAYS) as engine:
+        engine.process(make_frame(0))
+        sh.held = True
+        engine.process(make_frame(1))
+        assert sh.entered.acquire(timeout=WAIT_S)
+        engine.reset()
+        sh.go.release()
+        drain(engine)
+        assert "slow-track" not in contexts
+
+
+def test_reset_in_the_last_part_of_sh(tiny: Segmenter, sh: Hold, make_frame: MakeFrame) -> None:
+    """By when the job is done a frame of the new epoch is the key frame: it must stay untouched."""
+    hold = tiny.context.project = Hold(tiny.context.project)
+    with threaded(tiny, ALWAYS) as engine:
+        engine.process(make_frame(0))
+        hold.held = True
+        engine.process(make_frame(1))
+        assert hold.entered.acquire(timeout=WAIT_S)
+        engine.reset()
+        hold.held = False
+        engine.process(make_frame(2))
+        sh.held = True  # nothing else may refine frame 3
+        engine.process(make_frame(3))
+        hold.go.release()
+        until(lambda: engine.counters.dropped_stale == 1)
+        assert (engine.counters.refined, engine.counters.carried) == (0, 0)
+        sh.held = False
+        sh.go.release()
+
+
 def test_reset_while_a_frame_is_in_the_foreground(tiny: Segmenter, make_frame: MakeFrame) -> None:
     """The frame's mask comes out, but it does not become the key frame of the new epoch."""
     with threaded(tiny, ALWAYS) as engine:
@@ -225,13 +259,20 @@ def test_failure_in_the_thread_never_stops_masks(
         assert engine.process(make_frame(5)).provenance.exact
 
 
-def test_close_while_sh_yields_between_blocks(tiny: Segmenter, make_frame: MakeFrame) -> None:
+def test_close_while_sh_yields_between_blocks(
+    tiny: Segmenter, sh: Hold, make_frame: MakeFrame
+) -> None:
     """With no share of its own Sh waits at the gate for as long as a frame is in the foreground."""
     with threaded(tiny, ALWAYS, slow_track_min_share=0.0) as engine:
         engine.process(make_frame(0))
+        sh.held = True
         engine.process(make_frame(1))
+        assert sh.entered.acquire(timeout=WAIT_S)
 
         def close(_: Segmentation) -> None:
+            sh.go.release()
+            time.sleep(0.1)  # by now Sh is at the gate
+            assert engine.slow_track().running
             assert engine.close(WAIT_S)
 
         engine.process(make_frame(2), close)

@@ -153,6 +153,19 @@ def test_virtual_jobs_queue_like_real_ones() -> None:
     assert (ledger.counters.dropped_stale, ledger.counters.pending) == (2, 0)
 
 
+def test_virtual_job_begins_when_the_one_before_it_ends() -> None:
+    """Which is between two frames: 150 ms at 10 Hz, every frame a key frame."""
+    job = Recorder()
+    job.go.release(100)
+    track = VirtualSlowTrack(job, Ledger(), EngineConfig(), Delay(ms=150))
+    shown: dict[int, int] = {}
+    for index in range(10):
+        with track.frame(index, index * 10**8):
+            shown |= {ran: index for ran in job.ran if ran not in shown}
+        track.submit(key(index))
+    assert shown == {0: 2, 1: 3, 2: 5, 4: 6, 5: 8, 7: 9}
+
+
 @pytest.mark.parametrize(
     "wrong", [{}, {"frames": 1, "ms": 1.0}, {"frames": -1}, {"ms": float("nan")}]
 )
