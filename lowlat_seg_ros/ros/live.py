@@ -46,7 +46,7 @@ class LiveNode:
     """A node that listens, with the camera and the recorder that are connected to it."""
 
     def __init__(self, process: NodeProcess, player: Player, recorder: Recorder) -> None:
-        self._process, self._player, self._recorder = process, player, recorder
+        self.process, self._player, self._recorder = process, player, recorder
 
     def play(
         self, images: Sequence[np.ndarray], rate_hz: float, progress: Callable[[int, int], None]
@@ -58,12 +58,12 @@ class LiveNode:
         began, stamps = time.monotonic(), []
         for stamp in self._player.play(images, rate_hz):
             stamps.append(stamp)
-            self._process.check()
+            self.process.check()
             progress(len(stamps), self._recorder.complete)
         elapsed = time.monotonic() - began
         end = time.monotonic() + LAST_TIMEOUT_S
         while not self._recorder.wait_for(stamps[-1], timeout_s=0.2) and time.monotonic() < end:
-            self._process.check()
+            self.process.check()
         progress(len(stamps), self._recorder.complete)
         return LiveRun(
             self._recorder.answers(stamps),

@@ -1,0 +1,108 @@
+"""The command line: instant help, and errors in one line."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lowlat_seg_ros
+from lowlat_seg_ros.cli import COMMANDS, main
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    root = Path(lowlat_seg_ros.__file__).parents[1]
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120
+    )
+
+
+def exit_of(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
+    """Exit status and the one line that is shown; nothing but that line may be."""
+    status = main(list(argv))
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return status, error
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["demo", "--help"]])
+def test_help_comes_without_loading_what_is_slow(argv: list[str]):
+    done = python(
+        "import sys; from lowlat_seg_ros.cli import main\n"
+        f"try: main({argv})\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'rclpy', 'cv2', 'matplotlib'} & set(sys.modules)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "examples:" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_keeps_the_contract_and_teaches(name: str, capsys: pytest.CaptureFixture[str]):
+    module = importlib.import_module(COMMANDS[name].module)
+    assert callable(module.configure)
+    assert callable(module.run)
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    assert f"lowlat-seg {name}" in capsys.readouterr().out.split("example", 1)[1]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == lowlat_seg_ros.__version__
+
+
+def test_no_command_and_unknown_command_are_usage_errors(capsys: pytest.CaptureFixture[str]):
+    for argv in ([], ["fly"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(argv)
+        assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--dataset", "camvid"], "--root"),
+        (["--rate", "0"], "--rate is 0.0"),
+        (["--rate", "nan"], "--rate is nan"),
+        (["--frames", "1"], "--frames is 1"),
+        (["--deviation-threshold", "2"], "deviation_threshold is 2.0; it must lie in"),
+    ],
+)
+def test_wrong_settings_end_in_one_line(
+    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+):
+    status, error = exit_of(capsys, "demo", *options)
+    assert status == 2
+    assert told in error
+
+
+def test_missing_file_ends_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    start = str(tmp_path / "none.safetensors")
+    out = str(tmp_path / "out")
+    status, error = exit_of(capsys, "train", "propagation", "--start-from", start, "--out", out)
+    assert status == 2
+    assert start in error
+
+
+def test_without_ros_the_demo_says_how_to_get_it():
+    done = python(
+        "import sys; sys.modules['rclpy'] = None  # as where it is not installed\n"
+        "from lowlat_seg_ros.cli import main; sys.exit(main(['demo']))"
+    )
+    assert done.returncode == 2
+    assert "make demo" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_faults_of_the_program_are_not_dressed_up(monkeypatch: pytest.MonkeyPatch):
+    def broken(args: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("lowlat_seg_ros.ros.demo.run", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["demo"])

@@ -1,0 +1,93 @@
+"""Figures of a run: what is counted, what is left out, and how it is written down."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lowlat_seg_ros.evaluation.machine import describe
+from lowlat_seg_ros.evaluation.record import Account, Answer
+from lowlat_seg_ros.evaluation.summary import Latency, accuracy, summarise, write_json
+from lowlat_seg_ros.frames import Counters, MaskKind, Provenance, Segmentation, StageTiming
+
+CLASSES = ("road", "sky")
+
+
+def answer(index: int, mask: np.ndarray, latency_ms: float = 10.0, keys: int = 1) -> Answer:
+    source = Provenance(MaskKind.PROPAGATED, 0, index, 0.0, True, 0)
+    timing = StageTiming(latency_ms=latency_ms)
+    result = Segmentation(mask, index, "camera", source, timing, Counters(key_frames=keys))
+    return Answer(index, result, published_ms=latency_ms + 1, received_ms=latency_ms + 2)
+
+
+def plain(value: int) -> np.ndarray:
+    return np.full((2, 2), value, np.uint8)
+
+
+def test_every_frame_is_in_one_place_of_the_account():
+    assert Account(10, masks=6, superseded=2, rejected=1, failed=1).unaccounted == 0
+    assert Account(10, masks=6, superseded=2, rejected=1, failed=0).unaccounted == 1
+
+
+def test_first_frame_is_told_apart():
+    latency = Latency.of([900.0, *range(1, 100)])
+    assert latency.first == 900.0
+    assert latency.steady.count == 99
+    assert latency.steady.p50 == 50.0
+    assert latency.steady.max == 99.0
+
+
+def test_clip_of_one_frame_has_no_steady_state():
+    assert Latency.of([5.0]).steady.count == 0
+
+
+def test_masks_are_scored_against_the_label_of_their_own_frame():
+    labels = [plain(0), plain(1), plain(0)]
+    scores = accuracy(labels, [(0, plain(0)), (2, plain(0))], CLASSES)
+    assert (scores.frames, scores.pixel_accuracy) == (2, 1.0)
+    assert scores.iou["road"] == 1.0
+    assert math.isnan(scores.iou["sky"])
+
+
+def test_missing_frame_ends_a_window_of_consistency():
+    labels = [plain(0)] * 17
+    whole = accuracy(labels, [(i, plain(0)) for i in range(8)], CLASSES)
+    broken = accuracy(labels, [(i, plain(0)) for i in range(15) if i != 7], CLASSES)
+    assert whole.vc8 == 1.0
+    assert math.isnan(broken.vc8)
+
+
+def test_summary_of_a_run():
+    answers = [answer(0, plain(0), 50.0), answer(2, plain(0), 10.0, keys=2)]
+    account = Account(3, masks=2, superseded=1, rejected=0, failed=0)
+    summary = summarise(account, answers, [plain(0), plain(0), plain(1)], CLASSES)
+    assert (summary.engine.first, summary.engine.steady.p50) == (50.0, 10.0)
+    assert (summary.published.first, summary.received.first) == (51.0, 52.0)
+    assert (summary.key_frames, summary.key_share) == (2, 1.0)
+    assert summary.accuracy.pixel_accuracy == 0.5
+
+
+def test_json_holds_records_and_null_for_what_is_not_a_number(tmp_path: Path):
+    @dataclass(frozen=True)
+    class Record:
+        share: float
+        counts: tuple[int, ...]
+
+    path = tmp_path / "summary.json"
+    write_json(path, {"record": Record(float("nan"), (1, 2)), "third": 1 / 3})
+    assert json.loads(path.read_text()) == {
+        "record": {"share": None, "counts": [1, 2]},
+        "third": pytest.approx(1 / 3, abs=1e-6),
+    }
+
+
+def test_machine_is_named():
+    machine = describe()
+    assert machine.cpu
+    assert machine.cores >= 1
+    assert machine.gpu == ""
