@@ -63,7 +63,7 @@ class SegmentationNode(Node):
         """Declare the parameters; raises rclpy's exceptions and ``ConfigError`` for wrong ones."""
         super().__init__("segmentation_node")
         self.camera_group = MutuallyExclusiveCallbackGroup()
-        self._parameters = SettingsParameters(self)
+        self._settings = SettingsParameters(self)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(
                 min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
@@ -75,7 +75,7 @@ class SegmentationNode(Node):
 
     def configure(self) -> None:
         """Load and warm up; raises ``CheckpointError`` and ``ConfigError``."""
-        settings = self._parameters.current
+        settings = self._settings.current
         path = Path(settings.node.checkpoint or DEFAULT_CHECKPOINT)
         device = resolve_device(settings.node.device)
         segmenter, header = load(path, device)
@@ -83,7 +83,7 @@ class SegmentationNode(Node):
         engine = Engine(segmenter, settings.engine, threshold=header.threshold)
         table = ClassTable(path.stem, header.classes, header.colours)
         camera = CameraStream(
-            self, engine, table, self.camera_group, lambda: self._parameters.current
+            self, engine, table, self.camera_group, lambda: self._settings.current
         )
         self._loaded = _Loaded(device, engine, camera)
         self.get_logger().info(
@@ -101,7 +101,7 @@ class SegmentationNode(Node):
         self._rates = RateMeter(time.monotonic())
         # A steady clock: diagnostics go on while simulated time stands still.
         self._timer = self.create_timer(
-            self._parameters.current.node.diagnostics_period_s,
+            self._settings.current.node.diagnostics_period_s,
             self._publish_diagnostics,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
@@ -134,14 +134,14 @@ class SegmentationNode(Node):
         camera, engine = self._loaded.camera, self._loaded.engine
         stream = StreamState(camera.topic, camera.publishers, camera.ledger, camera.times())
         message = diagnostics(
-            self.get_name(),
+            self.get_fully_qualified_name().lstrip("/"),
             str(self._loaded.device),
             self.get_clock().now().nanoseconds,
             stream,
             self._rates.update(stream.ledger, time.monotonic()),
             engine.counters,
             engine.slow_track(),
-            self._parameters.current.node,
+            self._settings.current.node,
         )
         self._diagnostics.publish(message)
 

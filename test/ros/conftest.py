@@ -1,0 +1,74 @@
+"""Nodes in processes of their own, for the tests beside this file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from harness import ROOT, Bench, NodeProcess, write_checkpoint
+
+#: Makes a running node and a bench connected to it: ``start(**parameters)``.
+Start = Callable[..., tuple[NodeProcess, Bench]]
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def large_images(ros_domain: None) -> Iterator[None]:
+    """The shipped profile, for this process (before Fast DDS starts) and for those it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+            patch.setenv(variable, str(ROOT / "config" / "fastdds_large_images.xml"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network of random weights."""
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+def _starter(stack: ExitStack, folder: Path, checkpoint: Path) -> Start:
+    def start(
+        *, arguments: tuple[str, ...] = (), listen: bool = True, **parameters: Any
+    ) -> tuple[NodeProcess, Bench]:
+        namespace = f"test_{next(_numbers)}"
+        defaults = {
+            "checkpoint": str(checkpoint),
+            "device": "cpu",
+            "expected_width": 64,
+            "expected_height": 48,
+            "foreground_threads": 1,
+            "diagnostics_period_s": 0.1,
+        }
+        bench = stack.enter_context(Bench(namespace))
+        node = NodeProcess(folder, defaults | parameters, namespace, arguments)
+        stack.callback(node.stop)
+        node.wait_for_log("Waiting for images")
+        if listen:
+            bench.wait_for_node()
+        return node, bench
+
+    return start
+
+
+@pytest.fixture
+def start(tmp_path: Path, checkpoint: Path) -> Iterator[Start]:
+    """Starts nodes of the test's own, with what parameters it likes."""
+    with ExitStack() as stack:
+        yield _starter(stack, tmp_path, checkpoint)
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Bench]:
+    """One node for all tests that leave it as they found it; give each its own ``frame_id``."""
+    with ExitStack() as stack:
+        _, bench = _starter(stack, tmp_path_factory.mktemp("live"), checkpoint)()
+        yield bench

@@ -1,0 +1,262 @@
+"""A node in a process of its own, and a camera and an observer in this one, over real DDS."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+import torch
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from lowlat_seg_ros.msg import FrameReport
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+
+from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.data.labels import CAMVID
+from lowlat_seg_ros.network.checkpoint import Header, save
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.ros.reports import time_message
+
+ROOT = Path(__file__).parents[2]
+NODE = "segmentation_node"
+TIMEOUT_S = 60.0
+RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+
+
+def write_checkpoint(path: Path, network: str = "tiny", threshold: float = 0.5) -> Path:
+    """A network of random weights, the same on every call."""
+    torch.manual_seed(0)
+    segmenter = Segmenter(NETWORKS[network]).eval()
+    # Fresh classifiers are nearly blind; spread them so that different images give other masks.
+    for head in (segmenter.classifier, segmenter.high_classifier, segmenter.low_classifier):
+        torch.nn.init.normal_(head.weight)
+    header = Header(NETWORKS[network], CAMVID.names, CAMVID.colours, threshold)
+    save(path, segmenter, header, torch.float32)
+    return path
+
+
+def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
+    """A blurred random RGB image, uint8 (H, W, 3)."""
+    rough = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    rows, columns = np.arange(height) * 6 // height, np.arange(width) * 8 // width
+    return np.ascontiguousarray(rough[rows][:, columns])
+
+
+def message(
+    pixels: np.ndarray, encoding: str, stamp_s: float, frame_id: str = "camera", padding: int = 0
+) -> Image:
+    """An image of the bytes of ``pixels``, (H, W) or (H, W, C), each row followed by padding."""
+    height, width = pixels.shape[:2]
+    rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(height, -1)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xA5)
+    image = Image(height=height, width=width, encoding=encoding, step=rows.shape[1])
+    image.header.stamp = time_message(round(stamp_s * 1e9))
+    image.header.frame_id = frame_id
+    image.data = array("B", rows.tobytes())
+    return image
+
+
+def mask_of(image: Image) -> np.ndarray:
+    """The pixels of a mono8 message, uint8 (H, W)."""
+    assert image.encoding == "mono8"
+    return np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)[:, : image.width]
+
+
+class NodeProcess:
+    """``segmentation_node`` as its own process, with ``parameters`` from a file."""
+
+    def __init__(
+        self,
+        folder: Path,
+        parameters: dict[str, Any],
+        namespace: str,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.namespace = namespace
+        self.log_file = folder / f"{namespace}.log"
+        params_file = folder / f"{namespace}.yaml"
+        params_file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+        ros = ["--params-file", str(params_file), "-r", f"__ns:=/{namespace}", *arguments]
+        with self.log_file.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lowlat_seg_ros.ros.node", "--ros-args", *ros],
+                stderr=subprocess.STDOUT,
+                stdout=log,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+            )
+
+    @property
+    def log(self) -> str:
+        """What the process has written so far."""
+        return self.log_file.read_text()
+
+    def wait_for_log(self, text: str) -> None:
+        """Until ``text`` was logged."""
+        wait_until(
+            lambda: text in self.log or self.process.poll() is not None,
+            lambda: f"{text!r} was not logged:\n{self.log}",
+        )
+        assert text in self.log, f"the node ended with {self.process.returncode}:\n{self.log}"
+
+    def stop(self, number: int = signal.SIGINT, timeout_s: float = 15.0) -> int:
+        """Ask it to end; its exit status. Killed, and TimeoutExpired raised, if it does not."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+class Inbox:
+    """Messages of one topic in the order of their arrival."""
+
+    def __init__(self) -> None:
+        self._messages: list[Any] = []
+        self._changed = threading.Condition()
+
+    def put(self, item: Any) -> None:
+        with self._changed:
+            self._messages.append(item)
+            self._changed.notify_all()
+
+    def all(self) -> list[Any]:
+        with self._changed:
+            return list(self._messages)
+
+    def first(self, condition: Callable[[Any], bool]) -> Any:
+        """The first message, past or to come, for which ``condition`` holds."""
+        with self._changed:
+            found: list[Any] = []
+
+            def arrived() -> bool:
+                found[:] = [item for item in self._messages if condition(item)][:1]
+                return bool(found)
+
+            assert self._changed.wait_for(arrived, TIMEOUT_S), (
+                f"none of {len(self._messages)} messages is the one waited for"
+            )
+            return found[0]
+
+
+class Bench:
+    """A camera for a node, and inboxes of what it publishes; a context manager."""
+
+    def __init__(self, namespace: str) -> None:
+        self._context = Context()
+        rclpy.init(context=self._context)
+        self.node = rclpy.create_node("bench", context=self._context, namespace=namespace)
+        self._prefix = f"/{namespace}/{NODE}"
+        self.camera = self.node.create_publisher(Image, "image", RELIABLE)
+        self.clock = self.node.create_publisher(Clock, "/clock", RELIABLE)
+        self.masks = self.listen(Image, "mask")
+        self.reports = self.listen(FrameReport, "frame_report")
+        self.diagnostics = Inbox()
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._sort, RELIABLE)
+        self.parameters = AsyncParameterClient(self.node, self._prefix)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin)
+        self._thread.start()
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._context.try_shutdown()
+        self._thread.join(TIMEOUT_S)
+
+    def listen(self, kind: Any, topic: str, qos: QoSProfile = RELIABLE) -> Inbox:
+        """An inbox for a topic of the node."""
+        inbox = Inbox()
+        self.node.create_subscription(kind, f"{self._prefix}/{topic}", inbox.put, qos)
+        return inbox
+
+    def wait_for_node(self) -> None:
+        """Until what this camera sends is answered here: small images, until one is."""
+        probe = message(picture(), "rgb8", 0.0, "probe")
+
+        def answered() -> bool:
+            self.camera.publish(probe)
+            return bool(self.masks.all() and self.reports.all())
+
+        wait_until(answered, lambda: f"no node answers at {self._prefix}", every_s=0.2)
+        assert self.parameters.wait_for_services(TIMEOUT_S)
+
+    def send(self, image: Image) -> FrameReport:
+        """Publish an image and wait for the report on it."""
+        self.camera.publish(image)
+        return self.report_on(image)
+
+    def report_on(self, image: Image) -> FrameReport:
+        return self.reports.first(lambda report: report.header == image.header)
+
+    def mask_on(self, image: Image) -> Image:
+        return self.masks.first(lambda mask: mask.header == image.header)
+
+    def status(self, name: str, condition: Callable[[dict[str, str]], bool]) -> Any:
+        """The first state ``name`` on /diagnostics for whose values ``condition`` holds."""
+
+        def fits(status: Any) -> bool:
+            return status.name == f"{self._prefix[1:]}: {name}" and condition(values_of(status))
+
+        return self.diagnostics.first(fits)
+
+    def set_parameters(self, **values: Any) -> list[Any]:
+        """Ask the node to change parameters; one result for each."""
+        wanted = [Parameter(name, value=value) for name, value in values.items()]
+        return self._answer(self.parameters.set_parameters(wanted)).results
+
+    def describe_parameters(self, names: list[str]) -> list[Any]:
+        return self._answer(self.parameters.describe_parameters(names)).descriptors
+
+    def list_parameters(self) -> list[str]:
+        return self._answer(self.parameters.list_parameters()).result.names
+
+    def set_clock(self, seconds: float) -> None:
+        self.clock.publish(Clock(clock=time_message(round(seconds * 1e9))))
+
+    def _answer(self, future: Any) -> Any:
+        wait_until(future.done, lambda: "the node does not answer")
+        return future.result()
+
+    def _sort(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.diagnostics.put(status)
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+
+def values_of(status: Any) -> dict[str, str]:
+    """The key-value pairs of a diagnostic status."""
+    return {pair.key: pair.value for pair in status.values}
+
+
+def wait_until(
+    condition: Callable[[], bool], failure: Callable[[], str], every_s: float = 0.02
+) -> None:
+    """Poll ``condition``; AssertionError with ``failure()`` if it does not come true in time."""
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end, failure()
+        time.sleep(every_s)

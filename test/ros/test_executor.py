@@ -1,0 +1,102 @@
+"""The executor that gives one callback group a thread of its own, with real timers and topics."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import rclpy
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.context import Context
+from rclpy.node import Node
+
+from lowlat_seg_ros.ros.executor import OwnThreadExecutor
+
+GROUP = MutuallyExclusiveCallbackGroup
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    context = Context()
+    rclpy.init(context=context)
+    yield rclpy.create_node("callbacks", context=context)
+    context.try_shutdown()
+
+
+def spin_until(executor: OwnThreadExecutor, event: threading.Event) -> None:
+    while not event.is_set():  # the test's own timeout bounds this
+        executor.spin_once(0.1)
+
+
+def test_group_has_one_thread_and_others_run_where_it_spins(node: Node) -> None:
+    group, own, others, enough = GROUP(), [], [], threading.Event()
+
+    def count(threads: list[int]) -> None:
+        threads.append(threading.get_ident())
+        if min(len(own), len(others)) >= 20:
+            enough.set()
+
+    node.create_timer(0.001, lambda: count(own), callback_group=group)
+    node.create_timer(0.001, lambda: count(others))
+    executor = OwnThreadExecutor(group, context=node.context)
+    executor.add_node(node)
+    spin_until(executor, enough)
+    assert executor.join(10.0)
+    assert set(others) == {threading.get_ident()}
+    assert len(set(own)) == 1
+    assert not set(own) & set(others)
+
+
+def test_others_go_on_while_the_group_is_busy(node: Node) -> None:
+    group, done, runs = GROUP(), threading.Event(), []
+    release, late = threading.Event(), []
+
+    def busy() -> None:
+        late.append(not release.wait(30.0))
+        done.set()
+
+    def other() -> None:
+        runs.append(done.is_set())
+        if len(runs) >= 5:
+            release.set()
+
+    node.create_timer(0.001, busy, callback_group=group)
+    node.create_timer(0.005, other)
+    executor = OwnThreadExecutor(group, context=node.context)
+    executor.add_node(node)
+    spin_until(executor, done)
+    assert executor.join(30.0)
+    assert late[0] is False
+    assert runs[:5] == [False] * 5
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_exception_of_a_callback_comes_out_of_spin(node: Node, own: bool) -> None:
+    group = GROUP()
+
+    def fail() -> None:
+        raise ArithmeticError("of the callback")
+
+    node.create_timer(0.001, fail, callback_group=group if own else None)
+    executor = OwnThreadExecutor(group, context=node.context)
+    executor.add_node(node)
+    with pytest.raises(ArithmeticError, match="of the callback"):
+        executor.spin()
+    assert executor.join(10.0)
+
+
+def test_join_tells_that_a_callback_does_not_end(node: Node) -> None:
+    group, begun, release = GROUP(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        release.wait(30.0)
+
+    node.create_timer(0.001, hang, callback_group=group)
+    executor = OwnThreadExecutor(group, context=node.context)
+    executor.add_node(node)
+    spin_until(executor, begun)
+    assert not executor.join(0.05)
+    release.set()
+    assert executor.join(10.0)

@@ -1,0 +1,220 @@
+"""How the live node behaves: parameters, ledger, clock, diagnostics, quality of service."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import pytest
+from conftest import Start
+from harness import RELIABLE, Bench, message, picture, values_of, wait_until
+from lowlat_seg_ros.msg import FrameReport, Ledger
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from sensor_msgs.msg import Image
+
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.ros.params import NodeConfig, descriptor
+
+RGB = picture()
+
+
+def balances(ledger: Ledger) -> bool:
+    ended = ledger.published + ledger.rejected + ledger.failed
+    return ledger.received == ended + ledger.in_flight
+
+
+def test_every_setting_is_a_described_parameter(live: Bench) -> None:
+    fields = [item for kind in (NodeConfig, EngineConfig) for item in dataclasses.fields(kind)]
+    names = [item.name for item in fields]
+    assert set(names) <= set(live.list_parameters())
+    for item, found in zip(fields, live.describe_parameters(names), strict=True):
+        wanted = descriptor(item)
+        wanted.name, wanted.type = found.name, found.type
+        assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("deviation_threshold", 1.5, "Max: 1.0"),
+        ("deviation_threshold", float("nan"), "Max: 1.0"),
+        ("overlay_alpha", -0.1, "Min: 0.0"),
+        ("max_key_interval", -1, "Min: 0"),
+        ("inference_height", 240, "read-only"),
+        ("checkpoint", "other", "read-only"),
+        ("overlay_alpha", "half", "Wrong parameter type"),
+    ],
+)
+def test_bad_value_is_refused_with_the_rule(
+    live: Bench, name: str, value: object, reason: str
+) -> None:
+    (result,) = live.set_parameters(**{name: value})
+    assert not result.successful
+    assert reason in result.reason
+
+
+def test_dynamic_parameters_take_effect_on_the_next_frame(start: Start) -> None:
+    _, bench = start(deviation_threshold=1.0)
+    bench.send(message(RGB, "rgb8", 1.0))
+    before = bench.send(message(RGB, "rgb8", 1.1))
+    assert (before.selected, before.threshold, before.is_key) == (True, 1.0, False)
+    assert all(r.successful for r in bench.set_parameters(deviation_threshold=0.0))
+    after = bench.send(message(RGB, "rgb8", 1.2))
+    assert (after.threshold, after.is_key) == (0.0, True)
+    assert after.counters.submitted == before.counters.submitted + 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "complaint"),
+    [
+        ({"checkpoint": "/nowhere/none.safetensors"}, "/nowhere/none.safetensors"),
+        ({"device": "abacus"}, "choose auto, cpu"),
+        ({"overlay_alpha": 2.0}, "Max: 1.0"),
+        ({"late_refinement": "sometimes"}, "choose one of propagate"),
+        ({"overlay_alpha": 1}, "of type 'INTEGER', expecting type 'DOUBLE'"),
+    ],
+)
+def test_node_that_cannot_start_says_why(
+    start: Start, parameters: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(AssertionError, match="the node ended with 1") as failure:
+        start(**parameters)
+    assert complaint in str(failure.value)
+    assert "Traceback" not in str(failure.value)
+
+
+def test_unknown_parameter_is_named(start: Start) -> None:
+    node, _ = start(deviation_treshold=0.5)
+    node.wait_for_log("no parameter deviation_treshold")
+    assert "did you mean deviation_threshold?" in node.log
+
+
+def test_ledger_balances_under_overload(start: Start) -> None:
+    _, bench = start()
+    image = message(picture(480, 640), "rgb8", 1.0)
+    before = bench.send(image).ledger
+    sent = 60
+    for _ in range(sent):
+        image.header.stamp.nanosec += 10_000_000
+        bench.camera.publish(image)
+    last = message(RGB, "mono9", 3.0)  # and an impossible one, when the others are through
+    time.sleep(1.0)
+    bench.camera.publish(last)
+    status = bench.status("ledger", lambda v: int(v["rejected"]) == before.rejected + 1)
+    after = {name: int(value) for name, value in values_of(status).items()}
+    received = after["received"] - before.received
+    superseded = after["superseded"] - before.superseded
+    assert received + superseded == sent + 1
+    assert superseded > 0  # it was an overload
+    assert after["published"] - before.published == received - 1
+    assert (after["failed"], after["in_flight"]) == (before.failed, 0)
+    assert all(balances(report.ledger) for report in bench.reports.all())
+    assert all(
+        balances(Ledger(**{name: int(value) for name, value in values_of(s).items()}))
+        for s in bench.diagnostics.all()
+        if s.name.startswith(bench.node.get_namespace()[1:]) and s.name.endswith("ledger")
+    )
+
+
+def test_masks_are_as_many_as_the_ledger_says(live: Bench) -> None:
+    before = live.send(message(RGB, "rgb8", 1.0, "test_count")).ledger
+    for number in range(1, 11):
+        report = live.send(message(RGB, "rgb8", 1.0 + number / 10, "test_count"))
+    assert report.ledger.published == before.published + 10
+    assert report.ledger.superseded == before.superseded
+    masks = [mask for mask in live.masks.all() if mask.header.frame_id == "test_count"]
+    assert len(masks) == 11
+    assert all(r.age_ms >= 0 and r.processing_ms >= r.timing.latency_ms for r in live.reports.all())
+
+
+def test_clock_set_back_begins_afresh(start: Start) -> None:
+    # The camera's stamps go on: only the node's clock tells.
+    _, bench = start(use_sim_time=True)
+    bench.set_clock(100.0)
+    bench.send(message(RGB, "rgb8", 100.0))
+    carried = bench.send(message(RGB, "rgb8", 100.1))
+    assert carried.kind == FrameReport.PROPAGATED
+    bench.set_clock(50.0)
+    stamp_s = 100.2
+    while not (report := bench.send(message(RGB, "rgb8", stamp_s))).reset_reason:
+        stamp_s += 0.1  # the clock message may arrive after the image
+        assert stamp_s < 105
+    assert (report.kind, report.reset_reason) == (FrameReport.FULL, "time_jumped_back")
+    assert report.counters.resets == carried.counters.resets + 1
+    assert report.age_ms == 0.0  # never negative
+    status = bench.status("camera", lambda values: "image_age_ms" in values)
+    assert float(values_of(status)["image_age_ms"]) >= 0
+
+
+def test_diagnostics_tell_how_the_node_fares(start: Start) -> None:
+    _, bench = start(camera_timeout_ms=400.0, max_processing_time_ms=0.001)
+    for number in range(5):
+        bench.send(message(RGB, "rgb8", 1.0 + number / 10))
+    camera = bench.status("camera", lambda values: values["state"] == "active")
+    assert {"image_age_ms", "time_since_last_image_ms", "publishers"} <= set(values_of(camera))
+    processing = bench.status("processing", lambda v: float(v["output_rate_hz"]) > 0)
+    assert processing.level == b"\1"  # slower than a microsecond: WARN
+    values = values_of(processing)
+    for name in ("processing_time", "output_latency"):
+        p50, p95, p99, top = (float(values[f"{name}_{p}_ms"]) for p in ("p50", "p95", "p99", "max"))
+        assert 0 < p50 <= p95 <= p99 <= top
+    assert float(values["consecutive_processing_delay_ms"]) > 0
+    assert {
+        "preprocess_time_ms", "inference_time_ms", "postprocess_time_ms",
+        "time_since_last_publish_ms", "input_rate_hz",
+    } <= set(values)  # fmt: skip
+    slow = values_of(bench.status("slow track", lambda values: int(values["frames"]) >= 5))
+    assert slow["slow_track_alive"] == "True"
+    assert {"key_frame_share", "submitted", "refined", "slow_track_running"} <= set(slow)
+    stale = bench.status("camera", lambda values: values["state"] == "stale")
+    assert stale.level == b"\2"
+    assert processing.hardware_id == "cpu"
+
+
+def test_incompatible_quality_of_service_is_logged_with_the_fix(start: Start) -> None:
+    node, bench = start()
+    wants = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    bench.listen(Image, "mask", wants)
+    topic = f"/{node.namespace}/segmentation_node/mask"
+    node.wait_for_log(f"qos_overrides.{topic}.publisher.durability to transient_local")
+
+
+def test_no_large_image_is_lost_on_its_way_to_the_node(start: Start) -> None:
+    # 1280x720 at 15 Hz between processes, best effort. The queue is made deep by an override, so
+    # that a slow machine delays images but supersedes none: what is missing was lost in transport.
+    depth = {"/large_images": {"subscription": {"depth": 50}}}
+    _, bench = start(
+        arguments=("-r", "image:=/large_images"), listen=False, inference_height=48,
+        max_gap_ms=0.0, qos_overrides=depth,
+    )  # fmt: skip
+    bench.camera = bench.node.create_publisher(Image, "/large_images", RELIABLE)
+    bench.wait_for_node()
+    (end,) = bench.node.get_subscriptions_info_by_topic("/large_images")
+    assert end.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    image = message(picture(720, 1280), "rgb8", 1.0)
+    before = bench.send(image).ledger
+    for _ in range(45):
+        time.sleep(1 / 15)
+        image.header.stamp.sec += 1
+        bench.camera.publish(image)
+    after = bench.report_on(image).ledger
+    assert after.published - before.published == 45
+    assert after.superseded == before.superseded
+
+
+def test_quality_of_service_of_the_camera_can_be_overridden(start: Start) -> None:
+    reliable = {"/reliable_camera": {"subscription": {"reliability": "reliable"}}}
+    node, bench = start(
+        arguments=("-r", "image:=/reliable_camera"), listen=False, qos_overrides=reliable
+    )
+    found: list[Any] = []
+
+    def seen() -> bool:
+        found[:] = bench.node.get_subscriptions_info_by_topic("/reliable_camera")
+        return bool(found)
+
+    wait_until(seen, lambda: node.log)
+    assert found[0].qos_profile.reliability == ReliabilityPolicy.RELIABLE
+    bench.node.create_publisher(Image, "/reliable_camera", qos_profile_sensor_data)
+    node.wait_for_log("qos_overrides./reliable_camera.subscription.reliability to best_effort")

@@ -1,0 +1,50 @@
+"""The live node is asked to end at an awkward moment."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import Start
+from harness import message, picture, write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A network whose Sh takes long on the image below, on any CPU."""
+    path = tmp_path_factory.mktemp("heavy") / "resnet18.safetensors"
+    return str(write_checkpoint(Path(path), "resnet18"))
+
+
+IMAGE = picture(720, 960)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_ends_cleanly_while_sh_runs(start: Start, heavy: str, number: signal.Signals) -> None:
+    # Threshold 0 makes every frame a key frame, and so a job for Sh.
+    node, bench = start(checkpoint=heavy, deviation_threshold=0.0, diagnostics_period_s=0.05)
+    first = bench.send(message(IMAGE, "rgb8", 1.0))
+    bench.send(message(IMAGE, "rgb8", 1.1))
+    bench.status(
+        "slow track",
+        lambda v: (
+            v["slow_track_running"] == "True" and int(v["submitted"]) > first.counters.submitted
+        ),
+    )
+    assert node.stop(number) == 0
+    assert "Traceback" not in node.log
+
+
+def test_ends_cleanly_while_a_frame_is_in_the_foreground(start: Start, heavy: str) -> None:
+    node, bench = start(checkpoint=heavy, diagnostics_period_s=0.05)
+    bench.camera.publish(message(IMAGE, "rgb8", 1.0))
+    bench.status("ledger", lambda values: values["in_flight"] == "1")
+    assert node.stop(signal.SIGINT) == 0
+    assert "Traceback" not in node.log
+
+
+def test_ends_cleanly_without_any_image(start: Start) -> None:
+    node, _ = start(listen=False)
+    assert node.stop(signal.SIGINT) == 0
+    assert "Traceback" not in node.log

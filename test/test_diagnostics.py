@@ -1,0 +1,88 @@
+"""Levels and texts of /diagnostics."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("diagnostic_msgs", reason="needs ROS 2")
+
+from lowlat_seg_ros.engine.worker import SlowTrackState
+from lowlat_seg_ros.frames import Counters
+from lowlat_seg_ros.ros.diagnostics import (
+    ERROR,
+    OK,
+    WARN,
+    RateMeter,
+    Rates,
+    StreamState,
+    camera_status,
+    diagnostics,
+    ledger_status,
+    processing_status,
+    slow_track_status,
+)
+from lowlat_seg_ros.ros.ledger import Ledger
+from lowlat_seg_ros.ros.monitor import StreamTimes
+from lowlat_seg_ros.ros.params import NodeConfig
+
+CONFIG = NodeConfig(camera_timeout_ms=500.0, max_consecutive_delay_ms=1000.0)
+
+
+def stream(**times: float) -> StreamState:
+    return StreamState("/image", 1, Ledger(), StreamTimes(**times))
+
+
+@pytest.mark.parametrize(
+    ("since_ms", "level", "state"),
+    [(None, WARN, "waiting"), (500.0, OK, "active"), (501.0, ERROR, "stale")],
+)
+def test_camera(since_ms: float | None, level: bytes, state: str) -> None:
+    times = {} if since_ms is None else {"since_image_ms": since_ms, "image_age_ms": since_ms}
+    status = camera_status(stream(**times), CONFIG)
+    assert status.level == level
+    assert state in [pair.value for pair in status.values if pair.key == "state"]
+
+
+def test_camera_is_never_stale_without_a_limit() -> None:
+    quiet = stream(since_image_ms=1e6, image_age_ms=1e6)
+    assert camera_status(quiet, NodeConfig(camera_timeout_ms=0.0)).level == OK
+
+
+@pytest.mark.parametrize(("delayed_ms", "level"), [(0.0, OK), (1000.0, WARN), (1001.0, ERROR)])
+def test_processing(delayed_ms: float, level: bytes) -> None:
+    assert processing_status(StreamTimes(delayed_ms=delayed_ms), Rates(), CONFIG).level == level
+
+
+@pytest.mark.parametrize(
+    ("state", "level"),
+    [
+        (SlowTrackState(), OK),
+        (SlowTrackState(last_error="Sh failed on frame 3"), WARN),
+        (SlowTrackState(alive=False), ERROR),
+    ],
+)
+def test_slow_track(state: SlowTrackState, level: bytes) -> None:
+    status = slow_track_status(state, Counters())
+    assert status.level == level
+    assert state.last_error in status.message
+
+
+def test_ledger_warns_while_images_give_no_mask() -> None:
+    meter = RateMeter(0.0)
+    bad = Ledger(received=8, published=5, rejected=2, failed=1)
+    rates = meter.update(bad, 2.0)
+    assert rates == Rates(input_hz=4.0, output_hz=2.5, refused=3)
+    assert ledger_status(bad, rates).level == WARN
+    assert ledger_status(bad, meter.update(bad, 3.0)).level == OK
+
+
+def test_message_names_node_and_device() -> None:
+    message = diagnostics(
+        "car/node", "cpu", 1_500_000_000, stream(), Rates(), Counters(), SlowTrackState(), CONFIG
+    )
+    names = ["camera", "processing", "slow track", "ledger"]
+    assert [status.name for status in message.status] == [f"car/node: {name}" for name in names]
+    assert {status.hardware_id for status in message.status} == {"cpu"}
+    assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1, 500_000_000)
+    keys = [pair.key for status in message.status for pair in status.values]
+    assert {"received", "published", "rejected", "failed", "in_flight", "superseded"} <= set(keys)

@@ -1,0 +1,65 @@
+"""Times of a camera stream, on a clock set by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("sensor_msgs", reason="needs ROS 2")
+
+from lowlat_seg_ros.frames import StageTiming
+from lowlat_seg_ros.ros.monitor import StreamMonitor, StreamTimes
+from lowlat_seg_ros.ros.reports import NodeTiming
+
+MS = 1_000_000
+
+
+class HandClock:
+    now_ns = 1000 * MS
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+def publish(monitor: StreamMonitor, began_ms: int, processing_ms: float, limit_ms: float) -> float:
+    timing = NodeTiming(processing_ms=processing_ms, age_ms=2 * processing_ms)
+    monitor.published(StageTiming(), timing, began_ms * MS, limit_ms)
+    return monitor.times().delayed_ms
+
+
+def test_nothing_is_known_before_the_first_image() -> None:
+    assert StreamMonitor(HandClock()).times() == StreamTimes()
+
+
+def test_ages_grow_with_the_ros_clock_and_are_never_negative() -> None:
+    clock = HandClock()
+    monitor = StreamMonitor(clock)
+    monitor.image(stamp_ns=970 * MS)
+    clock.now_ns += 20 * MS
+    publish(monitor, 0, 20.0, 0.0)
+    clock.now_ns += 5 * MS
+    times = monitor.times()
+    assert (times.image_age_ms, times.since_image_ms, times.since_publish_ms) == (55.0, 25.0, 5.0)
+    clock.now_ns = 0  # a bag loops
+    times = monitor.times()
+    assert (times.image_age_ms, times.since_image_ms, times.since_publish_ms) == (0.0, 0.0, 0.0)
+
+
+def test_percentiles_are_over_the_masks() -> None:
+    monitor = StreamMonitor(HandClock())
+    monitor.image(0)
+    for value in range(1, 102):
+        publish(monitor, 0, float(value), 0.0)
+    times = monitor.times()
+    assert (times.processing_ms.p50, times.processing_ms.max) == (51.0, 101.0)
+    assert (times.age_ms.count, times.age_ms.p99) == (101, 200.0)
+
+
+def test_delay_lasts_from_the_first_late_frame_to_the_next_in_time() -> None:
+    monitor = StreamMonitor(HandClock())
+    monitor.image(0)
+    assert publish(monitor, 0, 50.0, 100.0) == 0.0
+    assert publish(monitor, 100, 150.0, 100.0) == 150.0
+    assert publish(monitor, 300, 120.0, 100.0) == 320.0
+    assert publish(monitor, 500, 100.0, 100.0) == 0.0
+    assert publish(monitor, 600, 101.0, 100.0) == 101.0
+    assert publish(monitor, 700, 101.0, 0.0) == 0.0  # 0 for never

@@ -1,0 +1,82 @@
+"""Records as messages."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lowlat_seg_ros.msg", reason="needs the built messages")
+
+from std_msgs.msg import Header
+
+from lowlat_seg_ros import msg as messages
+from lowlat_seg_ros.frames import (
+    Counters,
+    MaskKind,
+    Provenance,
+    ResetReason,
+    Segmentation,
+    Selection,
+    StageTiming,
+)
+from lowlat_seg_ros.ros import ledger
+from lowlat_seg_ros.ros.reports import NodeTiming, frame_report, stamp_ns, time_message
+
+PROVENANCE = Provenance(MaskKind.PROPAGATED, 1_250_000_000, 4, 400.0, True, 2)
+
+
+def report(**fields: object) -> messages.FrameReport:
+    result = Segmentation(np.zeros((2, 2), np.uint8), 0, "", PROVENANCE, StageTiming())
+    result = dataclasses.replace(result, **fields)  # type: ignore[arg-type]
+    return frame_report(Header(frame_id="cam"), result, NodeTiming(1.0, 2.0, 3.0, 4.0), LEDGER)
+
+
+LEDGER = ledger.Ledger(9, 4, 3, 1, 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (StageTiming, messages.StageTiming),
+        (Counters, messages.Counters),
+        (ledger.Ledger, messages.Ledger),
+    ],
+)
+def test_message_has_the_fields_of_its_record(record: type, message: type) -> None:
+    names = [item.name for item in dataclasses.fields(record)]
+    assert names == list(message.get_fields_and_field_types())
+
+
+@pytest.mark.parametrize("kind", MaskKind)
+def test_kind(kind: MaskKind) -> None:
+    found = report(provenance=dataclasses.replace(PROVENANCE, kind=kind)).kind
+    assert found == getattr(messages.FrameReport, kind.name)
+
+
+def test_provenance_and_times_are_carried_over() -> None:
+    found = report(timing=StageTiming(lower_ms=8.5), counters=Counters(last_failure="Sh failed"))
+    assert (found.header.frame_id, found.key_age_frames, found.key_age_ms) == ("cam", 4, 400.0)
+    assert (found.exact, found.epoch, found.reset_reason) == (True, 2, "")
+    assert (found.key_stamp.sec, found.key_stamp.nanosec) == (1, 250_000_000)
+    assert (found.convert_ms, found.publish_ms, found.processing_ms, found.age_ms) == (1, 2, 3, 4)
+    assert (found.timing.lower_ms, found.counters.last_failure) == (8.5, "Sh failed")
+    assert (found.ledger.received, found.ledger.superseded) == (9, 5)
+
+
+def test_reset_reason_is_named() -> None:
+    begun = dataclasses.replace(PROVENANCE, reset=ResetReason.GAP)
+    assert report(provenance=begun).reset_reason == "gap"
+
+
+def test_selection_is_there_once_the_selector_has_run() -> None:
+    assert not report().selected
+    found = report(selection=Selection(0.25, 0.125, True))
+    assert (found.selected, found.deviation, found.threshold) == (True, 0.25, 0.125)
+    assert found.is_key
+
+
+@pytest.mark.parametrize("ns", [0, 1, 999_999_999, 1_000_000_000, 1_700_000_000_123_456_789])
+def test_stamps_are_kept_to_the_nanosecond(ns: int) -> None:
+    assert stamp_ns(time_message(ns)) == ns
