@@ -1,0 +1,164 @@
+"""The demo's parts: environment, the node's process, recorder and its account."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+import rclpy
+from lowlat_seg_ros.msg import FrameReport
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from lowlat_seg_ros.frames import (
+    Counters,
+    MaskKind,
+    Provenance,
+    ResetReason,
+    Segmentation,
+    Selection,
+    StageTiming,
+)
+from lowlat_seg_ros.ros import environment, qos
+from lowlat_seg_ros.ros.conversion import image_message
+from lowlat_seg_ros.ros.environment import RosError
+from lowlat_seg_ros.ros.ledger import Ledger
+from lowlat_seg_ros.ros.live import live_node
+from lowlat_seg_ros.ros.player import Player
+from lowlat_seg_ros.ros.recorder import Recorder, segmentation
+from lowlat_seg_ros.ros.reports import NodeTiming, frame_report, time_message
+
+IMAGE = np.zeros((48, 64, 3), np.uint8)
+
+
+def result(stamp: int, reset: ResetReason | None = None, selected: bool = True) -> Segmentation:
+    # Values that float32, which the messages hold, can hold.
+    return Segmentation(
+        np.arange(12, dtype=np.uint8).reshape(3, 4),
+        stamp,
+        "camera",
+        Provenance(MaskKind.PROPAGATED, stamp - 500_000_000, 5, 500.0, True, 3, reset),
+        StageTiming(preprocess_ms=1.5, lower_ms=20.25, latency_ms=30.5, selector_ms=0.5),
+        Counters(frames=7, key_frames=2, submitted=1, pending=1, last_failure="none really"),
+        Selection(0.25, 0.125, True) if selected else None,
+    )
+
+
+@pytest.mark.parametrize("kind", MaskKind)
+@pytest.mark.parametrize("reset", [None, *ResetReason])
+@pytest.mark.parametrize("selected", [True, False])
+def test_report_and_mask_give_back_the_engines_record(
+    kind: MaskKind, reset: ResetReason | None, selected: bool
+):
+    made = result(1_700_000_000_123_456_789, reset, selected)
+    made = Segmentation(
+        **vars(made) | {"provenance": Provenance(**vars(made.provenance) | {"kind": kind})}
+    )
+    header = Header(stamp=time_message(made.stamp_ns), frame_id=made.frame_id)
+    back = segmentation(frame_report(header, made, NodeTiming(), Ledger()), made.mask)
+    assert vars(back) == vars(made)
+
+
+def test_domain_in_use_is_not_taken(monkeypatch: pytest.MonkeyPatch):
+    domain = environment.free_domain()
+    assert domain in environment.DOMAINS
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("", 7410 + 250 * domain))
+        monkeypatch.setattr(environment, "DOMAINS", range(domain, domain + 1))
+        with pytest.raises(RosError, match="in use"):
+            environment.free_domain()
+
+
+def test_isolation_keeps_the_users_profile(monkeypatch: pytest.MonkeyPatch):
+    for name in (*environment.PROFILE_VARIABLES, "ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    environment.isolate()
+    assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    for name in environment.PROFILE_VARIABLES:
+        assert Path(os.environ[name]).name == "fastdds_large_images.xml"
+        assert Path(os.environ[name]).is_file()
+        os.environ[name] = "/mine.xml"
+    environment.isolate()
+    assert {os.environ[name] for name in environment.PROFILE_VARIABLES} == {"/mine.xml"}
+
+
+def test_node_that_cannot_start_is_told_with_its_log(tmp_path: Path):
+    parameters = {"checkpoint": str(tmp_path / "none.safetensors")}
+    with (
+        pytest.raises(RosError, match=r"(?s)status 1.*none\.safetensors"),
+        live_node(parameters, tmp_path / "log"),
+    ):
+        pass
+
+
+def test_node_that_dies_while_playing_is_told(checkpoint: Path, tmp_path: Path):
+    parameters = {"checkpoint": str(checkpoint), "expected_width": 64, "expected_height": 48}
+    with live_node(parameters, tmp_path / "log") as node:
+
+        def kill_at_third(played: int, masks: int) -> None:
+            if played == 3:
+                os.kill(node.process.pid, signal.SIGKILL)
+
+        with pytest.raises(RosError, match=r"(?s)status -9.*Waiting for images"):
+            node.play([IMAGE] * 100, 20.0, kill_at_third)
+
+
+@pytest.fixture
+def ros_node() -> Iterator[Node]:
+    """A node that is spun in the background."""
+    context = Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("test_live", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = Thread(target=executor.spin)
+    thread.start()
+    yield node
+    executor.shutdown()
+    thread.join()
+    context.try_shutdown()
+
+
+def test_frame_that_nobody_reports_is_missed(ros_node: Node):
+    """A node that answers two of three frames, and says nothing of the other."""
+    masks = ros_node.create_publisher(Image, "lossy/mask", qos.output())
+    reports = ros_node.create_publisher(FrameReport, "lossy/frame_report", qos.output())
+    recorder = Recorder(ros_node, "lossy")
+    end = time.monotonic() + 30
+    while not (masks.get_subscription_count() and reports.get_subscription_count()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    for stamp in (1_000, 3_000):
+        header, made = Header(stamp=time_message(stamp)), result(stamp)
+        masks.publish(image_message(header, made.mask, "mono8"))
+        ledger = Ledger(received=2, published=2)
+        reports.publish(frame_report(header, made, NodeTiming(age_ms=4.0), ledger))
+        assert recorder.wait_for(stamp, 30)
+    stamps = [1_000, 2_000, 3_000]
+    assert [answer.index for answer in recorder.answers(stamps)] == [0, 2]
+    assert recorder.answers(stamps)[0].published_ms == 4.0
+    assert recorder.account(stamps).unaccounted == 1
+    assert not recorder.wait_for(2_000, 0.05)
+
+
+def test_player_keeps_the_rate_and_stamps_with_the_time(ros_node: Node):
+    player = Player(ros_node)
+    before = time.time_ns()
+    stamps = list(player.play([IMAGE] * 5, rate_hz=50.0))
+    assert before <= stamps[0]
+    assert stamps == sorted(set(stamps))
+    assert stamps[-1] - stamps[0] >= 0.07e9  # never faster; slower is the machine's matter
