@@ -208,37 +208,6 @@ def mask_by_hand(net: Segmenter, frames: list[Frame]) -> np.ndarray:
     return mask_of(net.classify_fused(high, low[-1]), geometry)
 
 
-def test_drained_threads_and_virtual_clock_agree(tiny: Segmenter, make_frame: MakeFrame) -> None:
-    """Same order of deliveries, same masks: the deterministic engine measures the real one."""
-    config = EngineConfig(foreground_threads=1, slow_track_threads=1)
-    virtual = Engine.deterministic(tiny, config, threshold=ALWAYS, delay_frames=1)
-    with Engine(tiny, config, threshold=ALWAYS) as real:
-        for index in range(8):
-            expected, result = virtual.process(make_frame(index)), real.process(make_frame(index))
-            drain(real)
-            assert (result.mask == expected.mask).all()
-            assert result.provenance == expected.provenance
-            assert result.selection == expected.selection
-
-
-@pytest.mark.parametrize("delay", [{"delay_frames": 3}, {"delay_ms": 250.0}])
-def test_deterministic_runs_are_equal(
-    tiny: Segmenter, make_frame: MakeFrame, delay: dict[str, float]
-) -> None:
-    def run() -> list[Segmentation]:
-        config = EngineConfig(foreground_threads=1, max_key_interval=2)
-        engine = Engine.deterministic(tiny, config, threshold=0.48, **delay)  # type: ignore[arg-type]
-        stamps = [0, 100, 200, 300, 400, 500, 450, 550, 650, 3000, 3100, 3200, 3300, 3400]
-        return [engine.process(make_frame(i, stamp_ms=ms)) for i, ms in enumerate(stamps)]
-
-    first, second = run(), run()
-    for a, b in zip(first, second, strict=True):
-        assert (a.mask == b.mask).all()
-        assert (a.provenance, a.selection, a.counters) == (b.provenance, b.selection, b.counters)
-    assert first[-1].counters.resets == 2
-    assert first[-1].counters.refined + first[-1].counters.carried > 0
-
-
 def test_failure_in_the_thread_never_stops_masks(
     tiny: Segmenter, sh: Hold, make_frame: MakeFrame
 ) -> None:
