@@ -59,7 +59,9 @@ def test_resume_gives_the_same_weights_as_an_unbroken_run(tmp_path: Path) -> Non
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     stage = base_stage()
-    loop = Loop(stage, LoopConfig(steps=40, batch_size=4, warmup_steps=1, precision="fp32"), tmp_path)
+    loop = Loop(
+        stage, LoopConfig(steps=40, batch_size=4, warmup_steps=1, precision="fp32"), tmp_path
+    )
     first = stage.loss(4, torch.Generator().manual_seed(1))[0].item()
     assert loop.run()
     stage.segmenter.train()
@@ -90,9 +92,13 @@ def test_all_three_stages_in_a_row_and_what_the_checkpoint_says(tmp_path: Path) 
 
 
 def test_the_output_stride_can_change_between_stages(tmp_path: Path) -> None:
-    assert train("base", "--network", "tiny", "--output-stride", "16", "--out", f"{tmp_path}/1") == 0
+    assert (
+        train("base", "--network", "tiny", "--output-stride", "16", "--out", f"{tmp_path}/1") == 0
+    )
     start = f"{tmp_path}/1/base.safetensors"
-    assert train("base", "--start-from", start, "--output-stride", "8", "--out", f"{tmp_path}/2") == 0
+    assert (
+        train("base", "--start-from", start, "--output-stride", "8", "--out", f"{tmp_path}/2") == 0
+    )
     header = checkpoint.read_header(tmp_path / "2" / "base.safetensors")
     assert header.network.output_stride == 8
 

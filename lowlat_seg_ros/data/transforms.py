@@ -93,7 +93,7 @@ def warp_labels(labels: Tensor, grid: Tensor) -> Tensor:
 
 
 def jitter_colours(images: Tensor, amounts: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and gamma of (N, 3, H, W) in [0, 1], by ``amounts`` (N, 4)."""
+    """Brightness, contrast, saturation, gamma of (N, 3, H, W) in [0, 1], by ``amounts`` (N, 4)."""
     brightness, contrast, saturation, gamma = amounts.view(-1, 4, 1, 1, 1).unbind(1)
     out = images * (1 + brightness)
     out = (out - out.mean(dim=(1, 2, 3), keepdim=True)) * (1 + contrast) + out.mean(

@@ -25,7 +25,9 @@ class Bank:
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``count`` frames at random, with replacement."""
-        index = torch.randint(len(self.images), (count,), generator=generator, device=self.images.device)
+        index = torch.randint(
+            len(self.images), (count,), generator=generator, device=self.images.device
+        )
         return self.images[index], self.labels[index]
 
 

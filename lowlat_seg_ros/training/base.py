@@ -52,7 +52,9 @@ class BaseStage:
         full, aux = (Confusion(self.segmenter.config.num_classes) for _ in range(2))
         for image, label in zip(self.held_out.images, self.held_out.labels, strict=True):
             low = self.segmenter.lower(self.segmenter.normalise(image[None].float() / 255))
-            full.update(label, mask_of(self.segmenter.classify_high(self.segmenter.higher(low)), label))
+            full.update(
+                label, mask_of(self.segmenter.classify_high(self.segmenter.higher(low)), label)
+            )
             aux.update(label, mask_of(self.segmenter.classify_low(low), label))
         return {"miou": full.miou, "pixel_accuracy": full.pixel_accuracy, "aux_miou": aux.miou}
 

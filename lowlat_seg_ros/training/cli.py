@@ -32,8 +32,10 @@ from lowlat_seg_ros.training.sources import (
 EXAMPLES = """\
 examples, the default weights in three stages (CamVid in DIR):
   lowlat-seg train base --root DIR --out runs/base
-  lowlat-seg train propagation --root DIR --start-from runs/base/base.safetensors --out runs/propagation
-  lowlat-seg train selector --root DIR --start-from runs/propagation/propagation.safetensors --out runs/selector
+  lowlat-seg train propagation --root DIR --out runs/propagation \\
+    --start-from runs/base/base.safetensors
+  lowlat-seg train selector --root DIR --out runs/selector \\
+    --start-from runs/propagation/propagation.safetensors
 without any data set, on drives that the project renders itself:
   lowlat-seg train base --rendered 2000 --out runs/rendered
 A run that was stopped, or ended by --max-minutes, goes on when the same command is given again.
@@ -46,27 +48,106 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     base = stages.add_parser("base", help="Sl, Sh and classifier on labelled images")
-    base.add_argument("--network", choices=sorted(NETWORKS), default="resnet18", help="named configuration (default %(default)s)")  # fmt: skip
-    base.add_argument("--init", metavar="FILE", help="torchvision ImageNet file of the backbone, a local path")  # fmt: skip
-    base.add_argument("--start-from", type=Path, metavar="FILE", help="checkpoint to go on from, instead of --network")  # fmt: skip
-    base.add_argument("--output-stride", type=int, choices=(8, 16), help="stride of F_h; 16 trains about three times faster")  # fmt: skip
-    base.add_argument("--rendered-share", type=float, default=0.25, help="share of rendered images in a batch (default %(default)s)")  # fmt: skip
-    base.add_argument("--min-scale", type=float, default=0.5, help="smallest random zoom (default %(default)s)")  # fmt: skip
+    base.add_argument(
+        "--network",
+        choices=sorted(NETWORKS),
+        default="resnet18",
+        help="named configuration (default %(default)s)",
+    )
+    base.add_argument(
+        "--init", metavar="FILE", help="torchvision ImageNet file of the backbone, a local path"
+    )
+    base.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint to go on from, instead of --network",
+    )
+    base.add_argument(
+        "--output-stride",
+        type=int,
+        choices=(8, 16),
+        help="stride of F_h; 16 trains about three times faster",
+    )
+    base.add_argument(
+        "--rendered-share",
+        type=float,
+        default=0.25,
+        help="share of rendered images in a batch (default %(default)s)",
+    )
+    base.add_argument(
+        "--min-scale", type=float, default=0.5, help="smallest random zoom (default %(default)s)"
+    )
     propagation = stages.add_parser("propagation", help="predictor, AdaptNet and fusion on pairs")
-    propagation.add_argument("--distillation", type=float, default=0.5, help="weight of the full network's answer (default %(default)s)")  # fmt: skip
-    propagation.add_argument("--pairs", type=int, default=800, help="pseudo-motion pairs made from stills (default %(default)s)")  # fmt: skip
+    propagation.add_argument(
+        "--distillation",
+        type=float,
+        default=0.5,
+        help="weight of the full network's answer (default %(default)s)",
+    )
+    propagation.add_argument(
+        "--pairs",
+        type=int,
+        default=800,
+        help="pseudo-motion pairs made from stills (default %(default)s)",
+    )
     selector = stages.add_parser("selector", help="deviation of pairs, then the threshold")
-    selector.add_argument("--key-share", type=float, default=0.2, help="wanted share of key frames on rendered drives (default %(default)s)")  # fmt: skip
-    selector.add_argument("--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)")  # fmt: skip
+    selector.add_argument(
+        "--key-share",
+        type=float,
+        default=0.2,
+        help="wanted share of key frames on rendered drives (default %(default)s)",
+    )
+    selector.add_argument(
+        "--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)"
+    )
     for stage in (propagation, selector):
-        stage.add_argument("--start-from", type=Path, required=True, metavar="FILE", help="checkpoint of the stage before")  # fmt: skip
+        stage.add_argument(
+            "--start-from",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="checkpoint of the stage before",
+        )
     for stage in (base, propagation, selector):
-        stage.add_argument("--root", type=Path, metavar="DIR", help="CamVid's folder; without it rendered drives alone")  # fmt: skip
-        stage.add_argument("--rendered", type=int, default=600, help="rendered frames (or pairs) to make (default %(default)s)")  # fmt: skip
-        stage.add_argument("--size", type=size, default=(360, 480), metavar="HxW", help="size of the rendered frames (default 360x480)")  # fmt: skip
-        stage.add_argument("--crop", type=size, default=(240, 320), metavar="HxW", help="size of the training crops (default 240x320)")  # fmt: skip
-        stage.add_argument("--out", type=Path, required=True, metavar="DIR", help="where weights, log and resumable state go")  # fmt: skip
-        stage.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default %(default)s")  # fmt: skip
+        stage.add_argument(
+            "--root",
+            type=Path,
+            metavar="DIR",
+            help="CamVid's folder; without it rendered drives alone",
+        )
+        stage.add_argument(
+            "--rendered",
+            type=int,
+            default=600,
+            help="rendered frames (or pairs) to make (default %(default)s)",
+        )
+        stage.add_argument(
+            "--size",
+            type=size,
+            default=(360, 480),
+            metavar="HxW",
+            help="size of the rendered frames (default 360x480)",
+        )
+        stage.add_argument(
+            "--crop",
+            type=size,
+            default=(240, 320),
+            metavar="HxW",
+            help="size of the training crops (default 240x320)",
+        )
+        stage.add_argument(
+            "--out",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="where weights, log and resumable state go",
+        )
+        stage.add_argument(
+            "--device",
+            default="cuda" if torch.cuda.is_available() else "cpu",
+            help="default %(default)s",
+        )
         add_settings(stage, LoopConfig)
 
 
@@ -75,8 +156,9 @@ def run(args: argparse.Namespace) -> int:
     loop_config = settings_from(args, LoopConfig)
     torch.manual_seed(loop_config.seed)
     segmenter, header = _start(args)
-    segmenter.to(args.device, memory_format=torch.channels_last)
-    data = TrainingData(args.root, args.rendered, args.size, torch.device(args.device))
+    device = torch.device(args.device)
+    segmenter = segmenter.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    data = TrainingData(args.root, args.rendered, args.size, device)
     stage = STAGES[args.stage](segmenter, data, args, loop_config)
     loop = Loop(stage, loop_config, args.out)
     if loop.resume():
@@ -106,7 +188,7 @@ def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
         header = dataclasses.replace(header, network=network)
     segmenter = Segmenter(header.network)
     if args.start_from is not None:
-        # The weights fit whatever the output stride: dilation replaces stride.
+        # The weights fit every output stride, as dilation replaces stride.
         trained, _ = checkpoint.load(args.start_from)
         checkpoint.restore(segmenter, checkpoint.weights(trained), str(args.start_from))
     elif args.init:
@@ -157,11 +239,14 @@ def _described(header: Header, args: argparse.Namespace, loop: Loop, figures: An
         # Paths say nothing to others; only what the options mean for the weights is kept.
         "data": (["CamVid train"] if args.root else []) + [f"rendered drives ({args.rendered})"],
         "options": {
-            k: v for k, v in vars(args).items()
+            k: v
+            for k, v in vars(args).items()
             if isinstance(v, (int, float, str, tuple)) and k not in ("stage", "device", "init")
         },
-        "steps": loop.step, "minutes": round(loop.seconds / 60, 1), "figures": figures,
-    }  # fmt: skip
+        "steps": loop.step,
+        "minutes": round(loop.seconds / 60, 1),
+        "figures": figures,
+    }
     stages = [*header.provenance.get("stages", []), stage]
     camvid = any("CamVid train" in s["data"] for s in stages)
     licence = "research use only (CamVid)" if camvid else "Apache-2.0"

@@ -1,4 +1,4 @@
-"""The loop that all three stages share: schedule, averaging, logging, checkpoint and exact resume."""
+"""The loop that all three stages share: schedule, averaging, logging, exact resume."""
 
 from __future__ import annotations
 
@@ -22,14 +22,28 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 class LoopConfig:
     """How long and how fast a stage is trained."""
 
-    steps: int = setting(2000, "optimiser steps; the learning rate reaches zero with the last", low=1, high=10**8)  # fmt: skip
-    max_minutes: float = setting(0.0, "stop and save after this long, to be resumed; 0 for no limit", unit="min", low=0.0, high=1e6)  # fmt: skip
+    steps: int = setting(
+        2000, "optimiser steps; the learning rate reaches zero with the last", low=1, high=10**8
+    )
+    max_minutes: float = setting(
+        0.0,
+        "stop and save after this long, to be resumed; 0 for no limit",
+        unit="min",
+        low=0.0,
+        high=1e6,
+    )
     batch_size: int = setting(8, "images (or pairs) a step", low=1, high=4096)
     learning_rate: float = setting(1e-3, "peak learning rate of AdamW", low=0.0, high=1.0)
     weight_decay: float = setting(0.02, "AdamW's decoupled weight decay", low=0.0, high=1.0)
     warmup_steps: int = setting(100, "steps over which the learning rate rises", low=0, high=10**6)
-    average_decay: float = setting(0.998, "decay of the averaged weights that are evaluated and saved", low=0.0, high=1.0)  # fmt: skip
-    precision: str = setting("auto", "bf16 where the processor multiplies it fast, or fp32", choices=("auto", "bf16", "fp32"))  # fmt: skip
+    average_decay: float = setting(
+        0.998, "decay of the averaged weights that are evaluated and saved", low=0.0, high=1.0
+    )
+    precision: str = setting(
+        "auto",
+        "bf16 where the processor multiplies it fast, or fp32",
+        choices=("auto", "bf16", "fp32"),
+    )
     evaluate_every: int = setting(250, "steps between evaluations", low=1, high=10**8)
     save_every: int = setting(250, "steps between resumable checkpoints", low=1, high=10**8)
     seed: int = setting(0, "seed of initialisation, batches and augmentation", low=0, high=2**31)
@@ -93,7 +107,10 @@ class Loop:
         matrices = [p for p in self.parameters if p.ndim > 1]
         vectors = [p for p in self.parameters if p.ndim <= 1]
         decay = self.config.weight_decay
-        return [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+        return [
+            {"params": matrices, "weight_decay": decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
 
     def _state(self) -> dict[str, Tensor]:
         return {
@@ -106,7 +123,9 @@ class Loop:
         """Linear warm-up, then a cosine down to zero."""
         config = self.config
         warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
-        return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / config.steps))
+        return (
+            config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / config.steps))
+        )
 
     @property
     def checkpoint(self) -> Path:
@@ -114,7 +133,7 @@ class Loop:
         return self.out / f"{self.stage.name}.resume.pt"
 
     def resume(self) -> bool:
-        """Continue from :attr:`checkpoint` if it exists; the same steps follow as without a stop."""
+        """Continue from :attr:`checkpoint` if it exists; the steps are those of an unbroken run."""
         if not self.checkpoint.exists():
             return False
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
@@ -128,10 +147,13 @@ class Loop:
     def save(self) -> None:
         """Write :attr:`checkpoint`, whole or not at all."""
         state = {
-            "segmenter": self.stage.segmenter.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "average": self.average, "step": self.step, "seconds": self.seconds,
+            "segmenter": self.stage.segmenter.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average,
+            "step": self.step,
+            "seconds": self.seconds,
             "generator": self.generator.get_state(),
-        }  # fmt: skip
+        }
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.checkpoint)

@@ -29,9 +29,10 @@ def segmentation_loss(logits: Tensor, label: Tensor, weights: Tensor) -> Tensor:
     full = F.interpolate(logits.float(), label.shape[1:], mode="bilinear")
     loss = F.cross_entropy(full, label, weights, ignore_index=IGNORE_LABEL, reduction="sum")
     # A crop can be all void; cross_entropy's own mean would then be NaN.
-    mass = weights.new_tensor(0.0) + torch.cat([weights, weights.new_zeros(1)])[
-        label.clamp(max=weights.numel())
-    ].sum()
+    mass = (
+        weights.new_tensor(0.0)
+        + torch.cat([weights, weights.new_zeros(1)])[label.clamp(max=weights.numel())].sum()
+    )
     return loss / mass.clamp(min=1.0)
 
 

@@ -28,7 +28,7 @@ class PairBank:
 
 
 class PropagationStage:
-    """Cross-entropy on the fused mask, plus ``distillation`` times the divergence from the full one."""
+    """Cross-entropy on the fused mask, plus ``distillation`` times the full one's divergence."""
 
     name = "propagation"
 
@@ -36,7 +36,12 @@ class PropagationStage:
         self, segmenter: Segmenter, pairs: PairBank, held_out: PairBank, augment: Augment,
         distillation: float = 0.5,
     ) -> None:  # fmt: skip
-        self.segmenter, self.pairs, self.held_out, self.augment = segmenter, pairs, held_out, augment
+        self.segmenter, self.pairs, self.held_out, self.augment = (
+            segmenter,
+            pairs,
+            held_out,
+            augment,
+        )
         self.distillation = distillation
         self.weights = class_weights(pairs.labels, segmenter.config.num_classes)
 

@@ -99,7 +99,9 @@ class CalibrationPoint:
 
 
 @torch.inference_mode()
-def calibrate(segmenter: Segmenter, clips: Iterable[Tensor], steps: int = 40) -> list[CalibrationPoint]:
+def calibrate(
+    segmenter: Segmenter, clips: Iterable[Tensor], steps: int = 40
+) -> list[CalibrationPoint]:
     """Key-frame share over threshold, the selector's schedule replayed on ``clips``.
 
     Every clip is uint8 (T, 3, H, W); its first frame counts as a key frame.
@@ -109,7 +111,9 @@ def calibrate(segmenter: Segmenter, clips: Iterable[Tensor], steps: int = 40) ->
         images = [segmenter.normalise(image[None].float() / 255) for image in clip]
         reduced.append([segmenter.selector.reduce(segmenter.lower(image)) for image in images])
     thresholds = np.linspace(0.0, 0.5, steps + 1)
-    return [CalibrationPoint(float(t), _key_share(segmenter, reduced, float(t))) for t in thresholds]
+    return [
+        CalibrationPoint(float(t), _key_share(segmenter, reduced, float(t))) for t in thresholds
+    ]
 
 
 def _key_share(segmenter: Segmenter, clips: list[list[Tensor]], threshold: float) -> float:

@@ -59,7 +59,9 @@ def frame_banks(data: TrainingData, rendered_share: float) -> tuple[Mixture, Ban
 
 def _rendered_bank(data: TrainingData, count: int, seed: int) -> Bank:
     """``count`` frames, each of a drive of its own, so that as many scenes as possible are seen."""
-    frames = [_rendered(data, seed + n, 1)[0] for n in trange(count, desc="rendering", unit="frame")]
+    frames = [
+        _rendered(data, seed + n, 1)[0] for n in trange(count, desc="rendering", unit="frame")
+    ]
     images = torch.from_numpy(np.stack([f.image.transpose(2, 0, 1) for f in frames]))
     labels = torch.from_numpy(np.stack([f.label for f in frames]))
     return Bank(images.to(data.device), labels.to(data.device))
@@ -82,7 +84,9 @@ def pair_banks(data: TrainingData, warped: int) -> tuple[PairBank, PairBank]:
     return _bank_of(pairs, data), _bank_of(_warped_pairs(held_out, len(held_out), seed=1), data)
 
 
-def _bank_of(pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]], data: TrainingData) -> PairBank:
+def _bank_of(
+    pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]], data: TrainingData
+) -> PairBank:
     key, image, label = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
     return PairBank(
         key.permute(0, 3, 1, 2).to(data.device), image.permute(0, 3, 1, 2).to(data.device),
