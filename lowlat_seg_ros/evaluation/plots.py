@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -72,7 +74,11 @@ def _draw_stages(axes: Axes, answers: Sequence[Answer], played: int) -> None:
     keys = _key_frames(answers)
     axes.plot(keys, np.full(len(keys), top), "v", color=_KEY, clip_on=False, label="key frame")
     axes.set_ylabel("ms")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    handles, _ = axes.get_legend_handles_labels()
+    bars = [handle for handle in handles if isinstance(handle, BarContainer)]
+    marks = [handle for handle in handles if not isinstance(handle, BarContainer)]
+    # The stages as they are stacked, the last one above.
+    _legend(axes, handles=[*marks, *reversed(bars)])
 
 
 def _top(answers: Sequence[Answer]) -> float:
@@ -103,7 +109,11 @@ def _draw_selection(axes: Axes, answers: Sequence[Answer]) -> None:
     )
     axes.set_ylim(bottom=0)
     axes.set_ylabel("share of pixels")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    _legend(axes)
+
+
+def _legend(axes: Axes, **options: Any) -> None:
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, **options)
 
 
 def _key_frames(answers: Sequence[Answer]) -> list[int]:
