@@ -27,8 +27,9 @@ def print_summary(
         + (f" + [bold red]{account.unaccounted} unaccounted[/]" if account.unaccounted else "")
     )
     console.print(
-        f"Key frames: {summary.key_frames} ({summary.key_share:.0%} of the masks); Sh ran for "
-        f"{counters.submitted} of them in the background: {counters.refined} refined, "
+        f"Key frames: {summary.key_frames} ({summary.key_share:.0%} of the masks), "
+        f"{counters.resets} resets; {counters.submitted} were handed to Sh in the background: "
+        f"{counters.refined} refined, "
         f"{counters.carried} carried on, {counters.superseded} superseded, "
         f"{counters.dropped_late + counters.dropped_stale} dropped, {counters.failed} failed, "
         f"{counters.pending} pending"

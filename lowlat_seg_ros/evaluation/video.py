@@ -79,6 +79,8 @@ class Storyboard:
     def _caption(self, first: np.ndarray, second: np.ndarray, answer: Answer) -> None:
         source = answer.segmentation.provenance
         origin = source.kind.value
+        if source.reset is not None:
+            origin += f": {source.reset.value.replace('_', ' ')}"
         if source.key_age_frames:
             exact = "exact" if source.exact else "provisional"
             frames = "1 frame" if source.key_age_frames == 1 else f"{source.key_age_frames} frames"
