@@ -68,7 +68,7 @@ class Subset:
 
 
 def split_holdout(sequence: Sequence, share: float = 0.12) -> tuple[Subset, Subset]:
-    """Split into (train, held out): of every drive, its last frames, one contiguous block, are held out.
+    """Split into (train, held out); of every drive the last frames, one block, are held out.
 
     A block rather than scattered frames, because a neighbour one frame away gives the answer
     away; of every drive, so that each light and street counts.
@@ -142,7 +142,7 @@ def check_pair(image: np.ndarray, label: np.ndarray, path: Path) -> None:
     """DataError if the label read from ``path`` differs in size from its image."""
     if image.shape[:2] != label.shape:
         raise DataError(
-            f"label {path} is {label.shape} and its image {image.shape[:2]}; they must have one size"
+            f"label {path} is {label.shape}, its image {image.shape[:2]}; they must have one size"
         )
 
 

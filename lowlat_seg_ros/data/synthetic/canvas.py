@@ -13,6 +13,8 @@ from lowlat_seg_ros.frames import IGNORE_LABEL
 
 #: Fraction bits of the coordinates handed to OpenCV: shapes move by sixteenths of a pixel.
 _SHIFT = 4
+#: Height in pixels below which an object loses its details.
+_DETAIL_PX = 14.0
 _RAMP = np.arange(256, dtype=np.float32)[:, None]
 
 Colour = tuple[float, float, float]
@@ -23,7 +25,8 @@ class Face:
     """A convex polygon: rows ``start`` to ``stop`` of its mesh's vertices.
 
     ``label`` None leaves the label as it is (shadows). A ``solid`` face is seen from the side on
-    which its vertices run clockwise in the image, others from both.
+    which its vertices run clockwise in the image, others from both. A ``detail`` is left out
+    where it would be too small to see.
     """
 
     start: int
@@ -31,6 +34,7 @@ class Face:
     colour: Colour
     label: int | None
     solid: bool = False
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,9 @@ class Board:
         canvas.board(self)
 
 
+Paintable = Mesh | Wall | Board
+
+
 class Canvas:
     """Image and label under way, seen by ``camera`` through haze of ``haze_colour``.
 
@@ -129,7 +136,10 @@ class Canvas:
         pixels = to_pixels(projected) if near else None
         if pixels is not None and self._outside(pixels):
             return
+        small = pixels is not None and float(np.ptp(pixels[:, 1])) < _DETAIL_PX
         for face in faces:
+            if small and face.detail:
+                continue
             if pixels is not None:
                 corners = pixels[face.start : face.stop]
             else:
@@ -174,7 +184,7 @@ class Canvas:
             cv2.fillPoly(self.label, fixed, (label,), cv2.LINE_8, _SHIFT)
 
     def darken(self, outlines: list[np.ndarray], share: float) -> None:
-        """Multiply the image by ``share`` inside the world polygons (N, 3): shadows on the ground."""
+        """Multiply the image by ``share`` inside world polygons (N, 3): shadows on the ground."""
         mask = np.zeros(self.label.shape, np.uint8)
         for outline in outlines:
             clipped = clip_near(self.project(outline))
@@ -202,9 +212,12 @@ class Canvas:
         to_image[:, 2] += self.offset
         shift = np.array([[1.0, 0, -left], [0, 1.0, -top], [0, 0, 1.0]])
         patch = cv2.warpPerspective(
-            texture, shift @ to_image, (right - left, bottom - top),
-            flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE,
-        )  # fmt: skip
+            texture,
+            shift @ to_image,
+            (right - left, bottom - top),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
         patch = cv2.LUT(patch, self._tone(wall.light, float(projected[:, 2].mean())))
         mask = np.zeros(patch.shape[:2], np.uint8)
         fixed = np.rint((corners - (left, top)) * (1 << _SHIFT)).astype(np.int32)
@@ -267,6 +280,7 @@ class Canvas:
 
 
 def _turns_left(corners: np.ndarray) -> bool:
-    """Whether the corners run anticlockwise as seen in the image (y down)."""
-    x, y = corners[:, 0], corners[:, 1]
-    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) < 0.0
+    """Whether a convex polygon's corners run anticlockwise as seen in the image (y down)."""
+    third = len(corners) // 3
+    (ax, ay), (bx, by), (cx, cy) = corners[[0, third, 2 * third]].tolist()
+    return bool((bx - ax) * (cy - ay) - (by - ay) * (cx - ax) < 0.0)

@@ -10,14 +10,15 @@ from lowlat_seg_ros.data.sequence import LabelledFrame, check_index
 from lowlat_seg_ros.data.synthetic import textures
 from lowlat_seg_ros.data.synthetic.camera import Camera
 from lowlat_seg_ros.data.synthetic.canvas import Canvas
-from lowlat_seg_ros.data.synthetic.ground import Sky, in_view, mark_road, paint_ground
-from lowlat_seg_ros.data.synthetic.layout import Builder, Line
+from lowlat_seg_ros.data.synthetic.course import Line
+from lowlat_seg_ros.data.synthetic.ground import Sky, mark_road, paint_ground
+from lowlat_seg_ros.data.synthetic.layout import Builder
 from lowlat_seg_ros.data.synthetic.look import draw_look
 from lowlat_seg_ros.data.synthetic.traffic import Ego, Traffic
 
 
 class RenderedDrive:
-    """``frames`` frames at ``rate_hz`` of ``size`` (H, W), all that they show following from ``seed``.
+    """``frames`` frames at ``rate_hz`` of ``size`` (H, W), made up from ``seed``.
 
     A frame depends on the seed, the size and its time alone: frames may be read in any order, and
     two rates show the same drive. Image and label are painted with the same projected shapes.
@@ -40,7 +41,7 @@ class RenderedDrive:
         self.ego = Ego(streams[1], self.look, seconds)
         self.line = Line(streams[2], self.ego.length)
         self.layout = Builder(streams[3], self.look, self.line, self.ego.length).build()
-        mark_road(streams[4], self.look, self.line, self.layout, self.ego.length)
+        self._markings = mark_road(streams[4], self.look, self.line, self.layout, self.ego.length)
         self.traffic = Traffic(streams[5], self.look, self.line, self.ego, seconds)
         self._sky = Sky(self.look, size, self.look.lens.focal * size[1])
         self._tone = _tone_curve(self.look.lens.gain, self.look.lens.gamma)
@@ -75,8 +76,8 @@ class RenderedDrive:
         canvas = Canvas(self.camera(t), self.look.light.skyline, self.look.light.visibility)
         s = self.ego.distance(t)
         self._sky.paint(canvas)
-        paint_ground(canvas, self.look, self.line, self.layout, s)
-        things = in_view(self.layout.things, s) + self.traffic.at(t)
+        paint_ground(canvas, self.look, self.line, self.layout, self._markings, s)
+        things = self.layout.things.in_view(s) + self.traffic.at(t)
         for _, thing in sorted(things, key=lambda item: -item[0]):
             thing.paint(canvas)
         return canvas
@@ -89,11 +90,10 @@ class RenderedDrive:
         image = cv2.LUT(image, table)
         if lens.blur > 0.25:
             image = cv2.GaussianBlur(image, (0, 0), lens.blur)
-        grain = textures.film_grain()
-        rng = np.random.default_rng([self.seed, 99, round(t * 1e6)])
         height, width = self.size
-        grain = cv2.resize(grain, (max(1024, 2 * width), max(768, 2 * height))) if 2 * height > 768 or 2 * width > 1024 else grain  # fmt: skip
-        top, left = int(rng.integers(grain.shape[0] - height)), int(rng.integers(grain.shape[1] - width))  # fmt: skip
+        grain = textures.film_grain(height, width)
+        rng = np.random.default_rng([self.seed, 99, round(t * 1e6)])
+        top, left = (int(v) for v in rng.integers((height, width)))
         part = np.ascontiguousarray(grain[top : top + height, left : left + width])
         return cv2.addWeighted(image, 1.0, part, lens.noise / 16, 0.0, dtype=cv2.CV_8U)
 

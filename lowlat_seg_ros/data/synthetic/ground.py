@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.synthetic import objects, textures
 from lowlat_seg_ros.data.synthetic.canvas import Canvas, Colour
-from lowlat_seg_ros.data.synthetic.layout import AHEAD, BEHIND, Layout, Line, Marking
+from lowlat_seg_ros.data.synthetic.course import AHEAD, BEHIND, BESIDE, Line
+from lowlat_seg_ros.data.synthetic.layout import Layout
 from lowlat_seg_ros.data.synthetic.look import Look
 
 SKY, BUILDING, ROAD, PAVEMENT, TREE = (
     CAMVID.index(n) for n in ("Sky", "Building", "Road", "Pavement", "Tree")
 )
+#: Distance in metres to which paint on the road can be made out.
+_MARKED = 90.0
 #: Stations ahead of the camera at which the ground's edges bend, in metres.
 _STATIONS = np.concatenate([np.arange(-4.0, 20.0, 2.0), np.geomspace(20.0, AHEAD + 40, 22)])
 
@@ -23,16 +28,15 @@ class Sky:
 
     def __init__(self, look: Look, size: tuple[int, int], focal: float) -> None:
         rng = np.random.default_rng(look.sky)
-        rows = int(size[0] * 0.68)
-        around = int(2 * np.pi * focal) + 1
-        cover = textures.clouds(int(rng.integers(textures.SKIES)))
-        cover = cv2.resize(cover, (around, rows), interpolation=cv2.INTER_LINEAR)[..., None]
-        height = np.linspace(1.0, 0.0, rows, dtype=np.float32)[:, None, None] ** 1.4
+        rows, around = int(size[0] * 0.68), int(2 * np.pi * focal) + 1
+        cover = textures.clouds(int(rng.integers(textures.SKIES)))[..., None]
+        height = np.linspace(1.0, 0.0, len(cover), dtype=np.float32)[:, None, None] ** 1.4
         light = look.light
-        sky = height * np.float32(light.zenith) + (1 - height) * np.float32(light.skyline)
-        sky = sky * (1 - 0.8 * cover) + 0.8 * cover * np.float32(light.cloud)
-        self._picture = np.clip(sky, 0, 255).astype(np.uint8)
-        self._picture = np.concatenate([self._picture, self._picture[:, : size[1] + 2]], axis=1)
+        sky = height * np.array(light.zenith) + (1 - height) * np.array(light.skyline)
+        sky = sky * (1 - 0.8 * cover) + 0.8 * cover * np.array(light.cloud)
+        picture = cv2.resize(np.clip(sky, 0, 255).astype(np.uint8), (around, rows))
+        # The start again at the end, so that every view is one slice.
+        self._picture = np.concatenate([picture, picture[:, : size[1] + 2]], axis=1)
         self._around = around
         self._far = [_skyline(rng, around, focal * share) for share in (0.045, 0.03)]
         self._far_colours = [
@@ -48,7 +52,9 @@ class Sky:
         canvas.image[:rows] = self._picture[len(self._picture) - rows :, left : left + width]
         canvas.label[:rows] = SKY
         columns = (left + np.arange(width + 1)) % self._around
-        for heights, colour, label in zip(self._far, self._far_colours, (BUILDING, TREE), strict=True):  # fmt: skip
+        for heights, colour, label in zip(
+            self._far, self._far_colours, (BUILDING, TREE), strict=True
+        ):
             tops = canvas.camera.horizon - heights[columns]
             line = np.column_stack([np.arange(width + 1) - (start - left), tops])
             ends = [[width + 1, canvas.camera.horizon + 4], [-1, canvas.camera.horizon + 4]]
@@ -69,11 +75,25 @@ def _mixed(colour: Colour, ambient: Colour, haze: Colour, fade: float) -> Colour
     return (float(r), float(g), float(b))
 
 
-def paint_ground(canvas: Canvas, look: Look, line: Line, layout: Layout, s: float) -> None:
+@dataclass(frozen=True)
+class Markings:
+    """Flat patches of road in the order in which they lie on each other.
+
+    ``corners`` (N, 4, 3) in metres; ``ends`` (N,) the arc lengths at which they end.
+    """
+
+    corners: np.ndarray
+    ends: np.ndarray
+    colours: tuple[Colour, ...]
+
+
+def paint_ground(
+    canvas: Canvas, look: Look, line: Line, layout: Layout, markings: Markings, s: float
+) -> None:
     """Road, kerbs, pavements, side roads and markings around arc length ``s``."""
     street = look.street
     top = int(np.clip(np.ceil(canvas.camera.horizon + 1), 0, canvas.camera.size[0]))
-    canvas.image[top:] = np.uint8(look.verge)
+    canvas.image[top:] = np.array(look.verge, np.uint8)
     canvas.label[top:] = TREE if look.green_verge else PAVEMENT
     stations = s + _STATIONS
     half, kerb = street.half_road, street.kerb
@@ -86,20 +106,12 @@ def paint_ground(canvas: Canvas, look: Look, line: Line, layout: Layout, s: floa
         canvas.strip(line.at(stations, inner), raised, face, PAVEMENT)
         canvas.strip(raised, line.at(stations, outer, kerb), look.paving, PAVEMENT)
         canvas.strip(raised, line.at(stations, inner + side * 0.18, kerb), edge, PAVEMENT)
-    near = [m for m in layout.markings if s - BEHIND < m.s < s + AHEAD]
-    if near:
-        canvas.quads(np.array([m.corners for m in near]), [m.colour for m in near], ROAD)
+    near = np.flatnonzero((markings.ends > s - BESIDE) & (markings.ends < s + _MARKED))
+    canvas.quads(markings.corners[near], [markings.colours[i] for i in near], ROAD)
     _grain(canvas, top)
-    shadows = [outline for _, outline in in_view(layout.shadows, s)]
+    shadows = [outline for _, outline in layout.shadows.in_view(s, BEHIND)]
     if shadows:
         canvas.darken(shadows, 0.52)
-
-
-def in_view(items: list, s: float) -> list:
-    """The items, sorted by their first field, between BEHIND and AHEAD of ``s``, nearest first."""
-    keys = np.array([item[0] for item in items]) if items else np.zeros(0)
-    first, last = np.searchsorted(keys, [s - BEHIND, s + AHEAD])
-    return items[first:last]
 
 
 def _grain(canvas: Canvas, top: int) -> None:
@@ -116,9 +128,12 @@ def _grain(canvas: Canvas, top: int) -> None:
     to_world[:2] -= np.outer(base, to_world[2])
     to_texel = np.diag([scale, scale, 1.0]) @ to_world
     grain = cv2.warpPerspective(
-        textures.ground_noise(), to_texel, (camera.size[1], rows),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_WRAP,
-    )  # fmt: skip
+        textures.ground_noise(),
+        to_texel,
+        (camera.size[1], rows),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_WRAP,
+    )
     # Towards the horizon a pixel spans many grains, which average out.
     fade = np.clip(np.arange(rows, dtype=np.float32) / (0.22 * camera.size[0]), 0.04, 1.0)
     factor = 1.0 + (grain.astype(np.float32) - 128.0) * (fade[:, None] / 420.0)
@@ -126,9 +141,11 @@ def _grain(canvas: Canvas, top: int) -> None:
     canvas.image[top:] = np.clip(below, 0, 255).astype(np.uint8)
 
 
-def mark_road(rng: np.random.Generator, look: Look, line: Line, layout: Layout, length: float) -> None:  # fmt: skip
-    """Side roads, patches, lane markings, zebra crossings: flat patches in ``layout.markings``."""
-    painter = _Marker(line, layout)
+def mark_road(
+    rng: np.random.Generator, look: Look, line: Line, layout: Layout, length: float
+) -> Markings:
+    """Side roads, patches, lane markings, zebra crossings: from the ground up."""
+    painter = _Marker(line)
     half, ambient = look.street.half_road, np.asarray(look.light.ambient)
     white: Colour = tuple(float(v) for v in np.minimum(rng.uniform(170, 235) * ambient, 255))  # type: ignore[assignment]
     yellow: Colour = tuple(float(v) for v in np.minimum(np.array((200, 172, 70)) * ambient, 255))  # type: ignore[assignment]
@@ -159,13 +176,21 @@ def mark_road(rng: np.random.Generator, look: Look, line: Line, layout: Layout, 
         if rng.random() < 0.12:  # a yellow box
             for d in np.arange(-half, half, 1.2):
                 painter.quad(a, b, d, d + 0.12, yellow)
+    return painter.markings()
 
 
 class _Marker:
-    def __init__(self, line: Line, layout: Layout) -> None:
-        self.line, self.layout = line, layout
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._spans: list[tuple[float, float, float, float]] = []
+        self._colours: list[Colour] = []
 
     def quad(self, s0: float, s1: float, d0: float, d1: float, colour: Colour) -> None:
         """A flat patch of road between two arc lengths and two offsets."""
-        corners = self.line.at(np.array([s0, s0, s1, s1]), np.array([d0, d1, d1, d0]))
-        self.layout.markings.append(Marking(s1, corners, colour))
+        self._spans.append((s0, s1, d0, d1))
+        self._colours.append(colour)
+
+    def markings(self) -> Markings:
+        spans = np.array(self._spans)
+        corners = self._line.at(spans[:, [0, 0, 1, 1]], spans[:, [2, 3, 3, 2]])
+        return Markings(corners, spans[:, 1], tuple(self._colours))

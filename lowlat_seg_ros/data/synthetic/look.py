@@ -37,6 +37,12 @@ class Light:
     cloud: Colour
     visibility: float  # m
 
+    def on(self, side: int) -> Colour:
+        """Light on what faces the road from ``side``: behind it the sun leaves it in the shade."""
+        factor = {0: 1.0, side: 0.62}.get(self.sun_side, 1.12)
+        r, g, b = (factor * v for v in self.ambient)
+        return (r, g, b)
+
 
 @dataclass(frozen=True)
 class Lens:
@@ -67,18 +73,18 @@ class Look:
 
 def _street(rng: np.random.Generator) -> Street:
     urban = float(rng.beta(0.9, 0.8))
-    left, right = (float(v) for v in rng.uniform(1.6, 3.0 + 1.6 * urban, 2))
-    parked = tuple(float(v) for v in rng.choice([0.0, 0.15, 0.6], 2, p=[0.45, 0.3, 0.25]))
-    half = float(rng.uniform(3.2, 6.8)) + (0.8 if max(parked) > 0.3 else 0.0)
+    left, right = (float(v) for v in rng.uniform(2.0, 4.4 + 1.8 * urban, 2))
+    parked = tuple(float(v) for v in rng.choice([0.0, 0.15, 0.6], 2, p=[0.5, 0.32, 0.18]))
+    half = float(rng.uniform(2.6, 4.7)) + (0.9 if max(parked) > 0.3 else 0.0)
     return Street(
         half_road=half,
         pavements=(left, right),
         kerb=float(rng.uniform(0.08, 0.15)),
         urban=urban,
-        built=float(np.clip(rng.normal(0.5 + 0.42 * urban, 0.15), 0.1, 0.97)),
+        built=float(np.clip(rng.normal(0.58 + 0.38 * urban, 0.15), 0.1, 0.97)),
         bare=float(rng.choice([0.0, 0.4, 1.0], p=[0.35, 0.3, 0.35])),
         parked=(parked[0], parked[1]),
-        people=float(rng.uniform(0.01, 0.05) + 0.09 * urban * rng.random()),
+        people=float(rng.uniform(0.02, 0.07) + 0.11 * urban * rng.random()),
         traffic=float(rng.uniform(0.03, 0.4)),
         speed=float(rng.uniform(4.0, 13.0)),
     )
@@ -92,10 +98,19 @@ def _tuple(values: np.ndarray) -> Colour:
 def _light(rng: np.random.Generator) -> Light:
     weather = rng.choice(4, p=[0.3, 0.35, 0.2, 0.15])  # overcast, sunny, dusk, haze
     side = int(rng.choice([-1, 1])) if weather in (1, 2) else 0
-    level = (rng.uniform(0.7, 1.0), rng.uniform(0.85, 1.15), rng.uniform(0.28, 0.5), rng.uniform(0.7, 0.95))[weather]  # fmt: skip
-    tint = np.array(((0.97, 1.0, 1.04), (1.05, 1.0, 0.93), (1.02, 0.98, 1.0), (1.0, 1.0, 1.0))[weather])  # fmt: skip
+    level = (
+        rng.uniform(0.7, 1.0),
+        rng.uniform(0.85, 1.15),
+        rng.uniform(0.4, 0.62),
+        rng.uniform(0.7, 0.95),
+    )[weather]
+    tint = np.array(
+        ((0.97, 1.0, 1.04), (1.05, 1.0, 0.93), (1.02, 0.98, 1.0), (1.0, 1.0, 1.0))[weather]
+    )
     zenith = np.array(((206, 210, 216), (104, 150, 214), (110, 124, 150), (222, 224, 226))[weather])
-    skyline = np.array(((236, 238, 240), (206, 222, 240), (206, 200, 190), (234, 236, 236))[weather])  # fmt: skip
+    skyline = np.array(
+        ((236, 238, 240), (206, 222, 240), (206, 200, 190), (234, 236, 236))[weather]
+    )
     bright = rng.uniform(0.92, 1.12)
     return Light(
         ambient=_tuple(level * tint * rng.uniform(0.96, 1.04, 3)),
@@ -127,6 +142,12 @@ def draw_look(rng: np.random.Generator) -> Look:
     green = bool(rng.random() < 0.75 - 0.6 * street.urban)
     verge = np.array((78, 100, 48)) * rng.uniform(0.7, 1.2) if green else paving * 0.93
     return Look(
-        street, light, lens, _tuple(asphalt * ambient), _tuple(np.minimum(paving, 215) * ambient),
-        _tuple(verge * ambient), green, int(rng.integers(1 << 30)),
-    )  # fmt: skip
+        street,
+        light,
+        lens,
+        _tuple(asphalt * ambient),
+        _tuple(np.minimum(paving, 215) * ambient),
+        _tuple(verge * ambient),
+        green,
+        int(rng.integers(1 << 30)),
+    )

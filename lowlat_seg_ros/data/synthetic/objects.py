@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,21 +33,29 @@ class Model:
             self.face([high[i], high[j], low[j], low[i]], shade(colour, light), label, True)
         self.face([high[3], high[2], high[1], high[0]], shade(colour, 1.08), label, True)
 
-    def placed(self, x: float, y: float, heading: float, light: float, z: float = 0.0) -> Mesh:
-        """The mesh standing at (x, y, z), its y axis along ``heading``, lit by ``light``."""
+    def detail(self, points: Points, colour: Colour, label: int) -> None:
+        """A face on the surface of a solid, left out where it is too small to see."""
+        self.face(points, colour, label, True)
+        self.faces[-1] = replace(self.faces[-1], detail=True)
+
+    def lit(self, light: float) -> Model:
+        """The model in light of this strength."""
+        model = Model()
+        model.points = self.points
+        model.faces = [replace(f, colour=shade(f.colour, light)) for f in self.faces]
+        return model
+
+    def placed(self, x: float, y: float, heading: float, z: float = 0.0) -> Mesh:
+        """The mesh standing at (x, y, z) with its y axis along ``heading``."""
         local = np.asarray(self.points)
         sin, cos = np.sin(heading), np.cos(heading)
-        world = np.column_stack(
-            [
-                x + cos * local[:, 0] + sin * local[:, 1],
-                y - sin * local[:, 0] + cos * local[:, 1],
-                z + local[:, 2],
-            ]
-        )
-        faces = tuple(
-            Face(f.start, f.stop, shade(f.colour, light), f.label, f.solid) for f in self.faces
-        )
-        return Mesh(world, faces)
+        turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        return Mesh(local @ turn + (x, y, z), tuple(self.faces))
+
+
+def points(rows: np.ndarray) -> Points:
+    """The rows of (N, 3) as tuples."""
+    return [(x, y, z) for x, y, z in rows.tolist()]
 
 
 def shade(colour: Colour, light: float) -> Colour:
@@ -58,7 +66,12 @@ def shade(colour: Colour, light: float) -> Colour:
 
 def ring(half_width: float, rear: float, front: float, z: float) -> Points:
     """The four corners of a horizontal rectangle, from left rear on."""
-    return [(-half_width, rear, z), (half_width, rear, z), (half_width, front, z), (-half_width, front, z)]  # fmt: skip
+    return [
+        (-half_width, rear, z),
+        (half_width, rear, z),
+        (half_width, front, z),
+        (-half_width, front, z),
+    ]
 
 
 @dataclass(frozen=True)
@@ -79,9 +92,17 @@ CAR_SHAPES = (
     CarShape(5.2, 1.95, 1.15, 2.25, (0.0, 0.86)),  # van
 )
 PAINTS: tuple[Colour, ...] = (
-    (196, 198, 202), (30, 32, 36), (130, 134, 140), (150, 24, 30), (28, 44, 90), (216, 216, 210),
-    (70, 76, 84), (40, 76, 62), (172, 160, 130), (60, 110, 160),
-)  # fmt: skip
+    (196, 198, 202),
+    (30, 32, 36),
+    (130, 134, 140),
+    (150, 24, 30),
+    (28, 44, 90),
+    (216, 216, 210),
+    (70, 76, 84),
+    (40, 76, 62),
+    (172, 160, 130),
+    (60, 110, 160),
+)
 _GLASS: Colour = (44, 52, 60)
 _TYRE: Colour = (22, 22, 24)
 
@@ -128,9 +149,8 @@ def bus(paint: Colour, rng: np.random.Generator) -> Model:
 
 def _pane(model: Model, corners: Points, inset: float = 0.1) -> None:
     """A window: the face drawn in by ``inset``."""
-    points = np.asarray(corners)
-    drawn = points + inset * (points.mean(axis=0) - points)
-    model.face([tuple(p) for p in drawn.tolist()], _GLASS, CAR, True)
+    outer = np.asarray(corners)
+    model.face(points(outer + inset * (outer.mean(axis=0) - outer)), _GLASS, CAR, True)
 
 
 def _wheels(model: Model, half: float, rear: float, front: float, radius: float = 0.32) -> None:
@@ -139,8 +159,11 @@ def _wheels(model: Model, half: float, rear: float, front: float, radius: float 
         for y in (rear + 0.8, front - 0.8):
             for size, colour in ((radius, _TYRE), (0.6 * radius, (120.0, 122.0, 126.0))):
                 x = side * (half + 0.02)
-                circle = [(x, y + side * size * np.cos(a), radius + size * np.sin(a)) for a in angles[::-side]]  # fmt: skip
-                model.face(circle, colour, CAR, True)
+                circle = [
+                    (x, y + side * size * np.cos(a), radius + size * np.sin(a))
+                    for a in angles[::-side]
+                ]
+                model.detail(circle, colour, CAR)
 
 
 def _lights(
@@ -149,12 +172,15 @@ def _lights(
     red: Colour = (250, 40, 30) if braking else (140, 22, 22)
     for side in (-1, 1):
         x0, x1 = sorted((side * (half - 0.05), side * (half - 0.32)))
-        for y, colour, z0 in ((rear - 0.02, red, waist - 0.3), (front + 0.02, (226.0, 226.0, 214.0), waist - 0.32)):  # fmt: skip
+        for y, colour, z0 in (
+            (rear - 0.02, red, waist - 0.3),
+            (front + 0.02, (226.0, 226.0, 214.0), waist - 0.32),
+        ):
             box = [(x0, y, z0 + 0.2), (x1, y, z0 + 0.2), (x1, y, z0), (x0, y, z0)]
-            model.face(box if y < 0 else box[::-1], colour, CAR, True)
+            model.detail(box if y < 0 else box[::-1], colour, CAR)
     for y, colour in ((rear - 0.02, (214.0, 190.0, 60.0)), (front + 0.02, (220.0, 220.0, 215.0))):
         plate = [(-0.26, y, 0.58), (0.26, y, 0.58), (0.26, y, 0.46), (-0.26, y, 0.46)]
-        model.face(plate if y < 0 else plate[::-1], colour, CAR, True)
+        model.detail(plate if y < 0 else plate[::-1], colour, CAR)
 
 
 def _upright(model: Model, radius: float, z0: float, z1: float, colour: Colour, label: int) -> None:
@@ -172,9 +198,19 @@ def lamp_post(rng: np.random.Generator, side: int) -> Model:
     _upright(model, 0.09, 0, height, colour, POLE)
     _upright(model, 0.14, 0, 1.1, colour, POLE)
     reach = -side * float(rng.uniform(0.6, 2.0))
-    arm = [(0.0, 0.0, height), (reach, 0.0, height + 0.25), (reach, 0.0, height + 0.13), (0.0, 0.0, height - 0.14)]  # fmt: skip
+    arm = [
+        (0.0, 0.0, height),
+        (reach, 0.0, height + 0.25),
+        (reach, 0.0, height + 0.13),
+        (0.0, 0.0, height - 0.14),
+    ]
     model.face(arm, colour, POLE)
-    head = [(reach, 0.0, height + 0.3), (reach * 1.35, 0.0, height + 0.34), (reach * 1.35, 0.0, height + 0.12), (reach, 0.0, height + 0.1)]  # fmt: skip
+    head = [
+        (reach, 0.0, height + 0.3),
+        (reach * 1.35, 0.0, height + 0.34),
+        (reach * 1.35, 0.0, height + 0.12),
+        (reach, 0.0, height + 0.1),
+    ]
     model.face(head, (190.0, 190.0, 180.0), POLE)
     return model
 
@@ -188,9 +224,12 @@ def bollard(rng: np.random.Generator) -> Model:
 
 
 _BOARDS: tuple[tuple[Colour, Colour], ...] = (
-    ((200, 30, 34), (236, 236, 232)), ((30, 70, 160), (236, 236, 236)), ((20, 90, 56), (230, 230, 220)),
-    ((236, 236, 230), (30, 30, 34)), ((224, 180, 30), (30, 30, 30)),
-)  # fmt: skip
+    ((200, 30, 34), (236, 236, 232)),
+    ((30, 70, 160), (236, 236, 236)),
+    ((20, 90, 56), (230, 230, 220)),
+    ((236, 236, 230), (30, 30, 34)),
+    ((224, 180, 30), (30, 30, 30)),
+)
 
 
 def traffic_sign(rng: np.random.Generator) -> Model:
@@ -204,17 +243,27 @@ def traffic_sign(rng: np.random.Generator) -> Model:
     for x in (-0.6 * size, 0.6 * size) if kind == 3 else (0.0,):
         points_before = len(model.points)
         _upright(model, 0.05, 0, foot + size, (120.0, 122.0, 122.0), POLE)
-        model.points[points_before:] = [(px + x, py, pz) for px, py, pz in model.points[points_before:]]  # fmt: skip
+        model.points[points_before:] = [
+            (px + x, py, pz) for px, py, pz in model.points[points_before:]
+        ]
     corners = {0: 12, 1: 3, 2: 4, 3: 4}[kind]
     turn = {0: 0.0, 1: np.pi / 2, 2: np.pi / 4, 3: np.pi / 4}[kind]
     angles = turn + 2 * np.pi * np.arange(corners) / corners
     wide = 1.5 if kind == 3 else 1.0
     for share, colour in ((1.0, outer), (0.72, inner)):
-        outline = [(share * wide * size * np.cos(a), -0.07, foot + size + share * size * np.sin(a)) for a in angles]  # fmt: skip
+        outline = [
+            (share * wide * size * np.cos(a), -0.07, foot + size + share * size * np.sin(a))
+            for a in angles
+        ]
         model.face(outline, colour, SIGN)
     if kind == 3:  # two lines of words
         for z in (foot + 0.85 * size, foot + 1.25 * size):
-            words = [(-0.6 * size, -0.08, z + 0.08), (0.5 * size, -0.08, z + 0.08), (0.5 * size, -0.08, z - 0.08), (-0.6 * size, -0.08, z - 0.08)]  # fmt: skip
+            words = [
+                (-0.6 * size, -0.08, z + 0.08),
+                (0.5 * size, -0.08, z + 0.08),
+                (0.5 * size, -0.08, z - 0.08),
+                (-0.6 * size, -0.08, z - 0.08),
+            ]
             model.face(words, outer, SIGN)
     return model
 

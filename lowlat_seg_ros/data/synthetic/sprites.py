@@ -16,9 +16,17 @@ LEAFY, BARE, PEOPLE, CYCLISTS = 14, 12, 24, 12
 PHASES = 6
 
 _CLOTHES = (
-    (30, 32, 40), (60, 62, 70), (90, 30, 34), (36, 54, 96), (150, 140, 120), (40, 70, 52),
-    (180, 176, 170), (120, 84, 50), (24, 24, 26), (190, 160, 40),
-)  # fmt: skip
+    (30, 32, 40),
+    (60, 62, 70),
+    (90, 30, 34),
+    (36, 54, 96),
+    (150, 140, 120),
+    (40, 70, 52),
+    (180, 176, 170),
+    (120, 84, 50),
+    (24, 24, 26),
+    (190, 160, 40),
+)
 _SKIN = ((224, 180, 150), (196, 146, 112), (120, 84, 62))
 
 
@@ -54,7 +62,9 @@ def leafy_tree(number: int) -> Sprite:
         cv2.circle(alpha, centre, int(rng.integers(7, 22)), 255, -1)
     alpha[noise(rng, alpha.shape, 5, 16) < -0.75] = 0
     colour = np.empty((rows, columns, 3), np.float32)
-    green = np.array([(58, 74, 36), (74, 84, 44), (46, 62, 34), (92, 96, 52), (96, 78, 46)][number % 5])  # fmt: skip
+    green = np.array(
+        [(58, 74, 36), (74, 84, 44), (46, 62, 34), (92, 96, 52), (96, 78, 46)][number % 5]
+    )
     light = 0.95 + 0.35 * noise(rng, alpha.shape, 6, 5) + rng.normal(0, 0.14, alpha.shape)
     light *= np.linspace(1.2, 0.75, rows)[:, None]
     colour[:] = green * light[..., None]
@@ -78,7 +88,9 @@ def bare_tree(number: int) -> Sprite:
         x, y, angle, length, thick, depth = stack.pop()
         x1, y1 = x + length * np.cos(angle), y + length * np.sin(angle)
         strength = 255 if depth < 5 else 200
-        cv2.line(alpha, (int(x), int(y)), (int(x1), int(y1)), strength, max(int(thick), 1), cv2.LINE_AA)  # fmt: skip
+        cv2.line(
+            alpha, (int(x), int(y)), (int(x1), int(y1)), strength, max(int(thick), 1), cv2.LINE_AA
+        )
         if depth < 8:
             for _ in range(3 if rng.random() < 0.35 else 2):
                 turn, shrink = rng.normal(0, 0.5), rng.uniform(0.66, 0.88)
@@ -86,7 +98,9 @@ def bare_tree(number: int) -> Sprite:
     colour = np.empty((rows, columns, 3), np.float32)
     colour[:] = np.array(((58, 50, 42), (76, 66, 52), (48, 44, 42))[number % 3])
     colour *= 1 + 0.25 * noise(rng, alpha.shape, 5, 8)[..., None]
-    cover = cv2.morphologyEx((alpha > 90).astype(np.uint8) * 255, cv2.MORPH_CLOSE, np.ones((11, 11)))  # fmt: skip
+    cover = cv2.morphologyEx(
+        (alpha > 90).astype(np.uint8) * 255, cv2.MORPH_CLOSE, np.ones((11, 11))
+    )
     return _sprite(colour, alpha, cover)
 
 
@@ -134,7 +148,13 @@ def cyclist(number: int, phase: int) -> Sprite:
     for x in (42, 158):
         figure.ring((x, 150), 36, (20, 20, 22), 5)
     frame = _CLOTHES[int(rng.integers(10))]
-    for a, b in (((42, 150), (80, 100)), ((80, 100), (142, 96)), ((92, 150), (142, 96)), ((142, 86), (158, 150)), ((42, 150), (92, 150))):  # fmt: skip
+    for a, b in (
+        ((42, 150), (80, 100)),
+        ((80, 100), (142, 96)),
+        ((92, 150), (142, 96)),
+        ((142, 86), (158, 150)),
+        ((42, 150), (92, 150)),
+    ):
         figure.limb(a, b, frame, 5)
     pedal = (92 + 14 * np.cos(turn), 150 + 14 * np.sin(turn))
     figure.limb((80, 94), (112, 122), legs, 13)

@@ -17,13 +17,29 @@ FACADE_METRES = (12.0, 9.0)
 GROUND_SIZE, GROUND_SCALE = 512, 16.0
 
 _WALLS = (
-    (150, 84, 62), (168, 128, 84), (186, 160, 112), (205, 196, 180), (120, 74, 60), (224, 218, 206),
-    (140, 134, 126), (96, 88, 82), (176, 150, 130), (116, 112, 116), (190, 175, 140), (70, 60, 58),
-)  # fmt: skip
+    (150, 84, 62),
+    (168, 128, 84),
+    (186, 160, 112),
+    (205, 196, 180),
+    (120, 74, 60),
+    (224, 218, 206),
+    (140, 134, 126),
+    (96, 88, 82),
+    (176, 150, 130),
+    (116, 112, 116),
+    (190, 175, 140),
+    (70, 60, 58),
+)
 _FASCIAS = (
-    (30, 50, 110), (20, 20, 24), (120, 20, 24), (20, 80, 50), (200, 190, 170), (150, 110, 30),
-    (60, 60, 66), (190, 60, 30),
-)  # fmt: skip
+    (30, 50, 110),
+    (20, 20, 24),
+    (120, 20, 24),
+    (20, 80, 50),
+    (200, 190, 170),
+    (150, 110, 30),
+    (60, 60, 66),
+    (190, 60, 30),
+)
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], octaves: int, base: int) -> np.ndarray:
@@ -62,7 +78,9 @@ def facade(number: int) -> Texture:
         else:
             _windows(picture, n * floor, floor, rng.spawn(1)[0], number)
         if rng.random() < 0.5:  # a string course between floors
-            cv2.rectangle(picture, (0, int(n * floor)), (columns, int(n * floor) + 3), _grey(rng), -1)  # fmt: skip
+            cv2.rectangle(
+                picture, (0, int(n * floor)), (columns, int(n * floor) + 3), _grey(rng), -1
+            )
     return Texture(_finish(picture, rng, 5.0))
 
 
@@ -81,7 +99,11 @@ def _windows(
 ) -> None:
     """One floor's windows; their number and size follow from the house's style."""
     shape = np.random.default_rng([2, style])
-    count, wide, high = int(shape.integers(2, 7)), shape.uniform(0.35, 0.8), shape.uniform(0.45, 0.75)  # fmt: skip
+    count, wide, high = (
+        int(shape.integers(2, 7)),
+        shape.uniform(0.35, 0.8),
+        shape.uniform(0.45, 0.75),
+    )
     frame, bars = _grey(shape), bool(shape.random() < 0.6)
     pitch = picture.shape[1] / count
     y0, y1 = int(top + floor * (1 - high) / 2), int(top + floor * (1 + high) / 2)
@@ -122,7 +144,9 @@ def _shop(picture: np.ndarray, top: int, rng: np.random.Generator) -> None:
 def hedge(number: int) -> Texture:
     """Leaves, for hedges and banks of shrubs."""
     rng = np.random.default_rng([3, number])
-    base = np.array(((52, 70, 34), (66, 74, 44), (40, 56, 34), (84, 80, 52), (60, 84, 40), (70, 62, 44))[number])  # fmt: skip
+    base = np.array(
+        ((52, 70, 34), (66, 74, 44), (40, 56, 34), (84, 80, 52), (60, 84, 40), (70, 62, 44))[number]
+    )
     depth = noise(rng, (96, 256), 5, 8) * 0.5 + rng.normal(0, 0.18, (96, 256))
     return Texture(np.clip(base * (1 + depth[..., None]), 0, 255).astype(np.uint8))
 
@@ -154,9 +178,9 @@ def fence(number: int) -> Texture:
 
 @lru_cache(maxsize=SKIES)
 def clouds(number: int) -> np.ndarray:
-    """Cloud cover float32 (256, 2048) in [0, 1], seamless in no direction, by azimuth."""
+    """Cloud cover float32 (128, 1024) in [0, 1] by azimuth."""
     rng = np.random.default_rng([5, number])
-    cover = noise(rng, (256, 2048), 6, 5) * rng.uniform(0.6, 1.4) + rng.uniform(-0.6, 0.8)
+    cover = noise(rng, (128, 1024), 6, 5) * rng.uniform(0.6, 1.4) + rng.uniform(-0.6, 0.8)
     return np.clip(cover, 0, 1)
 
 
@@ -171,8 +195,9 @@ def ground_noise() -> np.ndarray:
     return np.clip(128 + 36 * grain, 0, 255).astype(np.uint8)
 
 
-@lru_cache(maxsize=1)
-def film_grain() -> np.ndarray:
-    """Unit normal noise int8 with three channels, scaled by 16, larger than a usual frame."""
+@lru_cache(maxsize=4)
+def film_grain(height: int, width: int) -> np.ndarray:
+    """Normal noise int8 (2 height, 2 width, 3) of standard deviation 16."""
     rng = np.random.default_rng(7)
-    return np.clip(rng.normal(0, 16, (768, 1024, 3)), -127, 127).astype(np.int8)
+    grain = 16 * rng.standard_normal((2 * height, 2 * width, 3), dtype=np.float32)
+    return np.clip(grain, -127, 127).astype(np.int8)

@@ -11,8 +11,8 @@ import numpy as np
 
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.synthetic import objects, sprites
-from lowlat_seg_ros.data.synthetic.canvas import Board, Colour
-from lowlat_seg_ros.data.synthetic.layout import AHEAD, BEHIND, Line, Paintable
+from lowlat_seg_ros.data.synthetic.canvas import Board, Colour, Paintable
+from lowlat_seg_ros.data.synthetic.course import AHEAD, BEHIND, BESIDE, Line
 from lowlat_seg_ros.data.synthetic.look import Look
 
 PEDESTRIAN, BICYCLIST = CAMVID.index("Pedestrian"), CAMVID.index("Bicyclist")
@@ -52,7 +52,7 @@ class Ego:
         return float(self._lane + size * np.sin(2 * np.pi * t / period + phase))
 
     def turn(self, t: float) -> float:
-        """Heading against the road's, in rad: it looks where it sways to, and a little into bends."""
+        """Heading against the road's, in rad: it looks where it sways to."""
         size, period, phase = self._sway
         return float(0.06 * size * np.cos(2 * np.pi * t / period + phase))
 
@@ -64,7 +64,7 @@ class Ego:
 
 @dataclass(frozen=True)
 class Movers:
-    """Parallel arrays (N,): arc length ``s + v t`` and offset ``d + w t``, in metres and seconds."""
+    """Arrays (N,): arc length ``s + v t`` and offset ``d + w t``, in metres and seconds."""
 
     s: np.ndarray
     v: np.ndarray
@@ -74,20 +74,25 @@ class Movers:
     def near(self, t: float, ego: float) -> list[tuple[int, float, float]]:
         """(index, s, d) at time ``t`` of those in view of a camera at ``ego``."""
         s = self.s + self.v * t
-        return [(int(i), float(s[i]), float(self.d[i] + self.w[i] * t)) for i in np.flatnonzero((s > ego - BEHIND) & (s < ego + AHEAD))]  # fmt: skip
+        return [
+            (int(i), float(s[i]), float(self.d[i] + self.w[i] * t))
+            for i in np.flatnonzero((s > ego - BESIDE) & (s < ego + AHEAD))
+        ]
 
 
 class Traffic:
     """All that moves in a drive, by time."""
 
-    def __init__(self, rng: np.random.Generator, look: Look, line: Line, ego: Ego, seconds: float) -> None:  # fmt: skip
+    def __init__(
+        self, rng: np.random.Generator, look: Look, line: Line, ego: Ego, seconds: float
+    ) -> None:
         self.line, self.ego, self.look = line, ego, look
-        self._light = float(np.mean(look.light.ambient))
+        light = float(np.mean(look.light.ambient))
         span = (-BEHIND, ego.length + AHEAD)
         self._cars = self._oncoming(rng, seconds)
-        self._car_models = [_vehicle(rng) for _ in self._cars.s]
-        self._lead = _vehicle(rng) if rng.random() < 0.6 else None
-        self._gap = rng.uniform(9, 32), rng.uniform(1, 4), rng.uniform(5, 14)
+        self._car_models = [_vehicle(rng).lit(light) for _ in self._cars.s]
+        self._lead = _vehicle(rng).lit(light) if rng.random() < 0.45 else None
+        self._gap = rng.uniform(10, 36), rng.uniform(1, 4), rng.uniform(5, 14)
         self._walkers = self._on_foot(rng, span)
         self._walker_ids = rng.integers(sprites.PEOPLE, size=len(self._walkers.s))
         self._cyclists = self._on_wheels(rng, span, seconds)
@@ -110,16 +115,23 @@ class Traffic:
         street = self.look.street
         n = int(rng.poisson(2 * street.people * (span[1] - span[0])))
         side = rng.choice([-1, 1], n)
-        inner, outer = street.half_road + 0.4, street.half_road + np.where(side < 0, *street.pavements) - 0.2  # fmt: skip
+        inner, outer = (
+            street.half_road + 0.4,
+            street.half_road + np.where(side < 0, *street.pavements) - 0.2,
+        )
         crossing = rng.random(n) < 0.07  # about to cross, or just crossing
-        d = side * np.where(crossing, rng.uniform(0.0, street.half_road, n), rng.uniform(inner, outer))  # fmt: skip
+        d = side * np.where(
+            crossing, rng.uniform(0.0, street.half_road, n), rng.uniform(inner, outer)
+        )
         v = np.where(crossing, 0.0, rng.choice([-1.3, 1.3, 0.0], n) * rng.uniform(0.8, 1.2, n))
         w = np.where(crossing, -side * rng.uniform(0.8, 1.5, n), 0.0)
         return Movers(rng.uniform(*span, n), v, d, w)
 
-    def _on_wheels(self, rng: np.random.Generator, span: tuple[float, float], seconds: float) -> Movers:  # fmt: skip
+    def _on_wheels(
+        self, rng: np.random.Generator, span: tuple[float, float], seconds: float
+    ) -> Movers:
         street = self.look.street
-        n = int(rng.poisson((span[1] - span[0]) * 0.014))
+        n = int(rng.poisson((span[1] - span[0]) * 0.022))
         side = rng.choice([-1, 1], n)
         v = -side * rng.uniform(2.5, 5.5, n)
         s = rng.uniform(*span, n) - np.where(v > 0, v * seconds * rng.random(n), 0.0)
@@ -140,7 +152,7 @@ class Traffic:
 
     def _placed(self, model: objects.Model, s: float, d: float, turn: float) -> Paintable:
         x, y, _ = self.line.at(s, d)
-        return model.placed(float(x), float(y), self.line.frame(s)[2] + turn, self._light)
+        return model.placed(float(x), float(y), self.line.frame(s)[2] + turn)
 
     def _car(self, index: int, s: float, d: float) -> tuple[float, Paintable]:
         return s + 1.5, self._placed(self._car_models[index], s, d, np.pi)
@@ -155,16 +167,34 @@ class Traffic:
 
     def _rider(self, index: int, s: float, d: float, t: float) -> tuple[float, Paintable]:
         # Seen from behind or before on the road: the even pictures; a few are turned sideways.
-        number = (2 * index + (index % 4 == 0)) % sprites.CYCLISTS
+        number = (2 * index + (index % 5 == 0)) % sprites.CYCLISTS
         sprite = sprites.cyclist(number, int(t * 7 + index) % sprites.PHASES)
         return self._board(sprite, s, d, 0.0, 1.75, index, BICYCLIST, self._cyclists.v[index] > 0)
 
-    def _board(self, sprite: sprites.Sprite, s: float, d: float, z: float, height: float, index: int,
-               label: int, mirrored: bool) -> tuple[float, Paintable]:  # fmt: skip
+    def _board(
+        self,
+        sprite: sprites.Sprite,
+        s: float,
+        d: float,
+        z: float,
+        height: float,
+        index: int,
+        label: int,
+        mirrored: bool,
+    ) -> tuple[float, Paintable]:
         r, g, b = (v * float(self._tints[index % 4096]) for v in self.look.light.ambient)
         tint: Colour = (r, g, b)
         foot = self.line.at(s, d, z)
-        return s, Board(foot, height * sprite.aspect, height, sprite.picture, sprite.cover, tint, label, bool(mirrored))  # fmt: skip
+        return s, Board(
+            foot,
+            height * sprite.aspect,
+            height,
+            sprite.picture,
+            sprite.cover,
+            tint,
+            label,
+            bool(mirrored),
+        )
 
 
 def _vehicle(rng: np.random.Generator) -> objects.Model:
