@@ -161,19 +161,25 @@ def _warm_up(segmenter: Segmenter, header: Header, settings: Settings) -> float:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 0 then, 1 if it cannot start."""
+    # rclpy calls it after its own, which alone would let loading and warming up run to their end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     rclpy.init(args=args)
     try:
         node = SegmentationNode()
         node.configure()
+        node.activate()
     except KeyboardInterrupt:
         return 0
     except START_ERRORS as error:
         get_logger("segmentation_node").fatal(f"Cannot start: {error}")
         return 1
+    except Exception:
+        if rclpy.ok():
+            raise
+        return 0  # asked to end while starting: the middleware then makes no more topics
     executor = OwnThreadExecutor(node.camera_group)
+    executor.add_node(node)
     try:
-        executor.add_node(node)
-        node.activate()
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # how rclpy says that it was asked to end

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Start
 from harness import RELIABLE, Bench, message, picture, values_of, wait_until
@@ -126,6 +127,26 @@ def test_masks_are_as_many_as_the_ledger_says(live: Bench) -> None:
     masks = [mask for mask in live.masks.all() if mask.header.frame_id == "test_count"]
     assert len(masks) == 11
     assert all(r.age_ms >= 0 and r.processing_ms >= r.timing.latency_ms for r in live.reports.all())
+
+
+def test_failures_are_counted_and_logged_once_a_kind(start: Start) -> None:
+    node, bench = start(inference_height=48, log_throttle_s=3600.0)
+    before = bench.send(message(RGB, "rgb8", 1.0)).ledger
+    # Valid, but at 48 rows this would have 48 * 960 000 pixels, which the engine refuses.
+    thread = message(np.zeros((1, 20_000), np.uint8), "mono8", 1.1)
+    for number in range(1, 4):
+        bench.camera.publish(message(RGB, "rgb9", 1.2))
+        bench.status("ledger", lambda v, n=number: int(v["rejected"]) == before.rejected + n)
+        bench.camera.publish(thread)
+        bench.status("ledger", lambda v, n=number: int(v["failed"]) == before.failed + n)
+    after = bench.send(message(RGB, "rgb8", 1.3)).ledger
+    assert after.received == before.received + 7
+    assert after.published == before.published + 1
+    assert balances(after)
+    assert node.log.count("Image rejected: encoding is 'rgb9'") == 1
+    assert node.log.count("No mask for an image: ") == 1
+    assert "set a smaller inference_height" in node.log
+    assert "Traceback" not in node.log
 
 
 def test_clock_set_back_begins_afresh(start: Start) -> None:

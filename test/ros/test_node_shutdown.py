@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from harness import message, picture, write_checkpoint
+from harness import NODE, Bench, NodeProcess, message, picture, wait_until, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -47,4 +47,19 @@ def test_ends_cleanly_while_a_frame_is_in_the_foreground(start: Start, heavy: st
 def test_ends_cleanly_without_any_image(start: Start) -> None:
     node, _ = start(listen=False)
     assert node.stop(signal.SIGINT) == 0
+    assert "Traceback" not in node.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_ends_cleanly_while_it_warms_up(tmp_path: Path, heavy: str, number: signal.Signals) -> None:
+    big = {"checkpoint": heavy, "expected_width": 1920, "expected_height": 1080}
+    node = NodeProcess(tmp_path, big, "warming_up")
+    with Bench("warming_up") as observer:
+        # The node is seen before the warm-up, its topics after it.
+        wait_until(
+            lambda: (NODE, "/warming_up") in observer.node.get_node_names_and_namespaces(),
+            lambda: node.log,
+        )
+        assert not observer.node.count_publishers(f"/warming_up/{NODE}/mask")
+        assert node.stop(number, timeout_s=60.0) == 0
     assert "Traceback" not in node.log
