@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from lowlat_seg_ros.evaluation import clip as clips
 from lowlat_seg_ros.evaluation.clip import Clip
 from lowlat_seg_ros.evaluation.machine import describe
 from lowlat_seg_ros.evaluation.plots import latency_chart
-from lowlat_seg_ros.evaluation.record import Answer
 from lowlat_seg_ros.evaluation.summary import (
     Accuracy,
     Latency,
+    Summary,
     accuracy,
     summarise,
     write_json,
@@ -32,24 +33,36 @@ from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, load, 
 from lowlat_seg_ros.ros.environment import RosError
 from lowlat_seg_ros.ros.live import LiveRun, live_node
 
+#: Of the full network on each frame.
+Full = tuple[Latency, Accuracy]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is asked for: the command line, the engine's settings in it, and the weights."""
+
+    args: argparse.Namespace
+    config: EngineConfig
+    checkpoint: Path
+    header: Header
+
 
 def run_demo(args: argparse.Namespace, config: EngineConfig) -> int:
     """Play, record, measure, write; the exit status, 1 if a frame is unaccounted for."""
-    checkpoint = args.checkpoint or DEFAULT_CHECKPOINT
-    header, console = read_header(checkpoint), Console()
+    checkpoint, console = args.checkpoint or DEFAULT_CHECKPOINT, Console()
+    job = _Job(args, config, checkpoint, read_header(checkpoint))
     resolve_device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     with _progress(console) as progress:
         clip = _load_clip(args, progress)
-        _check_classes(clip, header, checkpoint)
-        run = _play(clip, checkpoint, args, config, progress)
+        _check_classes(clip, job)
+        run = _play(clip, job, progress)
         if not run.answers:
             raise RosError(f"no mask came back; see what the node says in {args.out / 'node.log'}")
-        full = (
-            None if args.no_full else _full_network(clip, run, checkpoint, args, config, progress)
-        )
-        _write_video(args.out / "overlay.mp4", clip, run.answers, args.rate, header, progress)
-    return _report(args, config, header, checkpoint, clip, run, full, console)
+        full = None if args.no_full else _full_network(clip, run, job, progress)
+        _write_video(clip, run, job, progress)
+    _report(job, clip, run, full, console)
+    return _verdict(job, run, console)
 
 
 def _progress(console: Console) -> Progress:
@@ -71,43 +84,38 @@ def _load_clip(args: argparse.Namespace, progress: Progress) -> Clip:
     return clip
 
 
-def _check_classes(clip: Clip, header: Header, checkpoint: Path) -> None:
-    if header.classes != clip.table.names:
+def _check_classes(clip: Clip, job: _Job) -> None:
+    if job.header.classes != clip.table.names:
         raise ConfigError(
-            f"{checkpoint} knows the classes {', '.join(header.classes)}, but {clip.name} has "
-            f"{', '.join(clip.table.names)}; masks can be scored only where they are the same"
+            f"{job.checkpoint} knows the classes {', '.join(job.header.classes)}, but {clip.name} "
+            f"has {', '.join(clip.table.names)}; masks can be scored only where they are the same"
         )
 
 
-def _play(
-    clip: Clip, checkpoint: Path, args: argparse.Namespace, config: EngineConfig, progress: Progress
-) -> LiveRun:
+def _play(clip: Clip, job: _Job, progress: Progress) -> LiveRun:
     height, width = clip.size
-    parameters: dict[str, Any] = vars(config) | {
-        "checkpoint": str(checkpoint.resolve()),
-        "device": args.device,
+    parameters: dict[str, Any] = vars(job.config) | {
+        "checkpoint": str(job.checkpoint.resolve()),
+        "device": job.args.device,
         "expected_height": height,
         "expected_width": width,
     }
     start = progress.add_task("starting the node", total=1, note="")
-    with live_node(parameters, args.out / "node.log") as node:
+    with live_node(parameters, job.args.out / "node.log") as node:
         progress.update(start, completed=1)
         task = progress.add_task(
-            f"playing at {args.rate:g} Hz over DDS", total=len(clip.images), note=""
+            f"playing at {job.args.rate:g} Hz over DDS", total=len(clip.images), note=""
         )
         return node.play(
-            clip.images, args.rate,
+            clip.images, job.args.rate,
             lambda played, masks: progress.update(task, completed=played, note=f"{masks} masks"),
         )  # fmt: skip
 
 
-def _full_network(
-    clip: Clip, run: LiveRun, checkpoint: Path, args: argparse.Namespace, config: EngineConfig,
-    progress: Progress,
-) -> tuple[Latency, Accuracy]:  # fmt: skip
+def _full_network(clip: Clip, run: LiveRun, job: _Job, progress: Progress) -> Full:
     """The whole network on the frames that have a mask, in this process, the node being gone."""
-    segmenter, header = load(checkpoint, resolve_device(args.device))
-    engine, frames = FullEngine(segmenter, config), [answer.index for answer in run.answers]
+    segmenter, header = load(job.checkpoint, resolve_device(job.args.device))
+    engine, frames = FullEngine(segmenter, job.config), [answer.index for answer in run.answers]
     task = progress.add_task("full network on every frame", total=len(frames), note="")
     engine.process(Frame(clip.images[0], 0))  # warms up, as the node does
     results = []
@@ -119,58 +127,73 @@ def _full_network(
     return Latency.of([result.timing.latency_ms for result in results]), scores
 
 
-def _write_video(
-    path: Path, clip: Clip, answers: list[Answer], rate_hz: float, header: Header,
-    progress: Progress,
-) -> None:  # fmt: skip
-    table = ClassTable(clip.table.name, header.classes, header.colours)
+def _write_video(clip: Clip, run: LiveRun, job: _Job, progress: Progress) -> None:
+    table = ClassTable(clip.table.name, job.header.classes, job.header.colours)
     board = Storyboard(len(clip.images), clip.size, table)
-    by_index = {answer.index: answer for answer in answers}
+    by_index = {answer.index: answer for answer in run.answers}
     task = progress.add_task("writing the video", total=len(clip.images), note="")
-    with VideoWriter(path, board.size, rate_hz) as video:
+    with VideoWriter(job.args.out / "overlay.mp4", board.size, job.args.rate) as video:
         for index, image in enumerate(clip.images):
             video.write(board.picture(index, image, by_index.get(index)))
             progress.advance(task)
 
 
-def _report(
-    args: argparse.Namespace, config: EngineConfig, header: Header, checkpoint: Path, clip: Clip,
-    run: LiveRun, full: tuple[Latency, Accuracy] | None, console: Console,
-) -> int:  # fmt: skip
-    """Chart, JSON and terminal; 1 if a frame is unaccounted for."""
+def _report(job: _Job, clip: Clip, run: LiveRun, full: Full | None, console: Console) -> None:
+    """Chart, JSON and terminal."""
+    (height, width), backbone, out = clip.size, job.header.network.backbone, job.args.out
+    title = f"{clip.name}, {width}x{height} at {run.played_hz:.1f} Hz, {backbone}"
+    machine = describe(job.args.device)
+    summary = summarise(run.account, run.answers, clip.labels, job.header.classes)
+    latency_chart(out / "latency.png", run.answers, len(clip.images), title)
+    content = _setting(job, clip, run) | {"machine": machine} | _figures(summary, full)
+    write_json(out / "summary.json", content)
+    print_summary(console, title, summary, machine, full)
+    names = ", ".join(path.name for path in sorted(out.iterdir()))
+    console.print(f"Written to {out}: {names}")
+
+
+def _setting(job: _Job, clip: Clip, run: LiveRun) -> dict[str, Any]:
+    """The part of the JSON that says what was played through what."""
     height, width = clip.size
-    title = f"{clip.name}, {width}x{height} at {run.played_hz:.1f} Hz, {header.network.backbone}"
-    machine = describe(args.device)
-    summary = summarise(run.account, run.answers, clip.labels, header.classes)
-    latency_chart(args.out / "latency.png", run.answers, len(clip.images), title)
-    content = {
+    return {
         "clip": {
-            "name": clip.name, "frames": len(clip.images), "width": width, "height": height,
-            "rate_hz": args.rate, "played_hz": run.played_hz,
+            "name": clip.name,
+            "frames": len(clip.images),
+            "width": width,
+            "height": height,
+            "rate_hz": job.args.rate,
+            "played_hz": run.played_hz,
         },
-        "machine": machine,
         "network": {
-            "checkpoint": checkpoint.name, "backbone": header.network.backbone,
-            "threshold": header.threshold,
+            "checkpoint": job.checkpoint.name,
+            "backbone": job.header.network.backbone,
+            "threshold": job.header.threshold,
         },
-        "settings": config,
+        "settings": job.config,
+    }
+
+
+def _figures(summary: Summary, full: Full | None) -> dict[str, Any]:
+    """The part of the JSON that says what came of it."""
+    return {
         "latency_ms": {
-            "engine": summary.engine, "published": summary.published, "received": summary.received,
+            "engine": summary.engine,
+            "published": summary.published,
+            "received": summary.received,
         },
         "key_frames": {"count": summary.key_frames, "share": summary.key_share},
         "accuracy": summary.accuracy,
         "full_network": {"latency_ms": full[0], "accuracy": full[1]} if full else None,
         "account": vars(summary.account) | {"unaccounted": summary.account.unaccounted},
         "counters": summary.counters,
-    }  # fmt: skip
-    write_json(args.out / "summary.json", content)
-    print_summary(console, title, summary, machine, full)
-    names = ", ".join(path.name for path in sorted(args.out.iterdir()))
-    console.print(f"Written to {args.out}: {names}")
-    if run.account.unaccounted:
-        console.print(
-            f"[bold red]{run.account.unaccounted} of {run.account.played} frames are unaccounted "
-            f"for[/]; see {args.out / 'node.log'}"
-        )
-        return 1
-    return 0
+    }
+
+
+def _verdict(job: _Job, run: LiveRun, console: Console) -> int:
+    if not run.account.unaccounted:
+        return 0
+    console.print(
+        f"[bold red]{run.account.unaccounted} of {run.account.played} frames are unaccounted "
+        f"for[/]; see {job.args.out / 'node.log'}"
+    )
+    return 1
