@@ -42,6 +42,7 @@ class CameraStream:
     ) -> None:
         self._node, self._engine, self._table = node, engine, table
         self._group, self._settings = group, settings
+        self._topic = node.resolve_topic_name("image")
         self._books, self._gaps = Bookkeeper(), SequenceGaps()
         self._monitor = StreamMonitor(self._now_ns)
         self._log_error = Throttle(node.get_logger().error)
@@ -55,12 +56,13 @@ class CameraStream:
     @property
     def topic(self) -> str:
         """Full name of the image topic."""
-        return self._node.resolve_topic_name("image")
+        return self._topic
 
     @property
     def publishers(self) -> int:
         """How many publishers of images there are."""
-        return self._subscription.get_publisher_count() if self._subscription else 0
+        # Asked of the node: the subscription may be destroyed by another thread meanwhile.
+        return self._node.count_publishers(self._topic)
 
     @property
     def ledger(self) -> Ledger:
@@ -80,7 +82,7 @@ class CameraStream:
             self._on_image,
             qos.image(),
             callback_group=self._group,
-            event_callbacks=qos.warn_of_publishers(self._node, self.topic),
+            event_callbacks=qos.warn_of_publishers(self._node, self._topic),
             qos_overriding_options=qos.overridable(),
         )
 
