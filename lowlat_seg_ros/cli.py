@@ -41,6 +41,10 @@ COMMANDS = {
         "lowlat_seg_ros.ros.demo",
         "run the ROS 2 node on a clip and write a video, a chart and figures",
     ),
+    "evaluate": Command(
+        "lowlat_seg_ros.evaluation.evaluate",
+        "compare methods on labelled frames: accuracy, steadiness, latency",
+    ),
     "train": Command("lowlat_seg_ros.training.cli", "train the network, in three stages"),
 }
 

@@ -1,0 +1,129 @@
+"""Key-frame methods in two parts: how F_h is carried to the current frame, how it is classified.
+
+So that methods differ in nothing else, all of them share the segmenter's Sl, Sh and classifier of
+full masks (the paper's Table 1, settings a to d).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
+from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+
+class Carrier(nn.Module):
+    """Carries F_h (N, Ch, H/8, W/8) from the key to the current frame.
+
+    Images are normalised (N, 3, H, W), ``low`` is F_l, which is None unless ``needs_low``.
+    """
+
+    needs_low = False
+
+    def keep(self, image: Tensor, low: Tensor | None) -> Tensor:
+        """What is needed of the key frame besides F_h, computed once."""
+        raise NotImplementedError
+
+    def motion(self, kept: Tensor, image: Tensor, low: Tensor | None) -> Tensor:
+        """How features move from the key frame to the current one."""
+        raise NotImplementedError
+
+    def move(self, high: Tensor, motion: Tensor) -> Tensor:
+        """F_h of the key frame, moved."""
+        raise NotImplementedError
+
+
+class Adaptive(Carrier):
+    """The paper's own: a kernel for every location, predicted from both frames' F_l (Sec. 3.3)."""
+
+    needs_low = True
+
+    def __init__(self, predictor: KernelPredictor) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def keep(self, image: Tensor, low: Tensor | None) -> Tensor:
+        return self.predictor.reduce(_given(low))
+
+    def motion(self, kept: Tensor, image: Tensor, low: Tensor | None) -> Tensor:
+        weights: Tensor = self.predictor(kept, self.predictor.reduce(_given(low)))
+        return weights
+
+    def move(self, high: Tensor, motion: Tensor) -> Tensor:
+        return spatially_variant_convolution(high, motion)
+
+
+class Alone(nn.Module):
+    """Carried F_h, classified as it is."""
+
+    needs_low = False
+
+    def __init__(self, classifier: nn.Conv2d) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
+        """Logits (N, classes, H/8, W/8)."""
+        logits: Tensor = self.classifier(carried)
+        return logits
+
+
+class Fused(nn.Module):
+    """Carried F_h fused with what AdaptNet makes of the current frame's F_l, then classified."""
+
+    needs_low = True
+
+    def __init__(self, adapt: AdaptNet, fusion: Fusion, classifier: nn.Conv2d) -> None:
+        super().__init__()
+        self.adapt, self.fusion, self.classifier = adapt, fusion, classifier
+
+    def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
+        """Logits (N, classes, H/8, W/8)."""
+        logits: Tensor = self.classifier(self.fusion(carried, self.adapt(_given(low))))
+        return logits
+
+
+@dataclass(frozen=True, eq=False)
+class Key:
+    """F_h of the key frame, and what the carrier keeps of it."""
+
+    high: Tensor
+    kept: Tensor
+
+
+class CarriedSegmenter(nn.Module):
+    """``base`` on key frames, ``carrier`` and ``head`` on all others."""
+
+    def __init__(self, base: Segmenter, carrier: Carrier, head: Alone | Fused) -> None:
+        super().__init__()
+        self.base, self.carrier, self.head = base, carrier, head
+
+    @property
+    def needs_low(self) -> bool:
+        """Whether frames between key frames need Sl at all."""
+        return self.carrier.needs_low or self.head.needs_low
+
+    def key(self, image: Tensor, low: Tensor, high: Tensor) -> Key:
+        """What is kept of a key frame."""
+        return Key(high, self.carrier.keep(image, low))
+
+    def forward(self, key: Key, image: Tensor, low: Tensor | None) -> Tensor:
+        """Logits (N, classes, H/8, W/8) of a frame between key frames."""
+        carried = self.carrier.move(key.high, self.carrier.motion(key.kept, image, low))
+        logits: Tensor = self.head(carried, low)
+        return logits
+
+
+def adaptive(base: Segmenter) -> CarriedSegmenter:
+    """The paper's propagation and fusion, with the segmenter's own modules."""
+    head = Fused(base.adapt, base.fusion, base.classifier)
+    return CarriedSegmenter(base, Adaptive(base.predictor), head).eval()
+
+
+def _given(low: Tensor | None) -> Tensor:
+    if low is None:
+        raise ValueError("F_l is None; this method needs Sl on every frame")
+    return low

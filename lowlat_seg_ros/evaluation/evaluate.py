@@ -1,0 +1,166 @@
+"""``lowlat-seg evaluate``: every method over the same labelled frames, in one run and one table."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowlat_seg_ros.arguments import add_settings, settings_from, size
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.evaluation.catalogue import DELAYS, catalogue, choose
+
+if TYPE_CHECKING:
+    from lowlat_seg_ros.evaluation.footage import Footage
+    from lowlat_seg_ros.evaluation.run import Result
+
+EXAMPLES = """\
+examples:
+  lowlat-seg evaluate                                   all methods on a rendered drive
+  lowlat-seg evaluate --dataset camvid --root DIR       on CamVid's labelled clip (split val)
+  lowlat-seg evaluate --methods 'full*,adaptive,adaptive_low_latency*'
+  lowlat-seg evaluate --checkpoint FILE --json figures.json --out evaluation
+
+methods, all from one checkpoint:
+{methods}
+
+Key frames of the schedules threshold and adaptive are taken where the change exceeds a threshold
+that gives the wanted mean interval on these frames. Sh of adaptive_low_latency takes a given number
+of frames, so that its masks do not depend on the machine.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    specs = catalogue(DEFAULT_DELAY)
+    lines = "\n".join(f"  {spec.name:26}{spec.help}" for spec in specs)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES.format(methods=lines)
+    parser.add_argument(
+        "--dataset",
+        choices=("drive", "camvid"),
+        default="drive",
+        help="a rendered drive, or CamVid (default %(default)s)",
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="CamVid's folder")
+    parser.add_argument(
+        "--split",
+        default="val",
+        help="CamVid's split; only val is continuous video (default %(default)s)",
+    )
+    parser.add_argument(
+        "--methods", default="all", help="all, or names with * and ?, comma-separated (all)"
+    )
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=0,
+        metavar="N",
+        help="first frames of the data, 0 for all; of a drive 50 are rendered",
+    )
+    parser.add_argument(
+        "--size", type=size, metavar="HxW", help="of the images (360x480, or CamVid's own)"
+    )
+    parser.add_argument("--seed", type=int, default=1_000_001, help="of the drive (%(default)s)")
+    parser.add_argument(
+        "--rate", type=float, default=15.0, metavar="HZ", help="of the drive (default %(default)s)"
+    )
+    parser.add_argument(
+        "--delay-frames",
+        type=int,
+        default=DEFAULT_DELAY,
+        metavar="N",
+        help="frames that Sh takes in adaptive_low_latency (default %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="weights (default: those of the package)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    add_settings(parser, EngineConfig)
+
+
+#: Frames that Sh takes unless told otherwise: about a quarter of a second at CamVid's 15 Hz.
+DEFAULT_DELAY = DELAYS[2]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Play, score, measure, write."""
+    _check(args)
+    config = settings_from(args, EngineConfig)
+    specs = choose(args.methods, catalogue(args.delay_frames))
+    from rich.console import Console
+    from tqdm import tqdm
+
+    from lowlat_seg_ros.engine.device import foreground_threads, resolve_device
+    from lowlat_seg_ros.evaluation import machine, report
+    from lowlat_seg_ros.evaluation.methods import Unavailable, workshop
+    from lowlat_seg_ros.evaluation.run import measure
+    from lowlat_seg_ros.evaluation.summary import write_json
+    from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load
+
+    path = args.checkpoint or DEFAULT_CHECKPOINT
+    segmenter, header = load(path, resolve_device(args.device))
+    footage = _footage(args)
+    if len(footage.table) != header.network.num_classes:
+        raise ConfigError(
+            f"{path} has {header.network.num_classes} classes and {footage.name} "
+            f"{len(footage.table)}; give a checkpoint trained for these classes"
+        )
+    results: dict[str, Result] = {}
+    left_out: dict[str, str] = {}
+    with tqdm(total=len(footage), unit="frame") as bar:
+        bar.set_description("low-level features")
+        shop = workshop(segmenter, header, config, footage, specs, bar.update)
+        bar.reset(total=len(specs) * len(footage))
+        for spec in specs:
+            bar.set_description(spec.name)
+            try:
+                method = shop.build(spec)
+            except Unavailable as reason:
+                left_out[spec.name] = str(reason)
+                bar.update(len(footage))
+                continue
+            results[spec.name] = measure(method, footage, (), bar.update)
+    facts = report.facts_of(
+        footage,
+        checkpoint=path.name,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        provenance=header.provenance,
+        threads=foreground_threads(config),
+        machine=machine.describe(args.device),
+    )
+    report.print_table(Console(), facts, results, left_out, {})
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.json, report.as_json(facts, results, left_out, {}))
+    return 0
+
+
+def _footage(args: argparse.Namespace) -> Footage:
+    from tqdm import tqdm
+
+    from lowlat_seg_ros.evaluation import clip
+    from lowlat_seg_ros.evaluation.footage import load
+
+    if args.dataset == "camvid":
+        name, sequence = clip.camvid(args.root, args.split, args.size)
+    else:
+        name, sequence = clip.rendered(args.seed, args.frames or 50, args.rate, args.size)
+    with tqdm(total=min(args.frames or len(sequence), len(sequence)), unit="frame") as bar:
+        bar.set_description("loading")
+        return load(name, sequence, args.frames, bar.update)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.dataset == "camvid" and args.root is None:
+        raise ConfigError("--dataset camvid needs --root, the folder that holds CamVid")
+    if args.frames < 0:
+        raise ConfigError(f"--frames is {args.frames}; give a number, or 0 for all")
+    if args.delay_frames < 0:
+        raise ConfigError(f"--delay-frames is {args.delay_frames}; it must be 0 or more")
+    if not 0.0 < args.rate <= 1000.0:
+        raise ConfigError(f"--rate is {args.rate}; it must lie in (0, 1000] Hz")

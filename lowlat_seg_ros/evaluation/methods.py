@@ -1,0 +1,128 @@
+"""Builds the methods of the catalogue from one checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from lowlat_seg_ros.baselines.carry import adaptive
+from lowlat_seg_ros.baselines.full import FullEngine
+from lowlat_seg_ros.baselines.keyed import KeyedEngine
+from lowlat_seg_ros.baselines.per_frame import single_frame
+from lowlat_seg_ros.baselines.schedules import (
+    FeatureChange,
+    Fixed,
+    Measure,
+    PredictedDeviation,
+    Schedule,
+    Threshold,
+)
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.evaluation.catalogue import Spec
+from lowlat_seg_ros.evaluation.footage import Footage
+from lowlat_seg_ros.evaluation.intervals import Replay, low_features
+from lowlat_seg_ros.evaluation.run import Method
+from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.checkpoint import Header
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+
+class Unavailable(Exception):
+    """A method cannot be built from what was given; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Workshop:
+    """What methods are built from: one network, its header, and the settings of a run."""
+
+    segmenter: Segmenter
+    header: Header
+    config: EngineConfig
+    footage: Footage
+    replays: dict[str, Replay]
+
+    def build(self, spec: Spec) -> Method:
+        """The method ``spec``; raises :class:`Unavailable` if something for it is missing."""
+        return BUILDERS[spec.kind](self, spec)
+
+
+def workshop(
+    segmenter: Segmenter,
+    header: Header,
+    config: EngineConfig,
+    footage: Footage,
+    specs: list[Spec],
+    progress: Callable[[int], object],
+) -> Workshop:
+    """Prepare for ``specs``; frames are run through Sl once if a schedule's threshold is asked."""
+    names = {spec.schedule for spec in specs} & {"threshold", "adaptive"}
+    replays = {}
+    if names:
+        lows = low_features(segmenter, footage, config, progress)
+        ranges = footage.ranges()
+        replays = {name: Replay(_measure(name, segmenter), lows, ranges) for name in sorted(names)}
+    return Workshop(segmenter, header, config, footage, replays)
+
+
+def _measure(name: str, segmenter: Segmenter) -> Measure:
+    return FeatureChange() if name == "threshold" else PredictedDeviation(segmenter.selector)
+
+
+def _full(shop: Workshop, spec: Spec) -> Method:
+    return FullEngine(shop.segmenter, shop.config)
+
+
+def _full_os16(shop: Workshop, spec: Spec) -> Method:
+    if shop.header.network.output_stride == 16:
+        raise Unavailable("the checkpoint's own output stride is 16, so it would equal full")
+    config = dataclasses.replace(shop.header.network, output_stride=16)
+    coarse = Segmenter(config)
+    checkpoint.restore(coarse, checkpoint.weights(shop.segmenter), "full_os16")
+    device = next(shop.segmenter.parameters()).device
+    coarse = coarse.eval().to(device)
+    # PyTorch has this overload, its type stubs do not.
+    return FullEngine(coarse.to(memory_format=torch.channels_last), shop.config)  # type: ignore[call-overload]
+
+
+def _full_half(shop: Workshop, spec: Spec) -> Method:
+    height = shop.config.inference_height or shop.footage.frames[0].image.shape[0]
+    config = dataclasses.replace(shop.config, inference_height=max(1, round(height / 2)))
+    return FullEngine(shop.segmenter, config)
+
+
+def _single_frame(shop: Workshop, spec: Spec) -> Method:
+    return single_frame(shop.segmenter, shop.config)
+
+
+def _keyed(shop: Workshop, spec: Spec) -> Method:
+    return KeyedEngine(adaptive(shop.segmenter), _schedule(shop, spec), shop.config)
+
+
+def _schedule(shop: Workshop, spec: Spec) -> Schedule:
+    if spec.schedule == "fixed":
+        return Fixed(spec.interval)
+    threshold = shop.replays[spec.schedule].threshold(spec.interval)
+    return Threshold(_measure(spec.schedule, shop.segmenter), threshold)
+
+
+def _low_latency(shop: Workshop, spec: Spec) -> Method:
+    return Engine.deterministic(
+        shop.segmenter,
+        shop.config,
+        threshold=shop.header.threshold,
+        delay_frames=spec.delay_frames,
+    )
+
+
+BUILDERS: dict[str, Callable[[Workshop, Spec], Method]] = {
+    "full": _full,
+    "full_os16": _full_os16,
+    "full_half": _full_half,
+    "single_frame": _single_frame,
+    "keyed": _keyed,
+    "low_latency": _low_latency,
+}

@@ -1,0 +1,152 @@
+"""One method over one piece of footage: masks scored as they come, times measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from lowlat_seg_ros.evaluation.footage import Footage
+from lowlat_seg_ros.evaluation.metrics import Confusion, Consistency
+from lowlat_seg_ros.evaluation.summary import CONSISTENCY_FRAMES
+from lowlat_seg_ros.frames import Counters, Frame, MaskKind, ResetReason, Segmentation
+
+
+class Method(Protocol):
+    """What the engine and all baselines have in common."""
+
+    @property
+    def counters(self) -> Counters: ...
+
+    def process(self, frame: Frame) -> Segmentation: ...
+
+    def reset(self, reason: ResetReason = ResetReason.REQUESTED) -> None: ...
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One frame of a run: how it was segmented, and in how many milliseconds.
+
+    ``key_index`` is the index of its key frame, ``selector_ms`` what was spent after the mask was
+    out, ``deviation`` the selector's prediction where it ran after the mask, else None.
+    """
+
+    index: int
+    latency_ms: float
+    selector_ms: float
+    kind: MaskKind
+    first: bool
+    key_index: int
+    deviation: float | None
+    threshold: float | None
+
+    @property
+    def is_key(self) -> bool:
+        """Whether the mask came from Sh on this very frame."""
+        return self.kind is MaskKind.FULL
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a method achieved; scores in [0, 1], NaN where nothing could be scored.
+
+    ``avg_ms`` and ``max_ms`` are latencies, frame in to mask out, of all frames but the first of
+    each epoch, which runs the whole network whatever the method (and warms up the machine once);
+    ``first_ms`` is the mean of those. With low-latency scheduling Sh runs beside the frames: here
+    on a virtual clock, so that its load on the machine is not part of the times, as in the paper,
+    whose 119 ms are a sum of parts. ``by_distance``: mIoU by frames since the key frame.
+    """
+
+    frames: int
+    miou: float
+    pixel_accuracy: float
+    class_accuracy: float
+    vc8: float
+    key_share: float
+    avg_ms: float
+    max_ms: float
+    first_ms: float
+    iou: dict[str, float]
+    by_distance: dict[int, float]
+    moments: tuple[Moment, ...]
+    masks: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+class Scores:
+    """Accuracy and steadiness of the masks given so far, pooled, and by distance."""
+
+    def __init__(self, classes: int) -> None:
+        self.pooled, self.steadiness = Confusion(classes), Consistency(CONSISTENCY_FRAMES)
+        self.by_distance: dict[int, Confusion] = {}
+        self._classes = classes
+
+    def update(self, label: np.ndarray, mask: np.ndarray, distance: int, *, first: bool) -> None:
+        """Take the mask of the next frame; ``first`` begins a new drive."""
+        if first:
+            self.steadiness.reset()
+        self.steadiness.update(label, mask)
+        one = Confusion(self._classes)
+        one.update(label, mask)
+        self.pooled.matrix += one.matrix
+        self.by_distance.setdefault(distance, Confusion(self._classes)).matrix += one.matrix
+
+
+def measure(
+    method: Method, footage: Footage, keep: Collection[int], progress: Callable[[int], object]
+) -> Result:
+    """Play ``footage`` to ``method``; the masks of the frames ``keep`` are kept.
+
+    ``progress`` is told each frame. What the method raises comes through.
+    """
+    scores, moments = Scores(len(footage.table)), []
+    kept: dict[int, np.ndarray] = {}
+    for index in range(len(footage)):
+        first = footage.starts_drive(index)
+        if first and index > 0:
+            method.reset()
+        answer = method.process(footage.frame(index))
+        distance = answer.provenance.key_age_frames
+        scores.update(footage.frames[index].label, answer.mask, distance, first=first)
+        moments.append(_moment(index, answer))
+        if index in keep:
+            kept[index] = answer.mask
+        progress(1)
+    return _result(scores, moments, method.counters, footage, kept)
+
+
+def _moment(index: int, answer: Segmentation) -> Moment:
+    source, chosen = answer.provenance, answer.selection
+    return Moment(
+        index, answer.timing.latency_ms, answer.timing.selector_ms, source.kind,
+        source.reset is not None, index - source.key_age_frames,
+        chosen.deviation if chosen else None, chosen.threshold if chosen else None,
+    )  # fmt: skip
+
+
+def _result(
+    scores: Scores,
+    moments: list[Moment],
+    counters: Counters,
+    footage: Footage,
+    masks: dict[int, np.ndarray],
+) -> Result:
+    steady = [m.latency_ms for m in moments if not m.first]
+    first = [m.latency_ms for m in moments if m.first]
+    pooled = scores.pooled
+    return Result(
+        frames=len(moments),
+        miou=pooled.miou,
+        pixel_accuracy=pooled.pixel_accuracy,
+        class_accuracy=pooled.class_accuracy,
+        vc8=scores.steadiness.value,
+        key_share=counters.key_frames / len(moments),
+        avg_ms=float(np.mean(steady)) if steady else float("nan"),
+        max_ms=max(steady, default=float("nan")),
+        first_ms=float(np.mean(first)) if first else float("nan"),
+        iou=dict(zip(footage.table.names, pooled.iou.tolist(), strict=True)),
+        by_distance={age: scores.by_distance[age].miou for age in sorted(scores.by_distance)},
+        moments=tuple(moments),
+        masks=masks,
+    )

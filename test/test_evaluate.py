@@ -1,0 +1,225 @@
+"""``lowlat-seg evaluate``: one run, one table, figures that add up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lowlat_seg_ros import cli
+from lowlat_seg_ros.baselines.carry import adaptive
+from lowlat_seg_ros.baselines.full import FullEngine
+from lowlat_seg_ros.baselines.keyed import KeyedEngine
+from lowlat_seg_ros.baselines.schedules import FeatureChange, Fixed, PredictedDeviation, Threshold
+from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
+from lowlat_seg_ros.data.labels import CAMVID
+from lowlat_seg_ros.data.sequence import LabelledFrame
+from lowlat_seg_ros.evaluation.catalogue import INTERVALS, catalogue, choose
+from lowlat_seg_ros.evaluation.footage import Footage
+from lowlat_seg_ros.evaluation.intervals import Replay, low_features
+from lowlat_seg_ros.evaluation.metrics import Confusion
+from lowlat_seg_ros.evaluation.run import measure
+from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.checkpoint import Header
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+REQUIRED = {"miou", "pixel_accuracy", "class_accuracy", "vc8", "key_share", "avg_ms", "max_ms"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def ignore(steps: int) -> None:
+    """No progress is shown."""
+
+
+@pytest.fixture
+def footage() -> Footage:
+    """Two drives of six and four frames whose images drift slowly, labels at random."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for index in range(10):
+        image = rng.integers(0, 256, (48, 64, 3)) if index in (0, 6) else frames[-1].image
+        image = np.clip(image + rng.integers(-20, 21, image.shape), 0, 255).astype(np.uint8)
+        label = rng.integers(0, 11, (48, 64), np.uint8)
+        label[:4] = 255
+        frames.append(LabelledFrame(image, label, index * 100_000_000, str(index)))
+    return Footage("noise", CAMVID, 10.0, tuple(frames), ("a",) * 6 + ("b",) * 4)
+
+
+@pytest.fixture
+def weights(tiny: Segmenter, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, 0.3, {"licence": "none"})
+    checkpoint.save(path, tiny, header, torch.float32)
+    return path
+
+
+def evaluate(*words: object) -> int:
+    common = "evaluate --size 48x64 --frames 6 --device cpu --foreground-threads 1"
+    return cli.main([*common.split(), *map(str, words)])
+
+
+def figures(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def test_every_method_is_in_the_table_and_in_the_json(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "deep" / "figures.json"
+    assert evaluate("--checkpoint", weights, "--methods", "all", "--json", path) == 0
+    found, shown = figures(path), capsys.readouterr().out
+    named = {spec.name for spec in catalogue(4)}
+    assert set(found["methods"]) | set(found["left_out"]) == named
+    assert {"full", "single_frame", "adaptive", "adaptive_low_latency"} <= set(found["methods"])
+    for name, row in found["methods"].items():
+        assert set(row) >= REQUIRED, name
+        assert 0 <= row["miou"] <= 1
+        assert 0 < row["avg_ms"] <= row["max_ms"]
+        assert name in shown
+    assert found["methods"]["full"]["key_share"] == 1.0
+    assert found["methods"]["single_frame"]["key_share"] == 0.0
+    assert found["methods"]["schedule_fixed_2"]["key_share"] == 0.5
+    assert found["facts"]["provenance"] == {"licence": "none"}
+    assert found["facts"]["frames"] == 6
+
+
+def test_accuracy_is_the_same_on_every_run(weights: Path, tmp_path: Path) -> None:
+    rows = []
+    for name in ("a", "b"):
+        path = tmp_path / name
+        methods = "full,adaptive,adaptive_low_latency,schedule_threshold_2"
+        assert evaluate("--checkpoint", weights, "--methods", methods, "--json", path) == 0
+        rows.append({
+            method: {k: v for k, v in row.items() if not k.endswith("_ms")}
+            for method, row in figures(path)["methods"].items()
+        })  # fmt: skip
+    assert rows[0] == rows[1]
+
+
+def test_scores_are_those_of_one_pooled_matrix(tiny: Segmenter, footage: Footage) -> None:
+    expected = Confusion(11)
+    by_age = {age: Confusion(11) for age in range(3)}
+    method = KeyedEngine(adaptive(tiny), Fixed(3))
+    for index, frame in enumerate(footage.frames):
+        if index == 6:
+            method.reset()
+        mask = method.process(footage.frame(index)).mask
+        expected.update(frame.label, mask)
+        by_age[(index if index < 6 else index - 6) % 3].update(frame.label, mask)
+    result = measure(KeyedEngine(adaptive(tiny), Fixed(3)), footage, {2}, ignore)
+    assert result.miou == expected.miou
+    assert result.pixel_accuracy == expected.pixel_accuracy
+    assert result.class_accuracy == expected.class_accuracy
+    assert result.by_distance == {age: matrix.miou for age, matrix in by_age.items()}
+    assert result.key_share == 0.4
+    assert set(result.masks) == {2}
+
+
+def test_first_frames_of_drives_do_not_count_as_latency(tiny: Segmenter, footage: Footage) -> None:
+    result = measure(FullEngine(tiny), footage, (), ignore)
+    assert [m.index for m in result.moments if m.first] == [0, 6]
+    steady = [m.latency_ms for m in result.moments if not m.first]
+    assert result.max_ms == max(steady)
+    assert result.avg_ms == pytest.approx(sum(steady) / 8)
+
+
+def test_steadiness_does_not_reach_across_drives(tiny: Segmenter, footage: Footage) -> None:
+    still = dataclasses.replace(
+        footage, frames=tuple(dataclasses.replace(f, label=footage.frames[0].label)
+                              for f in footage.frames)
+    )  # fmt: skip
+    assert math.isnan(measure(FullEngine(tiny), still, (), ignore).vc8)  # no drive has 8 frames
+    one = dataclasses.replace(still, drives=("a",) * 10)
+    assert 0 <= measure(FullEngine(tiny), one, (), ignore).vc8 <= 1
+
+
+@pytest.mark.parametrize("kind", ["feature", "selector"])
+def test_thresholds_give_the_wanted_share(kind: str, tiny: Segmenter, footage: Footage) -> None:
+    measured = FeatureChange() if kind == "feature" else PredictedDeviation(tiny.selector)
+    lows = low_features(tiny, footage, EngineConfig(), ignore)
+    replay = Replay(measured, lows, footage.ranges())
+    for interval in (1, 2, 5):
+        threshold = replay.threshold(interval)
+        result = measure(
+            KeyedEngine(adaptive(tiny), Threshold(measured, threshold)), footage, (), ignore
+        )
+        keys = round(result.key_share * 10)
+        assert abs(keys - replay.keys(threshold)) <= 1  # features were kept in half precision
+        assert abs(keys - 10 / interval) <= 2
+
+
+def test_a_checkpoint_at_output_stride_16_has_no_os16_method(tmp_path: Path) -> None:
+    config = dataclasses.replace(NETWORKS["tiny"], output_stride=16)
+    path, out = tmp_path / "w.safetensors", tmp_path / "f.json"
+    header = Header(config, CAMVID.names, CAMVID.colours, 0.3)
+    checkpoint.save(path, Segmenter(config), header, torch.float32)
+    assert evaluate("--checkpoint", path, "--methods", "full*", "--json", out) == 0
+    assert "would equal full" in figures(out)["left_out"]["full_os16"]
+    assert set(figures(out)["methods"]) == {"full", "full_half"}
+
+
+def test_choosing_methods() -> None:
+    specs = catalogue(4)
+    assert [s.name for s in choose("single_frame, full", specs)] == ["full", "single_frame"]
+    assert len(choose("schedule_threshold_*", specs)) == len(INTERVALS)
+    assert choose("all", specs) == list(specs)
+    names = [spec.name for spec in catalogue(3)]
+    assert len(set(names)) == len(names)
+    assert "adaptive_low_latency_4" in names
+    for wrong in ("full,flying", " "):
+        with pytest.raises(ConfigError, match="--methods"):
+            choose(wrong, specs)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--dataset", "camvid"], "--root"),
+        (["--frames", "-1"], "--frames is -1"),
+        (["--delay-frames", "-1"], "--delay-frames is -1"),
+        (["--rate", "nan"], "--rate is nan"),
+        (["--methods", "none"], "fits no method"),
+    ],
+)
+def test_wrong_options_end_in_one_line(
+    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(*options) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_checkpoint_for_other_classes_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(NETWORKS["tiny"], num_classes=2)
+    path = tmp_path / "two.safetensors"
+    header = Header(config, ("a", "b"), ((0, 0, 0), (1, 1, 1)), 0.3)
+    checkpoint.save(path, Segmenter(config), header, torch.float32)
+    assert evaluate("--checkpoint", path) == 2
+    assert "has 2 classes" in capsys.readouterr().err
+
+
+CAMVID_ROOT = Path(__file__).parents[2] / "shared" / "camvid"
+
+
+@pytest.mark.skipif(not CAMVID_ROOT.is_dir(), reason="CamVid is not beside the repository")
+def test_camvid_s_clip(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    words = ["--dataset", "camvid", "--root", CAMVID_ROOT, "--methods", "full,adaptive"]
+    assert evaluate(*words, "--checkpoint", weights, "--json", path) == 0
+    assert figures(path)["facts"]["dataset"] == "CamVid val"
+    assert "1.3 s" in figures(path)["facts"]["note"]
