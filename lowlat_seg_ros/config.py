@@ -177,7 +177,8 @@ class EngineConfig:
     )
     max_gap_ms: float = setting(
         1000.0,
-        "a longer gap between stamps makes the next frame a fresh key frame; 0 for never",
+        "a longer gap between stamps makes the next frame a fresh key frame, other than right "
+        "after a full frame, which takes long itself; 0 for never",
         unit="ms",
         low=0.0,
         high=3.6e6,

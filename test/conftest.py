@@ -33,6 +33,12 @@ def ros_domain() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Networks of the tests are too small to share out, which costs most beside a busy core."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_weights() -> dict[str, torch.Tensor]:
     """Random weights, brought to life: a fresh network gives one class nearly everywhere."""

@@ -59,3 +59,9 @@ def test_key_interval_is_an_upper_bound() -> None:
 def test_threshold_comes_from_the_checkpoint_unless_set() -> None:
     assert effective_threshold(0.25, EngineConfig()) == 0.25
     assert effective_threshold(0.25, EngineConfig(deviation_threshold=0.0)) == 0.0
+
+
+def test_the_time_of_a_full_frame_is_no_gap() -> None:
+    assert needs_reset(frame(0), frame(501), CONFIG) is ResetReason.GAP
+    assert needs_reset(frame(0), frame(501), CONFIG, after_full=True) is None
+    assert needs_reset(frame(501), frame(0), CONFIG, after_full=True) is not None

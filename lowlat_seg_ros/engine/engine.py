@@ -65,6 +65,7 @@ class Engine:
         self._ledger = Ledger()
         self._cache = KeyFrameCache()
         self._previous: Frame | None = None
+        self._previous_kind: MaskKind | None = None
         self._epoch_reason = ResetReason.FIRST_FRAME
         self._reset_lock = threading.Lock()
         self._in_process = threading.Lock()
@@ -114,7 +115,10 @@ class Engine:
         """
         geometry = resize.plan(frame.image.shape[:2], self._config.inference_height)
         with self._foreground():
-            reason = schedule.needs_reset(self._previous, frame, self._config)
+            after_full = self._previous_kind is MaskKind.FULL
+            reason = schedule.needs_reset(
+                self._previous, frame, self._config, after_full=after_full
+            )
             if reason is not None and self._cache.snapshot()[0] is not None:
                 self.reset(reason)
             # Only this thread writes the frames counter, so it numbers the frame.
@@ -132,7 +136,7 @@ class Engine:
             mask = resize.mask_of(work.logits, geometry)
         watch.mask_out()
 
-        self._previous = frame
+        self._previous, self._previous_kind = frame, work.kind
         self._ledger.count(frames=1, degraded=int(work.kind is MaskKind.DEGRADED))
         provenance = self._provenance(frame, key, epoch, index, work.kind)
         result = Segmentation(

@@ -23,6 +23,9 @@ from lowlat_seg_ros.training.loop import Loop, LoopConfig, Stage, precision_of
 from lowlat_seg_ros.training.propagation import PropagationStage
 from lowlat_seg_ros.training.selector import SelectorStage, calibrate, deviation_bank, threshold_for
 from lowlat_seg_ros.training.sources import (
+    CALIBRATION_SEED,
+    HELD_OUT_SEED,
+    TRAINED_SEED,
     TrainingData,
     frame_banks,
     pair_banks,
@@ -214,7 +217,7 @@ def _selector(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopC
     segmenter.eval()
     banks = [
         deviation_bank(segmenter, rendered_clips(data, count, seed), max_lag=10, dtype=dtype)
-        for count, seed in ((args.clips, 10_000), (max(1, args.clips // 6), 20_000))
+        for count, seed in ((args.clips, TRAINED_SEED), (max(1, args.clips // 6), HELD_OUT_SEED))
     ]
     return SelectorStage(segmenter, *banks)
 
@@ -225,7 +228,7 @@ STAGES = {"base": _base, "propagation": _propagation, "selector": _selector}
 def _calibrated(
     segmenter: Segmenter, header: Header, data: TrainingData, key_share: float, figures: Any
 ) -> tuple[Header, dict[str, Any]]:
-    curve = calibrate(segmenter, rendered_clips(data, 3, seed=30_000, frames=40))
+    curve = calibrate(segmenter, rendered_clips(data, 3, seed=CALIBRATION_SEED, frames=40))
     threshold = threshold_for(curve, key_share)
     points = [dataclasses.astuple(point) for point in curve]
     figures = figures | {"wanted_key_share": key_share, "calibration": points}

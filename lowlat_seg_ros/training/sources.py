@@ -13,6 +13,7 @@ from tqdm import trange
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.data.camvid import CamVid
 from lowlat_seg_ros.data.sequence import LabelledFrame, Sequence, split_holdout, stack
+from lowlat_seg_ros.data.synthetic import RenderedDrive
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.propagation import PairBank
 
@@ -20,8 +21,12 @@ from lowlat_seg_ros.training.propagation import PairBank
 RATE_HZ = 15.0
 LAGS = (1, 10)
 
-#: Rendered drives of these seeds and above are held out from training.
-HELD_OUT_SEED = 1_000_000
+#: First seeds of the rendered drives that are trained on, judged on, and calibrated on. Smaller
+#: seeds, which the demo and evaluations use, are never seen in training.
+TRAINED_SEED, HELD_OUT_SEED, CALIBRATION_SEED = 1_000_000, 2_000_000, 3_000_000
+
+#: Key image and image, uint8 (H, W, 3), and the image's label, uint8 (H, W).
+ImagePair = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,12 @@ def frame_banks(data: TrainingData, rendered_share: float) -> tuple[Mixture, Ban
     """Labelled stills to train on, CamVid's first, and the bank to judge on."""
     if data.root is None:
         held_out = _rendered_bank(data, 32, HELD_OUT_SEED)
-        return Mixture((_rendered_bank(data, data.rendered, 0),), (1.0,)), held_out
+        return Mixture((_rendered_bank(data, data.rendered, TRAINED_SEED),), (1.0,)), held_out
     train, held = data.camvid()
     banks, held_out = (Bank.of(train, data.device),), Bank.of(held, data.device)
     if data.rendered == 0:
         return Mixture(banks, (1.0,)), held_out
-    rendered = _rendered_bank(data, data.rendered, 0)
+    rendered = _rendered_bank(data, data.rendered, TRAINED_SEED)
     return Mixture((*banks, rendered), (1 - rendered_share, rendered_share)), held_out
 
 
@@ -68,35 +73,29 @@ def _rendered_bank(data: TrainingData, count: int, seed: int) -> Bank:
 
 
 def _rendered(data: TrainingData, seed: int, frames: int) -> list[LabelledFrame]:
-    from lowlat_seg_ros.data.synthetic import RenderedDrive
-
     drive = RenderedDrive(seed=seed, frames=frames, rate_hz=RATE_HZ, size=data.size)
     return [drive[index] for index in range(frames)]
 
 
 def pair_banks(data: TrainingData, warped: int) -> tuple[PairBank, PairBank]:
     """Pairs to train on: warped stills and rendered ones; and pairs to judge on, never seen."""
+    pairs = _rendered_pairs(data, data.rendered, TRAINED_SEED)
     if data.root is None:
-        held = _rendered_pairs(data, 24, HELD_OUT_SEED)
-        return _bank_of(_rendered_pairs(data, data.rendered, 0), data), _bank_of(held, data)
-    train, held_out = data.camvid()
-    pairs = _warped_pairs(train, warped, seed=0) + _rendered_pairs(data, data.rendered, 0)
-    return _bank_of(pairs, data), _bank_of(_warped_pairs(held_out, len(held_out), seed=1), data)
+        held_out = _rendered_pairs(data, 24, HELD_OUT_SEED)
+    else:
+        train, held = data.camvid()
+        pairs += _warped_pairs(train, warped, seed=0)
+        held_out = _warped_pairs(held, len(held), seed=1)
+    return _bank_of(pairs, data.device), _bank_of(held_out, data.device)
 
 
-def _bank_of(
-    pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]], data: TrainingData
-) -> PairBank:
+def _bank_of(pairs: list[ImagePair], device: torch.device) -> PairBank:
     key, image, label = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-    return PairBank(
-        key.permute(0, 3, 1, 2).to(data.device), image.permute(0, 3, 1, 2).to(data.device),
-        label.to(data.device),
-    )  # fmt: skip
+    channels_first = (part.permute(0, 3, 1, 2).to(device) for part in (key, image))
+    return PairBank(*channels_first, label.to(device))
 
 
-def _warped_pairs(
-    stills: Sequence, count: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _warped_pairs(stills: Sequence, count: int, seed: int) -> list[ImagePair]:
     """Pseudo-motion pairs (key image, image, label), the stills taken in turn."""
     from lowlat_seg_ros.data.pairs import make_pair
 
@@ -108,11 +107,7 @@ def _warped_pairs(
     return pairs
 
 
-def _rendered_pairs(
-    data: TrainingData, count: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    from lowlat_seg_ros.data.synthetic import RenderedDrive
-
+def _rendered_pairs(data: TrainingData, count: int, seed: int) -> list[ImagePair]:
     rng, pairs = np.random.default_rng(seed), []
     for index in trange(count, desc="rendering", unit="pair"):
         lag = int(rng.integers(LAGS[0], LAGS[1] + 1))
@@ -123,8 +118,6 @@ def _rendered_pairs(
 
 def rendered_clips(data: TrainingData, count: int, seed: int, frames: int = 16) -> list[Tensor]:
     """``count`` clips uint8 (frames, 3, H, W) of consecutive rendered frames."""
-    from lowlat_seg_ros.data.synthetic import RenderedDrive
-
     clips = []
     for index in trange(count, desc="rendering", unit="clip"):
         drive = RenderedDrive(seed=seed + index, frames=frames, rate_hz=RATE_HZ, size=data.size)
