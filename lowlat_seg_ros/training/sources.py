@@ -12,6 +12,7 @@ from tqdm import trange
 
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.data.camvid import CamVid
+from lowlat_seg_ros.data.pairs import Pair, make_pair, rendered_pair
 from lowlat_seg_ros.data.sequence import LabelledFrame, Sequence, split_holdout, stack
 from lowlat_seg_ros.data.synthetic import RenderedDrive
 from lowlat_seg_ros.training.bank import Bank, Mixture
@@ -24,9 +25,6 @@ LAGS = (1, 10)
 #: First seeds of the rendered drives that are trained on, judged on, and calibrated on. Smaller
 #: seeds, which the demo and evaluations use, are never seen in training.
 TRAINED_SEED, HELD_OUT_SEED, CALIBRATION_SEED = 1_000_000, 2_000_000, 3_000_000
-
-#: Key image and image, uint8 (H, W, 3), and the image's label, uint8 (H, W).
-ImagePair = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -89,31 +87,33 @@ def pair_banks(data: TrainingData, warped: int) -> tuple[PairBank, PairBank]:
     return _bank_of(pairs, data.device), _bank_of(held_out, data.device)
 
 
-def _bank_of(pairs: list[ImagePair], device: torch.device) -> PairBank:
-    key, image, label = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-    channels_first = (part.permute(0, 3, 1, 2).to(device) for part in (key, image))
-    return PairBank(*channels_first, label.to(device))
+def _bank_of(pairs: list[Pair], device: torch.device) -> PairBank:
+    key = np.stack([pair.key_image.transpose(2, 0, 1) for pair in pairs])
+    image = np.stack([pair.image.transpose(2, 0, 1) for pair in pairs])
+    label = np.stack([pair.label for pair in pairs])
+    return PairBank(*(torch.from_numpy(part).to(device) for part in (key, image, label)))
 
 
-def _warped_pairs(stills: Sequence, count: int, seed: int) -> list[ImagePair]:
-    """Pseudo-motion pairs (key image, image, label), the stills taken in turn."""
-    from lowlat_seg_ros.data.pairs import make_pair
-
+def _warped_pairs(stills: Sequence, count: int, seed: int) -> list[Pair]:
+    """Pseudo-motion pairs, the stills taken in turn."""
     rng, pairs = np.random.default_rng(seed), []
     for index in trange(count, desc="warping", unit="pair"):
         still = stills[index % len(stills)]
-        pair = make_pair(still.image, still.label, int(rng.integers(LAGS[0], LAGS[1] + 1)), rng)
-        pairs.append((pair.key_image, pair.image, pair.label))
+        pairs.append(make_pair(still.image, still.label, _lag(rng), rng))
     return pairs
 
 
-def _rendered_pairs(data: TrainingData, count: int, seed: int) -> list[ImagePair]:
+def _rendered_pairs(data: TrainingData, count: int, seed: int) -> list[Pair]:
     rng, pairs = np.random.default_rng(seed), []
     for index in trange(count, desc="rendering", unit="pair"):
-        lag = int(rng.integers(LAGS[0], LAGS[1] + 1))
+        lag = _lag(rng)
         drive = RenderedDrive(seed=seed + index, frames=lag + 1, rate_hz=RATE_HZ, size=data.size)
-        pairs.append((drive[0].image, drive[lag].image, drive[lag].label))
+        pairs.append(rendered_pair(drive, lag, lag))
     return pairs
+
+
+def _lag(rng: np.random.Generator) -> int:
+    return int(rng.integers(LAGS[0], LAGS[1] + 1))
 
 
 def rendered_clips(data: TrainingData, count: int, seed: int, frames: int = 16) -> list[Tensor]:
