@@ -18,7 +18,8 @@ from lowlat_seg_ros.frames import MaskKind
 class KeyedEngine(Stream):
     """Without low-latency scheduling: the frames that ``schedule`` chooses wait for Sh.
 
-    So the worst latency is the full network's, plus the schedule's own cost.
+    So the worst latency is the full network's, plus the schedule's own cost, which comes before
+    the mask and is part of ``predictor_ms`` here.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class KeyedEngine(Stream):
         needs_low = self._schedule.needs_low or self._network.needs_low
         low = self._low(image, watch) if needs_low else None
         if self._state is not None and key_age is not None:
-            with watch.stage("selector_ms"):
+            with watch.stage("predictor_ms"):
                 chosen = self._schedule.is_key(key_age, low)
             if not chosen:
                 return self._carried(self._state, image, low, watch), MaskKind.PROPAGATED
@@ -58,7 +59,6 @@ class KeyedEngine(Stream):
             high = self.segmenter.higher(low)
         with watch.stage("predictor_ms"):
             self._state = self._network.key(image, low, high)
-        with watch.stage("selector_ms"):
             self._schedule.keep(low)
         with watch.stage("fusion_ms"):
             return self.segmenter.classify_high(high)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from lowlat_seg_ros.evaluation.catalogue import DELAYS, catalogue, choose
 
 if TYPE_CHECKING:
     from lowlat_seg_ros.evaluation.footage import Footage
-    from lowlat_seg_ros.evaluation.run import Result
+    from lowlat_seg_ros.evaluation.report import Facts
+    from lowlat_seg_ros.network.checkpoint import Header
 
 EXAMPLES = """\
 examples:
@@ -27,7 +29,10 @@ methods, all from one checkpoint:
 
 Key frames of the schedules threshold and adaptive are taken where the change exceeds a threshold
 that gives the wanted mean interval on these frames. Sh of adaptive_low_latency takes a given number
-of frames, so that its masks do not depend on the machine.
+of frames, so that its masks do not depend on the machine. All frames are held in memory.
+
+written to --out: latency_accuracy.png, schedules.png, deviation.png, distance.png, grid.png, those
+that the chosen methods allow (the paper's Figs. 1, 5, 3 and 6)
 """
 
 
@@ -79,7 +84,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)"
     )
+    parser.add_argument(
+        "--streaming",
+        action="store_true",
+        help="also score the newest mask that is out at each instant, at the latencies measured",
+    )
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="for --streaming, a machine X times as fast as this one (default %(default)s)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="draw charts into this folder")
     add_settings(parser, EngineConfig)
 
 
@@ -95,49 +113,57 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from tqdm import tqdm
 
-    from lowlat_seg_ros.engine.device import foreground_threads, resolve_device
-    from lowlat_seg_ros.evaluation import machine, report
-    from lowlat_seg_ros.evaluation.methods import Unavailable, workshop
-    from lowlat_seg_ros.evaluation.run import measure
+    from lowlat_seg_ros.engine.device import resolve_device
+    from lowlat_seg_ros.evaluation import report
+    from lowlat_seg_ros.evaluation.comparison import compare, draw
+    from lowlat_seg_ros.evaluation.methods import workshop
+    from lowlat_seg_ros.evaluation.streaming import measured
     from lowlat_seg_ros.evaluation.summary import write_json
     from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load
 
     path = args.checkpoint or DEFAULT_CHECKPOINT
     segmenter, header = load(path, resolve_device(args.device))
     footage = _footage(args)
+    _check_classes(path, header, footage)
+    with tqdm(total=len(footage), unit="frame", desc="low-level features", leave=False) as bar:
+        shop = workshop(segmenter, header, config, footage, specs, bar.update)
+    cost = measured(args.speed) if args.streaming else None
+    done = compare(shop, specs, pictures=args.out is not None, streaming=cost)
+    facts = _facts(args, path, header, footage, config)
+    console = Console()
+    report.print_table(console, facts, done)
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.json, report.as_json(facts, done))
+    if args.out is not None and done.results:
+        for chart in draw(args.out, footage, specs, done):
+            console.print(chart)
+    return 0
+
+
+def _check_classes(path: Path, header: Header, footage: Footage) -> None:
     if len(footage.table) != header.network.num_classes:
         raise ConfigError(
             f"{path} has {header.network.num_classes} classes and {footage.name} "
             f"{len(footage.table)}; give a checkpoint trained for these classes"
         )
-    results: dict[str, Result] = {}
-    left_out: dict[str, str] = {}
-    with tqdm(total=len(footage), unit="frame") as bar:
-        bar.set_description("low-level features")
-        shop = workshop(segmenter, header, config, footage, specs, bar.update)
-        bar.reset(total=len(specs) * len(footage))
-        for spec in specs:
-            bar.set_description(spec.name)
-            try:
-                method = shop.build(spec)
-            except Unavailable as reason:
-                left_out[spec.name] = str(reason)
-                bar.update(len(footage))
-                continue
-            results[spec.name] = measure(method, footage, (), bar.update)
-    facts = report.facts_of(
+
+
+def _facts(
+    args: argparse.Namespace, path: Path, header: Header, footage: Footage, config: EngineConfig
+) -> Facts:
+    from lowlat_seg_ros.engine.device import foreground_threads
+    from lowlat_seg_ros.evaluation import machine, report
+
+    return report.facts_of(
         footage,
         checkpoint=path.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         provenance=header.provenance,
-        threads=foreground_threads(config),
+        fast_track_threads=foreground_threads(config),
+        speed=args.speed if args.streaming else None,
         machine=machine.describe(args.device),
     )
-    report.print_table(Console(), facts, results, left_out, {})
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.json, report.as_json(facts, results, left_out, {}))
-    return 0
 
 
 def _footage(args: argparse.Namespace) -> Footage:
@@ -162,5 +188,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--frames is {args.frames}; give a number, or 0 for all")
     if args.delay_frames < 0:
         raise ConfigError(f"--delay-frames is {args.delay_frames}; it must be 0 or more")
+    if not 0.0 < args.speed < math.inf:
+        raise ConfigError(f"--speed is {args.speed}; it must be above 0, 1 for this machine")
     if not 0.0 < args.rate <= 1000.0:
         raise ConfigError(f"--rate is {args.rate}; it must lie in (0, 1000] Hz")

@@ -18,8 +18,8 @@ from lowlat_seg_ros.engine import resize
 from lowlat_seg_ros.evaluation.footage import Footage
 from lowlat_seg_ros.network.segmenter import Segmenter
 
-#: Halvings of the range of thresholds: its thousandth part.
-_HALVINGS = 10
+#: Halvings of the range of thresholds: enough where all frames are about as far from each other.
+_HALVINGS = 20
 
 
 @torch.inference_mode()

@@ -37,13 +37,17 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Workshop:
-    """What methods are built from: one network, its header, and the settings of a run."""
+    """What methods are built from: one network, its header, and the settings of a run.
+
+    ``replays`` are those of the schedules by name. ``skips``: methods do not get to see all frames.
+    """
 
     segmenter: Segmenter
     header: Header
     config: EngineConfig
     footage: Footage
     replays: dict[str, Replay]
+    skips: bool = False
 
     def build(self, spec: Spec) -> Method:
         """The method ``spec``; raises :class:`Unavailable` if something for it is missing."""
@@ -114,8 +118,17 @@ def _low_latency(shop: Workshop, spec: Spec) -> Method:
         shop.segmenter,
         shop.config,
         threshold=shop.header.threshold,
-        delay_frames=spec.delay_frames,
+        delay_frames=None if shop.skips else spec.delay_frames,
+        delay_ms=_delay_ms(spec, shop.footage.rate_hz) if shop.skips else None,
     )
+
+
+def _delay_ms(spec: Spec, rate_hz: float) -> float:
+    """The delay in time: where frames are skipped Sh must not become slower for it.
+
+    A millisecond less, as stamps are rounded.
+    """
+    return max(0.0, spec.delay_frames * 1000 / rate_hz - 1.0)
 
 
 BUILDERS: dict[str, Callable[[Workshop, Spec], Method]] = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from lowlat_seg_ros.evaluation.comparison import Comparison
 from lowlat_seg_ros.evaluation.footage import Footage
 from lowlat_seg_ros.evaluation.machine import Machine
 from lowlat_seg_ros.evaluation.run import Result
@@ -21,7 +23,11 @@ CLOSE_TO_THE_CLIP = (
 
 @dataclass(frozen=True)
 class Facts:
-    """What figures mean nothing without."""
+    """What figures mean nothing without.
+
+    ``fast_track_threads`` are the CPU threads of the engine, which leaves some to Sh; the other
+    methods use all cores. ``speed``: that of the machine assumed for streaming, 1 for this one.
+    """
 
     dataset: str
     frames: int
@@ -30,7 +36,8 @@ class Facts:
     checkpoint: str
     sha256: str
     provenance: dict[str, Any]
-    threads: int
+    fast_track_threads: int
+    speed: float | None
     machine: Machine
     note: str = ""
 
@@ -45,20 +52,16 @@ def facts_of(footage: Footage, **others: Any) -> Facts:
     )  # fmt: skip
 
 
-def as_json(
-    facts: Facts,
-    results: dict[str, Result],
-    left_out: dict[str, str],
-    streaming: dict[str, float],
-) -> dict[str, Any]:
+def as_json(facts: Facts, done: Comparison) -> dict[str, Any]:
     """The figures, for :func:`~.summary.write_json`; times in ms, scores in [0, 1]."""
     return {
         "facts": asdict(facts),
         "methods": {
-            name: _row(result) | ({"streaming_miou": streaming[name]} if name in streaming else {})
-            for name, result in results.items()
+            name: _row(result)
+            | ({"streaming_miou": done.streaming[name]} if done.streaming else {})
+            for name, result in done.results.items()
         },
-        "left_out": left_out,
+        "left_out": done.left_out,
     }
 
 
@@ -69,33 +72,30 @@ def _row(result: Result) -> dict[str, Any]:
     return row | {"miou_by_distance": {str(age): v for age, v in result.by_distance.items()}}
 
 
-def print_table(
-    console: Console,
-    facts: Facts,
-    results: dict[str, Result],
-    left_out: dict[str, str],
-    streaming: dict[str, float],
-) -> None:
+def print_table(console: Console, facts: Facts, done: Comparison) -> None:
     """The table, what it was measured on, and which methods are missing and why."""
     height, width = facts.size
     table = Table(
         title=f"{facts.dataset}, {facts.frames} frames of {width}x{height}, {facts.checkpoint}",
         title_justify="left",
         title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
     )
     table.add_column("method", no_wrap=True)
-    columns = ["mIoU", "pixel", "class", "VC8", "keys", "avg ms", "max ms", "first"]
-    for column in [*columns, "streaming"] if streaming else columns:
+    columns = ["mIoU", "pixel", "class", "VC8", "keys", "avg ms", "max ms"]
+    for column in [*columns, "stream"] if done.streaming else columns:
         table.add_column(column, justify="right")
-    for name, result in results.items():
+    for name, result in done.results.items():
         cells = [_percent(v) for v in (result.miou, result.pixel_accuracy, result.class_accuracy,
                                        result.vc8, result.key_share)]  # fmt: skip
-        cells += [_ms(v) for v in (result.avg_ms, result.max_ms, result.first_ms)]
-        if streaming:
-            cells.append(_percent(streaming.get(name, float("nan"))))
+        cells += [_ms(v) for v in (result.avg_ms, result.max_ms)]
+        if done.streaming:
+            cells.append(_percent(done.streaming[name]))
         table.add_row(name, *cells)
     console.print(table)
-    _print_notes(console, facts, left_out)
+    _print_notes(console, facts, done.left_out)
 
 
 def _print_notes(console: Console, facts: Facts, left_out: dict[str, str]) -> None:
@@ -103,7 +103,7 @@ def _print_notes(console: Console, facts: Facts, left_out: dict[str, str]) -> No
     where = machine.gpu or f"{machine.cores} cores of {machine.cpu}"
     console.print(
         f"Scores in %, pooled over {facts.frames} frames; keys: share of key frames. Latency is "
-        "frame in to mask out; the first frames of drives stand apart. The engine's Sh runs on a "
+        "frame in to mask out, without the first frames of drives. The engine's Sh runs on a "
         "virtual clock and adds no load.\n"
         f"Measured on {where}, torch {machine.torch}, Python {machine.python}."
     )
@@ -114,7 +114,7 @@ def _print_notes(console: Console, facts: Facts, left_out: dict[str, str]) -> No
 
 
 def _percent(share: float) -> str:
-    return "-" if share != share else f"{100 * share:.2f}"
+    return "-" if share != share else f"{100 * share:.1f}"
 
 
 def _ms(milliseconds: float) -> str:

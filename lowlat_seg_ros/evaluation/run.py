@@ -27,25 +27,20 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame of a run: how it was segmented, and in how many milliseconds.
+    """One frame of a run: when its mask was out, and how it relates to its key frame.
 
-    ``key_index`` is the index of its key frame, ``selector_ms`` what was spent after the mask was
-    out, ``deviation`` the selector's prediction where it ran after the mask, else None.
+    ``first`` of an epoch. ``key_index`` is the index of the key frame behind its mask, ``is_key``
+    whether it became one itself. ``deviation`` and ``threshold`` are the selector's where it ran
+    after the mask, else None.
     """
 
     index: int
     latency_ms: float
-    selector_ms: float
-    kind: MaskKind
     first: bool
     key_index: int
+    is_key: bool
     deviation: float | None
     threshold: float | None
-
-    @property
-    def is_key(self) -> bool:
-        """Whether the mask came from Sh on this very frame."""
-        return self.kind is MaskKind.FULL
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +114,14 @@ def measure(
 def _moment(index: int, answer: Segmentation) -> Moment:
     source, chosen = answer.provenance, answer.selection
     return Moment(
-        index, answer.timing.latency_ms, answer.timing.selector_ms, source.kind,
-        source.reset is not None, index - source.key_age_frames,
-        chosen.deviation if chosen else None, chosen.threshold if chosen else None,
-    )  # fmt: skip
+        index,
+        answer.timing.latency_ms,
+        first=source.reset is not None,
+        key_index=index - source.key_age_frames,
+        is_key=source.kind is MaskKind.FULL or (chosen is not None and chosen.is_key),
+        deviation=chosen.deviation if chosen else None,
+        threshold=chosen.threshold if chosen else None,
+    )
 
 
 def _result(

@@ -1,0 +1,66 @@
+"""The charts of a comparison are written, and say what the figures say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lowlat_seg_ros import cli
+from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.data.labels import CAMVID
+from lowlat_seg_ros.evaluation.figures import front_of, grid_rows
+from lowlat_seg_ros.evaluation.footage import Footage
+from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.checkpoint import Header
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+
+def test_the_front_holds_what_no_other_beats() -> None:
+    points = [(10.0, 0.5), (20.0, 0.4), (20.0, 0.6), (15.0, 0.5), (30.0, 0.7), (5.0, 0.1)]
+    assert front_of(points) == [(5.0, 0.1), (10.0, 0.5), (20.0, 0.6), (30.0, 0.7)]
+    assert front_of([]) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 50])
+def test_grid_rows_are_frames_of_the_footage(count: int) -> None:
+    footage = Footage("none", CAMVID, 1.0, (None,) * count, ("a",) * count)  # type: ignore[arg-type]
+    rows = grid_rows(footage)
+    assert rows == sorted(set(rows))
+    assert len(rows) == min(4, count)
+    assert set(rows) <= set(range(count))
+
+
+@pytest.fixture
+def weights(tiny: Segmenter, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, 0.3)
+    checkpoint.save(path, tiny, header, torch.float32)
+    return path
+
+
+def drawn(weights: Path, out: Path, methods: str, *words: str) -> set[str]:
+    common = "evaluate --size 48x64 --frames 6 --device cpu --foreground-threads 1"
+    options = ["--checkpoint", str(weights), "--out", str(out), "--methods", methods, *words]
+    assert cli.main([*common.split(), *options]) == 0
+    for path in out.iterdir():
+        picture = cv2.imread(str(path))
+        assert picture is not None
+        assert np.ptp(picture) > 100  # not a blank canvas
+    return {path.name for path in out.iterdir()}
+
+
+def test_all_charts_of_a_full_comparison(weights: Path, tmp_path: Path) -> None:
+    methods = "full,single_frame,adaptive,schedule_*_2,adaptive_low_latency"
+    assert drawn(weights, tmp_path / "out", methods, "--streaming") == {
+        "latency_accuracy.png", "grid.png", "distance.png", "schedules.png", "deviation.png",
+    }  # fmt: skip
+
+
+def test_only_the_charts_that_the_methods_allow(weights: Path, tmp_path: Path) -> None:
+    assert drawn(weights, tmp_path / "out", "full,single_frame") == {
+        "latency_accuracy.png", "grid.png",
+    }  # fmt: skip
