@@ -1,4 +1,4 @@
-"""Pairs (key frame, later frame) with labels: from rendered drives, or made from labelled stills."""
+"""Pairs (key frame, later frame) with labels: rendered drives, or made from labelled stills."""
 
 from __future__ import annotations
 

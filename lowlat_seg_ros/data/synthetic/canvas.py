@@ -261,7 +261,7 @@ class Canvas:
         """Look-up table (1, 256, 3) of a surface's light and of the haze before it."""
         fade = np.exp(-max(depth, 0.0) / self.visibility)
         table = _RAMP * (fade * np.asarray(light, np.float32)) + (1 - fade) * self.haze_colour
-        return np.clip(table, 0, 255).astype(np.uint8)[None]
+        return np.rint(np.clip(table, 0, 255)).astype(np.uint8)[None]
 
     def _outside(self, pixels: np.ndarray) -> bool:
         low, high = pixels.min(axis=0), pixels.max(axis=0)

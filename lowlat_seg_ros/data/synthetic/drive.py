@@ -20,8 +20,9 @@ from lowlat_seg_ros.data.synthetic.traffic import Ego, Traffic
 class RenderedDrive:
     """``frames`` frames at ``rate_hz`` of ``size`` (H, W), made up from ``seed``.
 
-    A frame depends on the seed, the size and its time alone: frames may be read in any order, and
-    two rates show the same drive. Image and label are painted with the same projected shapes.
+    A frame depends on the seed, the drive's duration, the size and its time alone: frames may be
+    read in any order, and two rates show the same drive. Image and label are painted with the same
+    projected shapes. ValueError if a number is out of range.
     """
 
     def __init__(
