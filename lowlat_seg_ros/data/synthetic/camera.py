@@ -37,12 +37,12 @@ class Camera:
 
 def clip_near(points: np.ndarray) -> np.ndarray:
     """Clip a polygon (N, 3) of (u w, v w, w) at w = NEAR; (0, 3) if it lies behind."""
-    depth = points[:, 2]
-    inside = depth >= NEAR
-    if inside.all():
+    depth = points[:, 2].tolist()
+    if min(depth) >= NEAR:
         return points
-    if not inside.any():
+    if max(depth) < NEAR:
         return points[:0]
+    inside = [w >= NEAR for w in depth]
     kept = []
     for i in range(len(points)):
         j = (i + 1) % len(points)

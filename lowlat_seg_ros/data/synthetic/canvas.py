@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,8 +61,8 @@ class Texture:
 
     def level(self, height_px: float) -> np.ndarray:
         """The smallest copy that still has ``height_px`` rows."""
-        ratio = self.levels[0].shape[0] / max(height_px, 1.0)
-        return self.levels[min(max(int(np.log2(max(ratio, 1.0))), 0), len(self.levels) - 1)]
+        halvings = int(self.levels[0].shape[0] / max(height_px, 1.0)).bit_length() - 1
+        return self.levels[min(max(halvings, 0), len(self.levels) - 1)]
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,9 @@ class Canvas:
         if box is None:
             return
         top, bottom, left, right = box
+        if right - left < 3:  # seen edge on: its picture would not show
+            self.fill(corners, self._flat(wall, projected), wall.label)
+            return
         nearest = self.camera.focal * wall.height / projected[:, 2].min()
         texture = wall.texture.level(nearest)
         rows, columns = texture.shape[:2]
@@ -226,6 +230,13 @@ class Canvas:
         cv2.fillConvexPoly(
             self.label[top:bottom, left:right], fixed, (wall.label,), cv2.LINE_8, _SHIFT
         )
+
+    def _flat(self, wall: Wall, projected: np.ndarray) -> Colour:
+        """The wall's mean colour as it is seen from here."""
+        mean = np.rint(wall.texture.levels[-1].mean(axis=(0, 1))).astype(int)
+        tone = self._tone(wall.light, float(projected[:, 2].mean()))[0]
+        r, g, b = (float(tone[v, channel]) for channel, v in enumerate(mean))
+        return (r, g, b)
 
     def board(self, board: Board) -> None:
         foot = self.project(board.foot[None])[0]
@@ -264,19 +275,25 @@ class Canvas:
         return np.rint(np.clip(table, 0, 255)).astype(np.uint8)[None]
 
     def _outside(self, pixels: np.ndarray) -> bool:
-        low, high = pixels.min(axis=0), pixels.max(axis=0)
+        x0, y0, x1, y1 = _extent(pixels)
         height, width = self.camera.size
-        return bool(high[0] < 0 or high[1] < 0 or low[0] >= width or low[1] >= height)
+        return x1 < 0 or y1 < 0 or x0 >= width or y0 >= height
 
     def _box(self, corners: np.ndarray) -> tuple[int, int, int, int] | None:
         """Pixel box (top, bottom, left, right) around ``corners`` within the image, or None."""
-        if self._outside(corners):
-            return None
-        low, high = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0)) + 1
+        x0, y0, x1, y1 = _extent(corners)
         height, width = self.camera.size
-        left, top = max(int(low[0]), 0), max(int(low[1]), 0)
-        right, bottom = min(int(high[0]), width), min(int(high[1]), height)
+        if x1 < 0 or y1 < 0:
+            return None
+        left, top = max(math.floor(x0), 0), max(math.floor(y0), 0)
+        right, bottom = min(math.ceil(x1) + 1, width), min(math.ceil(y1) + 1, height)
         return (top, bottom, left, right) if bottom > top and right > left else None
+
+
+def _extent(pixels: np.ndarray) -> tuple[float, float, float, float]:
+    """(least x, least y, greatest x, greatest y); for few points plain Python is fastest."""
+    xs, ys = pixels[:, 0].tolist(), pixels[:, 1].tolist()
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def _turns_left(corners: np.ndarray) -> bool:

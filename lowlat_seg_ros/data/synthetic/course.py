@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 #: How far ahead of the camera things are drawn, and how far behind, in metres.
-AHEAD, BEHIND = 170.0, 22.0
+AHEAD, BEHIND = 140.0, 22.0
 #: What ends this far behind the camera is out of its view, unless it casts a shadow forward.
 BESIDE = 4.0
 

@@ -73,7 +73,7 @@ class Look:
 
 def _street(rng: np.random.Generator) -> Street:
     urban = float(rng.beta(0.9, 0.8))
-    left, right = (float(v) for v in rng.uniform(2.0, 4.4 + 1.8 * urban, 2))
+    left, right = (float(v) for v in rng.uniform(2.4, 5.2 + 1.6 * urban, 2))
     parked = tuple(float(v) for v in rng.choice([0.0, 0.15, 0.6], 2, p=[0.5, 0.32, 0.18]))
     half = float(rng.uniform(2.6, 4.7)) + (0.9 if max(parked) > 0.3 else 0.0)
     return Street(
@@ -85,7 +85,7 @@ def _street(rng: np.random.Generator) -> Street:
         bare=float(rng.choice([0.0, 0.4, 1.0], p=[0.35, 0.3, 0.35])),
         parked=(parked[0], parked[1]),
         people=float(rng.uniform(0.02, 0.07) + 0.11 * urban * rng.random()),
-        traffic=float(rng.uniform(0.03, 0.4)),
+        traffic=float(rng.uniform(0.03, 0.3)),
         speed=float(rng.uniform(4.0, 13.0)),
     )
 

@@ -195,7 +195,7 @@ def lamp_post(rng: np.random.Generator, side: int) -> Model:
     model, height = Model(), float(rng.uniform(5.0, 9.0))
     grey = float(rng.uniform(50, 150))
     colour = (grey, grey * 1.02, grey)
-    _upright(model, 0.09, 0, height, colour, POLE)
+    _upright(model, 0.075, 0, height, colour, POLE)
     _upright(model, 0.14, 0, 1.1, colour, POLE)
     reach = -side * float(rng.uniform(0.6, 2.0))
     arm = [

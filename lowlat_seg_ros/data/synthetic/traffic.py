@@ -91,7 +91,7 @@ class Traffic:
         span = (-BEHIND, ego.length + AHEAD)
         self._cars = self._oncoming(rng, seconds)
         self._car_models = [_vehicle(rng).lit(light) for _ in self._cars.s]
-        self._lead = _vehicle(rng).lit(light) if rng.random() < 0.45 else None
+        self._lead = _vehicle(rng).lit(light) if rng.random() < 0.4 else None
         self._gap = rng.uniform(10, 36), rng.uniform(1, 4), rng.uniform(5, 14)
         self._walkers = self._on_foot(rng, span)
         self._walker_ids = rng.integers(sprites.PEOPLE, size=len(self._walkers.s))
