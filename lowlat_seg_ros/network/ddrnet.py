@@ -1,0 +1,138 @@
+"""DDRNet-23-slim, the real-time network a user would run on every frame instead.
+
+Hong, Pan, Sun, Jia, "Deep Dual-resolution Networks for Real-time and Accurate Semantic
+Segmentation of Road Scenes", arXiv 2101.06085 (Tables 1 and 2, Fig. 4 and 5), written from the
+paper: two branches, at 1/8 and down to 1/64, that exchange features twice, and a deep aggregation
+pyramid (DAPPM) at the end of the coarse one.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTH = 32  # channels of the first stages
+BRANCH = 128  # channels of DAPPM's branches and of its output
+HEAD = 64  # channels of the segmentation head
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3 and a widening 1x1, and a shortcut; the sum is linear."""
+
+    def __init__(self, inputs: int, planes: int, stride: int = 1, widen: int = 1) -> None:
+        super().__init__()
+        outputs = planes * widen
+        if widen == 1:
+            layers = [_conv(inputs, planes, 3, stride), nn.ReLU(True), _conv(planes, planes, 3)]
+        else:
+            layers = [
+                _conv(inputs, planes, 1), nn.ReLU(True), _conv(planes, planes, 3, stride),
+                nn.ReLU(True), _conv(planes, outputs, 1),
+            ]  # fmt: skip
+        self.body = nn.Sequential(*layers)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else _conv(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + self.shortcut(x)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+def _stage(inputs: int, planes: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(Residual(inputs, planes, stride), nn.ReLU(True), Residual(planes, planes))
+
+
+def _preactivated(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.BatchNorm2d(inputs),
+        nn.ReLU(True),
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+    )
+
+
+class DAPPM(nn.Module):
+    """Deep aggregation pyramid: pooled branches, each refined with the next finer one (Fig. 5)."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        pools = [nn.AvgPool2d(2 * s + 1, s, s, count_include_pad=True) for s in (2, 4, 8)]
+        self.pools = nn.ModuleList([nn.Identity(), *pools, nn.AdaptiveAvgPool2d(1)])
+        self.reduce = nn.ModuleList(_preactivated(inputs, BRANCH, 1) for _ in self.pools)
+        self.refine = nn.ModuleList(_preactivated(BRANCH, BRANCH, 3) for _ in range(4))
+        self.compress = _preactivated(5 * BRANCH, BRANCH, 1)
+        self.shortcut = _preactivated(inputs, BRANCH, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, 128, h, w)."""
+        branches = [self.reduce[0](x)]
+        for pool, reduce, refine in zip(self.pools[1:], self.reduce[1:], self.refine, strict=True):
+            pooled = F.interpolate(reduce(pool(x)), x.shape[2:], mode="bilinear")
+            branches.append(refine(pooled + branches[-1]))
+        return self.compress(torch.cat(branches, dim=1)) + self.shortcut(x)
+
+
+class DDRNet23Slim(nn.Module):
+    """Normalised image (N, 3, H, W), sides multiples of 8 -> logits (N, classes, H/8, W/8).
+
+    In training mode the auxiliary head's logits of the fine branch come second.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        w = WIDTH
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, w, 3, 2, 1), nn.BatchNorm2d(w), nn.ReLU(True),
+            nn.Conv2d(w, w, 3, 2, 1), nn.BatchNorm2d(w), nn.ReLU(True),
+        )  # fmt: skip
+        self.layer1, self.layer2 = _stage(w, w, 1), _stage(w, 2 * w, 2)
+        self.coarse3, self.fine3 = _stage(2 * w, 4 * w, 2), _stage(2 * w, 2 * w, 1)
+        self.up3, self.down3 = _conv(4 * w, 2 * w, 1), _conv(2 * w, 4 * w, 3, 2)
+        self.coarse4, self.fine4 = _stage(4 * w, 8 * w, 2), _stage(2 * w, 2 * w, 1)
+        self.up4 = _conv(8 * w, 2 * w, 1)
+        self.down4 = nn.Sequential(
+            _conv(2 * w, 4 * w, 3, 2), nn.ReLU(True), _conv(4 * w, 8 * w, 3, 2)
+        )
+        self.coarse5, self.fine5 = (
+            Residual(8 * w, 8 * w, 2, widen=2),
+            Residual(2 * w, 2 * w, widen=2),
+        )
+        self.context = DAPPM(16 * w)
+        self.head, self.auxiliary = _head(4 * w, num_classes), _head(2 * w, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        shared = F.relu(self.layer2(F.relu(self.layer1(self.stem(image)))))  # 1/8
+        size = shared.shape[2:]
+        coarse, fine = self.coarse3(shared), self.fine3(shared)
+        coarse, fine = (
+            coarse + self.down3(F.relu(fine)),
+            fine + F.interpolate(self.up3(F.relu(coarse)), size, mode="bilinear"),
+        )
+        early = F.relu(fine)
+        coarse, fine = self.coarse4(F.relu(coarse)), self.fine4(early)
+        coarse, fine = (
+            coarse + self.down4(F.relu(fine)),
+            fine + F.interpolate(self.up4(F.relu(coarse)), size, mode="bilinear"),
+        )
+        coarse, fine = self.coarse5(F.relu(coarse)), self.fine5(F.relu(fine))  # 1/64 and 1/8
+        context = F.interpolate(self.context(coarse), size, mode="bilinear")
+        logits = self.head(context + fine)
+        return (logits, self.auxiliary(early)) if self.training else logits
+
+
+def _head(inputs: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        _preactivated(inputs, HEAD, 3),
+        nn.BatchNorm2d(HEAD),
+        nn.ReLU(True),
+        nn.Conv2d(HEAD, num_classes, 1),
+    )
