@@ -32,6 +32,9 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 
 REQUIRED = {"miou", "pixel_accuracy", "class_accuracy", "vc8", "key_share", "avg_ms", "max_ms"}
 
+#: Small networks gain nothing from more, and wait for each other on a busy machine.
+ONE_THREAD = EngineConfig(foreground_threads=1)
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -113,14 +116,14 @@ def test_accuracy_is_the_same_on_every_run(weights: Path, tmp_path: Path) -> Non
 def test_scores_are_those_of_one_pooled_matrix(tiny: Segmenter, footage: Footage) -> None:
     expected = Confusion(11)
     by_age = {age: Confusion(11) for age in range(3)}
-    method = KeyedEngine(adaptive(tiny), Fixed(3))
+    method = KeyedEngine(adaptive(tiny), Fixed(3), ONE_THREAD)
     for index, frame in enumerate(footage.frames):
         if index == 6:
             method.reset()
         mask = method.process(footage.frame(index)).mask
         expected.update(frame.label, mask)
         by_age[(index if index < 6 else index - 6) % 3].update(frame.label, mask)
-    result = measure(KeyedEngine(adaptive(tiny), Fixed(3)), footage, {2}, ignore)
+    result = measure(KeyedEngine(adaptive(tiny), Fixed(3), ONE_THREAD), footage, {2}, ignore)
     assert result.miou == expected.miou
     assert result.pixel_accuracy == expected.pixel_accuracy
     assert result.class_accuracy == expected.class_accuracy
@@ -130,7 +133,7 @@ def test_scores_are_those_of_one_pooled_matrix(tiny: Segmenter, footage: Footage
 
 
 def test_first_frames_of_drives_do_not_count_as_latency(tiny: Segmenter, footage: Footage) -> None:
-    result = measure(FullEngine(tiny), footage, (), ignore)
+    result = measure(FullEngine(tiny, ONE_THREAD), footage, (), ignore)
     assert [m.index for m in result.moments if m.first] == [0, 6]
     steady = [m.latency_ms for m in result.moments if not m.first]
     assert result.max_ms == max(steady)
@@ -142,9 +145,11 @@ def test_steadiness_does_not_reach_across_drives(tiny: Segmenter, footage: Foota
         footage, frames=tuple(dataclasses.replace(f, label=footage.frames[0].label)
                               for f in footage.frames)
     )  # fmt: skip
-    assert math.isnan(measure(FullEngine(tiny), still, (), ignore).vc8)  # no drive has 8 frames
+    assert math.isnan(
+        measure(FullEngine(tiny, ONE_THREAD), still, (), ignore).vc8
+    )  # no drive has 8 frames
     one = dataclasses.replace(still, drives=("a",) * 10)
-    assert 0 <= measure(FullEngine(tiny), one, (), ignore).vc8 <= 1
+    assert 0 <= measure(FullEngine(tiny, ONE_THREAD), one, (), ignore).vc8 <= 1
 
 
 @pytest.mark.parametrize("kind", ["feature", "selector"])
@@ -155,7 +160,10 @@ def test_thresholds_give_the_wanted_share(kind: str, tiny: Segmenter, footage: F
     for interval in (1, 2, 5):
         threshold = replay.threshold(interval)
         result = measure(
-            KeyedEngine(adaptive(tiny), Threshold(measured, threshold)), footage, (), ignore
+            KeyedEngine(adaptive(tiny), Threshold(measured, threshold), ONE_THREAD),
+            footage,
+            (),
+            ignore,
         )
         keys = round(result.key_share * 10)
         assert abs(keys - replay.keys(threshold)) <= 1  # features were kept in half precision

@@ -25,11 +25,14 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 
 MakeFrame = Callable[..., Frame]
 
+#: Small networks gain nothing from more, and wait for each other on a busy machine.
+ONE_THREAD = EngineConfig(foreground_threads=1)
+
 
 def test_key_frames_are_the_full_network_s_and_come_at_the_interval(
     tiny: Segmenter, make_frame: MakeFrame
 ) -> None:
-    keyed, full = KeyedEngine(adaptive(tiny), Fixed(3)), FullEngine(tiny)
+    keyed, full = KeyedEngine(adaptive(tiny), Fixed(3), ONE_THREAD), FullEngine(tiny, ONE_THREAD)
     for index in range(7):
         answer, whole = keyed.process(make_frame(index)), full.process(make_frame(index))
         assert answer.provenance.key_age_frames == index % 3
@@ -39,8 +42,8 @@ def test_key_frames_are_the_full_network_s_and_come_at_the_interval(
 
 def test_between_key_frames_masks_are_the_engine_s(tiny: Segmenter, make_frame: MakeFrame) -> None:
     """With the same exact key frame behind them: the engine's first."""
-    engine = Engine.deterministic(tiny, threshold=1.0, delay_frames=0)
-    keyed = KeyedEngine(adaptive(tiny), Fixed(100))
+    engine = Engine.deterministic(tiny, ONE_THREAD, threshold=1.0, delay_frames=0)
+    keyed = KeyedEngine(adaptive(tiny), Fixed(100), ONE_THREAD)
     for index in range(4):
         frame = make_frame(index)
         assert np.array_equal(keyed.process(frame).mask, engine.process(frame).mask)
@@ -50,14 +53,17 @@ def test_without_fusion_the_current_frame_s_own_features_do_not_show(
     tiny: Segmenter, make_frame: MakeFrame
 ) -> None:
     network = CarriedSegmenter(tiny, Adaptive(tiny.predictor), Alone(tiny.high_classifier)).eval()
-    plain, fused = KeyedEngine(network, Fixed(5)), KeyedEngine(adaptive(tiny), Fixed(5))
+    plain, fused = (
+        KeyedEngine(network, Fixed(5), ONE_THREAD),
+        KeyedEngine(adaptive(tiny), Fixed(5), ONE_THREAD),
+    )
     masks = [[e.process(make_frame(i)).mask for i in range(2)] for e in (plain, fused)]
     assert np.array_equal(masks[0][0], masks[1][0])
     assert not np.array_equal(masks[0][1], masks[1][1])
 
 
 def test_a_reset_begins_with_a_key_frame(tiny: Segmenter, make_frame: MakeFrame) -> None:
-    keyed = KeyedEngine(adaptive(tiny), Fixed(100))
+    keyed = KeyedEngine(adaptive(tiny), Fixed(100), ONE_THREAD)
     for index in range(2):
         keyed.process(make_frame(index))
     keyed.reset()
@@ -68,7 +74,7 @@ def test_a_reset_begins_with_a_key_frame(tiny: Segmenter, make_frame: MakeFrame)
 
 
 def test_another_size_begins_a_new_epoch(tiny: Segmenter, make_frame: MakeFrame) -> None:
-    keyed = KeyedEngine(adaptive(tiny), Fixed(100))
+    keyed = KeyedEngine(adaptive(tiny), Fixed(100), ONE_THREAD)
     keyed.process(make_frame(0))
     answer = keyed.process(make_frame(1, size=(40, 56)))
     assert answer.provenance.reset is ResetReason.SIZE_CHANGED
@@ -81,7 +87,7 @@ def test_a_threshold_takes_every_frame_or_none(
 ) -> None:
     measure = FeatureChange() if kind == "feature" else PredictedDeviation(tiny.selector)
     for threshold, expected in ((-1.0, 5), (1e9, 1)):
-        keyed = KeyedEngine(adaptive(tiny), Threshold(measure, threshold))
+        keyed = KeyedEngine(adaptive(tiny), Threshold(measure, threshold), ONE_THREAD)
         for index in range(5):
             keyed.process(make_frame(index))
         assert keyed.counters.key_frames == expected
@@ -108,7 +114,7 @@ def test_feature_change_is_relative() -> None:
 def test_single_frame_is_the_engine_s_degraded_mask(
     tiny: Segmenter, make_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = single_frame(tiny, EngineConfig())
+    method = single_frame(tiny, ONE_THREAD)
     masks = [method.process(make_frame(index)).mask for index in range(2)]
     assert method.counters.key_frames == 0
 
@@ -117,14 +123,14 @@ def test_single_frame_is_the_engine_s_degraded_mask(
 
     monkeypatch.setattr(tiny, "higher", broken)  # the engine then falls back to the auxiliary mask
     for index, mask in enumerate(masks):
-        engine = Engine.deterministic(tiny, threshold=1.0, delay_frames=0)
+        engine = Engine.deterministic(tiny, ONE_THREAD, threshold=1.0, delay_frames=0)
         assert np.array_equal(engine.process(make_frame(index)).mask, mask)
 
 
 def test_masks_do_not_depend_on_earlier_frames_without_key_frames(
     tiny: Segmenter, make_frame: MakeFrame
 ) -> None:
-    method = single_frame(tiny, EngineConfig())
+    method = single_frame(tiny, ONE_THREAD)
     alone = method.process(make_frame(3)).mask
     method.process(make_frame(4))
     answer = method.process(make_frame(3, stamp_ms=500))
@@ -135,7 +141,7 @@ def test_masks_do_not_depend_on_earlier_frames_without_key_frames(
 def test_an_impossible_frame_is_refused_and_the_next_one_works(
     tiny: Segmenter, make_frame: MakeFrame
 ) -> None:
-    keyed = KeyedEngine(adaptive(tiny), Fixed(2))
+    keyed = KeyedEngine(adaptive(tiny), Fixed(2), ONE_THREAD)
     huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (10_000, 10_000, 3))
     with pytest.raises(FrameError, match="inference_height"):
         keyed.process(Frame(huge, 0))

@@ -6,6 +6,7 @@ full masks (the paper's Table 1, settings a to d).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_varian
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 
-class Carrier(nn.Module):
+class Carrier(nn.Module, ABC):
     """Carries F_h (N, Ch, H/8, W/8) from the key to the current frame.
 
     Images are normalised (N, 3, H, W), ``low`` is F_l, which is None unless ``needs_low``.
@@ -23,17 +24,17 @@ class Carrier(nn.Module):
 
     needs_low = False
 
+    @abstractmethod
     def keep(self, image: Tensor, low: Tensor | None) -> Tensor:
         """What is needed of the key frame besides F_h, computed once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def motion(self, kept: Tensor, image: Tensor, low: Tensor | None) -> Tensor:
         """How features move from the key frame to the current one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def move(self, high: Tensor, motion: Tensor) -> Tensor:
         """F_h of the key frame, moved."""
-        raise NotImplementedError
 
 
 class Adaptive(Carrier):
@@ -72,13 +73,24 @@ class Alone(nn.Module):
 
 
 class Fused(nn.Module):
-    """Carried F_h fused with what AdaptNet makes of the current frame's F_l, then classified."""
+    """Carried F_h fused with what AdaptNet makes of the current frame's F_l, then classified.
+
+    ``low_classifier`` is only for training: AdaptNet's own answer.
+    """
 
     needs_low = True
 
-    def __init__(self, adapt: AdaptNet, fusion: Fusion, classifier: nn.Conv2d) -> None:
+    def __init__(
+        self, adapt: AdaptNet, fusion: Fusion, classifier: nn.Conv2d, low_classifier: nn.Conv2d
+    ) -> None:
         super().__init__()
         self.adapt, self.fusion, self.classifier = adapt, fusion, classifier
+        self.low_classifier = low_classifier
+
+    def classify_low(self, low: Tensor) -> Tensor:
+        """Logits (N, classes, H/8, W/8) of AdaptNet alone."""
+        logits: Tensor = self.low_classifier(self.adapt(low))
+        return logits
 
     def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
         """Logits (N, classes, H/8, W/8)."""
@@ -119,7 +131,7 @@ class CarriedSegmenter(nn.Module):
 
 def adaptive(base: Segmenter) -> CarriedSegmenter:
     """The paper's propagation and fusion, with the segmenter's own modules."""
-    head = Fused(base.adapt, base.fusion, base.classifier)
+    head = Fused(base.adapt, base.fusion, base.classifier, base.low_classifier)
     return CarriedSegmenter(base, Adaptive(base.predictor), head).eval()
 
 

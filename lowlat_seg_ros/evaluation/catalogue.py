@@ -22,7 +22,8 @@ class Spec:
     """One method: ``kind`` says how it is built, the rest with what.
 
     ``schedule``: fixed, threshold or adaptive, at mean ``interval`` frames. ``delay_frames``: how
-    long Sh takes in the background. ``weights``: whether it needs a weights file of its own.
+    long Sh takes in the background. ``weights``: whether it has a weights file of its own, which
+    is named after it.
     """
 
     name: str
@@ -33,6 +34,25 @@ class Spec:
     delay_frames: int = 0
     weights: bool = False
 
+
+def _with_weights(name: str, text: str) -> Spec:
+    return Spec(name, "carried", text, "fixed", INTERVAL, weights=True)
+
+
+#: All but ``ddrnet23_slim`` share the base network; ``fused``: with AdaptNet, as in Table 1.
+WITH_WEIGHTS = (
+    Spec("ddrnet23_slim", "ddrnet", "a real-time network on every frame", weights=True),
+    _with_weights("clockwork", "F_h of the key frame as it is, fused"),
+    _with_weights("clockwork_no_fuse", "the same without AdaptNet (Table 2)"),
+    _with_weights("dff", "F_h warped along learned flow, fused"),
+    _with_weights("dff_no_fuse", "the same without AdaptNet, as published (Table 2)"),
+    Spec("grfp", "grfp", "full network and gated recurrent warp on every frame", weights=True),
+    _with_weights("unified", "one learned kernel everywhere (Table 2)"),
+    _with_weights("unified_fused", "the same, fused"),
+    _with_weights("image_difference", "kernels from differences of the images (Table 2)"),
+    _with_weights("image_difference_fused", "the same, fused"),
+    _with_weights("adaptive_no_fuse", "predicted kernels without AdaptNet (Table 2)"),
+)
 
 PER_FRAME = (
     Spec("full", "full", "Sl, Sh and classifier on every frame"),
@@ -65,6 +85,7 @@ def catalogue(delay_frames: int) -> tuple[Spec, ...]:
     ]
     return (
         *PER_FRAME,
+        *WITH_WEIGHTS,
         Spec("adaptive", "keyed", "the paper's propagation, every fifth frame a key frame", "fixed",
              INTERVAL),
         *fixed,

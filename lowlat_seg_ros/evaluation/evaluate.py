@@ -24,7 +24,7 @@ examples:
   lowlat-seg evaluate --methods 'full*,adaptive,adaptive_low_latency*'
   lowlat-seg evaluate --checkpoint FILE --json figures.json --out evaluation
 
-methods, all from one checkpoint:
+methods, all on one checkpoint; those marked * have weights of their own, from --baselines:
 {methods}
 
 Key frames of the schedules threshold and adaptive are taken where the change exceeds a threshold
@@ -39,7 +39,7 @@ that the chosen methods allow (the paper's Figs. 1, 5, 3 and 6)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     specs = catalogue(DEFAULT_DELAY)
-    lines = "\n".join(f"  {spec.name:26}{spec.help}" for spec in specs)
+    lines = "\n".join(f"  {spec.name + '*' * spec.weights:26}{spec.help}" for spec in specs)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES.format(methods=lines)
     parser.add_argument(
@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=size, metavar="HxW", help="of the images (360x480, or CamVid's own)"
     )
-    parser.add_argument("--seed", type=int, default=1_000_001, help="of the drive (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the drive (default %(default)s)")
     parser.add_argument(
         "--rate", type=float, default=15.0, metavar="HZ", help="of the drive (default %(default)s)"
     )
@@ -80,6 +80,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="weights (default: those of the package)"
+    )
+    parser.add_argument(
+        "--baselines",
+        type=Path,
+        metavar="DIR",
+        help="weights of the methods that have their own, from 'lowlat-seg train baseline'",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)"
@@ -126,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     footage = _footage(args)
     _check_classes(path, header, footage)
     with tqdm(total=len(footage), unit="frame", desc="low-level features", leave=False) as bar:
-        shop = workshop(segmenter, header, config, footage, specs, bar.update)
+        shop = workshop(segmenter, header, config, footage, specs, args.baselines, bar.update)
     cost = measured(args.speed) if args.streaming else None
     done = compare(shop, specs, pictures=args.out is not None, streaming=cost)
     facts = _facts(args, path, header, footage, config)
@@ -188,6 +194,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--frames is {args.frames}; give a number, or 0 for all")
     if args.delay_frames < 0:
         raise ConfigError(f"--delay-frames is {args.delay_frames}; it must be 0 or more")
+    if args.baselines is not None and not args.baselines.is_dir():
+        raise ConfigError(f"--baselines is {args.baselines}, which is no folder; check the path")
     if not 0.0 < args.speed < math.inf:
         raise ConfigError(f"--speed is {args.speed}; it must be above 0, 1 for this machine")
     if not 0.0 < args.rate <= 1000.0:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from lowlat_seg_ros.baselines import weights
 from lowlat_seg_ros.baselines.carry import adaptive
 from lowlat_seg_ros.baselines.full import FullEngine
+from lowlat_seg_ros.baselines.grfp import GatedRecurrentWarp, GrfpEngine
 from lowlat_seg_ros.baselines.keyed import KeyedEngine
-from lowlat_seg_ros.baselines.per_frame import single_frame
+from lowlat_seg_ros.baselines.learned import Baseline, CarriedMethod
+from lowlat_seg_ros.baselines.per_frame import PerFrameEngine, single_frame
 from lowlat_seg_ros.baselines.schedules import (
     FeatureChange,
     Fixed,
@@ -26,6 +30,7 @@ from lowlat_seg_ros.evaluation.catalogue import Spec
 from lowlat_seg_ros.evaluation.footage import Footage
 from lowlat_seg_ros.evaluation.intervals import Replay, low_features
 from lowlat_seg_ros.evaluation.run import Method
+from lowlat_seg_ros.frames import MaskKind
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -39,7 +44,8 @@ class Unavailable(Exception):
 class Workshop:
     """What methods are built from: one network, its header, and the settings of a run.
 
-    ``replays`` are those of the schedules by name. ``skips``: methods do not get to see all frames.
+    ``replays`` are those of the schedules by name, ``baselines`` those with weights of their own
+    that were found in the folder ``baselines_from``. ``skips``: methods do not see all frames.
     """
 
     segmenter: Segmenter
@@ -47,6 +53,8 @@ class Workshop:
     config: EngineConfig
     footage: Footage
     replays: dict[str, Replay]
+    baselines: dict[str, Baseline]
+    baselines_from: Path | None = None
     skips: bool = False
 
     def build(self, spec: Spec) -> Method:
@@ -60,16 +68,27 @@ def workshop(
     config: EngineConfig,
     footage: Footage,
     specs: list[Spec],
+    baselines_from: Path | None,
     progress: Callable[[int], object],
 ) -> Workshop:
-    """Prepare for ``specs``; frames are run through Sl once if a schedule's threshold is asked."""
+    """Prepare for ``specs``; frames are run through Sl once if a schedule's threshold is asked.
+
+    Raises ``CheckpointError`` for a baseline's file that is there but does not fit.
+    """
     names = {spec.schedule for spec in specs} & {"threshold", "adaptive"}
     replays = {}
     if names:
         lows = low_features(segmenter, footage, config, progress)
         ranges = footage.ranges()
         replays = {name: Replay(_measure(name, segmenter), lows, ranges) for name in sorted(names)}
-    return Workshop(segmenter, header, config, footage, replays)
+    baselines = {}
+    if baselines_from is not None:
+        baselines = {
+            spec.name: weights.load(baselines_from, spec.name, segmenter)
+            for spec in specs
+            if spec.weights and weights.path_of(baselines_from, spec.name).is_file()
+        }
+    return Workshop(segmenter, header, config, footage, replays, baselines, baselines_from)
 
 
 def _measure(name: str, segmenter: Segmenter) -> Measure:
@@ -106,6 +125,33 @@ def _keyed(shop: Workshop, spec: Spec) -> Method:
     return KeyedEngine(adaptive(shop.segmenter), _schedule(shop, spec), shop.config)
 
 
+def _carried(shop: Workshop, spec: Spec) -> Method:
+    method = _baseline(shop, spec)
+    assert isinstance(method, CarriedMethod)
+    return KeyedEngine(method.network, _schedule(shop, spec), shop.config)
+
+
+def _grfp(shop: Workshop, spec: Spec) -> Method:
+    cell = _baseline(shop, spec).learned["cell"]
+    assert isinstance(cell, GatedRecurrentWarp)
+    return GrfpEngine(shop.segmenter, cell, shop.config)
+
+
+def _ddrnet(shop: Workshop, spec: Spec) -> Method:
+    network = _baseline(shop, spec).learned["network"]
+    return PerFrameEngine(shop.segmenter, network, MaskKind.FULL, shop.config)
+
+
+def _baseline(shop: Workshop, spec: Spec) -> Baseline:
+    if spec.name in shop.baselines:
+        return shop.baselines[spec.name]
+    folder = shop.baselines_from
+    where = f"in {folder}" if folder is not None else "given (--baselines)"
+    raise Unavailable(
+        f"no weights of it {where}; 'lowlat-seg train baseline --method {spec.name}' makes them"
+    )
+
+
 def _schedule(shop: Workshop, spec: Spec) -> Schedule:
     if spec.schedule == "fixed":
         return Fixed(spec.interval)
@@ -136,6 +182,9 @@ BUILDERS: dict[str, Callable[[Workshop, Spec], Method]] = {
     "full_os16": _full_os16,
     "full_half": _full_half,
     "single_frame": _single_frame,
+    "carried": _carried,
+    "grfp": _grfp,
+    "ddrnet": _ddrnet,
     "keyed": _keyed,
     "low_latency": _low_latency,
 }

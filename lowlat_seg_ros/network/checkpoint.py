@@ -109,15 +109,15 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmente
     return segmenter.to(memory_format=torch.channels_last), header  # type: ignore[call-overload]
 
 
-def weights(segmenter: Segmenter) -> dict[str, torch.Tensor]:
-    """The tensors that make up the network; BatchNorm's step counts are training state."""
-    state = segmenter.state_dict()
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that make up a network; BatchNorm's step counts are training state."""
+    state = module.state_dict()
     return {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
 
 
-def restore(segmenter: Segmenter, state: dict[str, torch.Tensor], source: str) -> None:
-    """Copy ``state`` into ``segmenter``, strictly; raises :class:`CheckpointError`."""
-    wanted = weights(segmenter)
+def restore(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    """Copy ``state`` into ``module``, strictly; raises :class:`CheckpointError`."""
+    wanted = weights(module)
     missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or extra:
         raise CheckpointError(
@@ -131,4 +131,4 @@ def restore(segmenter: Segmenter, state: dict[str, torch.Tensor], source: str) -
             )
         if not tensor.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds values that are not finite")
-    segmenter.load_state_dict(state, strict=False)  # only num_batches_tracked stays as it is
+    module.load_state_dict(state, strict=False)  # only num_batches_tracked stays as it is

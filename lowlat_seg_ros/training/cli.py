@@ -1,4 +1,4 @@
-"""``lowlat-seg train base|propagation|selector``."""
+"""``lowlat-seg train base|propagation|selector|baseline``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from lowlat_seg_ros.arguments import add_settings, settings_from, size
+from lowlat_seg_ros.baselines import weights
+from lowlat_seg_ros.baselines.learned import METHODS, DDRNetMethod, PairMethod
 from lowlat_seg_ros.config import NETWORKS, ConfigError
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.transforms import Augment
@@ -18,7 +20,9 @@ from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.backbone import load_imagenet
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.base import BaseStage
+from lowlat_seg_ros.training.baseline import DDRNetStage, PairStage
 from lowlat_seg_ros.training.loop import Loop, LoopConfig, Stage, precision_of
 from lowlat_seg_ros.training.propagation import PropagationStage
 from lowlat_seg_ros.training.selector import SelectorStage, calibrate, deviation_bank, threshold_for
@@ -39,10 +43,16 @@ examples, the default weights in three stages (CamVid in DIR):
     --start-from runs/base/base.safetensors
   lowlat-seg train selector --root DIR --out runs/selector \\
     --start-from runs/propagation/propagation.safetensors
+a method to compare with, on the same base network and pairs, for lowlat-seg evaluate --baselines:
+  lowlat-seg train baseline --method dff --root DIR --out runs/baselines \\
+    --start-from runs/base/base.safetensors
 without any data set, on drives that the project renders itself:
   lowlat-seg train base --rendered 2000 --out runs/rendered
 A run that was stopped, or ended by --max-minutes, goes on when the same command is given again.
 """
+
+#: Range of the random zoom of pairs.
+PAIR_SCALE = (0.7, 1.5)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,28 +82,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=(8, 16),
         help="stride of F_h; 16 trains about three times faster",
     )
-    base.add_argument(
-        "--rendered-share",
-        type=float,
-        default=0.25,
-        help="share of rendered images in a batch (default %(default)s)",
-    )
-    base.add_argument(
-        "--min-scale", type=float, default=0.5, help="smallest random zoom (default %(default)s)"
-    )
     propagation = stages.add_parser("propagation", help="predictor, AdaptNet and fusion on pairs")
-    propagation.add_argument(
-        "--distillation",
-        type=float,
-        default=0.5,
-        help="weight of the full network's answer (default %(default)s)",
-    )
-    propagation.add_argument(
-        "--pairs",
-        type=int,
-        default=800,
-        help="pseudo-motion pairs made from stills (default %(default)s)",
-    )
+    baseline = stages.add_parser("baseline", help="a method to compare with, on the base network")
+    baseline.add_argument("--method", choices=sorted(METHODS), required=True, help="which one")
+    for stage in (base, baseline):
+        stage.add_argument(
+            "--rendered-share",
+            type=float,
+            default=0.25,
+            help="share of rendered images in a batch of stills (default %(default)s)",
+        )
+        stage.add_argument(
+            "--min-scale",
+            type=float,
+            default=0.5,
+            help="smallest random zoom of stills (default %(default)s)",
+        )
+    for stage in (propagation, baseline):
+        stage.add_argument(
+            "--distillation",
+            type=float,
+            default=0.5,
+            help="weight of the full network's answer on pairs (default %(default)s)",
+        )
+        stage.add_argument(
+            "--pairs",
+            type=int,
+            default=800,
+            help="pseudo-motion pairs made from stills (default %(default)s)",
+        )
     selector = stages.add_parser("selector", help="deviation of pairs, then the threshold")
     selector.add_argument(
         "--key-share",
@@ -104,7 +121,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     selector.add_argument(
         "--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)"
     )
-    for stage in (propagation, selector):
+    for stage in (propagation, selector, baseline):
         stage.add_argument(
             "--start-from",
             type=Path,
@@ -112,7 +129,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="FILE",
             help="checkpoint of the stage before",
         )
-    for stage in (base, propagation, selector):
+    for stage in (base, propagation, selector, baseline):
         stage.add_argument(
             "--root",
             type=Path,
@@ -171,8 +188,12 @@ def run(args: argparse.Namespace) -> int:
         figures = stage.evaluate()
         if isinstance(stage, SelectorStage):
             header, figures = _calibrated(segmenter, header, data, args.key_share, figures)
-        path = args.out / f"{args.stage}.safetensors"
-        checkpoint.save(path, segmenter, _described(header, args, loop, figures), torch.float16)
+        header = _described(header, args, loop, figures)
+        if isinstance(stage, (PairStage, DDRNetStage)):
+            path = weights.save(args.out, args.method, stage.method, header.provenance)
+        else:
+            path = args.out / f"{args.stage}.safetensors"
+            checkpoint.save(path, segmenter, header, torch.float16)
     print(path)
     return 0 if finished else 3
 
@@ -200,15 +221,19 @@ def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
 
 
 def _base(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
+    augment = Augment(args.crop, (args.min_scale, 2.0))
+    return BaseStage(segmenter, *_stills(data, args), augment)
+
+
+def _stills(data: TrainingData, args: Any) -> tuple[Mixture, Bank]:
     if not 0.0 <= args.rendered_share <= 1.0:
         raise ConfigError(f"--rendered-share is {args.rendered_share}; it must lie in [0, 1]")
-    mixture, held_out = frame_banks(data, args.rendered_share)
-    return BaseStage(segmenter, mixture, held_out, Augment(args.crop, (args.min_scale, 2.0)))
+    return frame_banks(data, args.rendered_share)
 
 
 def _propagation(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
     pairs, held_out = pair_banks(data, args.pairs)
-    augment = Augment(args.crop, (0.7, 1.5))
+    augment = Augment(args.crop, PAIR_SCALE)
     return PropagationStage(segmenter, pairs, held_out, augment, args.distillation)
 
 
@@ -222,7 +247,23 @@ def _selector(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopC
     return SelectorStage(segmenter, *banks)
 
 
-STAGES = {"base": _base, "propagation": _propagation, "selector": _selector}
+def _baseline(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
+    method = METHODS[args.method](segmenter)
+    method.learned.to(data.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(method, DDRNetMethod):
+        augment = Augment(args.crop, (args.min_scale, 2.0))
+        return DDRNetStage(args.method, method, *_stills(data, args), augment)
+    assert isinstance(method, PairMethod)
+    augment = Augment(args.crop, PAIR_SCALE)
+    return PairStage(args.method, method, *pair_banks(data, args.pairs), augment, args.distillation)
+
+
+STAGES = {
+    "base": _base,
+    "propagation": _propagation,
+    "selector": _selector,
+    "baseline": _baseline,
+}
 
 
 def _calibrated(

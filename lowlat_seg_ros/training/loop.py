@@ -15,7 +15,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lowlat_seg_ros.config import check, setting
-from lowlat_seg_ros.network.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,10 @@ class Stage(Protocol):
     """One stage of training: what it trains, what it minimises, how it is judged."""
 
     name: str
-    segmenter: Segmenter
+
+    @property
+    def segmenter(self) -> torch.nn.Module:
+        """The whole network: what is saved, averaged and resumed."""
 
     def trained(self) -> list[torch.nn.Module]:
         """The modules whose weights change; all others stay frozen, BatchNorm included."""

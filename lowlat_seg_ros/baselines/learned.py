@@ -1,0 +1,156 @@
+"""The methods with weights of their own, each on top of one base network that all share.
+
+Most are trained on pairs (key, current) of which the current frame is labelled; the engines of
+this package play them over a stream.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from lowlat_seg_ros.baselines.carriers import Flow, ImageDifference, Reuse, Unified
+from lowlat_seg_ros.baselines.carry import Adaptive, Alone, CarriedSegmenter, Carrier, Fused
+from lowlat_seg_ros.baselines.flow import half_size
+from lowlat_seg_ros.baselines.grfp import GatedRecurrentWarp
+from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.network.propagation import KernelPredictor
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Normalised images (N, 3, H, W), their F_l and F_h from the base network."""
+
+    image: Tensor
+    low: Tensor
+    high: Tensor
+
+
+class Baseline(nn.Module):
+    """``learned`` is what has weights of its own; the rest is the base network, shared."""
+
+    def __init__(self, base: Segmenter, **learned: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.learned = nn.ModuleDict(learned)
+
+
+class PairMethod(Baseline, ABC):
+    """A baseline that is trained on pairs."""
+
+    @abstractmethod
+    def pair(self, key: Encoded, now: Encoded) -> Tensor:
+        """Logits (N, classes, H/8, W/8) of the current frames."""
+
+    def classify_low(self, low: Tensor) -> Tensor | None:
+        """Logits of AdaptNet alone, None without one."""
+        return None
+
+
+class CarriedMethod(PairMethod):
+    """A carrier of F_h and a head."""
+
+    def __init__(self, base: Segmenter, carrier: Carrier, head: Alone | Fused) -> None:
+        super().__init__(base, carrier=carrier, head=head)
+        self._parts = (carrier, head)
+
+    @property
+    def network(self) -> CarriedSegmenter:
+        """What plays it over a stream; made anew, so that no weight is registered twice."""
+        return CarriedSegmenter(self.base, *self._parts)
+
+    def pair(self, key: Encoded, now: Encoded) -> Tensor:
+        network = self.network
+        logits: Tensor = network(network.key(key.image, key.low, key.high), now.image, now.low)
+        return logits
+
+    def classify_low(self, low: Tensor) -> Tensor | None:
+        head = self._parts[1]
+        return head.classify_low(low) if isinstance(head, Fused) else None
+
+
+class GrfpMethod(PairMethod):
+    """The recurrent cell; of a pair the key frame is the frame before."""
+
+    def __init__(self, base: Segmenter) -> None:
+        super().__init__(base, cell=GatedRecurrentWarp(base.config.num_classes))
+
+    def pair(self, key: Encoded, now: Encoded) -> Tensor:
+        before, current = (
+            self.base.classify_high(part.high).float().softmax(dim=1) for part in (key, now)
+        )
+        cell = self.learned["cell"]
+        logits: Tensor = cell(before, half_size(key.image), half_size(now.image), current)
+        return logits
+
+
+class DDRNetMethod(Baseline):
+    """DDRNet-23-slim, which shares nothing with ``base`` but the way images are prepared."""
+
+    def __init__(self, base: Segmenter) -> None:
+        super().__init__(base, network=DDRNet23Slim(base.config.num_classes))
+
+
+def _carried(make: Callable[[Segmenter], Carrier], fuse: bool, base: Segmenter) -> CarriedMethod:
+    """Head and AdaptNet begin as the base network's, as the paper's own propagation does."""
+    own = copy.deepcopy
+    config = base.config
+    if fuse:
+        head: Alone | Fused = Fused(
+            own(base.adapt), own(base.fusion), own(base.classifier), own(base.low_classifier)
+        )
+    else:
+        head = Alone(nn.Conv2d(config.high_channels, config.num_classes, 1))
+        head.classifier.load_state_dict(base.high_classifier.state_dict())
+    return CarriedMethod(base, make(base), head)
+
+
+def _adaptive(base: Segmenter) -> Carrier:
+    config = base.config
+    low = base.backbone.low_channels
+    return Adaptive(KernelPredictor(low, config.module_channels, config.kernel_size))
+
+
+def _reuse(base: Segmenter) -> Carrier:
+    return Reuse()
+
+
+def _unified(base: Segmenter) -> Carrier:
+    return Unified(base.config.kernel_size)
+
+
+def _image_difference(base: Segmenter) -> Carrier:
+    return ImageDifference(base.config.kernel_size)
+
+
+def _flow(base: Segmenter) -> Carrier:
+    return Flow(base.config.high_channels)
+
+
+Builder = Callable[[Segmenter], Baseline]
+
+#: Trained on pairs, as the paper's own propagation is. Table 1 compares with AdaptNet (``dff`` and
+#: ``clockwork`` here), Table 2 without.
+PAIR_METHODS: dict[str, Builder] = {
+    "clockwork": partial(_carried, _reuse, True),
+    "clockwork_no_fuse": partial(_carried, _reuse, False),
+    "dff": partial(_carried, _flow, True),
+    "dff_no_fuse": partial(_carried, _flow, False),
+    "unified": partial(_carried, _unified, False),
+    "unified_fused": partial(_carried, _unified, True),
+    "image_difference": partial(_carried, _image_difference, False),
+    "image_difference_fused": partial(_carried, _image_difference, True),
+    "adaptive_no_fuse": partial(_carried, _adaptive, False),
+    "grfp": GrfpMethod,
+}
+
+#: Trained on single labelled images, as the base network is.
+IMAGE_METHODS: dict[str, Builder] = {"ddrnet23_slim": DDRNetMethod}
+
+METHODS = PAIR_METHODS | IMAGE_METHODS
