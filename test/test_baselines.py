@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import torch
 
 from lowlat_seg_ros import cli as commands
 from lowlat_seg_ros.baselines import weights
-from lowlat_seg_ros.baselines.learned import METHODS, PAIR_METHODS, PairMethod
+from lowlat_seg_ros.baselines.learned import METHODS, PAIR_METHODS, Encoded, PairMethod
 from lowlat_seg_ros.config import NETWORKS, ConfigError
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.transforms import Augment
@@ -83,10 +83,12 @@ def test_every_method_trains_saves_and_plays(base: Path, tmp_path: Path) -> None
     methods = found["methods"]
     assert set(methods) == {"full", "adaptive", *METHODS}
     for name in PAIR_METHODS:
-        expected = 1.0 if name == "grfp" else pytest.approx(2 / 6)
-        assert methods[name]["key_share"] == expected, name
-        # On key frames all that share the base network give its masks.
-        if name != "grfp":
+        share = {"grfp": 1.0, "single_frame_trained": 0.0, "single_frame_wide": 0.0}.get(
+            name, 2 / 6
+        )
+        assert methods[name]["key_share"] == pytest.approx(share), name
+        # On key frames all that carry the base network's features give its masks.
+        if share == 2 / 6:
             key = methods["adaptive"]["miou_by_distance"]["0"]
             assert methods[name]["miou_by_distance"]["0"] == key, name
     assert methods["ddrnet23_slim"]["key_share"] == 1.0
@@ -128,6 +130,45 @@ def test_training_a_baseline_lowers_its_loss(tiny: Segmenter, tmp_path: Path) ->
     config = LoopConfig(steps=30, batch_size=4, warmup_steps=1, precision="fp32")
     assert Loop(stage, config, tmp_path).run()
     assert loss() < first
+
+
+@pytest.mark.parametrize("name", ["tiny", "resnet18"])
+def test_the_wide_network_costs_what_the_fast_track_costs(name: str) -> None:
+    """Counted while they run, after Sl, at 8x8 locations."""
+    base = Segmenter(NETWORKS[name]).eval()
+    method = METHODS["single_frame_wide"](base)
+    work = []
+    for module in [*base.modules(), *method.learned.modules()]:
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(
+                lambda conv, inputs, output: work.append(output.numel() * conv.weight[0].numel())
+            )
+
+    def cost(run: Callable[[], object]) -> int:
+        work.clear()
+        run()
+        return sum(work)
+
+    image, config = torch.randn(1, 3, 64, 64), base.config
+    with torch.inference_mode():
+        low, high = base.lower(image), torch.randn(1, config.high_channels, 8, 8)
+        lower = cost(lambda: base.lower(image))
+        reduced = base.predictor.reduce(low)
+        fast = config.kernel_size**2 * config.high_channels * 64
+        fast += cost(lambda: base.predictor(reduced, base.predictor.reduce(low)))
+        fast += cost(lambda: base.classify_fused(high, low))
+        wide = cost(lambda: method.learned["network"](image)) - lower
+    assert 0.8 * fast < wide <= fast
+
+
+def test_single_frame_does_not_look_at_the_key_frame(tiny: Segmenter) -> None:
+    method = METHODS["single_frame_trained"](tiny).eval()
+    assert isinstance(method, PairMethod)
+    image = torch.randn(2, 1, 3, 48, 64)
+    keys = [Encoded(picture, torch.zeros(0), torch.zeros(0)) for picture in image]
+    now = Encoded(torch.randn(1, 3, 48, 64), torch.zeros(0), torch.zeros(0))
+    with torch.inference_mode():
+        assert torch.equal(method.pair(keys[0], now), method.pair(keys[1], now))
 
 
 def test_ddrnet_refuses_crops_that_are_too_small_for_it(base: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from lowlat_seg_ros.baselines.carriers import Flow, ImageDifference, Reuse, Unif
 from lowlat_seg_ros.baselines.carry import Adaptive, Alone, CarriedSegmenter, Carrier, Fused
 from lowlat_seg_ros.baselines.flow import half_size
 from lowlat_seg_ros.baselines.grfp import GatedRecurrentWarp
+from lowlat_seg_ros.network.adaptation import AdaptNet
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.propagation import KernelPredictor
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -90,6 +91,48 @@ class GrfpMethod(PairMethod):
         return logits
 
 
+class SingleFrameMethod(PairMethod):
+    """Sl, AdaptNet and a classifier for this alone: of a pair the key frame is not looked at.
+
+    Sl is a copy that is trained as well. ``wide``: AdaptNet is as wide as the multiply-adds of the
+    whole fast track allow, so that what remains of the difference is the key frame's doing.
+    """
+
+    def __init__(self, base: Segmenter, wide: bool) -> None:
+        backbone, config = base.backbone, base.config
+        stem = (backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)
+        width = equal_width(base) if wide else config.module_channels
+        network = nn.Sequential(
+            *(copy.deepcopy(part) for part in (*stem, *backbone.lower_blocks())),
+            AdaptNet(backbone.low_channels, width),
+            nn.Conv2d(width, config.num_classes, 1),
+        )
+        super().__init__(base, network=network)
+
+    def pair(self, key: Encoded, now: Encoded) -> Tensor:
+        logits: Tensor = self.learned["network"](now.image)
+        return logits
+
+
+def equal_width(base: Segmenter) -> int:
+    """Width at which AdaptNet and classifier cost as much as the fast track after Sl.
+
+    In multiply-adds per location; a multiple of 4, the largest that does not cost more.
+    """
+    config, parts = base.config, (base.predictor, base.adapt, base.fusion, base.classifier)
+    convolutions = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)]
+    budget = sum(conv.weight.numel() for conv in convolutions)
+    budget += config.kernel_size**2 * config.high_channels  # Eq. (1)
+    low, width = base.backbone.low_channels, 4
+
+    def cost(w: int) -> int:
+        return 9 * (low * w + 2 * w * w) + w * config.num_classes
+
+    while cost(width + 4) <= budget:
+        width += 4
+    return width
+
+
 class DDRNetMethod(Baseline):
     """DDRNet-23-slim, which shares nothing with ``base`` but the way images are prepared."""
 
@@ -148,6 +191,8 @@ PAIR_METHODS: dict[str, Builder] = {
     "image_difference_fused": partial(_carried, _image_difference, True),
     "adaptive_no_fuse": partial(_carried, _adaptive, False),
     "grfp": GrfpMethod,
+    "single_frame_trained": partial(SingleFrameMethod, wide=False),
+    "single_frame_wide": partial(SingleFrameMethod, wide=True),
 }
 
 #: Trained on single labelled images, as the base network is.

@@ -39,9 +39,21 @@ def _with_weights(name: str, text: str) -> Spec:
     return Spec(name, "carried", text, "fixed", INTERVAL, weights=True)
 
 
-#: All but ``ddrnet23_slim`` share the base network; ``fused``: with AdaptNet, as in Table 1.
+#: All but those of kind ``own_network`` share the base network. Fused: with AdaptNet, as in Table 1.
 WITH_WEIGHTS = (
-    Spec("ddrnet23_slim", "ddrnet", "a real-time network on every frame", weights=True),
+    Spec(
+        "single_frame_trained",
+        "own_network",
+        "single_frame with an Sl trained for it alone",
+        weights=True,
+    ),
+    Spec(
+        "single_frame_wide",
+        "own_network",
+        "the same, as wide as the fast track's cost allows",
+        weights=True,
+    ),
+    Spec("ddrnet23_slim", "own_network", "a real-time network on every frame", weights=True),
     _with_weights("clockwork", "F_h of the key frame as it is, fused"),
     _with_weights("clockwork_no_fuse", "the same without AdaptNet (Table 2)"),
     _with_weights("dff", "F_h warped along learned flow, fused"),

@@ -180,7 +180,7 @@ def _in_sweep(spec: Spec) -> bool:
 def _colour(spec: Spec) -> str:
     if spec.kind == "low_latency" or spec.name == "adaptive":
         return _OURS
-    return _OTHERS if spec.weights else _PER_FRAME
+    return _OTHERS if spec.weights and spec.kind != "own_network" else _PER_FRAME
 
 
 def _figure(inches: tuple[float, float], title: str) -> tuple[Figure, Axes]:

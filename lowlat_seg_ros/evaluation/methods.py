@@ -14,7 +14,7 @@ from lowlat_seg_ros.baselines.carry import adaptive
 from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.baselines.grfp import GatedRecurrentWarp, GrfpEngine
 from lowlat_seg_ros.baselines.keyed import KeyedEngine
-from lowlat_seg_ros.baselines.learned import Baseline, CarriedMethod
+from lowlat_seg_ros.baselines.learned import Baseline, CarriedMethod, SingleFrameMethod
 from lowlat_seg_ros.baselines.per_frame import PerFrameEngine, single_frame
 from lowlat_seg_ros.baselines.schedules import (
     FeatureChange,
@@ -137,9 +137,11 @@ def _grfp(shop: Workshop, spec: Spec) -> Method:
     return GrfpEngine(shop.segmenter, cell, shop.config)
 
 
-def _ddrnet(shop: Workshop, spec: Spec) -> Method:
-    network = _baseline(shop, spec).learned["network"]
-    return PerFrameEngine(shop.segmenter, network, MaskKind.FULL, shop.config)
+def _own_network(shop: Workshop, spec: Spec) -> Method:
+    method = _baseline(shop, spec)
+    # Without Sh there is no key frame.
+    kind = MaskKind.DEGRADED if isinstance(method, SingleFrameMethod) else MaskKind.FULL
+    return PerFrameEngine(shop.segmenter, method.learned["network"], kind, shop.config)
 
 
 def _baseline(shop: Workshop, spec: Spec) -> Baseline:
@@ -184,7 +186,7 @@ BUILDERS: dict[str, Callable[[Workshop, Spec], Method]] = {
     "single_frame": _single_frame,
     "carried": _carried,
     "grfp": _grfp,
-    "ddrnet": _ddrnet,
+    "own_network": _own_network,
     "keyed": _keyed,
     "low_latency": _low_latency,
 }

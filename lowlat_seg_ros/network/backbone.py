@@ -153,9 +153,13 @@ class Backbone(nn.Module):
     def lower(self, image: Tensor) -> Tensor:
         """Sl: normalised image (N, 3, H, W) -> F_l (N, Cl, H/8, W/8)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
-        for name in self._lower:
-            x = self.get_submodule(name)(x)
+        for block in self.lower_blocks():
+            x = block(x)
         return x
+
+    def lower_blocks(self) -> Iterator[nn.Module]:
+        """The residual blocks of Sl in order, after the stem."""
+        return (self.get_submodule(name) for name in self._lower)
 
     def higher_blocks(self) -> Iterator[nn.Module]:
         """The residual blocks of Sh in order; between two of them Sh may pause."""
