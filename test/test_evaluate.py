@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.baselines.keyed import KeyedEngine
 from lowlat_seg_ros.baselines.schedules import FeatureChange, Fixed, PredictedDeviation, Threshold
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
-from lowlat_seg_ros.data.labels import CAMVID
+from lowlat_seg_ros.data.labels import CAMVID, CITYSCAPES
 from lowlat_seg_ros.data.sequence import LabelledFrame
 from lowlat_seg_ros.evaluation.catalogue import INTERVALS, catalogue, choose
 from lowlat_seg_ros.evaluation.footage import Footage
@@ -197,6 +198,9 @@ def test_choosing_methods() -> None:
     ("options", "told"),
     [
         (["--dataset", "camvid"], "--root"),
+        (["--dataset", "folder", "--root", "."], "--size"),
+        (["--baselines", "nowhere"], "--baselines is nowhere"),
+        (["--speed", "0"], "--speed is 0"),
         (["--frames", "-1"], "--frames is -1"),
         (["--delay-frames", "-1"], "--delay-frames is -1"),
         (["--rate", "nan"], "--rate is nan"),
@@ -213,12 +217,60 @@ def test_wrong_options_end_in_one_line(
 def test_a_checkpoint_for_other_classes_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = dataclasses.replace(NETWORKS["tiny"], num_classes=2)
-    path = tmp_path / "two.safetensors"
-    header = Header(config, ("a", "b"), ((0, 0, 0), (1, 1, 1)), 0.3)
-    checkpoint.save(path, Segmenter(config), header, torch.float32)
-    assert evaluate("--checkpoint", path) == 2
+    assert evaluate("--checkpoint", untrained(tmp_path / "two.safetensors", ("a", "b"))) == 2
     assert "has 2 classes" in capsys.readouterr().err
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+def untrained(path: Path, names: tuple[str, ...]) -> Path:
+    config = dataclasses.replace(NETWORKS["tiny"], num_classes=len(names))
+    header = Header(config, names, ((0, 0, 0),) * len(names), 0.3)
+    checkpoint.save(path, Segmenter(config), header, torch.float32)
+    return path
+
+
+def test_cityscapes_snippets_are_played_up_to_the_annotated_frame(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for sequence in range(2):
+        stem = f"bonn/bonn_{sequence:06d}"
+        for frame in range(30):
+            image = rng.integers(0, 256, (32, 64, 3), np.uint8)
+            write(tmp_path / f"leftImg8bit_sequence/val/{stem}_{frame:06d}_leftImg8bit.png", image)
+        label = rng.integers(0, 19, (32, 64), np.uint8)
+        write(tmp_path / f"gtFine/val/{stem}_000019_gtFine_labelTrainIds.png", label)
+    path, out = untrained(tmp_path / "w.safetensors", CITYSCAPES.names), tmp_path / "f.json"
+    common = "evaluate --dataset cityscapes --device cpu --foreground-threads 1 --methods adaptive"
+    words = ["--root", tmp_path, "--checkpoint", path, "--json", out]
+    assert cli.main([*common.split(), *map(str, words)]) == 0
+    found = figures(out)
+    assert found["facts"]["frames"] == 40
+    assert found["facts"]["rate_hz"] == 17
+    row = found["methods"]["adaptive"]
+    assert row["key_share"] == 0.2
+    scored = [age for age, miou in row["miou_by_distance"].items() if miou is not None]
+    assert scored == ["4"]  # the 20th frame of both, every fifth being a key frame
+    assert row["miou"] == row["miou_by_distance"]["4"]
+    assert row["vc8"] is None
+
+
+def test_a_folder_of_the_user_s_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        write(tmp_path / f"yard/images/{index}.png", rng.integers(0, 256, (32, 48, 3), np.uint8))
+        write(tmp_path / f"yard/labels/{index}.png", rng.integers(0, 2, (32, 48), np.uint8))
+    (tmp_path / "yard/classes.yaml").write_text(
+        "classes: [{name: a, colour: [0, 0, 0]}, {name: b, colour: [1, 1, 1]}]"
+    )
+    path, out = untrained(tmp_path / "w.safetensors", ("a", "b")), tmp_path / "f.json"
+    common = "evaluate --dataset folder --device cpu --foreground-threads 1 --methods full --rate 8"
+    words = ["--root", tmp_path / "yard", "--checkpoint", path, "--json", out]
+    assert cli.main([*common.split(), *map(str, words)]) == 0
+    facts = figures(out)["facts"]
+    assert (facts["dataset"], facts["frames"], facts["rate_hz"]) == ("yard", 3, 8)
 
 
 CAMVID_ROOT = Path(__file__).parents[2] / "shared" / "camvid"

@@ -39,7 +39,7 @@ def _with_weights(name: str, text: str) -> Spec:
     return Spec(name, "carried", text, "fixed", INTERVAL, weights=True)
 
 
-#: All but those of kind ``own_network`` share the base network. Fused: with AdaptNet, as in Table 1.
+#: All but those of kind ``own_network`` share the base network; fused is with AdaptNet (Table 1).
 WITH_WEIGHTS = (
     Spec(
         "single_frame_trained",

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from lowlat_seg_ros.data.camvid import CamVid
+from lowlat_seg_ros.data.cityscapes import ANNOTATED, Cityscapes
+from lowlat_seg_ros.data.folder import ImageFolder
 from lowlat_seg_ros.data.labels import ClassTable
-from lowlat_seg_ros.data.sequence import DataError, Sequence
+from lowlat_seg_ros.data.sequence import DataError, LabelledFrame, Sequence, check_index
 
 #: Size of rendered drives, (H, W): that of CamVid's usual release.
 RENDERED_SIZE = (360, 480)
@@ -45,6 +47,35 @@ def rendered(
 
     drive = RenderedDrive(seed=seed, frames=frames, rate_hz=rate_hz, size=size or RENDERED_SIZE)
     return f"rendered drive {seed}", drive
+
+
+def cityscapes(root: Path, split: str, size: tuple[int, int] | None) -> tuple[str, Sequence]:
+    """Name and frames of Cityscapes' snippets, each from its first to its annotated frame."""
+    return f"Cityscapes {split}", _Snippets(Cityscapes(root, split, size))
+
+
+class _Snippets:
+    """The first 20 frames of each snippet, one drive each; only the last one has labels."""
+
+    def __init__(self, annotated: Cityscapes) -> None:
+        self.table, self.rate_hz = annotated.table, annotated.rate_hz
+        self._clips = [annotated.clip(index) for index in range(len(annotated))]
+
+    def __len__(self) -> int:
+        return len(self._clips) * (ANNOTATED + 1)
+
+    def __getitem__(self, index: int) -> LabelledFrame:
+        clip, frame = divmod(check_index(index, len(self)), ANNOTATED + 1)
+        return self._clips[clip][frame]
+
+    def drive(self, index: int) -> str:
+        clip, frame = divmod(check_index(index, len(self)), ANNOTATED + 1)
+        return self._clips[clip].drive(frame)
+
+
+def folder(root: Path, rate_hz: float) -> tuple[str, Sequence]:
+    """Name and frames of a user's own images, labels and class table."""
+    return root.resolve().name, ImageFolder(root, rate_hz=rate_hz)
 
 
 def load(name: str, sequence: Sequence, frames: int, progress: Callable[[int], None]) -> Clip:

@@ -44,15 +44,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES.format(methods=lines)
     parser.add_argument(
         "--dataset",
-        choices=("drive", "camvid"),
+        choices=("drive", "camvid", "cityscapes", "folder"),
         default="drive",
-        help="a rendered drive, or CamVid (default %(default)s)",
+        help="a rendered drive, CamVid, Cityscapes' snippets, or a folder with images, labels and "
+        "classes.yaml (default %(default)s)",
     )
-    parser.add_argument("--root", type=Path, metavar="DIR", help="CamVid's folder")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="the data set's folder")
     parser.add_argument(
         "--split",
         default="val",
-        help="CamVid's split; only val is continuous video (default %(default)s)",
+        help="of CamVid, where only val is continuous video, or Cityscapes (default %(default)s)",
     )
     parser.add_argument(
         "--methods", default="all", help="all, or names with * and ?, comma-separated (all)"
@@ -65,11 +66,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="first frames of the data, 0 for all; of a drive 50 are rendered",
     )
     parser.add_argument(
-        "--size", type=size, metavar="HxW", help="of the images (360x480, or CamVid's own)"
+        "--size", type=size, metavar="HxW", help="of the images (360x480, or the data set's own)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the drive (default %(default)s)")
     parser.add_argument(
-        "--rate", type=float, default=15.0, metavar="HZ", help="of the drive (default %(default)s)"
+        "--rate", type=float, default=15.0, metavar="HZ", help="of drive or folder (%(default)s)"
     )
     parser.add_argument(
         "--delay-frames",
@@ -180,6 +181,10 @@ def _footage(args: argparse.Namespace) -> Footage:
 
     if args.dataset == "camvid":
         name, sequence = clip.camvid(args.root, args.split, args.size)
+    elif args.dataset == "cityscapes":
+        name, sequence = clip.cityscapes(args.root, args.split, args.size)
+    elif args.dataset == "folder":
+        name, sequence = clip.folder(args.root, args.rate)
     else:
         name, sequence = clip.rendered(args.seed, args.frames or 50, args.rate, args.size)
     with tqdm(total=min(args.frames or len(sequence), len(sequence)), unit="frame") as bar:
@@ -188,8 +193,10 @@ def _footage(args: argparse.Namespace) -> Footage:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.dataset == "camvid" and args.root is None:
-        raise ConfigError("--dataset camvid needs --root, the folder that holds CamVid")
+    if args.dataset != "drive" and args.root is None:
+        raise ConfigError(f"--dataset {args.dataset} needs --root, the folder that holds it")
+    if args.dataset == "folder" and args.size is not None:
+        raise ConfigError("--size does not resize a folder's images; give --inference-height")
     if args.frames < 0:
         raise ConfigError(f"--frames is {args.frames}; give a number, or 0 for all")
     if args.delay_frames < 0:
