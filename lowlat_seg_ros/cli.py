@@ -22,6 +22,7 @@ EPILOG = """\
 examples:
   lowlat-seg demo                       the node on a rendered drive; writes demo_output/
   lowlat-seg demo --help                what else it can do
+  lowlat-seg evaluate --help            methods to compare, on data with labels
   lowlat-seg train base --help          the first of the three training stages
 
 documentation: README.md

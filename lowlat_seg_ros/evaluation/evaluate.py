@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
     from lowlat_seg_ros.evaluation.summary import write_json
     from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load
 
+    load_average = os.getloadavg()[0]
     path = args.checkpoint or DEFAULT_CHECKPOINT
     segmenter, header = load(path, resolve_device(args.device))
     footage = _footage(args)
@@ -136,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
         shop = workshop(segmenter, header, config, footage, specs, args.baselines, bar.update)
     cost = measured(args.speed) if args.streaming else None
     done = compare(shop, specs, pictures=args.out is not None, streaming=cost)
-    facts = _facts(args, path, header, footage, config)
+    facts = _facts(args, path, header, footage, config, load_average)
     console = Console()
     report.print_table(console, facts, done)
     if args.json is not None:
@@ -157,7 +159,12 @@ def _check_classes(path: Path, header: Header, footage: Footage) -> None:
 
 
 def _facts(
-    args: argparse.Namespace, path: Path, header: Header, footage: Footage, config: EngineConfig
+    args: argparse.Namespace,
+    path: Path,
+    header: Header,
+    footage: Footage,
+    config: EngineConfig,
+    load_average: float,
 ) -> Facts:
     from lowlat_seg_ros.engine.device import foreground_threads
     from lowlat_seg_ros.evaluation import machine, report
@@ -169,6 +176,7 @@ def _facts(
         provenance=header.provenance,
         fast_track_threads=foreground_threads(config),
         speed=args.speed if args.streaming else None,
+        load_average=load_average,
         machine=machine.describe(args.device),
     )
 

@@ -27,6 +27,8 @@ class Facts:
 
     ``fast_track_threads`` are the CPU threads of the engine, which leaves some to Sh; the other
     methods use all cores. ``speed``: that of the machine assumed for streaming, 1 for this one.
+    ``load_average``: threads of all processes that wanted a core in the minute before; times are
+    those of a machine that has this to do besides.
     """
 
     dataset: str
@@ -38,6 +40,7 @@ class Facts:
     provenance: dict[str, Any]
     fast_track_threads: int
     speed: float | None
+    load_average: float
     machine: Machine
     note: str = ""
 
@@ -105,7 +108,8 @@ def _print_notes(console: Console, facts: Facts, left_out: dict[str, str]) -> No
         f"Scores in %, pooled over {facts.frames} frames; keys: share of key frames. Latency is "
         "frame in to mask out, without the first frames of drives. The engine's Sh runs on a "
         "virtual clock and adds no load.\n"
-        f"Measured on {where}, torch {machine.torch}, Python {machine.python}."
+        f"Measured on {where}, torch {machine.torch}, Python {machine.python}; "
+        f"load average {facts.load_average:.1f} before."
     )
     if facts.note:
         console.print(f"Note: {facts.note}.")
