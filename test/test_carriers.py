@@ -7,7 +7,7 @@ import torch
 
 from lowlat_seg_ros.baselines.carriers import Flow, ImageDifference, Reuse, Unified
 from lowlat_seg_ros.baselines.carry import Adaptive, Alone, Fused
-from lowlat_seg_ros.baselines.flow import FlowNetwork, half_size, warp
+from lowlat_seg_ros.baselines.flow import FlowNetwork, half_size, photometric, warp
 from lowlat_seg_ros.baselines.grfp import GatedRecurrentWarp
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -61,6 +61,19 @@ def test_flow_learns_a_shift() -> None:
         optimiser.step()
     assert errors[-1] < 0.3 * errors[0]
     assert flow[:, 0, :, 2:-2].median().item() == pytest.approx(1.0, abs=0.3)
+
+
+def test_the_photometric_loss_asks_for_the_true_flow() -> None:
+    torch.manual_seed(0)
+    now = torch.nn.functional.interpolate(torch.rand(1, 3, 12, 16), scale_factor=4.0)
+    before = now.roll(4, dims=3)  # one cell of 1/8, at half size
+    network = FlowNetwork(width=4).eval()
+    losses = []
+    for shift in (0.0, 1.0, 2.0):
+        assert network.flow.bias is not None
+        network.flow.bias.data[0] = shift
+        losses.append(photometric(network, before, now).item())
+    assert losses[1] < 0.2 * min(losses[0], losses[2])
 
 
 def test_reuse_carries_nothing_on() -> None:

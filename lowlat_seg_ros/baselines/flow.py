@@ -73,3 +73,14 @@ def warp(maps: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(
         maps.to(flow.dtype), grid, mode="bilinear", padding_mode="border", align_corners=False
     )
+
+
+def photometric(network: FlowNetwork, before: Tensor, now: Tensor) -> Tensor:
+    """Mean difference of the current image and the warped one before, averaged over cells of 1/8.
+
+    Images (N, 3, H/2, W/2). It teaches flow without labels (Yu, Harley, Derpanis, ECCV-W 2016), in
+    place of the rendered pairs with known flow that DFF and GRFP were trained on before.
+    """
+    flow = network(before, now)[:, :2]
+    first, second = (F.adaptive_avg_pool2d(x.float(), flow.shape[2:]) for x in (before, now))
+    return (warp(first, flow) - second).abs().mean()

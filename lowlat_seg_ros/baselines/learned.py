@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.baselines.carriers import Flow, ImageDifference, Reuse, Unified
 from lowlat_seg_ros.baselines.carry import Adaptive, Alone, CarriedSegmenter, Carrier, Fused
-from lowlat_seg_ros.baselines.flow import half_size
+from lowlat_seg_ros.baselines.flow import FlowNetwork, half_size
 from lowlat_seg_ros.baselines.grfp import GatedRecurrentWarp
 from lowlat_seg_ros.network.adaptation import AdaptNet
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
@@ -52,6 +52,11 @@ class PairMethod(Baseline, ABC):
     def classify_low(self, low: Tensor) -> Tensor | None:
         """Logits of AdaptNet alone, None without one."""
         return None
+
+    @property
+    def flow(self) -> FlowNetwork | None:
+        """The network that estimates flow, None without one."""
+        return next((m for m in self.learned.modules() if isinstance(m, FlowNetwork)), None)
 
 
 class CarriedMethod(PairMethod):

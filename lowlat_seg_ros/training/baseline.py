@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowlat_seg_ros.baselines.flow import half_size, photometric
 from lowlat_seg_ros.baselines.learned import Baseline, DDRNetMethod, Encoded, PairMethod
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.data.transforms import Augment
@@ -18,12 +19,19 @@ from lowlat_seg_ros.training.base import AUXILIARY, mask_of
 from lowlat_seg_ros.training.losses import class_weights, distillation_loss, segmentation_loss
 from lowlat_seg_ros.training.propagation import PairBank
 
+#: Weight of the photometric loss that flow networks learn from besides.
+PHOTOMETRIC = 0.5
+
 #: Smallest crop of DDRNet: with one cell at 1/64 its gradients explode.
 SMALLEST_CROP = 128
 
 
 class PairStage:
-    """Cross-entropy on the current frame, plus the divergence from the full network's answer."""
+    """Cross-entropy on the current frame, plus the divergence from the full network's answer.
+
+    Where the method has AdaptNet, its own answer counts as well, as it does for the paper's
+    propagation; where it has a flow network, so does how well the flow explains the images.
+    """
 
     def __init__(
         self,
@@ -65,6 +73,10 @@ class PairStage:
         low = self.method.classify_low(now.low)
         if low is not None:
             parts["aux"] = AUXILIARY * segmentation_loss(low, label, self.weights)
+        flow = self.method.flow
+        if flow is not None:
+            misfit = photometric(flow, half_size(before.image), half_size(now.image))
+            parts["photometric"] = PHOTOMETRIC * misfit
         total = torch.stack(list(parts.values())).sum()
         return total, {name: part.item() for name, part in parts.items()}
 
