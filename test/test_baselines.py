@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from lowlat_seg_ros import cli as commands
-from lowlat_seg_ros.baselines import weights
-from lowlat_seg_ros.baselines.learned import METHODS, PAIR_METHODS, Encoded, PairMethod
 from lowlat_seg_ros.config import NETWORKS, ConfigError
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.evaluation.catalogue import WITH_WEIGHTS
 from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.baselines import weights
+from lowlat_seg_ros.network.baselines.learned import METHODS, PAIR_METHODS, Encoded, PairMethod
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training import cli

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.baselines.carry import adaptive
 from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.baselines.keyed import KeyedEngine
 from lowlat_seg_ros.baselines.schedules import FeatureChange, Fixed, PredictedDeviation, Threshold
@@ -28,6 +27,7 @@ from lowlat_seg_ros.evaluation.intervals import Replay, low_features
 from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.evaluation.run import measure
 from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.baselines.carry import adaptive
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 

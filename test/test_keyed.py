@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from lowlat_seg_ros.baselines.carry import Adaptive, Alone, CarriedSegmenter, adaptive
 from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.baselines.keyed import KeyedEngine
 from lowlat_seg_ros.baselines.per_frame import single_frame
@@ -21,6 +20,7 @@ from lowlat_seg_ros.baselines.schedules import (
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, FrameError, MaskKind, ResetReason
+from lowlat_seg_ros.network.baselines.carry import Adaptive, Alone, CarriedSegmenter, adaptive
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 MakeFrame = Callable[..., Frame]

@@ -6,13 +6,13 @@ import time
 
 from torch import Tensor
 
-from lowlat_seg_ros.baselines.carry import CarriedSegmenter, Key
 from lowlat_seg_ros.baselines.schedules import Schedule
 from lowlat_seg_ros.baselines.stream import Stream
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.device import serial
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.frames import MaskKind
+from lowlat_seg_ros.network.baselines.carry import CarriedSegmenter, Key
 
 
 class KeyedEngine(Stream):

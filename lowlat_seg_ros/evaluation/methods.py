@@ -9,12 +9,9 @@ from pathlib import Path
 
 import torch
 
-from lowlat_seg_ros.baselines import weights
-from lowlat_seg_ros.baselines.carry import adaptive
 from lowlat_seg_ros.baselines.full import FullEngine
-from lowlat_seg_ros.baselines.grfp import GatedRecurrentWarp, GrfpEngine
+from lowlat_seg_ros.baselines.grfp import GrfpEngine
 from lowlat_seg_ros.baselines.keyed import KeyedEngine
-from lowlat_seg_ros.baselines.learned import Baseline, CarriedMethod, SingleFrameMethod
 from lowlat_seg_ros.baselines.per_frame import PerFrameEngine, single_frame
 from lowlat_seg_ros.baselines.schedules import (
     FeatureChange,
@@ -32,6 +29,10 @@ from lowlat_seg_ros.evaluation.intervals import Replay, low_features
 from lowlat_seg_ros.evaluation.run import Method
 from lowlat_seg_ros.frames import MaskKind
 from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.baselines import weights
+from lowlat_seg_ros.network.baselines.carry import adaptive
+from lowlat_seg_ros.network.baselines.learned import Baseline, CarriedMethod, SingleFrameMethod
+from lowlat_seg_ros.network.baselines.recurrent import GatedRecurrentWarp
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowlat_seg_ros.baselines.flow import half_size, photometric
-from lowlat_seg_ros.baselines.learned import Baseline, DDRNetMethod, Encoded, PairMethod
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.evaluation.metrics import Confusion
+from lowlat_seg_ros.network.baselines.flow import half_size, photometric
+from lowlat_seg_ros.network.baselines.learned import Baseline, DDRNetMethod, Encoded, PairMethod
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.base import AUXILIARY, mask_of
 from lowlat_seg_ros.training.losses import class_weights, distillation_loss, segmentation_loss

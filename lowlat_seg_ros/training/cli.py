@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from lowlat_seg_ros.arguments import add_settings, settings_from, size
-from lowlat_seg_ros.baselines import weights
-from lowlat_seg_ros.baselines.learned import METHODS, DDRNetMethod, PairMethod
 from lowlat_seg_ros.config import NETWORKS, ConfigError
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.backbone import load_imagenet
+from lowlat_seg_ros.network.baselines import weights
+from lowlat_seg_ros.network.baselines.learned import METHODS, DDRNetMethod, PairMethod
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training.bank import Bank, Mixture

@@ -1,7 +1,7 @@
 """The methods with weights of their own, each on top of one base network that all share.
 
-Most are trained on pairs (key, current) of which the current frame is labelled; the engines of
-this package play them over a stream.
+Most are trained on pairs (key, current) of which the current frame is labelled; the engines in
+``lowlat_seg_ros.baselines`` play them over a stream.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from lowlat_seg_ros.baselines.carriers import Flow, ImageDifference, Reuse, Unified
-from lowlat_seg_ros.baselines.carry import Adaptive, Alone, CarriedSegmenter, Carrier, Fused
-from lowlat_seg_ros.baselines.flow import FlowNetwork, half_size
-from lowlat_seg_ros.baselines.grfp import GatedRecurrentWarp
 from lowlat_seg_ros.network.adaptation import AdaptNet
+from lowlat_seg_ros.network.baselines.carriers import Flow, ImageDifference, Reuse, Unified
+from lowlat_seg_ros.network.baselines.carry import Adaptive, Alone, CarriedSegmenter, Carrier, Fused
+from lowlat_seg_ros.network.baselines.flow import FlowNetwork, half_size
+from lowlat_seg_ros.network.baselines.recurrent import GatedRecurrentWarp
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.propagation import KernelPredictor
 from lowlat_seg_ros.network.segmenter import Segmenter

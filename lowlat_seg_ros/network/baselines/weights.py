@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lowlat_seg_ros.baselines.learned import IMAGE_METHODS, METHODS, Baseline
 from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.baselines.learned import IMAGE_METHODS, METHODS, Baseline
 from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.network.segmenter import Segmenter
 

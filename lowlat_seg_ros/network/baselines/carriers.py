@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowlat_seg_ros.baselines.carry import Carrier
-from lowlat_seg_ros.baselines.flow import FlowNetwork, half_size, warp
+from lowlat_seg_ros.network.baselines.carry import Carrier
+from lowlat_seg_ros.network.baselines.flow import FlowNetwork, half_size, warp
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import STRIDE
 
