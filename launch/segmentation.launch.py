@@ -55,7 +55,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         executable="segmentation_node",
         name="segmentation_node",
         namespace=value["namespace"],
-        parameters=[value["params_file"], given],
+        parameters=[value["params_file"], *([given] if given else [])],
         remappings=[("image", value["image"])],
         arguments=["--ros-args", "--log-level", value["log_level"]],
         output="screen",

@@ -39,7 +39,8 @@ def foreground_threads(config: EngineConfig) -> int:
 
     More threads than free cores are worse than one: the team waits for the displaced thread.
     """
-    return config.foreground_threads or max(1, cores() - config.slow_track_threads)
+    slow = config.slow_track_threads or cores()
+    return config.foreground_threads or max(1, cores() - slow)
 
 
 def use_threads(count: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import resize, schedule
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
-from lowlat_seg_ros.engine.device import foreground_threads, resolve_device, use_threads
+from lowlat_seg_ros.engine.device import foreground_threads, resolve_device, serial, use_threads
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Refiner
@@ -65,7 +65,7 @@ class Engine:
         self._ledger = Ledger()
         self._cache = KeyFrameCache()
         self._previous: Frame | None = None
-        self._previous_kind: MaskKind | None = None
+        self._previous_ran_sh = False
         self._epoch_reason = ResetReason.FIRST_FRAME
         self._reset_lock = threading.Lock()
         self._in_process = threading.Lock()
@@ -115,9 +115,8 @@ class Engine:
         """
         geometry = resize.plan(frame.image.shape[:2], self._config.inference_height)
         with self._foreground():
-            after_full = self._previous_kind is MaskKind.FULL
             reason = schedule.needs_reset(
-                self._previous, frame, self._config, after_full=after_full
+                self._previous, frame, self._config, after_sh=self._previous_ran_sh
             )
             if reason is not None and self._cache.snapshot()[0] is not None:
                 self.reset(reason)
@@ -136,7 +135,7 @@ class Engine:
             mask = resize.mask_of(work.logits, geometry)
         watch.mask_out()
 
-        self._previous, self._previous_kind = frame, work.kind
+        self._previous, self._previous_ran_sh = frame, key is None
         self._ledger.count(frames=1, degraded=int(work.kind is MaskKind.DEGRADED))
         provenance = self._provenance(frame, key, epoch, index, work.kind)
         result = Segmentation(
@@ -259,7 +258,9 @@ class Engine:
                 return False
             assert work.weights is not None  # the predictor has run: there was an F_h
             key = current
-            new = dataclasses.replace(new, high=self._net.propagate(current.high, work.weights))
+            with serial():
+                high = self._net.propagate(current.high, work.weights)
+            new = dataclasses.replace(new, high=high)
         return True
 
     def _take_over(self, old: KeyFrame | None, new: KeyFrame, *, submit: bool) -> bool:

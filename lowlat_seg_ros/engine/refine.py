@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
+from lowlat_seg_ros.engine.device import serial
 from lowlat_seg_ros.engine.ledger import Outcome
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -70,7 +71,8 @@ class Refiner:
             return Outcome.LATE
         if self._late_refinement == "propagate":
             weights = self._segmenter.predictor(key.reduced, current.reduced)
-            high = self._segmenter.propagate(high, weights)
+            with serial():
+                high = self._segmenter.propagate(high, weights)
         if self._cache.replace(current, dataclasses.replace(current, high=high)):
             return Outcome.CARRIED
         return Outcome.LATE if self._cache.snapshot()[1] == key.epoch else Outcome.STALE

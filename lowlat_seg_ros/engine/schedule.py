@@ -7,12 +7,12 @@ from lowlat_seg_ros.frames import Frame, ResetReason
 
 
 def needs_reset(
-    previous: Frame | None, frame: Frame, config: EngineConfig, *, after_full: bool = False
+    previous: Frame | None, frame: Frame, config: EngineConfig, *, after_sh: bool = False
 ) -> ResetReason | None:
     """Why ``frame`` cannot use features of the frames before it, or None if it can.
 
     A stamp equal to the previous one is a duplicate, not a jump: it is segmented as usual.
-    ``after_full``: the previous frame ran Sh in the foreground. The gap after it is then that
+    ``after_sh``: the previous frame ran Sh in the foreground. The gap after it is then that
     frame's own time, not the camera's silence; starting afresh for it would never end on a
     machine whose Sh takes longer than ``max_gap_ms``.
     """
@@ -25,7 +25,7 @@ def needs_reset(
     elapsed_ms = (frame.stamp_ns - previous.stamp_ns) / 1e6
     if elapsed_ms < 0:
         return ResetReason.TIME_JUMPED_BACK
-    if 0 < config.max_gap_ms < elapsed_ms and not after_full:
+    if 0 < config.max_gap_ms < elapsed_ms and not after_sh:
         return ResetReason.GAP
     return None
 

@@ -58,7 +58,9 @@ def save(path: str | Path, segmenter: Segmenter, header: Header, dtype: torch.dt
     tensors = {k: v.detach().to(dtype).contiguous() for k, v in weights(segmenter).items()}
     bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if bad:
-        raise CheckpointError(f"{path}: {bad[0]} is not finite in {dtype}; save it in float32")
+        raise CheckpointError(
+            f"{path}: {bad[0]} is not finite in {dtype}; train with a lower learning rate"
+        )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     fields = dataclasses.asdict(header)
     metadata = {"format": FORMAT} | {name: json.dumps(value) for name, value in fields.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,6 +21,11 @@ class KernelPredictor(nn.Module):
         self.reduction = conv_bn_relu(low_channels, width)
         self.mix = conv_bn_relu(2 * width, width)
         self.logits = nn.Conv2d(width, kernel_size**2, 1)
+        # Begin by carrying features over where they are, half of the weight being the centre's:
+        # from equal weights the softmax takes long to stop blurring.
+        with torch.no_grad():
+            self.logits.bias.zero_()  # type: ignore[union-attr]
+            self.logits.bias[kernel_size**2 // 2] = math.log(max(1, kernel_size**2 - 1))  # type: ignore[index]
 
     def reduce(self, low: Tensor) -> Tensor:
         """F_l (N, Cl, H/8, W/8) -> reduced (N, width, H/8, W/8)."""

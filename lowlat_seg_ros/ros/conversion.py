@@ -115,15 +115,19 @@ def _bytes_a_pixel(encoding: str) -> int:
 
 
 def _to_rgb_by_library(msg: Image, rows: np.ndarray) -> np.ndarray:
+    # Neither library can be relied upon to honour the padding.
+    packed = Image(height=msg.height, width=msg.width, encoding=msg.encoding)
+    packed.is_bigendian, packed.step = msg.is_bigendian, rows.shape[1]
+    packed.data = array("B", rows.tobytes())
     if CvBridge is None:
-        return _to_rgb_by_rosbags(msg, rows)
+        return _to_rgb_by_rosbags(packed)
     try:
-        return np.asarray(CvBridge().imgmsg_to_cv2(msg, "rgb8"))
-    except (CvBridgeError, cv2.error) as error:
+        return np.asarray(CvBridge().imgmsg_to_cv2(packed, "rgb8"))
+    except (CvBridgeError, cv2.error, TypeError, ValueError) as error:
         raise _not_converted(msg, error) from error
 
 
-def _to_rgb_by_rosbags(msg: Image, rows: np.ndarray) -> np.ndarray:
+def _to_rgb_by_rosbags(msg: Image) -> np.ndarray:
     try:
         from rosbags.image import ImageError as LibraryError
         from rosbags.image import message_to_cvimage
@@ -132,12 +136,8 @@ def _to_rgb_by_rosbags(msg: Image, rows: np.ndarray) -> np.ndarray:
             Fault.CONVERSION,
             f"encoding {msg.encoding} needs cv_bridge or rosbags-image; install one of them",
         ) from error
-    # rosbags-image knows no padding.
-    packed = Image(height=msg.height, width=msg.width, encoding=msg.encoding)
-    packed.is_bigendian, packed.step = msg.is_bigendian, rows.shape[1]
-    packed.data = array("B", rows.tobytes())
     try:
-        return np.asarray(message_to_cvimage(packed, "rgb8"))
+        return np.asarray(message_to_cvimage(msg, "rgb8"))
     except (LibraryError, cv2.error) as error:
         raise _not_converted(msg, error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import math
 import time
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lowlat_seg_ros.config import check, setting
+from lowlat_seg_ros.config import ConfigError, check, setting
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,14 @@ def _cpu_flags() -> str:
     return path.read_text() if path.exists() else ""
 
 
+def _fingerprint(segmenter: torch.nn.Module) -> str:
+    """Digest of the weights that a stage begins with."""
+    digest = hashlib.sha256()
+    for tensor in segmenter.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 class Loop:
     """Trains one stage; resumes exactly from its last checkpoint in ``out``."""
 
@@ -101,6 +110,7 @@ class Loop:
             parameter.requires_grad_(True)
         self.optimiser = torch.optim.AdamW(self._groups(), lr=config.learning_rate)
         self.step, self.seconds = 0, 0.0
+        self.origin = _fingerprint(stage.segmenter)
         self.average = {k: v.clone() for k, v in self._state().items()}
         out.mkdir(parents=True, exist_ok=True)
 
@@ -139,6 +149,10 @@ class Loop:
         if not self.checkpoint.exists():
             return False
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if state["origin"] != self.origin:
+            raise ConfigError(
+                f"{self.checkpoint} was begun from other weights; give another --out, or remove it"
+            )
         self.stage.segmenter.load_state_dict(state["segmenter"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average = state["average"]
@@ -153,6 +167,7 @@ class Loop:
             "optimiser": self.optimiser.state_dict(),
             "average": self.average,
             "step": self.step,
+            "origin": self.origin,
             "seconds": self.seconds,
             "generator": self.generator.get_state(),
         }

@@ -1,7 +1,7 @@
 """Stage 3: the key-frame selector, regressing the measured deviation (paper Sec. 4).
 
-The target is the share of pixels at which the base network's maps of both frames differ. The base
-network is frozen, so its features are computed once and kept.
+The target is the share of locations at which the base network's maps of both frames, at 1/8 of the
+image, differ. The base network is frozen, so its features are computed once and kept.
 """
 
 from __future__ import annotations
@@ -50,7 +50,12 @@ def deviation_bank(
             for t in range(max(0, k - max_lag), min(len(masks), k + max_lag + 1)):
                 pairs.append((first + k, first + t))
                 deviations.append(float((masks[k] != masks[t]).float().mean()))
-    return DeviationBank(torch.stack(lows), torch.tensor(pairs), torch.tensor(deviations))
+    device = lows[0].device
+    return DeviationBank(
+        torch.stack(lows),
+        torch.tensor(pairs, device=device),
+        torch.tensor(deviations, device=device),
+    )
 
 
 class SelectorStage:
@@ -81,13 +86,13 @@ class SelectorStage:
 
     def evaluate(self) -> dict[str, float]:
         """Mean absolute error and correlation of the held-out deviations."""
-        chunks = torch.arange(len(self.held_out.pairs)).split(16)
-        predicted = torch.cat([self._logit(self.held_out, chunk) for chunk in chunks]).sigmoid()
+        indices = torch.arange(len(self.held_out.pairs), device=self.held_out.low.device)
+        logits = [self._logit(self.held_out, chunk) for chunk in indices.split(16)]
+        predicted = torch.cat(logits).sigmoid()
         target = self.held_out.deviation
         correlation = np.corrcoef(predicted.cpu().numpy(), target.cpu().numpy())[0, 1]
-        return {
-            "error": float((predicted - target).abs().mean()), "correlation": float(correlation),
-        }  # fmt: skip
+        error = float((predicted - target).abs().mean())
+        return {"error": error, "correlation": float(correlation)}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from lowlat_seg_ros.data.synthetic import RenderedDrive
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.propagation import PairBank
 
-#: Frames a second of rendered drives, and the lags in frames of training pairs (Sec. 4: 2 to 10).
+#: Frames a second of rendered drives, and the lags in frames of training pairs (Sec. 4 has 2 to 10;
+#: a frame right after its key frame is met as well).
 RATE_HZ = 15.0
 LAGS = (1, 10)
 
