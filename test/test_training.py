@@ -11,6 +11,7 @@ import torch
 from lowlat_seg_ros.config import NETWORKS, ConfigError
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training import cli
 from lowlat_seg_ros.training.bank import Bank, Mixture
@@ -55,6 +56,21 @@ def test_resume_gives_the_same_weights_as_an_unbroken_run(tmp_path: Path) -> Non
     assert unbroken.keys() == broken.keys()
     for name, tensor in unbroken.items():
         assert torch.equal(tensor, broken[name]), name
+
+
+def test_resume_refuses_other_weights(tmp_path: Path) -> None:
+    run(tmp_path, [1])
+    stage = base_stage()
+    torch.nn.init.zeros_(stage.segmenter.classifier.weight)
+    with pytest.raises(ConfigError, match="other weights"):
+        Loop(stage, LoopConfig(), tmp_path).resume()
+
+
+def test_a_wrong_initial_file_is_named(tmp_path: Path) -> None:
+    wrong = tmp_path / "resnet18.pth"
+    torch.save({"conv1.weight": torch.zeros(1)}, wrong)
+    with pytest.raises(CheckpointError, match=r"resnet18\.pth"):
+        train("base", "--network", "tiny", "--init", str(wrong), "--out", str(tmp_path))
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.backbone import load_imagenet
 from lowlat_seg_ros.network.baselines import weights
 from lowlat_seg_ros.network.baselines.learned import METHODS, DDRNetMethod, PairMethod
-from lowlat_seg_ros.network.checkpoint import Header
+from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.base import BaseStage
@@ -50,6 +51,9 @@ without any data set, on drives that the project renders itself:
   lowlat-seg train base --rendered 2000 --out runs/rendered
 A run that was stopped, or ended by --max-minutes, goes on when the same command is given again.
 """
+
+#: As the provenance names it.
+CAMVID_TRAIN = "CamVid train"
 
 #: Range of the random zoom of pairs.
 PAIR_SCALE = (0.7, 1.5)
@@ -216,8 +220,17 @@ def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
         trained, _ = checkpoint.load(args.start_from)
         checkpoint.restore(segmenter, checkpoint.weights(trained), str(args.start_from))
     elif args.init:
-        load_imagenet(segmenter.backbone, args.init)
+        _load_initial(segmenter, args.init)
     return segmenter, header
+
+
+def _load_initial(segmenter: Segmenter, path: str) -> None:
+    try:
+        load_imagenet(segmenter.backbone, path)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"--init {path} is no torchvision ResNet file that fits the backbone: {error}"
+        ) from error
 
 
 def _base(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
@@ -280,18 +293,32 @@ def _described(header: Header, args: argparse.Namespace, loop: Loop, figures: An
     """The header with this stage added to the provenance."""
     stage = {
         "stage": args.stage,
-        # Paths say nothing to others; only what the options mean for the weights is kept.
-        "data": (["CamVid train"] if args.root else []) + [f"rendered drives ({args.rendered})"],
+        "data": _data_of(args),
+        # Folders say nothing to others; only what the options mean for the weights is kept.
         "options": {
             k: v
             for k, v in vars(args).items()
-            if isinstance(v, (int, float, str, tuple)) and k not in ("stage", "device", "init")
+            if isinstance(v, (int, float, str, tuple)) and k not in ("stage", "device")
         },
         "steps": loop.step,
         "minutes": round(loop.seconds / 60, 1),
         "figures": figures,
     }
     stages = [*header.provenance.get("stages", []), stage]
-    camvid = any("CamVid train" in s["data"] for s in stages)
-    licence = "research use only (CamVid)" if camvid else "Apache-2.0"
-    return dataclasses.replace(header, provenance={"licence": licence, "stages": stages})
+    return dataclasses.replace(header, provenance={"licence": _licence(stages), "stages": stages})
+
+
+def _data_of(args: argparse.Namespace) -> list[str]:
+    """What a stage learns from, for people."""
+    if args.stage == "selector":
+        return [f"{args.clips} rendered clips"]
+    rendered = [f"rendered drives ({args.rendered})"] if args.rendered else []
+    return ([CAMVID_TRAIN] if args.root else []) + rendered
+
+
+def _licence(stages: list[dict[str, Any]]) -> str:
+    """The strictest of what the data and the initial weights ask for."""
+    if any(CAMVID_TRAIN in stage["data"] for stage in stages):
+        return "research use only (CamVid)"
+    initial = [stage["options"]["init"] for stage in stages if stage["options"].get("init")]
+    return f"that of the initial weights ({Path(initial[0]).name})" if initial else "Apache-2.0"
