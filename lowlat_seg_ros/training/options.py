@@ -1,0 +1,144 @@
+"""The options of ``lowlat-seg train``, stage by stage."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from lowlat_seg_ros.arguments import add_settings, size
+from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.network.baselines.learned import METHODS
+from lowlat_seg_ros.training.loop import LoopConfig
+
+EXAMPLES = """\
+examples, the default weights in three stages (CamVid in DIR):
+  lowlat-seg train base --root DIR --out runs/base
+  lowlat-seg train propagation --root DIR --out runs/propagation \\
+    --start-from runs/base/base.safetensors
+  lowlat-seg train selector --root DIR --out runs/selector \\
+    --start-from runs/propagation/propagation.safetensors
+a method to compare with, on the same base network and pairs, for lowlat-seg evaluate --baselines:
+  lowlat-seg train baseline --method dff --root DIR --out runs/baselines \\
+    --start-from runs/base/base.safetensors
+without any data set, on drives that the project renders itself:
+  lowlat-seg train base --rendered 2000 --out runs/rendered
+A run that was stopped, or ended by --max-minutes, goes on when the same command is given again.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the stages and their options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    base = stages.add_parser("base", help="Sl, Sh and classifier on labelled images")
+    base.add_argument(
+        "--network",
+        choices=sorted(NETWORKS),
+        default="resnet18",
+        help="named configuration (default %(default)s)",
+    )
+    base.add_argument(
+        "--init", metavar="FILE", help="torchvision ImageNet file of the backbone, a local path"
+    )
+    base.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint to go on from, instead of --network",
+    )
+    base.add_argument(
+        "--output-stride",
+        type=int,
+        choices=(8, 16),
+        help="stride of F_h; 16 trains about three times faster",
+    )
+    propagation = stages.add_parser("propagation", help="predictor, AdaptNet and fusion on pairs")
+    baseline = stages.add_parser("baseline", help="a method to compare with, on the base network")
+    baseline.add_argument("--method", choices=sorted(METHODS), required=True, help="which one")
+    for stage in (base, baseline):
+        stage.add_argument(
+            "--rendered-share",
+            type=float,
+            default=0.25,
+            help="share of rendered images in a batch of stills (default %(default)s)",
+        )
+        stage.add_argument(
+            "--min-scale",
+            type=float,
+            default=0.5,
+            help="smallest random zoom of stills (default %(default)s)",
+        )
+    for stage in (propagation, baseline):
+        stage.add_argument(
+            "--distillation",
+            type=float,
+            default=0.5,
+            help="weight of the full network's answer on pairs (default %(default)s)",
+        )
+        stage.add_argument(
+            "--pairs",
+            type=int,
+            default=800,
+            help="pseudo-motion pairs made from stills (default %(default)s)",
+        )
+    selector = stages.add_parser("selector", help="deviation of pairs, then the threshold")
+    selector.add_argument(
+        "--key-share",
+        type=float,
+        default=0.2,
+        help="wanted share of key frames on rendered drives (default %(default)s)",
+    )
+    selector.add_argument(
+        "--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)"
+    )
+    for stage in (propagation, selector, baseline):
+        stage.add_argument(
+            "--start-from",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="checkpoint of the stage before",
+        )
+    for stage in (base, propagation, selector, baseline):
+        stage.add_argument(
+            "--root",
+            type=Path,
+            metavar="DIR",
+            help="CamVid's folder; without it rendered drives alone",
+        )
+        stage.add_argument(
+            "--rendered",
+            type=int,
+            default=600,
+            help="rendered frames (or pairs) to make (default %(default)s)",
+        )
+        stage.add_argument(
+            "--size",
+            type=size,
+            default=(360, 480),
+            metavar="HxW",
+            help="size of the rendered frames (default 360x480)",
+        )
+        stage.add_argument(
+            "--crop",
+            type=size,
+            default=(240, 320),
+            metavar="HxW",
+            help="size of the training crops (default 240x320)",
+        )
+        stage.add_argument(
+            "--out",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="where weights, log and resumable state go",
+        )
+        stage.add_argument(
+            "--device",
+            default="cuda" if torch.cuda.is_available() else "cpu",
+            help="default %(default)s",
+        )
+        add_settings(stage, LoopConfig)
