@@ -141,4 +141,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
             default="cuda" if torch.cuda.is_available() else "cpu",
             help="default %(default)s",
         )
-        add_settings(stage, LoopConfig)
+        # The selector is small, and its features are fixed: it bears large steps.
+        add_settings(stage, LoopConfig, **({"learning_rate": 5e-3} if stage is selector else {}))

@@ -65,6 +65,10 @@ class SelectorStage:
 
     def __init__(self, segmenter: Segmenter, data: DeviationBank, held_out: DeviationBank) -> None:
         self.segmenter, self.data, self.held_out = segmenter, data, held_out
+        # Begin at the usual deviation: the optimiser would take long to move the bias there.
+        usual = data.deviation.mean().clamp(1e-3, 1 - 1e-3)
+        with torch.no_grad():
+            segmenter.selector.unit.bias.copy_(usual.logit())
 
     def trained(self) -> list[torch.nn.Module]:
         """The selector alone."""
