@@ -1,0 +1,51 @@
+"""The weights in the package: whole, small enough, described, and of street scenes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.data.labels import CAMVID
+from lowlat_seg_ros.data.synthetic import RenderedDrive
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.evaluation.metrics import Confusion
+from lowlat_seg_ros.frames import Frame, MaskKind
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load, read_header
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_default_is_the_named_network_with_its_provenance() -> None:
+    assert DEFAULT_CHECKPOINT.stat().st_size <= 25_000_000
+    header = read_header(DEFAULT_CHECKPOINT)
+    assert header.network == NETWORKS["resnet18"]
+    assert header.classes == tuple(CAMVID.names)
+    assert header.colours == tuple(CAMVID.colours)
+    stages = [stage["stage"] for stage in header.provenance["stages"]]
+    assert {"base", "propagation", "selector"} == set(stages)
+    assert header.provenance["licence"] == "research use only (CamVid)"
+    assert "research use only" in DEFAULT_CHECKPOINT.with_suffix(".md").read_text()
+
+
+def test_masks_of_a_drive_never_trained_on_are_street_scenes() -> None:
+    """Full and propagated masks agree with the exact labels far beyond chance (about 0.05)."""
+    segmenter, header = load(DEFAULT_CHECKPOINT)
+    drive = RenderedDrive(seed=5, frames=4, rate_hz=10.0, size=(240, 320))
+    scores = {kind: Confusion(len(CAMVID)) for kind in (MaskKind.FULL, MaskKind.PROPAGATED)}
+    threshold = header.threshold
+    with Engine.deterministic(segmenter, threshold=threshold, delay_frames=1) as engine:
+        for frame in (drive[index] for index in range(len(drive))):
+            result = engine.process(Frame(frame.image, frame.stamp_ns))
+            scores[result.provenance.kind].update(frame.label, result.mask)
+    for kind, score in scores.items():
+        assert score.pixel_accuracy > 0.7, kind
+        assert score.miou > 0.3, kind
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
+    assert [target for target in targets if not (ROOT / target).exists()] == []
