@@ -64,16 +64,15 @@ def frame_banks(data: TrainingData, rendered_share: float) -> tuple[Mixture, Ban
 def _rendered_bank(data: TrainingData, count: int, seed: int) -> Bank:
     """``count`` frames, each of a drive of its own, so that as many scenes as possible are seen."""
     frames = [
-        _rendered(data, seed + n, 1)[0] for n in trange(count, desc="rendering", unit="frame")
+        _rendered_frame(data, seed + n) for n in trange(count, desc="rendering", unit="frame")
     ]
     images = torch.from_numpy(np.stack([f.image.transpose(2, 0, 1) for f in frames]))
     labels = torch.from_numpy(np.stack([f.label for f in frames]))
     return Bank(images.to(data.device), labels.to(data.device))
 
 
-def _rendered(data: TrainingData, seed: int, frames: int) -> list[LabelledFrame]:
-    drive = RenderedDrive(seed=seed, frames=frames, rate_hz=RATE_HZ, size=data.size)
-    return [drive[index] for index in range(frames)]
+def _rendered_frame(data: TrainingData, seed: int) -> LabelledFrame:
+    return RenderedDrive(seed=seed, frames=1, rate_hz=RATE_HZ, size=data.size)[0]
 
 
 def pair_banks(data: TrainingData, warped: int) -> tuple[PairBank, PairBank]:
