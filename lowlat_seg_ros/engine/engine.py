@@ -15,7 +15,7 @@ import torch
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import resize, schedule
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
-from lowlat_seg_ros.engine.device import foreground_threads, resolve_device, serial, use_threads
+from lowlat_seg_ros.engine.device import foreground_threads, serial, use_threads
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Refiner
@@ -32,6 +32,7 @@ from lowlat_seg_ros.frames import (
     Selection,
 )
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, load
+from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 Publish = Callable[[Segmentation], None]

@@ -121,13 +121,13 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from tqdm import tqdm
 
-    from lowlat_seg_ros.engine.device import resolve_device
     from lowlat_seg_ros.evaluation import report
     from lowlat_seg_ros.evaluation.comparison import compare, draw
     from lowlat_seg_ros.evaluation.methods import workshop
     from lowlat_seg_ros.evaluation.streaming import measured
     from lowlat_seg_ros.evaluation.summary import write_json
     from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load
+    from lowlat_seg_ros.network.device import resolve_device
 
     load_average = os.getloadavg()[0]
     path = args.checkpoint or DEFAULT_CHECKPOINT

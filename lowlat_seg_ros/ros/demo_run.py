@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.data.labels import ClassTable
-from lowlat_seg_ros.engine.device import resolve_device
 from lowlat_seg_ros.evaluation import clip as clips
 from lowlat_seg_ros.evaluation.clip import Clip
 from lowlat_seg_ros.evaluation.machine import describe
@@ -30,6 +29,7 @@ from lowlat_seg_ros.evaluation.tables import print_summary
 from lowlat_seg_ros.evaluation.video import Storyboard, VideoWriter
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, load, read_header
+from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.ros.environment import RosError
 from lowlat_seg_ros.ros.live import LiveRun, live_node
 
