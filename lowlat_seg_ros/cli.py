@@ -1,4 +1,4 @@
-"""``lowlat-seg``: one command for training, evaluation and the demo.
+"""``lowlat-seg``: one command for training, evaluation, the demo and rendered data.
 
 This file only composes. A subcommand is a module with two functions::
 
@@ -24,6 +24,7 @@ examples:
   lowlat-seg demo --help                what else it can do
   lowlat-seg evaluate --help            methods to compare, on data with labels
   lowlat-seg train base --help          the first of the three training stages
+  lowlat-seg render --out DIR           a made-up drive with exact labels, as images
 
 documentation: README.md
 """
@@ -47,6 +48,10 @@ COMMANDS = {
         "compare methods on labelled frames: accuracy, steadiness, latency",
     ),
     "train": Command("lowlat_seg_ros.training.cli", "train the network, in three stages"),
+    "render": Command(
+        "lowlat_seg_ros.evaluation.render",
+        "render a drive with exact labels, write it as images, and say how fast that goes",
+    ),
 }
 
 

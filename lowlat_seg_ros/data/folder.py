@@ -8,7 +8,8 @@
       - {name: other, colour: [0, 0, 0]}
 
 Labels are single-channel images of class ids, with 255 for ignored pixels, or pictures in the
-classes' colours, where any other colour is ignored.
+classes' colours, where any other colour is ignored. :class:`ImageFolder` reads such a folder and
+:class:`FolderWriter` makes one.
 """
 
 from __future__ import annotations
@@ -92,6 +93,42 @@ class ImageFolder:
         return label
 
 
+class FolderWriter:
+    """Writes ``drive`` into the folder ``root`` in the layout that :class:`ImageFolder` reads.
+
+    Further drives may go to the same folder, with the same class table. DataError if ``root`` has
+    this drive already, or another class table.
+    """
+
+    def __init__(self, root: str | Path, table: ClassTable, drive: str) -> None:
+        self.images, self.labels = (Path(root) / part / drive for part in ("images", "labels"))
+        self._count = 0
+        for folder in (self.images, self.labels):
+            if folder.exists():
+                raise DataError(f"folder {folder} is there already; remove it or choose another")
+        existing = _table_file(Path(root))
+        if existing.is_file() and read_table(existing) != table:
+            raise DataError(
+                f"{existing} is another class table than {table.name!r}; choose another folder"
+            )
+        for folder in (self.images, self.labels):
+            folder.mkdir(parents=True)
+        if not existing.is_file():
+            write_table(existing, table)
+
+    def write(self, frame: LabelledFrame) -> None:
+        """Add the next frame of the drive, as PNG, which keeps every pixel."""
+        name = f"{self._count:06d}.png"
+        _write_png(self.images / name, np.ascontiguousarray(frame.image[..., ::-1]))
+        _write_png(self.labels / name, frame.label)
+        self._count += 1
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), pixels):
+        raise DataError(f"file {path} cannot be written; is there space left, and is it allowed?")
+
+
 def read_table(path: Path) -> ClassTable:
     """The class table in a YAML or JSON file; DataError naming what is wrong with it."""
     if not path.is_file():
@@ -108,6 +145,16 @@ def read_table(path: Path) -> ClassTable:
             f"class table {path} cannot be used ({type(error).__name__}: {error}); it must hold "
             "'classes', a list of {name: ..., colour: [R, G, B]}"
         ) from error
+
+
+def write_table(path: Path, table: ClassTable) -> None:
+    """Write ``table`` as YAML, as :func:`read_table` reads it."""
+    classes = [
+        {"name": name, "colour": list(colour)}
+        for name, colour in zip(table.names, table.colours, strict=True)
+    ]
+    content = {"name": table.name, "classes": classes}
+    path.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
 
 
 def _table_file(root: Path) -> Path:

@@ -20,6 +20,10 @@ class Machine:
     python: str
     torch: str
 
+    def __str__(self) -> str:
+        where = self.gpu or f"{self.cores} cores of {self.cpu}"
+        return f"{where}, torch {self.torch}, Python {self.python}"
+
 
 def describe(device: str = "cpu") -> Machine:
     """This machine, with its GPU if ``device`` (``cpu``, ``cuda``, ``auto``) uses one."""

@@ -34,8 +34,7 @@ def print_summary(
         f"{counters.dropped_late + counters.dropped_stale} dropped, {counters.failed} failed, "
         f"{counters.pending} pending"
     )
-    where = machine.gpu or f"{machine.cores} cores of {machine.cpu}"
-    console.print(f"Measured on {where}, torch {machine.torch}, Python {machine.python}")
+    console.print(f"Measured on {machine}")
 
 
 def _latency_table(title: str, summary: Summary, full: tuple[Latency, Accuracy] | None) -> Table:
