@@ -102,6 +102,25 @@ class NetworkConfig:
         (1, 2, 3, 6), "grid sizes of the pyramid-pooling context head"
     )
     kernel_size: int = setting(9, "K: side of the predicted kernels; odd", low=1, high=31)
+    classifier_upsampling: int = setting(
+        1,
+        "logits per side of a feature cell: 1 as published; with 2 each classifier answers four "
+        "times per cell (sub-pixel convolution), so that thin things survive the stride of 8",
+        low=1,
+        high=8,
+    )
+    adapt_context: int = setting(
+        0,
+        "channels of AdaptNet's second branch, which sees far at strides 16 and 32; 0 for none, as "
+        "published",
+        low=0,
+        high=1024,
+    )
+    residual_fusion: bool = setting(
+        False,
+        "whether fusion corrects the full network's classifier on the propagated F_h instead of "
+        "answering by itself, as published",
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -109,14 +128,26 @@ class NetworkConfig:
             raise ConfigError(f"kernel_size is {self.kernel_size}; it must be odd to have a centre")
         if self.output_stride not in (8, 16):
             raise ConfigError(f"output_stride is {self.output_stride}; choose 8 or 16")
+        if self.classifier_upsampling not in (1, 2, 4, 8):
+            raise ConfigError(
+                f"classifier_upsampling is {self.classifier_upsampling}; choose 1, 2, 4 or 8"
+            )
 
 
-#: Named networks. ``resnet18`` is the default and runs on a CPU; ``paper_resnet101`` has the sizes
-#: published in Sec. 4; ``tiny`` is for tests.
+#: Named networks. ``resnet18`` is the default and runs on a CPU; ``paper_resnet18`` is the paper's
+#: arrangement at its size, without what goes beyond it; ``paper_resnet101`` has the sizes published
+#: in Sec. 4; ``tiny`` is for tests.
 NETWORKS: dict[str, NetworkConfig] = {
-    "resnet18": NetworkConfig(),
+    "resnet18": NetworkConfig(classifier_upsampling=2, adapt_context=128, residual_fusion=True),
+    "paper_resnet18": NetworkConfig(),
     "resnet50": NetworkConfig(
-        backbone="resnet50", module_channels=128, high_channels=128, context_channels=256
+        backbone="resnet50",
+        module_channels=128,
+        high_channels=128,
+        context_channels=256,
+        classifier_upsampling=2,
+        adapt_context=192,
+        residual_fusion=True,
     ),
     "paper_resnet101": NetworkConfig(
         backbone="resnet101",
@@ -127,7 +158,14 @@ NETWORKS: dict[str, NetworkConfig] = {
         context_channels=512,
     ),
     "tiny": NetworkConfig(
-        backbone="tiny", module_channels=8, high_channels=8, context_channels=4, context_bins=(1, 2)
+        backbone="tiny",
+        module_channels=8,
+        high_channels=8,
+        context_channels=4,
+        context_bins=(1, 2),
+        classifier_upsampling=2,
+        adapt_context=8,
+        residual_fusion=True,
     ),
 }
 

@@ -114,7 +114,7 @@ def test_only_what_reads_low_level_features_asks_for_them(tiny: Segmenter) -> No
     assert not any(c.needs_low for c in (Reuse(), Unified(3), ImageDifference(3), Flow(4)))
     assert not Alone(tiny.high_classifier).needs_low
     carrier = Adaptive(tiny.predictor)
-    head = Fused(tiny.adapt, tiny.fusion, tiny.classifier, tiny.low_classifier)
+    head = Fused(tiny.adapt, tiny.fusion, tiny.classifier, tiny.low_classifier, None)
     assert carrier.needs_low
     assert head.needs_low
     with pytest.raises(ValueError, match="needs Sl on every frame"):

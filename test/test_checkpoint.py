@@ -18,6 +18,7 @@ from lowlat_seg_ros.network.checkpoint import (
     load,
     read_header,
     save,
+    transfer,
     weights,
 )
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -136,7 +137,7 @@ def poison(state: dict[str, torch.Tensor]) -> None:
 
 
 def reshape(state: dict[str, torch.Tensor]) -> None:
-    state["classifier.bias"] = torch.zeros(12)
+    state["low_classifier.bias"] = torch.zeros(12)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def reshape(state: dict[str, torch.Tensor]) -> None:
         (drop, r"missing \['backbone\.conv1\.weight'\], unexpected \[\]"),
         (add, r"missing \[\], unexpected \['backbone\.fc\.weight'\]"),
         (poison, r"fusion\.mix\.0\.weight holds values that are not finite"),
-        (reshape, r"classifier\.bias is \(12,\), not \(11,\)"),
+        (reshape, r"low_classifier\.bias is \(12,\), not \(44,\)"),
     ],
 )
 def test_weights_are_loaded_strictly(path: Path, change: object, message: str) -> None:
@@ -159,3 +160,20 @@ def test_weights_are_loaded_strictly(path: Path, change: object, message: str) -
 def test_header_must_name_every_class() -> None:
     with pytest.raises(ConfigError, match="2 classes for 11 classes"):
         dataclasses.replace(HEADER, classes=("road", "sky"))
+
+
+def test_a_network_of_another_configuration_takes_what_fits(tiny: Segmenter) -> None:
+    torch.manual_seed(1)
+    plain = dataclasses.replace(
+        NETWORKS["tiny"], classifier_upsampling=1, adapt_context=0, residual_fusion=False
+    )
+    source = Segmenter(plain).eval()
+    target = Segmenter(NETWORKS["tiny"]).eval()
+    assert transfer(source, target) == ["adapt.far", "classifier"]
+    image = torch.randn(1, 3, 48, 64)
+    with torch.inference_mode():
+        repeated = source(image).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        assert torch.allclose(target(image), repeated, atol=1e-6)
+    assert transfer(tiny, target) == []
+    for name, tensor in weights(tiny).items():
+        assert torch.equal(tensor, weights(target)[name])

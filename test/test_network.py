@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import NETWORKS, ConfigError, NetworkConfig
+from lowlat_seg_ros.network.adaptation import AdaptNet
 from lowlat_seg_ros.network.backbone import Backbone, load_imagenet
+from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.context import ContextHead
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -65,10 +67,18 @@ def test_imagenet_file_loads_strictly(tmp_path: Path) -> None:
         load_imagenet(target, str(tmp_path / "missing.pth"))
 
 
+@pytest.mark.parametrize("upsampling", [1, 2])
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("backbone", ["tiny", "resnet18", "resnet50"])
-def test_shapes(backbone: str, output_stride: int) -> None:
-    config = NetworkConfig(backbone=backbone, output_stride=output_stride, high_channels=24)
+def test_shapes(backbone: str, output_stride: int, upsampling: int) -> None:
+    config = NetworkConfig(
+        backbone=backbone,
+        output_stride=output_stride,
+        high_channels=24,
+        classifier_upsampling=upsampling,
+        adapt_context=16 * (upsampling - 1),
+        residual_fusion=upsampling > 1,
+    )
     net = Segmenter(config).eval()
     with torch.inference_mode():
         low = net.lower(torch.randn(1, 3, 48, 72))
@@ -80,8 +90,9 @@ def test_shapes(backbone: str, output_stride: int) -> None:
         assert low.shape == (1, net.backbone.low_channels, 6, 9)
         assert high.shape == (1, 24, 6, 9)
         assert weights.shape == (1, 81, 6, 9)
-        assert net.classify_fused(net.propagate(high, weights), low).shape == (1, 11, 6, 9)
-        assert net.classify_low(low).shape == net.classify_high(high).shape == (1, 11, 6, 9)
+        logits = (1, 11, 6 * upsampling, 9 * upsampling)
+        assert net.classify_fused(net.propagate(high, weights), low).shape == logits
+        assert net.classify_low(low).shape == net.classify_high(high).shape == logits
         deviation = net.selector.deviation(selector, selector)
     assert deviation.shape == (1,)
     assert 0 <= deviation.item() <= 1
@@ -182,3 +193,43 @@ def test_context_head_at_one_cell() -> None:
 def test_normalise_is_imagenets(tiny: Segmenter) -> None:
     white = tiny.normalise(torch.ones(1, 3, 1, 1)).flatten()
     torch.testing.assert_close(white, torch.tensor([2.2489, 2.4286, 2.6400]), atol=1e-4, rtol=0)
+
+
+def test_several_answers_per_cell_begin_as_one() -> None:
+    one, four = Classifier(8, 5), Classifier(8, 5, upsampling=2)
+    four.widened(one)
+    features = torch.randn(2, 8, 3, 4)
+    repeated = one(features).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(four(features), repeated, atol=1e-6)
+
+
+def test_answers_within_a_cell_lie_where_they_belong() -> None:
+    classifier = Classifier(1, 1, upsampling=2)
+    with torch.no_grad():
+        classifier.weight.zero_()
+        classifier.bias.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))  # rows first, then columns
+    logits = classifier(torch.zeros(1, 1, 2, 2))[0, 0]
+    assert logits.tolist() == [[0, 1, 0, 1], [2, 3, 2, 3]] * 2
+
+
+def test_a_residual_fast_track_begins_as_the_full_network_s_classifier() -> None:
+    net = Segmenter(dataclasses.replace(NETWORKS["tiny"], residual_fusion=True)).eval()
+    low, high = torch.randn(1, net.backbone.low_channels, 6, 9), torch.randn(1, 8, 6, 9)
+    with torch.inference_mode():
+        assert torch.equal(net.classify_fused(high, low), net.classify_high(high))
+
+
+def test_the_far_branch_sees_the_whole_image() -> None:
+    torch.manual_seed(0)
+    low = torch.randn(1, 16, 24, 32, requires_grad=True)
+    for context, far in ((0, False), (8, True)):
+        (gradient,) = torch.autograd.grad(
+            AdaptNet(16, 8, context).eval()(low)[0, :, 0, 0].sum(), low
+        )
+        assert bool((gradient[0, :, -1, -1] != 0).any()) == far
+
+
+@pytest.mark.parametrize("upsampling", [0, 3, 16])
+def test_answers_that_do_not_divide_a_cell_are_refused(upsampling: int) -> None:
+    with pytest.raises(ConfigError, match="classifier_upsampling"):
+        NetworkConfig(classifier_upsampling=upsampling)

@@ -63,16 +63,17 @@ def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -
 
 
 def mask_of(logits: Tensor, geometry: Geometry) -> np.ndarray:
-    """Logits (1, classes, padded/8) -> uint8 (H, W) class ids at the image's size."""
+    """Logits (1, classes, h, w) of the padded image -> uint8 (H, W) ids at the image's size."""
     height, width = geometry.image
+    stride = geometry.padded[0] / logits.shape[2]
     # The operator behind F.interpolate, which takes a size or a scale: here the scale is that of
     # the unpadded region, and the padding is never computed.
     full = torch.ops.aten.upsample_bilinear2d(
         logits,
         [height, width],
         False,
-        STRIDE * height / geometry.scaled[0],
-        STRIDE * width / geometry.scaled[1],
+        stride * height / geometry.scaled[0],
+        stride * width / geometry.scaled[1],
     )
     mask: np.ndarray = full.argmax(dim=1).to(torch.uint8)[0].cpu().numpy()
     return mask

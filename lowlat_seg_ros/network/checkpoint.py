@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig, from_mapping
+from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 FORMAT = "lowlat_seg_ros/1"
@@ -134,3 +135,26 @@ def restore(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str
         if not tensor.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds values that are not finite")
     module.load_state_dict(state, strict=False)  # only num_batches_tracked stays as it is
+
+
+def transfer(source: Segmenter, target: Segmenter) -> list[str]:
+    """Copy what fits of ``source`` into a network of another configuration.
+
+    Classifiers that answer more often per cell begin with the same answer for each; the fast
+    track's begins anew where fusion becomes a correction. Returns the parts that begin anew.
+    """
+    state, fresh = weights(source), []
+    new_fusion = target.config.residual_fusion != source.config.residual_fusion
+    for name, parameter in weights(target).items():
+        part = name.split(".")[0]
+        mine, given = getattr(target, part), getattr(source, part)
+        if part == "classifier" and new_fusion:
+            fresh.append(part)
+        elif isinstance(mine, Classifier) and mine.upsampling > given.upsampling == 1:
+            mine.widened(given)
+        elif name in state and state[name].shape == parameter.shape:
+            with torch.no_grad():
+                parameter.copy_(state[name])
+        else:
+            fresh.append(".".join(name.split(".")[:2]))
+    return sorted(set(fresh))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lowlat_seg_ros.config import NetworkConfig
 from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
 from lowlat_seg_ros.network.backbone import Backbone
+from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.context import ContextHead
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.selector import KeyFrameSelector
@@ -39,7 +40,8 @@ class Segmenter(nn.Module):
     devS(k,t)  (N,)                     ``selector.deviation``
     =========  =======================  ============================================
 
-    All ``classify_*`` methods return logits (N, classes, H/8, W/8).
+    All ``classify_*`` methods return logits (N, classes, r*H/8, r*W/8), r being the configuration's
+    ``classifier_upsampling``.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -50,12 +52,18 @@ class Segmenter(nn.Module):
         low = self.backbone.low_channels
         self.context = ContextHead(self.backbone.out_channels, config)
         self.predictor = KernelPredictor(low, width, config.kernel_size)
-        self.adapt = AdaptNet(low, width)
+        self.adapt = AdaptNet(low, width, config.adapt_context)
         self.fusion = Fusion(high, width)
         self.selector = KeyFrameSelector(low, width)
-        self.classifier = nn.Conv2d(width, config.num_classes, 1)
-        self.high_classifier = nn.Conv2d(high, config.num_classes, 1)
-        self.low_classifier = nn.Conv2d(width, config.num_classes, 1)
+        answers = (config.num_classes, config.classifier_upsampling)
+        self.classifier = Classifier(width, *answers)
+        self.high_classifier = Classifier(high, *answers)
+        self.low_classifier = Classifier(width, *answers)
+        if config.residual_fusion:
+            # To begin with the fast track answers what the full network's classifier does.
+            nn.init.zeros_(self.classifier.weight)
+            assert self.classifier.bias is not None
+            nn.init.zeros_(self.classifier.bias)
 
     def normalise(self, image: Tensor) -> Tensor:
         """RGB in [0, 1] (N, 3, H, W) -> what Sl expects."""
@@ -81,7 +89,8 @@ class Segmenter(nn.Module):
 
     def classify_fused(self, propagated: Tensor, low: Tensor) -> Tensor:
         """The fast track's mask: propagated F_h fused with the current frame's adapted F_l."""
-        return self.classifier(self.fusion(propagated, self.adapt(low)))
+        logits: Tensor = self.classifier(self.fusion(propagated, self.adapt(low)))
+        return logits + self.high_classifier(propagated) if self.config.residual_fusion else logits
 
     def classify_high(self, high: Tensor) -> Tensor:
         """The full network's mask, from F_h alone."""

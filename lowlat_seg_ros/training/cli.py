@@ -76,13 +76,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
     """The network a stage begins with: of a checkpoint, or new."""
+    named = getattr(args, "network", None)
     if args.start_from is None:
-        config = NETWORKS[args.network]
-        if config.num_classes != len(CAMVID.names):
-            config = dataclasses.replace(config, num_classes=len(CAMVID.names))
+        config = dataclasses.replace(NETWORKS[named or "resnet18"], num_classes=len(CAMVID.names))
         header = Header(config, tuple(CAMVID.names), tuple(CAMVID.colours), threshold=0.2)
     else:
         header = checkpoint.read_header(args.start_from)
+        if named:
+            network = dataclasses.replace(NETWORKS[named], num_classes=header.network.num_classes)
+            header = dataclasses.replace(header, network=network)
     if getattr(args, "output_stride", None):
         network = dataclasses.replace(header.network, output_stride=args.output_stride)
         header = dataclasses.replace(header, network=network)
@@ -90,7 +92,9 @@ def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
     if args.start_from is not None:
         # The weights fit every output stride, as dilation replaces stride.
         trained, _ = checkpoint.load(args.start_from)
-        checkpoint.restore(segmenter, checkpoint.weights(trained), str(args.start_from))
+        fresh = checkpoint.transfer(trained, segmenter)
+        if fresh:
+            print(f"not in {args.start_from}, begun anew: {', '.join(fresh)}", file=sys.stderr)
     elif args.init:
         _load_initial(segmenter, args.init)
     return segmenter, header

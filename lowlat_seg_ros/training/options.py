@@ -37,8 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     base.add_argument(
         "--network",
         choices=sorted(NETWORKS),
-        default="resnet18",
-        help="named configuration (default %(default)s)",
+        help="named configuration (default resnet18, or that of --start-from, of which another "
+        "configuration takes what fits)",
     )
     base.add_argument(
         "--init", metavar="FILE", help="torchvision ImageNet file of the backbone, a local path"
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--start-from",
         type=Path,
         metavar="FILE",
-        help="checkpoint to go on from, instead of --network",
+        help="checkpoint to go on from",
     )
     base.add_argument(
         "--output-stride",

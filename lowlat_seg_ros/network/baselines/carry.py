@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
+from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -62,7 +63,7 @@ class Alone(nn.Module):
 
     needs_low = False
 
-    def __init__(self, classifier: nn.Conv2d) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
@@ -75,17 +76,23 @@ class Alone(nn.Module):
 class Fused(nn.Module):
     """Carried F_h fused with what AdaptNet makes of the current frame's F_l, then classified.
 
-    ``low_classifier`` is only for training: AdaptNet's own answer.
+    ``low_classifier`` is only for training: AdaptNet's own answer. ``residual`` is the full
+    network's classifier where fusion corrects its answer, else None.
     """
 
     needs_low = True
 
     def __init__(
-        self, adapt: AdaptNet, fusion: Fusion, classifier: nn.Conv2d, low_classifier: nn.Conv2d
+        self,
+        adapt: AdaptNet,
+        fusion: Fusion,
+        classifier: Classifier,
+        low_classifier: Classifier,
+        residual: Classifier | None,
     ) -> None:
         super().__init__()
         self.adapt, self.fusion, self.classifier = adapt, fusion, classifier
-        self.low_classifier = low_classifier
+        self.low_classifier, self.residual = low_classifier, residual
 
     def classify_low(self, low: Tensor) -> Tensor:
         """Logits (N, classes, H/8, W/8) of AdaptNet alone."""
@@ -95,7 +102,7 @@ class Fused(nn.Module):
     def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
         """Logits (N, classes, H/8, W/8)."""
         logits: Tensor = self.classifier(self.fusion(carried, self.adapt(_given(low))))
-        return logits
+        return logits if self.residual is None else logits + self.residual(carried)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +138,8 @@ class CarriedSegmenter(nn.Module):
 
 def adaptive(base: Segmenter) -> CarriedSegmenter:
     """The paper's propagation and fusion, with the segmenter's own modules."""
-    head = Fused(base.adapt, base.fusion, base.classifier, base.low_classifier)
+    residual = base.high_classifier if base.config.residual_fusion else None
+    head = Fused(base.adapt, base.fusion, base.classifier, base.low_classifier, residual)
     return CarriedSegmenter(base, Adaptive(base.predictor), head).eval()
 
 

@@ -19,6 +19,7 @@ from lowlat_seg_ros.network.baselines.carriers import Flow, ImageDifference, Reu
 from lowlat_seg_ros.network.baselines.carry import Adaptive, Alone, CarriedSegmenter, Carrier, Fused
 from lowlat_seg_ros.network.baselines.flow import FlowNetwork, half_size
 from lowlat_seg_ros.network.baselines.recurrent import GatedRecurrentWarp
+from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.propagation import KernelPredictor
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -109,8 +110,8 @@ class SingleFrameMethod(PairMethod):
         width = equal_width(base) if wide else config.module_channels
         network = nn.Sequential(
             *(copy.deepcopy(part) for part in (*stem, *backbone.lower_blocks())),
-            AdaptNet(backbone.low_channels, width),
-            nn.Conv2d(width, config.num_classes, 1),
+            AdaptNet(backbone.low_channels, width, config.adapt_context),
+            Classifier(width, config.num_classes, config.classifier_upsampling),
         )
         super().__init__(base, network=network)
 
@@ -122,16 +123,20 @@ class SingleFrameMethod(PairMethod):
 def equal_width(base: Segmenter) -> int:
     """Width at which AdaptNet and classifier cost as much as the fast track after Sl.
 
-    In multiply-adds per location; a multiple of 4, the largest that does not cost more.
+    In multiply-adds per location; a multiple of 4, the largest that does not cost more. AdaptNet's
+    far branch, which both have, is left out.
     """
-    config, parts = base.config, (base.predictor, base.adapt, base.fusion, base.classifier)
+    config, adapt = base.config, base.adapt
+    parts = (base.predictor, adapt.first, adapt.second, adapt.third, base.fusion, base.classifier)
     convolutions = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)]
     budget = sum(conv.weight.numel() for conv in convolutions)
+    if config.residual_fusion:
+        budget += base.high_classifier.weight.numel()
     budget += config.kernel_size**2 * config.high_channels  # Eq. (1)
     low, width = base.backbone.low_channels, 4
 
     def cost(w: int) -> int:
-        return 9 * (low * w + 2 * w * w) + w * config.num_classes
+        return 9 * (low * w + 2 * w * w) + w * base.classifier.out_channels
 
     while cost(width + 4) <= budget:
         width += 4
@@ -151,11 +156,14 @@ def _carried(make: Callable[[Segmenter], Carrier], fuse: bool, base: Segmenter) 
     config = base.config
     if fuse:
         head: Alone | Fused = Fused(
-            own(base.adapt), own(base.fusion), own(base.classifier), own(base.low_classifier)
+            own(base.adapt),
+            own(base.fusion),
+            own(base.classifier),
+            own(base.low_classifier),
+            own(base.high_classifier) if config.residual_fusion else None,
         )
     else:
-        head = Alone(nn.Conv2d(config.high_channels, config.num_classes, 1))
-        head.classifier.load_state_dict(base.high_classifier.state_dict())
+        head = Alone(own(base.high_classifier))
     return CarriedMethod(base, make(base), head)
 
 

@@ -42,8 +42,10 @@ class GatedRecurrentWarp(nn.Module):
         ``past`` and ``now`` are probabilities (N, classes, h, w), the cell's of the frame before
         and the network's; the images (N, 3, 4h, 4w) are at half size.
         """
-        flow = self.flow(image_past, image)
-        size = (now.shape[2], now.shape[3])
+        size, flow = (now.shape[2], now.shape[3]), self.flow(image_past, image)
+        if flow.shape[2:] != size:  # several answers per cell: flow is counted in theirs
+            finer = size[0] / flow.shape[2]
+            flow = finer * F.interpolate(flow, size, mode="bilinear")
         pictures = (F.adaptive_avg_pool2d(picture, size) for picture in (image_past, image))
         before, current = (picture.float() for picture in pictures)
         warped = warp(past, flow)

@@ -1,0 +1,31 @@
+"""The classifiers: a 1x1 convolution, answering once or several times per feature cell."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Classifier(nn.Conv2d):
+    """Features (N, C, H/8, W/8) -> logits (N, classes, r*H/8, r*W/8), r the ``upsampling``.
+
+    With r = 1 the paper's 1x1 convolution; else a sub-pixel convolution (Shi et al., CVPR 2016),
+    whose r*r answers per cell keep things thinner than a cell apart.
+    """
+
+    def __init__(self, in_channels: int, classes: int, upsampling: int = 1) -> None:
+        super().__init__(in_channels, classes * upsampling**2, 1)
+        self.upsampling = upsampling
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits; sub-pixel answers lie in the order of ``torch.nn.PixelShuffle``."""
+        return F.pixel_shuffle(super().forward(features), self.upsampling)
+
+    def widened(self, other: Classifier) -> None:
+        """Take over the weights of ``other``, whose upsampling is 1, for each answer of a cell."""
+        times = self.upsampling**2
+        with torch.no_grad():
+            self.weight.copy_(other.weight.repeat_interleave(times, dim=0))
+            if self.bias is not None and other.bias is not None:
+                self.bias.copy_(other.bias.repeat_interleave(times, dim=0))
