@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowlat_seg_ros.data.transforms import Augment, warp_labels
+from lowlat_seg_ros.data.transforms import Augment, gaussian_blur, turn_hue, warp_labels
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -34,7 +34,7 @@ def agreement(images: Tensor, labels: Tensor) -> float:
 
 
 def test_scale_crop_and_flip_move_image_and_label_alike() -> None:
-    augment = Augment((48, 80), scale=(0.5, 2.0), jitter=0.0, blur=0.0)
+    augment = Augment((48, 80), scale=(0.5, 2.0), jitter=0.0, hue=0.0, blur=0.0)
     for seed in range(5):
         images, labels = augment(*batch(), generator(seed))
         assert (images.shape, images.dtype) == ((6, 3, 48, 80), torch.float32)
@@ -43,7 +43,7 @@ def test_scale_crop_and_flip_move_image_and_label_alike() -> None:
 
 
 def test_outside_the_image_is_ignored() -> None:
-    augment = Augment((64, 96), scale=(0.5, 0.5), flip=False, jitter=0.0, blur=0.0)
+    augment = Augment((64, 96), scale=(0.5, 0.5), flip=False, jitter=0.0, hue=0.0, blur=0.0)
     _, labels = augment(*batch(), generator())
     known = labels != 255
     # Half the size each way: a quarter of the crop, a rectangle of 32x48.
@@ -52,7 +52,7 @@ def test_outside_the_image_is_ignored() -> None:
 
 def test_the_identity_changes_nothing() -> None:
     images, labels = batch()
-    augment = Augment((64, 96), scale=(1.0, 1.0), flip=False, jitter=0.0, blur=0.0)
+    augment = Augment((64, 96), scale=(1.0, 1.0), flip=False, jitter=0.0, hue=0.0, blur=0.0)
     out, same = augment(images, labels, generator())
     assert torch.equal(same, labels.long())
     assert torch.allclose(out * 255, images.float(), atol=0.51)
@@ -60,7 +60,7 @@ def test_the_identity_changes_nothing() -> None:
 
 def test_flips_happen_to_about_half() -> None:
     images, labels = batch(200)
-    augment = Augment((64, 96), scale=(1.0, 1.0), jitter=0.0, blur=0.0)
+    augment = Augment((64, 96), scale=(1.0, 1.0), jitter=0.0, hue=0.0, blur=0.0)
     _, out = augment(images, labels, generator())
     flipped = sum(torch.equal(o, i.flip(-1).long()) for o, i in zip(out, labels, strict=True))
     kept = sum(torch.equal(o, i.long()) for o, i in zip(out, labels, strict=True))
@@ -79,7 +79,7 @@ def test_a_generator_repeats_the_augmentation_and_another_does_not() -> None:
 
 def test_a_pair_shares_its_geometry_and_not_all_its_colour() -> None:
     images, labels = batch()
-    plain = Augment((48, 80), jitter=0.0, blur=0.0)
+    plain = Augment((48, 80), jitter=0.0, hue=0.0, blur=0.0)
     key, current, label = plain.pair(images, images, labels, generator())
     assert torch.equal(key, current)
     assert agreement(current, label) == 1.0
@@ -95,3 +95,22 @@ def test_labels_are_never_mixed(value: int) -> None:
     theta = torch.tensor([[[1.3, 0.2, 0.1], [0.1, 0.9, 0.0]]])
     grid = F.affine_grid(theta, [1, 3, 16, 16], align_corners=False)
     assert set(warp_labels(labels, grid).unique().tolist()) <= {value, 3, 255}
+
+
+def test_a_third_of_the_colour_circle_moves_red_to_green() -> None:
+    red = torch.tensor([0.6, 0.2, 0.2]).view(1, 3, 1, 1)
+    turned = turn_hue(red, torch.tensor([2 * torch.pi / 3])).flatten()
+    assert torch.allclose(turned, torch.tensor([0.2, 0.6, 0.2]), atol=1e-6)
+    grey = torch.full((1, 3, 2, 2), 0.3)
+    assert torch.allclose(turn_hue(grey, torch.tensor([1.0])), grey, atol=1e-6)
+
+
+def test_the_blur_is_a_gaussian_of_each_image_s_own_width() -> None:
+    dot = torch.zeros(2, 3, 21, 21)
+    dot[:, :, 10, 10] = 1.0
+    out = gaussian_blur(dot, torch.tensor([0.0, 1.5]))
+    assert torch.equal(out[0], dot[0])
+    assert torch.allclose(out[1].sum(dim=(1, 2)), torch.ones(3), atol=1e-5)
+    profile = out[1, 0].sum(dim=0)
+    variance = (profile * (torch.arange(21) - 10) ** 2).sum()
+    assert 1.9 < float(variance) < 2.25  # 1.5 squared, less what the kernel's reach cuts off

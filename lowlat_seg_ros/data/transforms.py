@@ -10,19 +10,24 @@ from torch import Tensor
 
 from lowlat_seg_ros.frames import IGNORE_LABEL
 
+#: Largest width of the random blur, and how far its kernel reaches, in pixels.
+BLUR_SIGMA, BLUR_REACH = 1.5, 4
+
 
 @dataclass(frozen=True)
 class Augment:
     """Random scale, crop, flip and colour.
 
     ``crop`` (h, w) in pixels; ``scale`` the range of the zoom, drawn log-uniformly; ``jitter`` the
-    strength of brightness, contrast, saturation and gamma; ``blur`` the share of blurred images.
+    strength of brightness, contrast, saturation and gamma; ``hue`` the largest turn of the colour
+    circle in radians; ``blur`` the share of blurred images.
     """
 
     crop: tuple[int, int]
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
     jitter: float = 0.4
+    hue: float = 0.2
     blur: float = 0.2
 
     def __call__(
@@ -46,7 +51,9 @@ class Augment:
         both = torch.cat([warp_images(key_images, grid), warp_images(images, grid)])
         amounts = self._amounts(len(images), images.device, generator)
         drift = 0.15 * self._amounts(len(images), images.device, generator)
-        key, current = jitter_colours(both, torch.cat([amounts, amounts + drift])).chunk(2)
+        jittered = jitter_colours(both, torch.cat([amounts, amounts + drift]))
+        turns = self._turns(len(images), images.device, generator)
+        key, current = turn_hue(jittered, torch.cat([turns, turns])).chunk(2)
         return key, current, warp_labels(labels, grid)
 
     def _grid(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -71,11 +78,17 @@ class Augment:
         """Jitter amounts (N, 4) in [-jitter, jitter]."""
         return self.jitter * (2 * torch.rand(count, 4, generator=generator, device=device) - 1)
 
+    def _turns(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
+        """Angles (N,) in [-hue, hue]."""
+        return self.hue * (2 * torch.rand(count, generator=generator, device=device) - 1)
+
     def _colour(self, images: Tensor, generator: torch.Generator) -> Tensor:
         out = jitter_colours(images, self._amounts(len(images), images.device, generator))
-        chosen = torch.rand(len(images), generator=generator, device=images.device) < self.blur
-        # The branch follows the data; a batch without a blurred image skips the convolution.
-        return torch.where(chosen.view(-1, 1, 1, 1), box_blur(out), out) if chosen.any() else out
+        out = turn_hue(out, self._turns(len(images), images.device, generator))
+        u = torch.rand(2, len(images), generator=generator, device=images.device)
+        # A width of zero leaves an image as it is.
+        sigma = torch.where(u[0] < self.blur, BLUR_SIGMA * u[1], 0.0)
+        return gaussian_blur(out, sigma) if self.blur > 0 else out
 
 
 def warp_images(images: Tensor, grid: Tensor) -> Tensor:
@@ -103,6 +116,30 @@ def jitter_colours(images: Tensor, amounts: Tensor) -> Tensor:
     return out.clamp(1e-4, 1.0) ** torch.exp(gamma)
 
 
-def box_blur(images: Tensor) -> Tensor:
-    """A 3x3 mean, edges repeated."""
-    return F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+def turn_hue(images: Tensor, angles: Tensor) -> Tensor:
+    """Colours of (N, 3, H, W) in [0, 1] turned about the grey axis by ``angles`` (N,) in radians.
+
+    Rodrigues' rotation about (1, 1, 1); grey stays grey, and brightness stays where it is.
+    """
+    axis = images.new_full((3,), 3**-0.5)
+    cross = torch.linalg.cross(axis.expand(3, 3), torch.eye(3, device=images.device)).T
+    along = torch.outer(axis, axis)
+    cos, sin = angles.cos().view(-1, 1, 1), angles.sin().view(-1, 1, 1)
+    eye = torch.eye(3, device=images.device)
+    turn = cos * eye + sin * cross + (1 - cos) * along
+    return torch.einsum("nij,njhw->nihw", turn, images).clamp(0.0, 1.0)
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """(N, 3, H, W) blurred by Gaussians of ``sigma`` (N,) pixels up to 2, edges repeated."""
+    x = torch.arange(-BLUR_REACH, BLUR_REACH + 1, device=images.device)
+    kernels = torch.exp(-(x**2) / (2 * sigma.clamp(min=1e-3).view(-1, 1) ** 2))
+    kernels = (kernels / kernels.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
+    count, channels, height, width = images.shape
+    out = F.pad(images, (BLUR_REACH,) * 4, mode="replicate").reshape(
+        1, count * channels, height + 2 * BLUR_REACH, width + 2 * BLUR_REACH
+    )
+    side, groups = 2 * BLUR_REACH + 1, count * channels
+    out = F.conv2d(out, kernels.view(groups, 1, side, 1), groups=groups)
+    out = F.conv2d(out, kernels.view(groups, 1, 1, side), groups=groups)
+    return out.view(images.shape)

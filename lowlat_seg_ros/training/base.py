@@ -9,7 +9,7 @@ from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training.bank import Bank, Mixture
-from lowlat_seg_ros.training.losses import class_weights, segmentation_loss
+from lowlat_seg_ros.training.losses import class_weights, distillation_loss, segmentation_loss
 
 #: Weight of the auxiliary loss on Sl + AdaptNet, which makes F_l a good start for the fast track.
 AUXILIARY = 0.4
@@ -44,8 +44,12 @@ class BaseStage:
         low = self.segmenter.lower(image.contiguous(memory_format=torch.channels_last))
         high = self.segmenter.classify_high(self.segmenter.higher(low))
         full = segmentation_loss(high, label, self.weights)
-        aux = segmentation_loss(self.segmenter.classify_low(low), label, self.weights)
-        return full + AUXILIARY * aux, {"full": full.item(), "aux": aux.item()}
+        near = self.segmenter.classify_low(low)
+        aux = segmentation_loss(near, label, self.weights)
+        # The full network's answer says more than the label does; it is not pulled towards aux.
+        distil = distillation_loss(near, high.detach())
+        total = full + AUXILIARY * (aux + distil)
+        return total, {"full": full.item(), "aux": aux.item(), "distil": distil.item()}
 
     def evaluate(self) -> dict[str, float]:
         """mIoU and pixel accuracy of the full network, mIoU of the auxiliary mask, held out."""
