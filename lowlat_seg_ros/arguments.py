@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 Record = TypeVar("Record")
@@ -29,6 +32,32 @@ def settings_from(args: argparse.Namespace, kind: type[Record]) -> Record:
     """The record ``kind`` with the values parsed; raises ConfigError where one is out of range."""
     names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: getattr(args, name) for name in names})
+
+
+def changed(
+    args: argparse.Namespace, configure: Callable[[argparse.ArgumentParser], None]
+) -> list[str]:
+    """The options that differ from their defaults, as words for a shell; of paths the last name.
+
+    ``configure`` adds the options, all of them optional and named as in ``args``.
+    """
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    words = []
+    for name, default in vars(parser.parse_args([])).items():
+        value = getattr(args, name)
+        if value == default:
+            continue
+        words.append("--" + name.replace("_", "-"))
+        if value is not True:
+            words.append(shlex.quote(_text(value)))
+    return words
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Path):
+        return value.name
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def size(text: str) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,20 @@ import pytest
 import torch
 
 from lowlat_seg_ros import cli
+from lowlat_seg_ros.arguments import changed
 from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.baselines.keyed import KeyedEngine
 from lowlat_seg_ros.baselines.schedules import FeatureChange, Fixed, PredictedDeviation, Threshold
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.data.labels import CAMVID, CITYSCAPES
 from lowlat_seg_ros.data.sequence import LabelledFrame
-from lowlat_seg_ros.evaluation.catalogue import INTERVALS, catalogue, choose
+from lowlat_seg_ros.engine.device import cores
+from lowlat_seg_ros.evaluation import methods
+from lowlat_seg_ros.evaluation.catalogue import GROUPS, INTERVALS, catalogue, choose
 from lowlat_seg_ros.evaluation.footage import Footage
 from lowlat_seg_ros.evaluation.intervals import Replay, low_features
 from lowlat_seg_ros.evaluation.metrics import Confusion
+from lowlat_seg_ros.evaluation.options import configure
 from lowlat_seg_ros.evaluation.run import measure
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.baselines.carry import adaptive
@@ -99,16 +105,83 @@ def test_every_method_is_in_the_table_and_in_the_json(
     assert found["methods"]["schedule_fixed_2"]["key_share"] == 0.5
     assert found["facts"]["provenance"] == {"licence": "none"}
     assert found["facts"]["frames"] == 6
+    assert found["complete"] is True
+
+
+def test_iou_of_each_class_stands_beside_their_mean(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    assert evaluate("--checkpoint", weights, "--methods", "full,adaptive", "--json", path) == 0
+    for row in figures(path)["methods"].values():
+        assert list(row["class_iou"]) == list(CAMVID.names)
+        known = [iou for iou in row["class_iou"].values() if iou is not None]
+        assert row["miou"] == pytest.approx(sum(known) / len(known), abs=1e-5)
+
+
+def test_each_method_says_how_many_threads_it_used(weights: Path, tmp_path: Path) -> None:
+    path, chosen = tmp_path / "figures.json", "full,adaptive,adaptive_low_latency"
+    words = ("--checkpoint", weights, "--methods", chosen, "--json", path)
+    for given, expected in ((2, {2}), (0, {cores(), max(1, cores() - 1)})):
+        assert evaluate(*words, "--foreground-threads", given) == 0
+        used = {name: row["threads"] for name, row in figures(path)["methods"].items()}
+        assert set(used.values()) == expected
+        assert used["full"] == used["adaptive"] == max(expected)
+        assert used["adaptive_low_latency"] == min(expected)
+
+
+def test_a_run_that_is_stopped_keeps_what_it_has(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(methods.BUILDERS, "keyed", interrupted)
+    path, chosen = tmp_path / "figures.json", "full,dff,adaptive"
+    assert evaluate("--checkpoint", weights, "--methods", chosen, "--json", path) == 130
+    found = figures(path)
+    assert found["complete"] is False
+    assert set(found["methods"]) == {"full"}
+    assert set(found["left_out"]) == {"dff"}
+    assert [entry.name for entry in tmp_path.glob("figures*")] == ["figures.json"]
+
+
+def test_the_page_says_what_was_run_but_not_where(weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "docs"
+    words = ("--checkpoint", weights, "--methods", "full*,grfp,adaptive*4", "--baselines", tmp_path)
+    assert evaluate(*words, "--delay-frames", 2, "--out", out) == 0
+    page = (out / "results.md").read_text()
+    command = re.findall(r"^lowlat-seg .*", page, re.MULTILINE)[0]
+    assert "--methods 'full*,grfp,adaptive*4' --frames 6 --size 48x64" in command
+    assert "--checkpoint tiny.safetensors" in command
+    assert "--out" not in command
+    assert str(tmp_path) not in page
+    headings = re.findall(r"^\| \*\*(.+?)\*\*|^\| `(\w+)`", page, re.MULTILINE)
+    rows = [first or second for first, second in headings]
+    # Once in the table of methods and once in that of classes.
+    assert rows == 2 * [
+        GROUPS["per_frame"], "full", "full_os16", "full_half",
+        GROUPS["low_latency"], "adaptive_low_latency_4",
+    ]  # fmt: skip
+    assert "- `grfp`: no weights in the folder given" in page
+    assert "| IoU in % | Sky | Building |" in page
+
+
+def test_a_command_line_is_told_by_its_changes_and_without_folders() -> None:
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    words = ["--methods", "full*", "--size", "48x64", "--baselines", "/home/me/runs", "--streaming"]
+    told = "--methods 'full*' --size 48x64 --baselines runs --streaming"
+    assert " ".join(changed(parser.parse_args(words), configure)) == told
+    assert changed(parser.parse_args([]), configure) == []
 
 
 def test_accuracy_is_the_same_on_every_run(weights: Path, tmp_path: Path) -> None:
     rows = []
     for name in ("a", "b"):
         path = tmp_path / name
-        methods = "full,adaptive,adaptive_low_latency,schedule_threshold_2"
-        assert evaluate("--checkpoint", weights, "--methods", methods, "--json", path) == 0
+        chosen = "full,adaptive,adaptive_low_latency,schedule_threshold_2"
+        assert evaluate("--checkpoint", weights, "--methods", chosen, "--json", path) == 0
         rows.append({
-            method: {k: v for k, v in row.items() if not k.endswith("_ms")}
+            method: {k: v for k, v in row.items() if not k.endswith(("_ms", "_cores"))}
             for method, row in figures(path)["methods"].items()
         })  # fmt: skip
     assert rows[0] == rows[1]

@@ -1,7 +1,8 @@
-"""The charts of a comparison are written, and say what the figures say."""
+"""The charts of a comparison are written, and the page links to them."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,9 @@ import torch
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.data.labels import CAMVID
-from lowlat_seg_ros.evaluation.figures import front_of, grid_rows
+from lowlat_seg_ros.evaluation.figures import grid_rows
 from lowlat_seg_ros.evaluation.footage import Footage
+from lowlat_seg_ros.evaluation.frontier import front_of
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -46,11 +48,14 @@ def drawn(weights: Path, out: Path, methods: str, *words: str) -> set[str]:
     common = "evaluate --size 48x64 --frames 6 --device cpu --foreground-threads 1"
     options = ["--checkpoint", str(weights), "--out", str(out), "--methods", methods, *words]
     assert cli.main([*common.split(), *options]) == 0
-    for path in out.iterdir():
+    page, links = (out / "results.md").read_text(), set()
+    for path in (out / "figures").iterdir():
         picture = cv2.imread(str(path))
         assert picture is not None
         assert np.ptp(picture) > 100  # not a blank canvas
-    return {path.name for path in out.iterdir()}
+        links.add(f"(figures/{path.name})")
+    assert set(re.findall(r"!\[[a-z ]+\](\(.*\))", page)) == links
+    return {path.name for path in (out / "figures").iterdir()}
 
 
 def test_all_charts_of_a_full_comparison(weights: Path, tmp_path: Path) -> None:
@@ -64,3 +69,5 @@ def test_only_the_charts_that_the_methods_allow(weights: Path, tmp_path: Path) -
     assert drawn(weights, tmp_path / "out", "full,single_frame") == {
         "latency_accuracy.png", "grid.png",
     }  # fmt: skip
+    # Those that differ in a number alone are left out of the charts that compare methods.
+    assert drawn(weights, tmp_path / "sweep", "adaptive_low_latency_?") == {"grid.png"}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.evaluation.machine import describe
+from lowlat_seg_ros.evaluation.machine import Neighbours, busy_s, describe
 from lowlat_seg_ros.evaluation.record import Account, Answer
 from lowlat_seg_ros.evaluation.summary import Latency, accuracy, summarise, write_json
 from lowlat_seg_ros.frames import Counters, MaskKind, Provenance, Segmentation, StageTiming
@@ -91,3 +92,15 @@ def test_machine_is_named():
     assert machine.cpu
     assert machine.cores >= 1
     assert machine.gpu == ""
+
+
+def test_work_of_other_processes_is_that_of_our_cores(tmp_path: Path):
+    own = min(os.sched_getaffinity(0))
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = tmp_path / "stat"
+    # user nice system idle iowait irq softirq steal guest guest_nice
+    stat.write_text(f"cpu 9 9 9 9 9 9 9 9 9 9\ncpu{own} {ticks} 0 {ticks} 7 7 0 0 {ticks} 5 5\n"
+                    f"cpu99999 {ticks} 0 0 0 0 0 0 0 0 0\nintr 1 2 3\n")  # fmt: skip
+    assert busy_s(stat) == 3.0
+    assert math.isnan(busy_s(tmp_path / "none"))
+    assert Neighbours().cores() >= 0

@@ -16,10 +16,19 @@ INTERVALS = range(2, 11)
 #: Frames that Sh takes, for ``adaptive_low_latency``.
 DELAYS = (1, 2, 4, 8, 16)
 
+#: What methods are compared for, in the order of the tables: key and heading.
+GROUPS = {
+    "per_frame": "null hypotheses: one network on every frame",
+    "table_1": "Table 1: features carried on, a key frame every fifth",
+    "table_2": "Table 2: ways to carry features",
+    "schedules": "Fig. 5: schedules of key frames",
+    "low_latency": "low latency: Sh in the background",
+}
+
 
 @dataclass(frozen=True)
 class Spec:
-    """One method: ``kind`` says how it is built, the rest with what.
+    """One method: ``kind`` says how it is built, ``group`` (see :data:`GROUPS`) what it is for.
 
     ``schedule``: fixed, threshold or adaptive, at mean ``interval`` frames. ``delay_frames``: how
     long Sh takes in the background. ``weights``: whether it has a weights file of its own, which
@@ -28,6 +37,7 @@ class Spec:
 
     name: str
     kind: str
+    group: str
     help: str
     schedule: str = ""
     interval: int = 0
@@ -35,77 +45,106 @@ class Spec:
     weights: bool = False
 
 
-def _with_weights(name: str, text: str) -> Spec:
-    return Spec(name, "carried", text, "fixed", INTERVAL, weights=True)
+def _table_1(name: str, text: str) -> Spec:
+    return Spec(name, "carried", "table_1", text, "fixed", INTERVAL, weights=True)
 
 
-#: All but those of kind ``own_network`` share the base network; fused is with AdaptNet (Table 1).
+def _table_2(name: str, text: str) -> Spec:
+    return Spec(name, "carried", "table_2", text, "fixed", INTERVAL, weights=True)
+
+
+#: All but those of kind ``own_network`` share the base network; fused is with AdaptNet.
 WITH_WEIGHTS = (
     Spec(
         "single_frame_trained",
         "own_network",
+        "per_frame",
         "single_frame with an Sl trained for it alone",
         weights=True,
     ),
     Spec(
         "single_frame_wide",
         "own_network",
+        "per_frame",
         "the same, as wide as the fast track's cost allows",
         weights=True,
     ),
-    Spec("ddrnet23_slim", "own_network", "a real-time network on every frame", weights=True),
-    _with_weights("clockwork", "F_h of the key frame as it is, fused"),
-    _with_weights("clockwork_no_fuse", "the same without AdaptNet (Table 2)"),
-    _with_weights("dff", "F_h warped along learned flow, fused"),
-    _with_weights("dff_no_fuse", "the same without AdaptNet, as published (Table 2)"),
-    Spec("grfp", "grfp", "full network and gated recurrent warp on every frame", weights=True),
-    _with_weights("unified", "one learned kernel everywhere (Table 2)"),
-    _with_weights("unified_fused", "the same, fused"),
-    _with_weights("image_difference", "kernels from differences of the images (Table 2)"),
-    _with_weights("image_difference_fused", "the same, fused"),
-    _with_weights("adaptive_no_fuse", "predicted kernels without AdaptNet (Table 2)"),
+    Spec(
+        "ddrnet23_slim",
+        "own_network",
+        "per_frame",
+        "a real-time network on every frame",
+        weights=True,
+    ),
+    _table_1("clockwork", "F_h of the key frame as it is, fused"),
+    _table_1("dff", "F_h warped along learned flow, fused"),
+    _table_1("adaptive_equal", "adaptive, trained with exactly as many steps as the others"),
+    Spec(
+        "grfp",
+        "grfp",
+        "table_1",
+        "full network and gated recurrent warp on every frame",
+        weights=True,
+    ),
+    _table_2("clockwork_no_fuse", "clockwork without AdaptNet"),
+    _table_2("dff_no_fuse", "dff without AdaptNet, as published"),
+    _table_2("unified", "one learned kernel everywhere"),
+    _table_2("unified_fused", "the same, fused"),
+    _table_2("image_difference", "kernels from differences of the images"),
+    _table_2("image_difference_fused", "the same, fused"),
+    _table_2("adaptive_no_fuse", "predicted kernels without AdaptNet"),
 )
 
-PER_FRAME = (
-    Spec("full", "full", "Sl, Sh and classifier on every frame"),
-    Spec("full_os16", "full_os16", "the same weights at output stride 16"),
-    Spec("full_half", "full_half", "the same network on a half-size image"),
-    Spec("single_frame", "single_frame", "Sl, AdaptNet and the auxiliary classifier alone"),
+PER_FRAME = tuple(
+    Spec(name, name, "per_frame", text)
+    for name, text in (
+        ("full", "Sl, Sh and classifier on every frame"),
+        ("full_os16", "the same weights at output stride 16"),
+        ("full_half", "the same network on a half-size image"),
+        ("single_frame", "Sl, AdaptNet and the auxiliary classifier alone"),
+    )
+)
+
+ADAPTIVE = Spec(
+    "adaptive",
+    "keyed",
+    "table_1",
+    "the paper's propagation, every fifth frame a key frame",
+    "fixed",
+    INTERVAL,
 )
 
 
 def catalogue(delay_frames: int) -> tuple[Spec, ...]:
-    """All methods, in the order of the table; ``delay_frames`` is the Sh delay of the main one."""
-    fixed = [
-        Spec(f"schedule_fixed_{n}", "keyed", f"adaptive, a key frame every {n}", "fixed", n)
-        for n in INTERVALS
-        if n != INTERVAL  # that is the method ``adaptive``
-    ]
-    measured = [
-        Spec(f"schedule_{kind}_{n}", "keyed", f"adaptive, {text}, {n} frames on average", kind, n)
+    """All methods, in the order of the tables; ``delay_frames`` is the main one's Sh delay."""
+    specs = (*PER_FRAME, *WITH_WEIGHTS, ADAPTIVE, *_schedules(), *_low_latency(delay_frames))
+    return tuple(sorted(specs, key=lambda spec: list(GROUPS).index(spec.group)))
+
+
+def _schedules() -> list[Spec]:
+    return [
+        Spec(f"schedule_{kind}_{n}", "keyed", "schedules", f"adaptive, {text.format(n)}", kind, n)
         for kind, text in (
-            ("threshold", "key frames by the change of F_l"),
-            ("adaptive", "key frames by the selector"),
+            ("fixed", "a key frame every {}"),
+            ("threshold", "key frames by the change of F_l, {} frames on average"),
+            ("adaptive", "key frames by the selector, {} frames on average"),
         )
         for n in INTERVALS
+        if (kind, n) != ("fixed", INTERVAL)  # that is the method ``adaptive``
     ]
+
+
+def _low_latency(delay_frames: int) -> list[Spec]:
     main = "adaptive_low_latency"
-    delayed = [
-        Spec(f"{main}_{n}", "low_latency", f"the same with {n}", delay_frames=n)
-        for n in DELAYS
-        if n != delay_frames
+    text = f"the engine; Sh takes {delay_frames} frames"
+    others = [n for n in DELAYS if n != delay_frames]
+    return [
+        Spec(main, "low_latency", "low_latency", text, delay_frames=delay_frames),
+        *(
+            Spec(f"{main}_{n}", "low_latency", "low_latency", f"the same with {n}", delay_frames=n)
+            for n in others
+        ),
     ]
-    return (
-        *PER_FRAME,
-        *WITH_WEIGHTS,
-        Spec("adaptive", "keyed", "the paper's propagation, every fifth frame a key frame", "fixed",
-             INTERVAL),
-        *fixed,
-        *measured,
-        Spec(main, "low_latency", f"the engine; Sh takes {delay_frames} frames",
-             delay_frames=delay_frames),
-        *delayed,
-    )  # fmt: skip
 
 
 def choose(patterns: str, specs: tuple[Spec, ...]) -> list[Spec]:

@@ -1,4 +1,4 @@
-"""The one table of an evaluation, on the terminal and as JSON."""
+"""The report of an evaluation: its facts and notes, on the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lowlat_seg_ros.evaluation.comparison import Comparison
 from lowlat_seg_ros.evaluation.footage import Footage
+from lowlat_seg_ros.evaluation.grid import Grid, class_ious, scores
 from lowlat_seg_ros.evaluation.machine import Machine
 from lowlat_seg_ros.evaluation.run import Result
 
@@ -20,21 +21,27 @@ CLOSE_TO_THE_CLIP = (
     "the same street"
 )
 
+#: Cores that other processes may keep busy before times are called too long.
+QUIET = 0.2
+
 
 @dataclass(frozen=True)
 class Facts:
     """What figures mean nothing without.
 
-    ``fast_track_threads`` are the CPU threads of the engine, which leaves some to Sh; the other
-    methods use all cores. ``speed``: that of the machine assumed for streaming, 1 for this one.
+    ``command``: what was run, without the places of files. ``fast_track_threads`` are the CPU
+    threads of the engine, which leaves some to Sh unless they are set; each method's own stand
+    with its figures. ``speed``: that of the machine assumed for streaming, 1 for this one.
     ``load_average``: threads of all processes that wanted a core in the minute before; times are
     those of a machine that has this to do besides.
     """
 
     dataset: str
+    classes: tuple[str, ...]
     frames: int
     size: tuple[int, int]
     rate_hz: float
+    command: str
     checkpoint: str
     sha256: str
     provenance: dict[str, Any]
@@ -44,23 +51,35 @@ class Facts:
     machine: Machine
     note: str = ""
 
+    @property
+    def title(self) -> str:
+        """Data and weights in a few words."""
+        height, width = self.size
+        return f"{self.dataset}, {self.frames} frames of {width}x{height}, {self.checkpoint}"
+
 
 def facts_of(footage: Footage, **others: Any) -> Facts:
     """The facts of ``footage`` and ``others``."""
     height, width = footage.frames[0].label.shape
     note = CLOSE_TO_THE_CLIP if footage.name == "CamVid val" else ""
     return Facts(
-        dataset=footage.name, frames=len(footage), size=(height, width), rate_hz=footage.rate_hz,
-        note=note, **others,
+        dataset=footage.name, classes=footage.table.names, frames=len(footage),
+        size=(height, width), rate_hz=footage.rate_hz, note=note, **others,
     )  # fmt: skip
 
 
 def as_json(facts: Facts, done: Comparison) -> dict[str, Any]:
-    """The figures, for :func:`~.summary.write_json`; times in ms, scores in [0, 1]."""
+    """The figures, for :func:`~.summary.write_json`; times in ms, scores in [0, 1].
+
+    ``complete`` is false while methods are still to be measured.
+    """
+    groups = {spec.name: spec.group for spec in done.specs}
     return {
+        "complete": done.complete,
         "facts": asdict(facts),
         "methods": {
-            name: _row(result)
+            name: {"group": groups[name]}
+            | _row(result)
             | ({"streaming_miou": done.streaming[name]} if done.streaming else {})
             for name, result in done.results.items()
         },
@@ -70,56 +89,73 @@ def as_json(facts: Facts, done: Comparison) -> dict[str, Any]:
 
 def _row(result: Result) -> dict[str, Any]:
     names = ("miou", "pixel_accuracy", "class_accuracy", "vc8", "key_share", "avg_ms", "max_ms",
-             "first_ms", "frames", "iou")  # fmt: skip
+             "first_ms", "threads", "other_cores", "frames", "class_iou")  # fmt: skip
     row = {name: getattr(result, name) for name in names}
     return row | {"miou_by_distance": {str(age): v for age, v in result.by_distance.items()}}
 
 
-def print_table(console: Console, facts: Facts, done: Comparison) -> None:
-    """The table, what it was measured on, and which methods are missing and why."""
-    height, width = facts.size
+def notes(facts: Facts, done: Comparison) -> list[str]:
+    """Sentences that say how the figures are to be read, and what they were measured on."""
+    said = [
+        f"Scores in %, pooled over {facts.frames} frames; VC8: steadiness over 8 frames; keys: "
+        "share of key frames.",
+        "Latency is frame in to mask out, without the first frames of drives. The engine's Sh runs "
+        "on a virtual clock and adds no load.",
+        _threads(done),
+        f"Measured on {facts.machine}; load average {facts.load_average:.1f} before.{_busy(done)}",
+    ]
+    return said + ([f"Note: {facts.note}."] if facts.note else [])
+
+
+def _threads(done: Comparison) -> str:
+    if len(done.threads) == 1:
+        return f"thr: CPU threads, {min(done.threads)} for every method; propagation uses 1."
+    return (
+        "thr: CPU threads; those without a background Sh use all cores (--foreground-threads N "
+        "gives every method N); propagation uses 1."
+    )
+
+
+def _busy(done: Comparison) -> str:
+    """A warning if the machine had other work; see :data:`QUIET`."""
+    most = max((r.other_cores for r in done.results.values()), default=0.0)
+    if not most > QUIET:
+        return ""
+    return (
+        f" Other processes kept up to {most:.1f} cores busy meanwhile, so latencies are too long, "
+        "above all of methods with several threads, which wait for each other."
+    )
+
+
+def print_report(console: Console, facts: Facts, done: Comparison) -> None:
+    """The tables, what they were measured on, and which methods are missing and why."""
+    if done.results:
+        console.print(_table(scores(done), facts.title))
+        console.print(_table(class_ious(done, facts.classes, decimals=0), "", width=4))
+    for note in notes(facts, done):
+        console.print(note, markup=False)
+    for reason, names in done.reasons.items():
+        console.print(f"[yellow]Left out:[/] {', '.join(names)}: {reason}")
+
+
+def _table(grid: Grid, title: str, width: int | None = None) -> Table:
+    """``width``: that of all columns but the first, whose headings are folded to it.
+
+    Eleven columns of four letters fit on a terminal of 80.
+    """
     table = Table(
-        title=f"{facts.dataset}, {facts.frames} frames of {width}x{height}, {facts.checkpoint}",
+        title=title or None,
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
-        padding=(0, 0, 0, 1),
+        padding=(0, 0, 0, 0 if width else 1),
         pad_edge=False,
     )
-    table.add_column("method", no_wrap=True)
-    columns = ["mIoU", "pixel", "class", "VC8", "keys", "avg ms", "max ms"]
-    for column in [*columns, "stream"] if done.streaming else columns:
-        table.add_column(column, justify="right")
-    for name, result in done.results.items():
-        cells = [_percent(v) for v in (result.miou, result.pixel_accuracy, result.class_accuracy,
-                                       result.vc8, result.key_share)]  # fmt: skip
-        cells += [_ms(v) for v in (result.avg_ms, result.max_ms)]
-        if done.streaming:
-            cells.append(_percent(done.streaming[name]))
-        table.add_row(name, *cells)
-    console.print(table)
-    _print_notes(console, facts, done.left_out)
-
-
-def _print_notes(console: Console, facts: Facts, left_out: dict[str, str]) -> None:
-    machine = facts.machine
-    where = machine.gpu or f"{machine.cores} cores of {machine.cpu}"
-    console.print(
-        f"Scores in %, pooled over {facts.frames} frames; keys: share of key frames. Latency is "
-        "frame in to mask out, without the first frames of drives. The engine's Sh runs on a "
-        "virtual clock and adds no load.\n"
-        f"Measured on {where}, torch {machine.torch}, Python {machine.python}; "
-        f"load average {facts.load_average:.1f} before."
-    )
-    if facts.note:
-        console.print(f"Note: {facts.note}.")
-    for name, reason in left_out.items():
-        console.print(f"[yellow]Left out:[/] {name}: {reason}")
-
-
-def _percent(share: float) -> str:
-    return "-" if share != share else f"{100 * share:.1f}"
-
-
-def _ms(milliseconds: float) -> str:
-    return "-" if milliseconds != milliseconds else f"{milliseconds:.1f}"
+    table.add_column(grid.columns[0], no_wrap=True)
+    for column in grid.columns[1:]:
+        table.add_column(column, justify="right", overflow="fold", width=width)
+    for rows in grid.groups.values():
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
+    return table

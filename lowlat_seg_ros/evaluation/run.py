@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from lowlat_seg_ros.evaluation.footage import Footage
+from lowlat_seg_ros.evaluation.machine import Neighbours
 from lowlat_seg_ros.evaluation.metrics import Confusion, Consistency
 from lowlat_seg_ros.evaluation.summary import CONSISTENCY_FRAMES
 from lowlat_seg_ros.frames import Counters, Frame, MaskKind, ResetReason, Segmentation
@@ -51,7 +53,9 @@ class Result:
     each epoch, which runs the whole network whatever the method (and warms up the machine once);
     ``first_ms`` is the mean of those. With low-latency scheduling Sh runs beside the frames: here
     on a virtual clock, so that its load on the machine is not part of the times, as in the paper,
-    whose 119 ms are a sum of parts. ``by_distance``: mIoU by frames since the key frame.
+    whose 119 ms are a sum of parts. ``threads``: CPU threads that the method set itself to use.
+    ``other_cores``: those that other processes kept busy meanwhile, see :class:`~.Neighbours`.
+    ``class_iou`` by name. ``by_distance``: mIoU by frames since the key frame.
     """
 
     frames: int
@@ -63,7 +67,9 @@ class Result:
     avg_ms: float
     max_ms: float
     first_ms: float
-    iou: dict[str, float]
+    threads: int
+    other_cores: float
+    class_iou: dict[str, float]
     by_distance: dict[int, float]
     moments: tuple[Moment, ...]
     masks: dict[int, np.ndarray] = field(default_factory=dict)
@@ -95,7 +101,7 @@ def measure(
 
     ``progress`` is told each frame. What the method raises comes through.
     """
-    scores, moments = Scores(len(footage.table)), []
+    scores, moments, neighbours = Scores(len(footage.table)), [], Neighbours()
     kept: dict[int, np.ndarray] = {}
     for index in range(len(footage)):
         first = footage.starts_drive(index)
@@ -108,7 +114,7 @@ def measure(
         if index in keep:
             kept[index] = answer.mask
         progress(1)
-    return _result(scores, moments, method.counters, footage, kept)
+    return _result(scores, moments, method.counters, footage, kept, neighbours.cores())
 
 
 def _moment(index: int, answer: Segmentation) -> Moment:
@@ -130,6 +136,7 @@ def _result(
     counters: Counters,
     footage: Footage,
     masks: dict[int, np.ndarray],
+    other_cores: float,
 ) -> Result:
     steady = [m.latency_ms for m in moments if not m.first]
     first = [m.latency_ms for m in moments if m.first]
@@ -144,7 +151,10 @@ def _result(
         avg_ms=float(np.mean(steady)) if steady else float("nan"),
         max_ms=max(steady, default=float("nan")),
         first_ms=float(np.mean(first)) if first else float("nan"),
-        iou=dict(zip(footage.table.names, pooled.iou.tolist(), strict=True)),
+        # A method sets its threads in the thread that calls it: this one.
+        threads=torch.get_num_threads(),
+        other_cores=other_cores,
+        class_iou=dict(zip(footage.table.names, pooled.iou.tolist(), strict=True)),
         by_distance={age: scores.by_distance[age].miou for age in sorted(scores.by_distance)},
         moments=tuple(moments),
         masks=masks,

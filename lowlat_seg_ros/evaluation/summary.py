@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,9 +114,12 @@ def summarise(
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write ``content`` (records, mappings, lists, numbers) as JSON, where NaN becomes null.
 
-    Six decimals are kept.
+    Six decimals are kept. A reader finds what was there before or all of it, never a part.
     """
-    path.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    os.replace(part, path)
 
 
 def _plain(value: Any) -> Any:

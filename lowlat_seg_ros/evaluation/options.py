@@ -1,0 +1,134 @@
+"""The options of ``lowlat-seg evaluate``, and what they must keep to."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from lowlat_seg_ros.arguments import add_settings, size
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.evaluation.catalogue import DELAYS, catalogue
+
+#: Frames that Sh takes unless told otherwise: about a quarter of a second at CamVid's 15 Hz.
+DEFAULT_DELAY = DELAYS[2]
+
+EXAMPLES = """\
+examples:
+  lowlat-seg evaluate                                   all methods on a rendered drive
+  lowlat-seg evaluate --dataset camvid --root DIR       on CamVid's labelled clip (split val)
+  lowlat-seg evaluate --methods 'full*,adaptive,adaptive_low_latency*'
+  lowlat-seg evaluate --checkpoint FILE --json figures.json --out evaluation
+  lowlat-seg evaluate --foreground-threads 1            every method on one CPU thread
+
+methods, all on one checkpoint; those marked * have weights of their own, from --baselines:
+{methods}
+
+Key frames of the schedules threshold and adaptive are taken where the change exceeds a threshold
+that gives the wanted mean interval on these frames. Sh of adaptive_low_latency takes a given number
+of frames, so that its masks do not depend on the machine. All frames are held in memory.
+
+threads: adaptive_low_latency leaves cores to Sh, as on a vehicle (see --slow-track-threads); all
+others, which run in the foreground alone, use every core. To compare latencies at equal numbers,
+--foreground-threads N gives every method N. The column thr and the key "threads" say what each one
+used, and the chart of latency marks those that used fewer. Propagation uses one thread in all.
+
+written to --json, after each method: scores in [0, 1], times in ms, IoU by class. "complete" is
+false until the last method is done, so that a run that was stopped keeps what it has and says so.
+
+written to --out: results.md with all tables, and in figures/ latency_accuracy.png, schedules.png,
+deviation.png, distance.png, grid.png, those that the chosen methods allow (the paper's Figs. 1, 5,
+3 and 6)
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    specs = catalogue(DEFAULT_DELAY)
+    lines = "\n".join(f"  {spec.name + '*' * spec.weights:26}{spec.help}" for spec in specs)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES.format(methods=lines)
+    parser.add_argument(
+        "--dataset",
+        choices=("drive", "camvid", "cityscapes", "folder"),
+        default="drive",
+        help="a rendered drive, CamVid, Cityscapes' snippets, or a folder with images, labels and "
+        "classes.yaml (default %(default)s)",
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="the data set's folder")
+    parser.add_argument(
+        "--split",
+        default="val",
+        help="of CamVid, where only val is continuous video, or Cityscapes (default %(default)s)",
+    )
+    parser.add_argument(
+        "--methods", default="all", help="all, or names with * and ?, comma-separated (all)"
+    )
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=0,
+        metavar="N",
+        help="first frames of the data, 0 for all; of a drive 50 are rendered",
+    )
+    parser.add_argument(
+        "--size", type=size, metavar="HxW", help="of the images (360x480, or the data set's own)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the drive (default %(default)s)")
+    parser.add_argument(
+        "--rate", type=float, default=15.0, metavar="HZ", help="of drive or folder (%(default)s)"
+    )
+    parser.add_argument(
+        "--delay-frames",
+        type=int,
+        default=DEFAULT_DELAY,
+        metavar="N",
+        help="frames that Sh takes in adaptive_low_latency (default %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="weights (default: those of the package)"
+    )
+    parser.add_argument(
+        "--baselines",
+        type=Path,
+        metavar="DIR",
+        help="weights of the methods that have their own, from 'lowlat-seg train baseline'",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)"
+    )
+    parser.add_argument(
+        "--streaming",
+        action="store_true",
+        help="also score the newest mask that is out at each instant, at the latencies measured",
+    )
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="for --streaming, a machine X times as fast as this one (default %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write a page with tables and charts to this folder"
+    )
+    add_settings(parser, EngineConfig)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ``ConfigError`` for options that contradict each other or make no sense."""
+    if args.dataset != "drive" and args.root is None:
+        raise ConfigError(f"--dataset {args.dataset} needs --root, the folder that holds it")
+    if args.dataset == "folder" and args.size is not None:
+        raise ConfigError("--size does not resize a folder's images; give --inference-height")
+    if args.frames < 0:
+        raise ConfigError(f"--frames is {args.frames}; give a number, or 0 for all")
+    if args.delay_frames < 0:
+        raise ConfigError(f"--delay-frames is {args.delay_frames}; it must be 0 or more")
+    if args.baselines is not None and not args.baselines.is_dir():
+        raise ConfigError(f"--baselines is {args.baselines}, which is no folder; check the path")
+    if not 0.0 < args.speed < math.inf:
+        raise ConfigError(f"--speed is {args.speed}; it must be above 0, 1 for this machine")
+    if not 0.0 < args.rate <= 1000.0:
+        raise ConfigError(f"--rate is {args.rate}; it must lie in (0, 1000] Hz")
