@@ -1,0 +1,60 @@
+"""How long, how fast and how precisely a stage is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lowlat_seg_ros.config import check, setting
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast a stage is trained."""
+
+    steps: int = setting(
+        2000, "optimiser steps; the learning rate reaches zero with the last", low=1, high=10**8
+    )
+    max_minutes: float = setting(
+        0.0,
+        "stop and save after this long, to be resumed; 0 for no limit",
+        unit="min",
+        low=0.0,
+        high=1e6,
+    )
+    batch_size: int = setting(8, "images (or pairs) a step in each process", low=1, high=4096)
+    learning_rate: float = setting(1e-3, "peak learning rate of AdamW", low=0.0, high=1.0)
+    weight_decay: float = setting(0.02, "AdamW's decoupled weight decay", low=0.0, high=1.0)
+    warmup_steps: int = setting(100, "steps over which the learning rate rises", low=0, high=10**6)
+    average_decay: float = setting(
+        0.998, "decay of the averaged weights that are evaluated and saved", low=0.0, high=1.0
+    )
+    precision: str = setting(
+        "auto",
+        "bf16 where the processor multiplies it fast, or fp32",
+        choices=("auto", "bf16", "fp32"),
+    )
+    log_every: int = setting(50, "steps between rows of losses in the log", low=1, high=10**8)
+    evaluate_every: int = setting(250, "steps between evaluations", low=1, high=10**8)
+    save_every: int = setting(250, "steps between resumable checkpoints", low=1, high=10**8)
+    seed: int = setting(0, "seed of initialisation, batches and augmentation", low=0, high=2**31)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def precision_of(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that convolutions run in: bf16 by request, or where the hardware has it."""
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    return "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
