@@ -78,7 +78,7 @@ WITH_WEIGHTS = (
     ),
     _table_1("clockwork", "F_h of the key frame as it is, fused"),
     _table_1("dff", "F_h warped along learned flow, fused"),
-    _table_1("adaptive_equal", "adaptive, trained with exactly as many steps as the others"),
+    _table_1("adaptive_equal", "the paper's own, trained with exactly as many steps as the others"),
     Spec(
         "grfp",
         "grfp",

@@ -31,7 +31,13 @@ from lowlat_seg_ros.frames import MaskKind
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.baselines import weights
 from lowlat_seg_ros.network.baselines.carry import adaptive
-from lowlat_seg_ros.network.baselines.learned import Baseline, CarriedMethod, SingleFrameMethod
+from lowlat_seg_ros.network.baselines.learned import (
+    IMAGE_METHODS,
+    PAIR_METHODS,
+    Baseline,
+    CarriedMethod,
+    SingleFrameMethod,
+)
 from lowlat_seg_ros.network.baselines.recurrent import GatedRecurrentWarp
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -46,7 +52,8 @@ class Workshop:
     """What methods are built from: one network, its header, and the settings of a run.
 
     ``replays`` are those of the schedules by name, ``baselines`` those with weights of their own
-    that were found in the folder ``baselines_from``. ``skips``: methods do not see all frames.
+    that were found in the folder ``baselines_from``, ``lacking`` those that were asked for and not
+    found. ``skips``: methods do not see all frames.
     """
 
     segmenter: Segmenter
@@ -56,6 +63,7 @@ class Workshop:
     replays: dict[str, Replay]
     baselines: dict[str, Baseline]
     baselines_from: Path | None = None
+    lacking: tuple[str, ...] = ()
     skips: bool = False
 
     def build(self, spec: Spec) -> Method:
@@ -89,7 +97,8 @@ def workshop(
             for spec in specs
             if spec.weights and weights.path_of(baselines_from, spec.name).is_file()
         }
-    return Workshop(segmenter, header, config, footage, replays, baselines, baselines_from)
+    lacking = tuple(s.name for s in specs if s.weights and s.name not in baselines)
+    return Workshop(segmenter, header, config, footage, replays, baselines, baselines_from, lacking)
 
 
 def _measure(name: str, segmenter: Segmenter) -> Measure:
@@ -148,11 +157,21 @@ def _own_network(shop: Workshop, spec: Spec) -> Method:
 def _baseline(shop: Workshop, spec: Spec) -> Baseline:
     if spec.name in shop.baselines:
         return shop.baselines[spec.name]
-    folder = shop.baselines_from
-    where = f"in {folder}" if folder is not None else "given (--baselines)"
+    # Without the folder's path: reasons stand in reports, which others read on other machines.
+    where = "given" if shop.baselines_from is None else "in the folder given"
+    names = _trained_together(spec.name, shop.lacking)
     raise Unavailable(
-        f"no weights of it {where}; 'lowlat-seg train baseline --method {spec.name}' makes them"
+        f"no weights {where} (--baselines); 'lowlat-seg train baseline --method {names} "
+        "--start-from CHECKPOINT --out DIR' makes them"
     )
+
+
+def _trained_together(name: str, lacking: tuple[str, ...]) -> str:
+    """The methods to train in one run to get ``name``, of those that lack weights."""
+    if name in IMAGE_METHODS:
+        return name
+    names = [other for other in lacking if other in PAIR_METHODS]
+    return "all" if set(names) == set(PAIR_METHODS) else ",".join(names)
 
 
 def _schedule(shop: Workshop, spec: Spec) -> Schedule:

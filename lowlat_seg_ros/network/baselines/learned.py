@@ -192,7 +192,8 @@ def _flow(base: Segmenter) -> Carrier:
 Builder = Callable[[Segmenter], Baseline]
 
 #: Trained on pairs, as the paper's own propagation is. Table 1 compares with AdaptNet (``dff`` and
-#: ``clockwork`` here), Table 2 without.
+#: ``clockwork`` here), Table 2 without. ``adaptive_equal`` is the paper's own, trained with exactly
+#: as many steps as the others.
 PAIR_METHODS: dict[str, Builder] = {
     "clockwork": partial(_carried, _reuse, True),
     "clockwork_no_fuse": partial(_carried, _reuse, False),
@@ -203,6 +204,7 @@ PAIR_METHODS: dict[str, Builder] = {
     "image_difference": partial(_carried, _image_difference, False),
     "image_difference_fused": partial(_carried, _image_difference, True),
     "adaptive_no_fuse": partial(_carried, _adaptive, False),
+    "adaptive_equal": partial(_carried, _adaptive, True),
     "grfp": GrfpMethod,
     "single_frame_trained": partial(SingleFrameMethod, wide=False),
     "single_frame_wide": partial(SingleFrameMethod, wide=True),
