@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from lowlat_seg_ros import cli as commands
 from lowlat_seg_ros.config import NETWORKS, ConfigError
@@ -22,8 +24,10 @@ from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training import cli
 from lowlat_seg_ros.training.baseline import PairStage
-from lowlat_seg_ros.training.loop import Loop, LoopConfig
+from lowlat_seg_ros.training.loop import Loop
+from lowlat_seg_ros.training.options import methods
 from lowlat_seg_ros.training.propagation import PairBank
+from lowlat_seg_ros.training.settings import LoopConfig
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +46,15 @@ def base(tiny: Segmenter, tmp_path: Path) -> Path:
     return path
 
 
-def train(method: str, base: Path, out: Path, crop: str = "32x32") -> int:
+def train(
+    method: str, base: Path, out: Path, crop: str = "32x32", options: Sequence[str] = ()
+) -> int:
     common = "baseline --size 48x64 --rendered 4 --steps 2 --batch-size 2 --device cpu"
     common += f" --precision fp32 --crop {crop}"
     parser = argparse.ArgumentParser()
     cli.configure(parser)
     words = ["--method", method, "--start-from", str(base), "--out", str(out)]
-    return cli.run(parser.parse_args([*common.split(), *words]))
+    return cli.run(parser.parse_args([*common.split(), *words, *options]))
 
 
 def pairs() -> PairBank:
@@ -57,10 +63,14 @@ def pairs() -> PairBank:
     return PairBank(images[0], images[1], torch.randint(0, 11, (4, 48, 64), dtype=torch.uint8))
 
 
-def pair_stage(name: str, tiny: Segmenter) -> PairStage:
-    method = METHODS[name](tiny)
-    assert isinstance(method, PairMethod)
-    return PairStage(name, method, pairs(), pairs(), Augment((32, 32)))
+def pair_stage(tiny: Segmenter, *names: str) -> PairStage:
+    methods = {}
+    for name in names:
+        torch.manual_seed(0)
+        method = METHODS[name](tiny)
+        assert isinstance(method, PairMethod)
+        methods[name] = method
+    return PairStage("+".join(names), methods, pairs(), pairs(), Augment((32, 32)))
 
 
 def test_all_that_have_weights_are_in_the_catalogue() -> None:
@@ -70,9 +80,8 @@ def test_all_that_have_weights_are_in_the_catalogue() -> None:
 @pytest.mark.slow
 def test_every_method_trains_saves_and_plays(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "baselines"
-    for name in METHODS:
-        crop = "32x32" if name in PAIR_METHODS else "128x128"
-        assert train(name, base, out, crop) == 0
+    assert train("all", base, out) == 0
+    assert train("ddrnet23_slim", base, out, "128x128") == 0
     path = tmp_path / "figures.json"
     common = "evaluate --size 48x64 --frames 6 --device cpu --foreground-threads 1"
     chosen = ",".join(["full", "adaptive", *METHODS])
@@ -98,19 +107,19 @@ def test_methods_without_weights_are_named(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = "evaluate --size 48x64 --frames 2 --device cpu --foreground-threads 1"
-    common += " --methods single_frame,dff,unified"
+    common += " --methods single_frame,dff,unified,ddrnet23_slim"
     assert commands.main([*common.split(), "--checkpoint", str(base)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for name in ("dff", "unified"):
-        assert f"Left out: {name}: no weights" in shown
-        assert f"train baseline --method {name}" in shown
+    assert "Left out: dff, unified: no weights" in shown
+    assert "train baseline --method dff,unified --start-from" in shown
+    assert "train baseline --method ddrnet23_slim --start-from" in shown
 
 
 @pytest.mark.parametrize("name", sorted(PAIR_METHODS))
 def test_a_step_changes_the_method_and_leaves_the_base_network(
     name: str, tiny: Segmenter, tmp_path: Path
 ) -> None:
-    stage = pair_stage(name, tiny)
+    stage = pair_stage(tiny, name)
     before = {k: v.clone() for k, v in stage.segmenter.state_dict().items()}
     config = LoopConfig(steps=2, batch_size=2, warmup_steps=0, precision="fp32")
     assert Loop(stage, config, tmp_path).run()
@@ -119,8 +128,90 @@ def test_a_step_changes_the_method_and_leaves_the_base_network(
     assert changed == {"learned"}
 
 
+def test_side_by_side_each_becomes_what_it_becomes_alone(
+    base: Path, tiny: Segmenter, tmp_path: Path
+) -> None:
+    """Batches, first weights, optimiser, clipping, averages and BatchNorm's statistics alike."""
+    names = ("single_frame_trained", "dff", "unified_fused", "grfp")
+    many = ["--steps", "4", "--learning-rate", "0.01", "--warmup-steps", "0"]
+    assert train(",".join(names), base, tmp_path / "together", options=many) == 0
+    for name in names:
+        assert train(name, base, tmp_path / name, options=many) == 0
+        alone = weights.load(tmp_path / name, name, tiny).learned.state_dict()
+        together = weights.load(tmp_path / "together", name, tiny).learned.state_dict()
+        first = METHODS[name](tiny).learned.state_dict()
+        assert any(not torch.equal(alone[key], first[key]) for key in alone)
+        for key, tensor in alone.items():
+            assert torch.equal(together[key], tensor), f"{name} {key}"
+
+
+def test_gradients_of_methods_side_by_side_are_clipped_apart(
+    tiny: Segmenter, tmp_path: Path
+) -> None:
+    stage = pair_stage(tiny, "dff_no_fuse", "image_difference")
+    loud, quiet = (method.learned for method in stage.methods.values())
+    with torch.no_grad():
+        loud["head"].classifier.weight.mul_(1e3)  # its gradients are far larger than the other's
+    config = LoopConfig(steps=1, batch_size=2, warmup_steps=0, precision="fp32")
+    alone = pair_stage(tiny, "image_difference")
+    assert Loop(stage, config, tmp_path / "two").run()
+    assert Loop(alone, config, tmp_path / "one").run()
+
+    def norm(module: torch.nn.Module) -> float:
+        grads = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        return torch.cat(grads).norm().item()
+
+    assert norm(loud) == pytest.approx(5.0, rel=1e-3)
+    expected = norm(alone.methods["image_difference"].learned)
+    assert norm(quiet) == pytest.approx(expected, rel=1e-5)
+
+
+def test_methods_side_by_side_resume_exactly(tiny: Segmenter, tmp_path: Path) -> None:
+    states = []
+    for name, stops in (("unbroken", [4]), ("broken", [1, 3, 4])):
+        for stop in stops:
+            stage = pair_stage(tiny, "dff", "unified")
+            config = LoopConfig(steps=4, batch_size=2, precision="fp32", warmup_steps=0)
+            loop = Loop(stage, config, tmp_path / name)
+            loop.resume()
+            while loop.step < stop:
+                loop._train_step()
+                loop.step += 1
+            loop.save()
+        states.append(stage.segmenter.state_dict() | {f"mean {k}": v for k, v in
+                                                      loop.average.items()})  # fmt: skip
+    for key, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][key]), key
+
+
+def test_each_method_s_file_and_log_tell_of_it(base: Path, tmp_path: Path) -> None:
+    assert train("dff,unified", base, tmp_path) == 0
+    with (tmp_path / "dff+unified.held_out.csv").open(newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    for name in ("dff", "unified"):
+        with safe_open(str(tmp_path / f"{name}.safetensors"), framework="pt") as weights_file:
+            provenance = json.loads(weights_file.metadata()["provenance"])
+        stage = provenance["stages"][-1]
+        assert stage["figures"].keys() == {"miou", "full_miou"}
+        assert stage["figures"]["miou"] == pytest.approx(float(row[f"{name}/miou"]))
+        assert stage["options"]["method"] == ["dff", "unified"]
+
+
+def test_the_names_of_methods() -> None:
+    assert methods("all") == tuple(PAIR_METHODS)
+    assert methods("unified, dff,unified") == ("unified", "dff")
+    assert methods("ddrnet23_slim") == ("ddrnet23_slim",)
+    for wrong, told in (
+        ("dff,flying", "no method 'flying'"),
+        ("dff,ddrnet23_slim", "a run of its own"),
+        (" ", "no method is named"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError, match=told):
+            methods(wrong)
+
+
 def test_training_a_baseline_lowers_its_loss(tiny: Segmenter, tmp_path: Path) -> None:
-    stage = pair_stage("dff", tiny)
+    stage = pair_stage(tiny, "dff")
 
     def loss() -> float:
         with torch.inference_mode():
@@ -185,13 +276,13 @@ def test_fused_methods_start_from_the_base_network_s_adaptnet(tiny: Segmenter) -
 
 
 def test_what_was_saved_is_loaded(tiny: Segmenter, tmp_path: Path) -> None:
-    stage = pair_stage("dff", tiny)
-    torch.nn.init.normal_(stage.method.learned["head"].classifier.weight)
-    path = weights.save(tmp_path, "dff", stage.method, {"licence": "none"})
+    method = METHODS["dff"](tiny)
+    torch.nn.init.normal_(method.learned["head"].classifier.weight)
+    path = weights.save(tmp_path, "dff", method, {"licence": "none"})
     assert path == tmp_path / "dff.safetensors"
     assert path.stat().st_size < 3e6  # the base network is not in it
     loaded = weights.load(tmp_path, "dff", tiny)
-    for mine, other in zip(stage.method.learned.parameters(), loaded.learned.parameters(),
+    for mine, other in zip(method.learned.parameters(), loaded.learned.parameters(),
                            strict=True):  # fmt: skip
         torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-3)
     assert not loaded.learned.training

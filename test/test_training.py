@@ -61,7 +61,7 @@ def test_resume_gives_the_same_weights_as_an_unbroken_run(tmp_path: Path) -> Non
 def test_resume_refuses_other_weights(tmp_path: Path) -> None:
     run(tmp_path, [1])
     stage = base_stage()
-    torch.nn.init.zeros_(stage.segmenter.classifier.weight)
+    torch.nn.init.ones_(stage.segmenter.low_classifier.weight)
     with pytest.raises(ConfigError, match="other weights"):
         Loop(stage, LoopConfig(), tmp_path).resume()
 

@@ -27,10 +27,10 @@ class BaseStage:
         # The first bank is the one that the network is judged on.
         self.weights = class_weights(data.banks[0].labels, segmenter.config.num_classes)
 
-    def trained(self) -> list[torch.nn.Module]:
+    def trained(self) -> list[list[torch.nn.Module]]:
         """Everything the full and the auxiliary mask need."""
         net = self.segmenter
-        return [net.backbone, net.context, net.high_classifier, net.adapt, net.low_classifier]
+        return [[net.backbone, net.context, net.high_classifier, net.adapt, net.low_classifier]]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch."""

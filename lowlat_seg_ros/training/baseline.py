@@ -1,20 +1,20 @@
-"""Training of the methods that the paper's propagation is compared with.
+"""Training of the methods on pairs: those the paper's propagation is compared with, and itself.
 
-Those that answer pairs see the same pairs, augmentation and losses as the paper's own, on the same
-frozen base network, so that nothing but the method differs.
+All see the same pairs, augmentation and losses, on the same frozen base network, so that nothing
+but the method differs. Any number of them are trained side by side: what the base network makes of
+a batch, the dominant cost, is computed once for all.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.network.baselines.flow import half_size, photometric
-from lowlat_seg_ros.network.baselines.learned import Baseline, DDRNetMethod, Encoded, PairMethod
-from lowlat_seg_ros.training.bank import Bank, Mixture
+from lowlat_seg_ros.network.baselines.learned import Encoded, PairMethod
+from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training.base import AUXILIARY, mask_of
 from lowlat_seg_ros.training.losses import class_weights, distillation_loss, segmentation_loss
 from lowlat_seg_ros.training.propagation import PairBank
@@ -22,41 +22,45 @@ from lowlat_seg_ros.training.propagation import PairBank
 #: Weight of the photometric loss that flow networks learn from besides.
 PHOTOMETRIC = 0.5
 
-#: Smallest crop of DDRNet: with one cell at 1/64 its gradients explode.
-SMALLEST_CROP = 128
+
+class SideBySide(nn.Module):
+    """What methods have learned, by name, beside the base network that they share."""
+
+    def __init__(self, base: Segmenter, methods: dict[str, PairMethod]) -> None:
+        super().__init__()
+        self.base = base
+        self.learned = nn.ModuleDict({name: method.learned for name, method in methods.items()})
 
 
 class PairStage:
     """Cross-entropy on the current frame, plus the divergence from the full network's answer.
 
-    Where the method has AdaptNet, its own answer counts as well, as it does for the paper's
-    propagation; where it has a flow network, so does how well the flow explains the images.
+    Where a method has AdaptNet, its own answer counts as well, as it does for the paper's
+    propagation; where it has a flow network, so does how well the flow explains the images. The
+    ``methods`` share no trained weight, so each becomes what it would have become alone.
     """
 
     def __init__(
         self,
         name: str,
-        method: PairMethod,
+        methods: dict[str, PairMethod],
         pairs: PairBank,
         held_out: PairBank,
         augment: Augment,
         distillation: float = 0.5,
     ) -> None:
-        self.name, self.method, self.augment = name, method, augment
+        self.name, self.methods, self.augment = name, methods, augment
         self.pairs, self.held_out, self.distillation = pairs, held_out, distillation
-        self.weights = class_weights(pairs.labels, method.base.config.num_classes)
+        self.base = next(iter(methods.values())).base
+        self.segmenter = SideBySide(self.base, methods)
+        self.weights = class_weights(pairs.labels, self.base.config.num_classes)
 
-    @property
-    def segmenter(self) -> Baseline:
-        """What the loop saves, averages and resumes."""
-        return self.method
-
-    def trained(self) -> list[torch.nn.Module]:
-        """The method's own weights; the base network stays frozen."""
-        return [self.method.learned]
+    def trained(self) -> list[list[nn.Module]]:
+        """The methods' own weights, each a group; the base network stays frozen."""
+        return [[method.learned] for method in self.methods.values()]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one augmented batch of pairs."""
+        """Sum of the methods' losses of one augmented batch of pairs; their parts are named."""
         pairs, count = self.pairs, len(self.pairs.images)
         index = torch.randint(count, (batch_size,), generator=generator, device=pairs.images.device)
         key, current, label = self.augment.pair(
@@ -64,26 +68,41 @@ class PairStage:
         )
         before, now = self._encode(key, current)
         with torch.no_grad():
-            teacher = self.method.base.classify_high(now.high)
-        logits = self.method.pair(before, now)
+            teacher = self.base.classify_high(now.high)
+        losses: list[Tensor] = []
+        told: dict[str, float] = {}
+        for name, method in self.methods.items():
+            parts = self._parts(method, before, now, label, teacher)
+            losses.extend(parts.values())
+            told |= {self._column(name, part): loss.item() for part, loss in parts.items()}
+        return torch.stack(losses).sum(), told
+
+    def _parts(
+        self, method: PairMethod, before: Encoded, now: Encoded, label: Tensor, teacher: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses of one method."""
+        logits = method.pair(before, now)
         parts = {
             "own": segmentation_loss(logits, label, self.weights),
             "distil": self.distillation * distillation_loss(logits, teacher),
         }
-        low = self.method.classify_low(now.low)
+        low = method.classify_low(now.low)
         if low is not None:
             parts["aux"] = AUXILIARY * segmentation_loss(low, label, self.weights)
-        flow = self.method.flow
+        flow = method.flow
         if flow is not None:
             misfit = photometric(flow, half_size(before.image), half_size(now.image))
             parts["photometric"] = PHOTOMETRIC * misfit
-        total = torch.stack(list(parts.values())).sum()
-        return total, {name: part.item() for name, part in parts.items()}
+        return parts
+
+    def _column(self, method: str, figure: str) -> str:
+        """A figure's name in the log: of one method alone it needs no more."""
+        return f"{method}/{figure}" if len(self.methods) > 1 else figure
 
     @torch.no_grad()
     def _encode(self, key: Tensor, current: Tensor) -> tuple[Encoded, Encoded]:
         """Key and current images (N, 3, H, W) in [0, 1], through the frozen base network."""
-        base, count = self.method.base, len(key)
+        base, count = self.base, len(key)
         image = base.normalise(torch.cat([key, current]))
         image = image.contiguous(memory_format=torch.channels_last)
         low = base.lower(image)
@@ -95,62 +114,17 @@ class PairStage:
         )
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out mIoU of the method and of the full network."""
-        classes, held = self.method.base.config.num_classes, self.held_out
-        own, full = Confusion(classes), Confusion(classes)
+        """Held-out mIoU of the methods and of the full network."""
+        held, full = self.held_out, Confusion(self.base.config.num_classes)
+        own = {name: Confusion(self.base.config.num_classes) for name in self.methods}
         for key, image, label in zip(held.key_images, held.images, held.labels, strict=True):
             before, now = self._encode(key[None].float() / 255, image[None].float() / 255)
-            own.update(label, mask_of(self.method.pair(before, now), label))
-            full.update(label, mask_of(self.method.base.classify_high(now.high), label))
-        return {"miou": own.miou, "full_miou": full.miou}
+            full.update(label, mask_of(self.base.classify_high(now.high), label))
+            for name, method in self.methods.items():
+                own[name].update(label, mask_of(method.pair(before, now), label))
+        figures = {self._column(name, "miou"): scores.miou for name, scores in own.items()}
+        return figures | {"full_miou": full.miou}
 
-
-class DDRNetStage:
-    """The whole of DDRNet-23-slim on labelled images, as the base network is trained."""
-
-    def __init__(
-        self, name: str, method: DDRNetMethod, data: Mixture, held_out: Bank, augment: Augment
-    ) -> None:
-        if min(augment.crop) < SMALLEST_CROP:
-            height, width = augment.crop
-            raise ConfigError(
-                f"the crop is {height}x{width}; {name} has features at 1/64, whose BatchNorm needs "
-                f"several cells: crop at least {SMALLEST_CROP} each way"
-            )
-        self.name, self.method = name, method
-        self.data, self.held_out, self.augment = data, held_out, augment
-        self.weights = class_weights(data.banks[0].labels, method.base.config.num_classes)
-
-    @property
-    def segmenter(self) -> Baseline:
-        """What the loop saves, averages and resumes."""
-        return self.method
-
-    def trained(self) -> list[torch.nn.Module]:
-        """All of it."""
-        return [self.method.learned]
-
-    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one augmented batch, with that of the auxiliary head at its published weight."""
-        drawn = [
-            self.augment(*bank.draw(count, generator), generator)
-            for bank, count in zip(self.data.banks, self.data.counts(batch_size), strict=True)
-            if count
-        ]
-        image = self.method.base.normalise(torch.cat([images for images, _ in drawn]))
-        label = torch.cat([labels for _, labels in drawn])
-        logits, auxiliary = self.method.learned["network"](
-            image.contiguous(memory_format=torch.channels_last)
-        )
-        main = segmentation_loss(logits, label, self.weights)
-        aux = segmentation_loss(auxiliary, label, self.weights)
-        return main + AUXILIARY * aux, {"main": main.item(), "aux": aux.item()}
-
-    def evaluate(self) -> dict[str, float]:
-        """mIoU and pixel accuracy, held out."""
-        confusion = Confusion(self.method.base.config.num_classes)
-        for image, label in zip(self.held_out.images, self.held_out.labels, strict=True):
-            normalised = self.method.base.normalise(image[None].float() / 255)
-            logits = self.method.learned["network"](normalised)
-            confusion.update(label, mask_of(logits, label))
-        return {"miou": confusion.miou, "pixel_accuracy": confusion.pixel_accuracy}
+    def figures_of(self, name: str, figures: dict[str, float]) -> dict[str, float]:
+        """Of the figures of :meth:`evaluate` those that say something of one method."""
+        return {"miou": figures[self._column(name, "miou")], "full_miou": figures["full_miou"]}

@@ -18,16 +18,25 @@ from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.backbone import load_imagenet
 from lowlat_seg_ros.network.baselines import weights
-from lowlat_seg_ros.network.baselines.learned import METHODS, DDRNetMethod, PairMethod
+from lowlat_seg_ros.network.baselines.learned import (
+    IMAGE_METHODS,
+    METHODS,
+    PAIR_METHODS,
+    Baseline,
+    PairMethod,
+)
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.base import BaseStage
-from lowlat_seg_ros.training.baseline import DDRNetStage, PairStage
-from lowlat_seg_ros.training.loop import Loop, LoopConfig, Stage, precision_of
+from lowlat_seg_ros.training.baseline import PairStage
+from lowlat_seg_ros.training.ddrnet import DDRNetStage
+from lowlat_seg_ros.training.loop import Loop
 from lowlat_seg_ros.training.options import configure
+from lowlat_seg_ros.training.parallel import Ranks, device_of, joined
 from lowlat_seg_ros.training.propagation import PropagationStage
 from lowlat_seg_ros.training.selector import SelectorStage, calibrate, deviation_bank, threshold_for
+from lowlat_seg_ros.training.settings import LoopConfig, precision_of
 from lowlat_seg_ros.training.sources import (
     CALIBRATION_SEED,
     HELD_OUT_SEED,
@@ -37,6 +46,7 @@ from lowlat_seg_ros.training.sources import (
     pair_banks,
     rendered_clips,
 )
+from lowlat_seg_ros.training.stage import Stage
 
 __all__ = ["configure", "run"]
 
@@ -49,28 +59,37 @@ PAIR_SCALE = (0.7, 1.5)
 
 def run(args: argparse.Namespace) -> int:
     """Train one stage; 0 when it is finished, 3 when --max-minutes stopped it before."""
+    device = device_of(args.device)
+    with joined(device) as ranks:
+        return _run(args, device, ranks)
+
+
+def _run(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     loop_config = settings_from(args, LoopConfig)
     torch.manual_seed(loop_config.seed)
     segmenter, header = _start(args)
-    device = torch.device(args.device)
     segmenter = segmenter.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = TrainingData(args.root, args.rendered, args.size, device)
     stage = STAGES[args.stage](segmenter, data, args, loop_config)
-    loop = Loop(stage, loop_config, args.out)
-    if loop.resume():
+    loop = Loop(stage, loop_config, args.out, ranks)
+    if loop.resume() and ranks.first:
         print(f"going on from step {loop.step} of {loop.checkpoint}", file=sys.stderr)
     finished = loop.run()
+    if not ranks.first:
+        return 0  # the first process says for all whether it is finished
     with loop.averaged(), torch.inference_mode():
         figures = stage.evaluate()
         if isinstance(stage, SelectorStage):
             header, figures = _calibrated(segmenter, header, data, args.key_share, figures)
-        header = _described(header, args, loop, figures)
         if isinstance(stage, (PairStage, DDRNetStage)):
-            path = weights.save(args.out, args.method, stage.method, header.provenance)
+            for name, method in stage.methods.items():
+                about = _described(header, args, loop, stage.figures_of(name, figures))
+                print(weights.save(args.out, name, method, about.provenance))
         else:
             path = args.out / f"{args.stage}.safetensors"
+            header = _described(header, args, loop, figures)
             checkpoint.save(path, segmenter, header, torch.float16)
-    print(path)
+            print(path)
     return 0 if finished else 3
 
 
@@ -137,14 +156,23 @@ def _selector(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopC
 
 
 def _baseline(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
-    method = METHODS[args.method](segmenter)
-    method.learned.to(data.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(method, DDRNetMethod):
+    methods = {name: _method(name, segmenter, data.device, config.seed) for name in args.method}
+    name = "all" if set(methods) == set(PAIR_METHODS) else "+".join(methods)
+    if set(methods) <= set(IMAGE_METHODS):
         augment = Augment(args.crop, (args.min_scale, 2.0))
-        return DDRNetStage(args.method, method, *_stills(data, args), augment)
-    assert isinstance(method, PairMethod)
+        return DDRNetStage(name, methods[name], *_stills(data, args), augment)
+    on_pairs = {name: method for name, method in methods.items() if isinstance(method, PairMethod)}
     augment = Augment(args.crop, PAIR_SCALE)
-    return PairStage(args.method, method, *pair_banks(data, args.pairs), augment, args.distillation)
+    return PairStage(name, on_pairs, *pair_banks(data, args.pairs), augment, args.distillation)
+
+
+def _method(name: str, segmenter: Segmenter, device: torch.device, seed: int) -> Baseline:
+    """A method to be trained, which begins alike whatever is trained beside it."""
+    torch.manual_seed(seed)
+    method = METHODS[name](segmenter)
+    # PyTorch has this overload, its type stubs do not.
+    method.learned.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return method
 
 
 STAGES = {
@@ -176,6 +204,7 @@ def _described(header: Header, args: argparse.Namespace, loop: Loop, figures: An
             for k, v in vars(args).items()
             if isinstance(v, (int, float, str, tuple)) and k not in ("stage", "device")
         },
+        "processes": loop.ranks.count,  # --batch-size is of each
         "steps": loop.step,
         "minutes": round(loop.seconds / 60, 1),
         "figures": figures,

@@ -3,87 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
+import itertools
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lowlat_seg_ros.config import ConfigError, check, setting
+from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.training.log import Log
+from lowlat_seg_ros.training.parallel import Ranks
+from lowlat_seg_ros.training.settings import LoopConfig, precision_of
+from lowlat_seg_ros.training.stage import Stage
 
 
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and how fast a stage is trained."""
-
-    steps: int = setting(
-        2000, "optimiser steps; the learning rate reaches zero with the last", low=1, high=10**8
-    )
-    max_minutes: float = setting(
-        0.0,
-        "stop and save after this long, to be resumed; 0 for no limit",
-        unit="min",
-        low=0.0,
-        high=1e6,
-    )
-    batch_size: int = setting(8, "images (or pairs) a step", low=1, high=4096)
-    learning_rate: float = setting(1e-3, "peak learning rate of AdamW", low=0.0, high=1.0)
-    weight_decay: float = setting(0.02, "AdamW's decoupled weight decay", low=0.0, high=1.0)
-    warmup_steps: int = setting(100, "steps over which the learning rate rises", low=0, high=10**6)
-    average_decay: float = setting(
-        0.998, "decay of the averaged weights that are evaluated and saved", low=0.0, high=1.0
-    )
-    precision: str = setting(
-        "auto",
-        "bf16 where the processor multiplies it fast, or fp32",
-        choices=("auto", "bf16", "fp32"),
-    )
-    evaluate_every: int = setting(250, "steps between evaluations", low=1, high=10**8)
-    save_every: int = setting(250, "steps between resumable checkpoints", low=1, high=10**8)
-    seed: int = setting(0, "seed of initialisation, batches and augmentation", low=0, high=2**31)
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-class Stage(Protocol):
-    """One stage of training: what it trains, what it minimises, how it is judged."""
-
-    name: str
-
-    @property
-    def segmenter(self) -> torch.nn.Module:
-        """The whole network: what is saved, averaged and resumed."""
-
-    def trained(self) -> list[torch.nn.Module]:
-        """The modules whose weights change; all others stay frozen, BatchNorm included."""
-
-    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Draw a batch with ``generator`` alone and return the loss and its named parts."""
-
-    def evaluate(self) -> dict[str, float]:
-        """Figures on held-out data, called with the averaged weights in place."""
-
-
-def precision_of(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that convolutions run in: bf16 by request, or where the hardware has it."""
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
-    return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    return "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
-
-
-def _cpu_flags() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
+def _on_cpu(segmenter: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in segmenter.state_dict().items()}
 
 
 def _fingerprint(segmenter: torch.nn.Module) -> str:
@@ -95,24 +35,43 @@ def _fingerprint(segmenter: torch.nn.Module) -> str:
 
 
 class Loop:
-    """Trains one stage; resumes exactly from its last checkpoint in ``out``."""
+    """Trains one stage; resumes exactly from its last checkpoint in ``out``.
 
-    def __init__(self, stage: Stage, config: LoopConfig, out: Path) -> None:
-        self.stage, self.config, self.out = stage, config, out
+    With several processes the loss is the mean of theirs, each on ``batch_size`` images that its
+    own generator draws. Weights, averages and the optimiser's state are the same in all of them.
+    """
+
+    def __init__(
+        self, stage: Stage, config: LoopConfig, out: Path, ranks: Ranks | None = None
+    ) -> None:
+        self.stage, self.config, self.out, self.ranks = stage, config, out, ranks or Ranks()
         self.device = next(stage.segmenter.parameters()).device
         self.dtype = precision_of(config.precision, self.device)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.modules = stage.trained()
+        seed = config.seed + self.ranks.rank
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        groups = stage.trained()
+        self.modules = [module for group in groups for module in group]
         for parameter in stage.segmenter.parameters():
             parameter.requires_grad_(False)
-        self.parameters = [p for m in self.modules for p in m.parameters()]
+        self.clipped = [[p for module in group for p in module.parameters()] for group in groups]
+        self.parameters = [parameter for group in self.clipped for parameter in group]
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        self.optimiser = torch.optim.AdamW(self._groups(), lr=config.learning_rate)
+        self.optimiser = self._optimiser()
         self.step, self.seconds = 0, 0.0
+        self.losses: list[dict[str, float]] = []  # of the steps since the last row of the log
+        if self.ranks.count > 1:  # they began with one seed, though maybe on unlike machines
+            stage.segmenter.load_state_dict(self.ranks.from_first(_on_cpu(stage.segmenter)))
         self.origin = _fingerprint(stage.segmenter)
         self.average = {k: v.clone() for k, v in self._state().items()}
         out.mkdir(parents=True, exist_ok=True)
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        """AdamW, in one pass over the weights where this torch can do it on the device."""
+        try:
+            return torch.optim.AdamW(self._groups(), lr=self.config.learning_rate, fused=True)
+        except RuntimeError:
+            return torch.optim.AdamW(self._groups(), lr=self.config.learning_rate)
 
     def _groups(self) -> list[dict[str, Any]]:
         """Biases and BatchNorm's scales are not decayed."""
@@ -145,23 +104,40 @@ class Loop:
         return self.out / f"{self.stage.name}.resume.pt"
 
     def resume(self) -> bool:
-        """Continue from :attr:`checkpoint` if it exists; the steps are those of an unbroken run."""
-        if not self.checkpoint.exists():
+        """Continue from :attr:`checkpoint` if it exists; the steps are those of an unbroken run.
+
+        The first process reads it for all. Raises ConfigError if it was begun from other weights
+        or with another number of processes.
+        """
+        found = self.ranks.first and self.checkpoint.exists()
+        # The whole state is moved to the device by those who take it.
+        state = self.ranks.from_first(
+            torch.load(self.checkpoint, map_location="cpu", weights_only=True) if found else None
+        )
+        if state is None:
             return False
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         if state["origin"] != self.origin:
             raise ConfigError(
                 f"{self.checkpoint} was begun from other weights; give another --out, or remove it"
             )
+        generators = torch.atleast_2d(state["generator"])
+        if len(generators) != self.ranks.count:
+            raise ConfigError(
+                f"{self.checkpoint} was begun with {len(generators)} processes, not with "
+                f"{self.ranks.count}; start as many as then, or give another --out"
+            )
         self.stage.segmenter.load_state_dict(state["segmenter"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.average = state["average"]
+        self.average = {name: mean.to(self.device) for name, mean in state["average"].items()}
         self.step, self.seconds = state["step"], state["seconds"]
-        self.generator.set_state(state["generator"].cpu())
+        self.generator.set_state(generators[self.ranks.rank].clone())
         return True
 
     def save(self) -> None:
-        """Write :attr:`checkpoint`, whole or not at all."""
+        """Write :attr:`checkpoint`, whole or not at all, with every process' generator."""
+        generators = torch.stack(self.ranks.gather(self.generator.get_state()))
+        if not self.ranks.first:
+            return
         state = {
             "segmenter": self.stage.segmenter.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -169,7 +145,7 @@ class Loop:
             "step": self.step,
             "origin": self.origin,
             "seconds": self.seconds,
-            "generator": self.generator.get_state(),
+            "generator": generators,
         }
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
@@ -179,18 +155,29 @@ class Loop:
         """Train until the last step or ``max_minutes``; True when the stage is finished."""
         config, budget = self.config, self.config.max_minutes * 60
         started, before = time.monotonic(), self.seconds
-        with tqdm(total=config.steps, initial=self.step, desc=self.stage.name, unit="step") as bar:
+        name, first = self.stage.name, self.ranks.first
+        bar = tqdm(None, name, config.steps, initial=self.step, unit="step", disable=not first)
+        with bar, Log(self.out, name, self.step) if first else contextlib.nullcontext() as log:
             while self.step < config.steps:
                 parts = self._train_step()
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
-                bar.set_postfix({k: f"{v:.3f}" for k, v in parts.items()}, refresh=False)
+                shown = itertools.islice(parts.items(), 5)  # the bar has no room for many methods'
+                bar.set_postfix({k: f"{v:.3f}" for k, v in shown}, refresh=False)
                 bar.update()
-                last, over = self.step == config.steps, 0 < budget < time.monotonic() - started
-                if last or over or self.step % config.save_every == 0:
+                last = self.step == config.steps
+                # Clocks differ: the first process says when the time is over.
+                over = budget > 0 and self.ranks.from_first(time.monotonic() - started > budget)
+                stop = last or over
+                if stop or self.step % config.log_every == 0:
+                    self._write(log, "loss", self._mean_losses())
+                if stop or self.step % config.save_every == 0:
                     self.save()
-                if last or over or self.step % config.evaluate_every == 0:
-                    self._log(parts | self._evaluate(), bar)
+                if log and (stop or self.step % config.evaluate_every == 0):
+                    figures = self._evaluate()
+                    said = "  ".join(f"{key} {figure:.4f}" for key, figure in figures.items())
+                    bar.write(f"step {self.step}: {said}")
+                    self._write(log, "held_out", figures)
                 if over and not last:
                     bar.write(f"{config.max_minutes} minutes are over; run it again to go on")
                     return False
@@ -202,17 +189,34 @@ class Loop:
             module.train()
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            loss, parts = self.stage.loss(self.config.batch_size, self.generator)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 5.0)
+        parts = self._gradients()
+        for parameters in self.clipped:
+            torch.nn.utils.clip_grad_norm_(parameters, 5.0)
         self.optimiser.step()
         # Early averages would remember the initialisation; the decay grows into its value.
         decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
         for name, tensor in self._state().items():
             self.average[name].lerp_(tensor, 1 - decay)
+        self.losses.append(parts)
+        return parts
+
+    def _gradients(self) -> dict[str, float]:
+        """Leave the mean gradient of the processes' batches in the parameters; own losses."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss, parts = self.stage.loss(self.config.batch_size, self.generator)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        # BatchNorm normalises each batch alone; its statistics are of all of them.
+        statistics = [b for m in self.modules for b in m.buffers() if b.is_floating_point()]
+        self.ranks.average(gradients + statistics)
         return {"loss": float(loss.detach())} | parts
+
+    def _mean_losses(self) -> dict[str, float]:
+        """Mean of every part since the last call, over steps and processes."""
+        losses = [parts for rank in self.ranks.gather(self.losses) for parts in rank]
+        self.losses = []
+        return {name: fmean(parts[name] for parts in losses) for name in losses[0]}
 
     @contextlib.contextmanager
     def averaged(self) -> Any:
@@ -228,14 +232,7 @@ class Loop:
         with self.averaged(), torch.inference_mode():
             return self.stage.evaluate()
 
-    def _log(self, figures: dict[str, float], bar: Any) -> None:
-        bar.write(f"step {self.step}: " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
-        path = self.out / f"{self.stage.name}.csv"
-        row = {"step": self.step, "seconds": self.seconds, "learning_rate": self._learning_rate()}
-        row |= figures
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+    def _write(self, log: Log | None, kind: str, figures: dict[str, float]) -> None:
+        progress = {"seconds": self.seconds, "learning_rate": self._learning_rate()}
+        if log is not None:
+            log.write(kind, self.step, progress | figures)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from lowlat_seg_ros.arguments import add_settings, size
 from lowlat_seg_ros.config import NETWORKS
-from lowlat_seg_ros.network.baselines.learned import METHODS
-from lowlat_seg_ros.training.loop import LoopConfig
+from lowlat_seg_ros.network.baselines.learned import IMAGE_METHODS, METHODS, PAIR_METHODS
+from lowlat_seg_ros.training.settings import LoopConfig
 
 EXAMPLES = """\
 examples, the default weights in three stages (CamVid in DIR):
@@ -19,11 +17,16 @@ examples, the default weights in three stages (CamVid in DIR):
     --start-from runs/base/base.safetensors
   lowlat-seg train selector --root DIR --out runs/selector \\
     --start-from runs/propagation/propagation.safetensors
-a method to compare with, on the same base network and pairs, for lowlat-seg evaluate --baselines:
-  lowlat-seg train baseline --method dff --root DIR --out runs/baselines \\
+all methods that are compared, on the same batches, for lowlat-seg evaluate --baselines:
+  lowlat-seg train baseline --method all --root DIR --out runs/baselines \\
+    --start-from runs/base/base.safetensors
+  lowlat-seg train baseline --method ddrnet23_slim --root DIR --out runs/baselines \\
     --start-from runs/base/base.safetensors
 without any data set, on drives that the project renders itself:
   lowlat-seg train base --rendered 2000 --out runs/rendered
+in several processes, on N GPUs here or also on many machines (see torchrun --help):
+  torchrun --nproc-per-node N -m lowlat_seg_ros.cli train base --root DIR --out runs/base
+  Every process draws --batch-size images a step; the learning rate is not scaled with their number.
 A run that was stopped, or ended by --max-minutes, goes on when the same command is given again.
 """
 
@@ -56,8 +59,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="stride of F_h; 16 trains about three times faster",
     )
     propagation = stages.add_parser("propagation", help="predictor, AdaptNet and fusion on pairs")
-    baseline = stages.add_parser("baseline", help="a method to compare with, on the base network")
-    baseline.add_argument("--method", choices=sorted(METHODS), required=True, help="which one")
+    baseline = stages.add_parser("baseline", help="methods to compare with, on the base network")
+    baseline.add_argument(
+        "--method",
+        type=methods,
+        required=True,
+        metavar="NAME[,NAME...]",
+        help="all, or those that are trained side by side on the same batches: "
+        f"{', '.join(PAIR_METHODS)}; or, trained on stills, {', '.join(IMAGE_METHODS)}",
+    )
     for stage in (base, baseline):
         stage.add_argument(
             "--rendered-share",
@@ -138,8 +148,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
         )
         stage.add_argument(
             "--device",
-            default="cuda" if torch.cuda.is_available() else "cpu",
-            help="default %(default)s",
+            default="auto",
+            help="auto, cpu, cuda or cuda:N (default %(default)s); with torchrun a GPU for each "
+            "process",
         )
         # The selector is small, and its features are fixed: it bears large steps.
         add_settings(stage, LoopConfig, **({"learning_rate": 5e-3} if stage is selector else {}))
+
+
+def methods(text: str) -> tuple[str, ...]:
+    """Parse ``all``, which is all that learn from pairs, or names of methods, comma-separated."""
+    names = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if names == ("all",):
+        return tuple(PAIR_METHODS)
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        wrong = f"there is no method {unknown[0]!r}" if unknown else "no method is named"
+        raise argparse.ArgumentTypeError(f"{wrong}; give all, or names of {', '.join(METHODS)}")
+    alone = [name for name in names if name in IMAGE_METHODS]
+    if alone and len(names) > 1:
+        raise argparse.ArgumentTypeError(
+            f"{alone[0]} learns from stills, the others from pairs; train it in a run of its own"
+        )
+    return names

@@ -45,10 +45,10 @@ class PropagationStage:
         self.distillation = distillation
         self.weights = class_weights(pairs.labels, segmenter.config.num_classes)
 
-    def trained(self) -> list[torch.nn.Module]:
+    def trained(self) -> list[list[torch.nn.Module]]:
         """Kernel predictor, AdaptNet, fusion and the two classifiers on top of them."""
         net = self.segmenter
-        return [net.predictor, net.adapt, net.fusion, net.classifier, net.low_classifier]
+        return [[net.predictor, net.adapt, net.fusion, net.classifier, net.low_classifier]]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch of pairs."""

@@ -70,9 +70,9 @@ class SelectorStage:
         with torch.no_grad():
             segmenter.selector.unit.bias.copy_(usual.logit())
 
-    def trained(self) -> list[torch.nn.Module]:
+    def trained(self) -> list[list[torch.nn.Module]]:
         """The selector alone."""
-        return [self.segmenter.selector]
+        return [[self.segmenter.selector]]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of a batch of pairs."""

@@ -1,0 +1,77 @@
+"""Training of DDRNet-23-slim, which shares nothing with the base network, on labelled images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.data.transforms import Augment
+from lowlat_seg_ros.evaluation.metrics import Confusion
+from lowlat_seg_ros.network.baselines.learned import Baseline
+from lowlat_seg_ros.training.bank import Bank, Mixture
+from lowlat_seg_ros.training.base import AUXILIARY, mask_of
+from lowlat_seg_ros.training.losses import class_weights, segmentation_loss
+
+#: Smallest crop of DDRNet: with one cell at 1/64 its gradients explode.
+SMALLEST_CROP = 128
+
+
+class DDRNetStage:
+    """The whole of DDRNet-23-slim on labelled images, as the base network is trained."""
+
+    def __init__(
+        self, name: str, method: Baseline, data: Mixture, held_out: Bank, augment: Augment
+    ) -> None:
+        if min(augment.crop) < SMALLEST_CROP:
+            height, width = augment.crop
+            raise ConfigError(
+                f"the crop is {height}x{width}; {name} has features at 1/64, whose BatchNorm needs "
+                f"several cells: crop at least {SMALLEST_CROP} each way"
+            )
+        self.name, self.method = name, method
+        self.data, self.held_out, self.augment = data, held_out, augment
+        self.weights = class_weights(data.banks[0].labels, method.base.config.num_classes)
+
+    @property
+    def segmenter(self) -> Baseline:
+        """What the loop saves, averages and resumes."""
+        return self.method
+
+    @property
+    def methods(self) -> dict[str, Baseline]:
+        """It alone, by name."""
+        return {self.name: self.method}
+
+    def figures_of(self, name: str, figures: dict[str, float]) -> dict[str, float]:
+        """The figures of :meth:`evaluate`, all of which say something of it."""
+        return figures
+
+    def trained(self) -> list[list[torch.nn.Module]]:
+        """All of it."""
+        return [[self.method.learned]]
+
+    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one augmented batch, with that of the auxiliary head at its published weight."""
+        drawn = [
+            self.augment(*bank.draw(count, generator), generator)
+            for bank, count in zip(self.data.banks, self.data.counts(batch_size), strict=True)
+            if count
+        ]
+        image = self.method.base.normalise(torch.cat([images for images, _ in drawn]))
+        label = torch.cat([labels for _, labels in drawn])
+        logits, auxiliary = self.method.learned["network"](
+            image.contiguous(memory_format=torch.channels_last)
+        )
+        main = segmentation_loss(logits, label, self.weights)
+        aux = segmentation_loss(auxiliary, label, self.weights)
+        return main + AUXILIARY * aux, {"main": main.item(), "aux": aux.item()}
+
+    def evaluate(self) -> dict[str, float]:
+        """mIoU and pixel accuracy, held out."""
+        confusion = Confusion(self.method.base.config.num_classes)
+        for image, label in zip(self.held_out.images, self.held_out.labels, strict=True):
+            normalised = self.method.base.normalise(image[None].float() / 255)
+            logits = self.method.learned["network"](normalised)
+            confusion.update(label, mask_of(logits, label))
+        return {"miou": confusion.miou, "pixel_accuracy": confusion.pixel_accuracy}
