@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     report.print_report(console, facts, done)
     if args.out is not None:
-        console.print(_written(args.out, facts, footage, done))
+        console.print(_written(args.out, facts, footage, done), soft_wrap=True)
     return 0
 
 

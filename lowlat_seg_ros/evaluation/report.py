@@ -104,6 +104,12 @@ def notes(facts: Facts, done: Comparison) -> list[str]:
         _threads(done),
         f"Measured on {facts.machine}; load average {facts.load_average:.1f} before.{_busy(done)}",
     ]
+    if facts.speed is not None:
+        machine = "this machine" if facts.speed == 1 else f"a machine {facts.speed:g} times as fast"
+        said.append(
+            f"stream: mIoU of the newest mask out at each instant, at {facts.rate_hz:g} Hz and the "
+            f"latencies of {machine}."
+        )
     return said + ([f"Note: {facts.note}."] if facts.note else [])
 
 
