@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     _, drive = clip.rendered(args.seed, args.frames, args.rate, args.size)
     built_s = time.perf_counter() - begin
+    neighbours = machine.Neighbours()
     with ExitStack() as stack:
         keep = _keeper(stack, args, drive) if args.out is not None else None
         bar = stack.enter_context(tqdm(total=args.frames, unit="frame", desc=drive.drive(0)))
@@ -83,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
         f"{args.frames} frames of {width}x{height}: {(args.frames - 1) / seconds:.1f} frames/s, "
         f"{1000 * seconds / (args.frames - 1):.1f} ms each (street built in {built_s:.1f} s)\n"
         f"Measured on {machine.describe()}, "
-        f"OpenCV {cv2.__version__} on {cv2.getNumThreads()} threads"
+        f"OpenCV {cv2.__version__} on {cv2.getNumThreads()} threads; "
+        f"other processes kept {neighbours.cores():.1f} cores busy"
     )
     if args.out is not None:
         print(f"Written to {args.out}")
