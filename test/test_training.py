@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lowlat_seg_ros.cli import main
 from lowlat_seg_ros.config import NETWORKS, ConfigError
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.network import checkpoint
@@ -16,9 +17,10 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training import cli
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.base import BaseStage
-from lowlat_seg_ros.training.loop import Loop, LoopConfig
+from lowlat_seg_ros.training.loop import Loop
 from lowlat_seg_ros.training.losses import class_weights, distillation_loss, segmentation_loss
 from lowlat_seg_ros.training.selector import CalibrationPoint, threshold_for
+from lowlat_seg_ros.training.settings import LoopConfig
 
 COMMON = "--size 48x64 --crop 32x32 --rendered 4 --steps 2 --batch-size 2 --device cpu"
 
@@ -56,6 +58,17 @@ def test_resume_gives_the_same_weights_as_an_unbroken_run(tmp_path: Path) -> Non
     assert unbroken.keys() == broken.keys()
     for name, tensor in unbroken.items():
         assert torch.equal(tensor, broken[name]), name
+
+
+def test_a_state_with_one_bare_generator_is_read(tmp_path: Path) -> None:
+    """Such were written before several processes could train."""
+    unbroken = run(tmp_path / "a", [3])
+    run(tmp_path / "b", [2])
+    path = tmp_path / "b" / "base.resume.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"generator": state["generator"][0]}, path)
+    broken = run(tmp_path / "b", [3])
+    assert all(torch.equal(tensor, broken[name]) for name, tensor in unbroken.items())
 
 
 def test_resume_refuses_other_weights(tmp_path: Path) -> None:
@@ -122,6 +135,18 @@ def test_the_output_stride_can_change_between_stages(tmp_path: Path) -> None:
 def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--root or --rendered"):
         train("base", "--network", "tiny", "--out", str(tmp_path), "--rendered", "0")
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99"])
+def test_a_device_that_is_not_here_is_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["base", "--network", "tiny", *COMMON.split(), "--out", str(tmp_path)]
+    assert main(["train", *words, "--device", name]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert repr(name) in line
+    assert "choose" in line
 
 
 def test_void_pixels_do_not_count() -> None:

@@ -1,0 +1,175 @@
+"""Training in two processes that torchrun starts: one step for both, and exact resume.
+
+This file is also what the processes of one test run, see the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lowlat_seg_ros.config import NETWORKS, ConfigError
+from lowlat_seg_ros.data.transforms import Augment
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.training import cli
+from lowlat_seg_ros.training.bank import Bank, Mixture
+from lowlat_seg_ros.training.base import BaseStage
+from lowlat_seg_ros.training.loop import Loop
+from lowlat_seg_ros.training.parallel import Ranks, device_of, joined
+from lowlat_seg_ros.training.settings import LoopConfig
+
+ROOT = Path(__file__).parents[1]
+TRAIN = "base --network tiny --size 32x32 --crop 32x32 --rendered 4 --batch-size 2 --device cpu"
+TRAIN += " --precision fp32 --steps 3 --evaluate-every 100"
+
+
+def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``words`` in two processes."""
+    paths = str(ROOT), os.environ.get("PYTHONPATH")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launcher, "--nproc-per-node", "2", *words],
+        cwd=ROOT,
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def torchrun_train(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """``lowlat-seg train`` in two processes."""
+    command = ["-m", "lowlat_seg_ros.cli", "train", *TRAIN.split()]
+    return torchrun(*command, "--out", str(out), *more)
+
+
+def options(out: Path) -> argparse.Namespace:
+    """Those of the same command in this process."""
+    parser = argparse.ArgumentParser()
+    cli.configure(parser)
+    return parser.parse_args([*TRAIN.split(), "--out", str(out)])
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A file of ``torch.save``'s."""
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of tensors are the same to the last bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what :func:`_work` leaves: of each process, and a training that is not broken.
+
+    One start for two tests, as starting costs more than all else.
+    """
+    out: Path = tmp_path_factory.mktemp("unbroken")
+    done = torchrun(__file__, str(out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_both_processes_take_the_mean_step_and_stay_the_same(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    first, second = (load(unbroken / f"rank{rank}.pt") for rank in range(2))
+    configs = [replace(CONFIG, seed=seed) for seed in range(2)]
+    alone = [_gradient(Loop(_stage(), config, tmp_path)) for config in configs]
+    mean = {name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]}
+    assert not same(alone[0], alone[1])
+    assert same(first["gradient"], mean)
+    assert same(second["gradient"], mean)
+    for kind in ("weights", "average"):
+        assert same(first[kind], second[kind]), kind
+    assert not torch.equal(first["generator"], second["generator"])
+
+
+def test_stopped_and_resumed_equals_unbroken(unbroken: Path, tmp_path: Path) -> None:
+    # The time is over with the first step.
+    stopped = torchrun_train(tmp_path, "--max-minutes", "1e-9")
+    assert stopped.returncode != 0
+    assert "run it again to go on" in stopped.stdout
+    state = load(tmp_path / "base.resume.pt")
+    assert (state["step"], len(state["generator"])) == (1, 2)
+
+    with pytest.raises(ConfigError, match="begun with 2 processes, not with 1"):
+        cli.run(options(tmp_path))
+
+    resumed = torchrun_train(tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    one, other = (load(folder / "base.resume.pt") for folder in (unbroken, tmp_path))
+    assert one["step"] == other["step"] == 3
+    for kind in ("segmenter", "average"):
+        assert same(one[kind], other[kind]), kind
+    assert torch.equal(one["generator"], other["generator"])
+    moments = one["optimiser"]["state"], other["optimiser"]["state"]
+    assert moments[0].keys() == moments[1].keys()
+    assert all(same(moments[0][k], moments[1][k]) for k in moments[0])
+    assert (tmp_path / "base.safetensors").exists()
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert device_of("cpu") == torch.device("cpu")
+    if torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="one GPU for 2 processes"):
+            device_of("cuda:0")
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        assert device_of("cuda") == torch.device("cuda:0")
+
+
+def _stage() -> BaseStage:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 48, 64), dtype=torch.uint8)
+    labels = torch.randint(0, 11, (4, 48, 64), dtype=torch.uint8)
+    bank = Bank(images, labels)
+    return BaseStage(Segmenter(NETWORKS["tiny"]), Mixture((bank,), (1.0,)), bank, Augment((32, 32)))
+
+
+CONFIG = LoopConfig(steps=4, batch_size=2, warmup_steps=0, precision="fp32")
+
+
+def _gradient(loop: Loop) -> dict[str, torch.Tensor]:
+    """What the loop's next step is made of."""
+    for module in loop.modules:
+        module.train()
+    loop._gradients()
+    named = loop.stage.segmenter.named_parameters()
+    return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+def _work(ranks: Ranks, out: Path) -> None:
+    """One of two processes: a training with the command, then one whose gradient is kept."""
+    assert cli._run(options(out), torch.device("cpu"), ranks) == 0
+    stage = _stage()
+    if not ranks.first:  # the first one's weights count
+        torch.nn.init.ones_(stage.segmenter.backbone.conv1.weight)
+    loop = Loop(stage, CONFIG, out / "loop", ranks)
+    gradient = _gradient(loop)
+    assert loop.run()
+    saved = {
+        "gradient": gradient,
+        "weights": stage.segmenter.state_dict(),
+        "average": loop.average,
+        "generator": loop.generator.get_state(),
+    }
+    torch.save(saved, out / f"rank{ranks.rank}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with joined(torch.device("cpu")) as ranks:
+        _work(ranks, Path(sys.argv[1]))
