@@ -101,6 +101,13 @@ class NetworkConfig:
     context_bins: tuple[int, ...] = setting(
         (1, 2, 3, 6), "grid sizes of the pyramid-pooling context head"
     )
+    context_skip: int = setting(
+        0,
+        "channels of F_l that join the context head, so that Sh's answer keeps fine detail; 0 for "
+        "none, as published",
+        low=0,
+        high=1024,
+    )
     kernel_size: int = setting(9, "K: side of the predicted kernels; odd", low=1, high=31)
     classifier_upsampling: int = setting(
         1,
@@ -138,13 +145,16 @@ class NetworkConfig:
 #: arrangement at its size, without what goes beyond it; ``paper_resnet101`` has the sizes published
 #: in Sec. 4; ``tiny`` is for tests.
 NETWORKS: dict[str, NetworkConfig] = {
-    "resnet18": NetworkConfig(classifier_upsampling=2, adapt_context=128, residual_fusion=True),
+    "resnet18": NetworkConfig(
+        context_skip=32, classifier_upsampling=2, adapt_context=128, residual_fusion=True
+    ),
     "paper_resnet18": NetworkConfig(),
     "resnet50": NetworkConfig(
         backbone="resnet50",
         module_channels=128,
         high_channels=128,
         context_channels=256,
+        context_skip=64,
         classifier_upsampling=2,
         adapt_context=192,
         residual_fusion=True,
@@ -163,6 +173,7 @@ NETWORKS: dict[str, NetworkConfig] = {
         high_channels=8,
         context_channels=4,
         context_bins=(1, 2),
+        context_skip=4,
         classifier_upsampling=2,
         adapt_context=8,
         residual_fusion=True,

@@ -252,6 +252,15 @@ def test_the_wide_network_costs_what_the_fast_track_costs(name: str) -> None:
     assert 0.8 * fast < wide <= fast
 
 
+@pytest.mark.parametrize("name", ["single_frame_trained", "single_frame_wide"])
+def test_single_frame_begins_as_the_auxiliary_mask(name: str, tiny: Segmenter) -> None:
+    method = METHODS[name](tiny).eval()
+    image = torch.randn(1, 3, 48, 64)
+    with torch.inference_mode():
+        expected = tiny.classify_low(tiny.lower(image))
+        assert torch.allclose(method.learned["network"](image), expected, atol=1e-5)
+
+
 def test_single_frame_does_not_look_at_the_key_frame(tiny: Segmenter) -> None:
     method = METHODS["single_frame_trained"](tiny).eval()
     assert isinstance(method, PairMethod)

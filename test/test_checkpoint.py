@@ -165,11 +165,15 @@ def test_header_must_name_every_class() -> None:
 def test_a_network_of_another_configuration_takes_what_fits(tiny: Segmenter) -> None:
     torch.manual_seed(1)
     plain = dataclasses.replace(
-        NETWORKS["tiny"], classifier_upsampling=1, adapt_context=0, residual_fusion=False
+        NETWORKS["tiny"],
+        context_skip=0,
+        classifier_upsampling=1,
+        adapt_context=0,
+        residual_fusion=False,
     )
     source = Segmenter(plain).eval()
     target = Segmenter(NETWORKS["tiny"]).eval()
-    assert transfer(source, target) == ["adapt.far", "classifier"]
+    assert transfer(source, target) == ["adapt.far", "classifier", "context.skip"]
     image = torch.randn(1, 3, 48, 64)
     with torch.inference_mode():
         repeated = source(image).repeat_interleave(2, 2).repeat_interleave(2, 3)

@@ -76,6 +76,7 @@ def test_shapes(backbone: str, output_stride: int, upsampling: int) -> None:
         output_stride=output_stride,
         high_channels=24,
         classifier_upsampling=upsampling,
+        context_skip=4 * (upsampling - 1),
         adapt_context=16 * (upsampling - 1),
         residual_fusion=upsampling > 1,
     )
@@ -185,9 +186,10 @@ def test_selector_sees_change_whatever_its_direction() -> None:
 
 def test_context_head_at_one_cell() -> None:
     config = NETWORKS["resnet18"]
-    head = ContextHead(512, config).eval()
+    head = ContextHead(128, 512, config).eval()
     with torch.inference_mode():
-        assert head(torch.randn(1, 512, 1, 1), (1, 1)).shape == (1, 64, 1, 1)
+        high = head(torch.randn(1, 512, 1, 1), torch.randn(1, 128, 1, 1))
+    assert high.shape == (1, 64, 1, 1)
 
 
 def test_normalise_is_imagenets(tiny: Segmenter) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig, from_mapping
 from lowlat_seg_ros.network.classifier import Classifier
+from lowlat_seg_ros.network.layers import embed
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 FORMAT = "lowlat_seg_ros/1"
@@ -140,8 +141,9 @@ def restore(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str
 def transfer(source: Segmenter, target: Segmenter) -> list[str]:
     """Copy what fits of ``source`` into a network of another configuration.
 
-    Classifiers that answer more often per cell begin with the same answer for each; the fast
-    track's begins anew where fusion becomes a correction. Returns the parts that begin anew.
+    Classifiers that answer more often per cell begin with the same answer for each, layers that
+    read more begin by ignoring it; the fast track's classifier begins anew where fusion becomes a
+    correction. Returns the parts that begin anew.
     """
     state, fresh = weights(source), []
     new_fusion = target.config.residual_fusion != source.config.residual_fusion
@@ -152,9 +154,17 @@ def transfer(source: Segmenter, target: Segmenter) -> list[str]:
             fresh.append(part)
         elif isinstance(mine, Classifier) and mine.upsampling > given.upsampling == 1:
             mine.widened(given)
+        elif name in state and _reads_more(parameter, state[name]):
+            embed(state[name], parameter)
         elif name in state and state[name].shape == parameter.shape:
             with torch.no_grad():
                 parameter.copy_(state[name])
         else:
             fresh.append(".".join(name.split(".")[:2]))
     return sorted(set(fresh))
+
+
+def _reads_more(wide: torch.Tensor, narrow: torch.Tensor) -> bool:
+    """Whether they are weights of one layer, with more inputs in ``wide``."""
+    both = wide.ndim == narrow.ndim > 1
+    return both and wide.shape[1] > narrow.shape[1] and wide[:, 0].shape == narrow[:, 0].shape

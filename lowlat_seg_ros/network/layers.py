@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
@@ -27,3 +28,15 @@ def separable(
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+def embed(narrow: Tensor, wide: Tensor) -> None:
+    """Copy a layer's parameter into a wider layer's: the first outputs stay what they were.
+
+    They ignore the inputs that ``narrow`` does not have (Net2Net, Chen et al., ICLR 2016); further
+    outputs keep their own initialisation.
+    """
+    with torch.no_grad():
+        if wide.ndim > 1:
+            wide[: len(narrow)] = 0
+        wide[tuple(slice(0, size) for size in narrow.shape)] = narrow

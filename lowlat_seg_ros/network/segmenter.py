@@ -50,7 +50,7 @@ class Segmenter(nn.Module):
         width, high = config.module_channels, config.high_channels
         self.backbone = Backbone(config)
         low = self.backbone.low_channels
-        self.context = ContextHead(self.backbone.out_channels, config)
+        self.context = ContextHead(low, self.backbone.out_channels, config)
         self.predictor = KernelPredictor(low, width, config.kernel_size)
         self.adapt = AdaptNet(low, width, config.adapt_context)
         self.fusion = Fusion(high, width)
@@ -81,7 +81,7 @@ class Segmenter(nn.Module):
         for block in self.backbone.higher_blocks():
             x = block(x)
             pause()
-        return self.context(x, (low.shape[2], low.shape[3]))
+        return self.context(x, low)
 
     def propagate(self, key_high: Tensor, weights: Tensor) -> Tensor:
         """F_h of the key frame and W(k,t) -> F_h carried to the current frame, Eq. (1)."""

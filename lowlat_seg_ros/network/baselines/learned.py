@@ -21,6 +21,7 @@ from lowlat_seg_ros.network.baselines.flow import FlowNetwork, half_size
 from lowlat_seg_ros.network.baselines.recurrent import GatedRecurrentWarp
 from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.network.layers import embed
 from lowlat_seg_ros.network.propagation import KernelPredictor
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -100,24 +101,33 @@ class GrfpMethod(PairMethod):
 class SingleFrameMethod(PairMethod):
     """Sl, AdaptNet and a classifier for this alone: of a pair the key frame is not looked at.
 
-    Sl is a copy that is trained as well. ``wide``: AdaptNet is as wide as the multiply-adds of the
-    whole fast track allow, so that what remains of the difference is the key frame's doing.
+    All begin as the base network's auxiliary mask, Sl being trained as well. ``wide``: AdaptNet is
+    as wide as the multiply-adds of the whole fast track allow, so that what remains of the
+    difference is the key frame's doing.
     """
 
     def __init__(self, base: Segmenter, wide: bool) -> None:
         backbone, config = base.backbone, base.config
         stem = (backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)
         width = equal_width(base) if wide else config.module_channels
-        network = nn.Sequential(
-            *(copy.deepcopy(part) for part in (*stem, *backbone.lower_blocks())),
-            AdaptNet(backbone.low_channels, width, config.adapt_context),
-            Classifier(width, config.num_classes, config.classifier_upsampling),
-        )
+        adapt = AdaptNet(backbone.low_channels, width, config.adapt_context)
+        classifier = Classifier(width, config.num_classes, config.classifier_upsampling)
+        _begin_as(base.adapt, adapt)
+        _begin_as(base.low_classifier, classifier)
+        lower = (copy.deepcopy(part) for part in (*stem, *backbone.lower_blocks()))
+        network = nn.Sequential(*lower, adapt, classifier)
         super().__init__(base, network=network)
 
     def pair(self, key: Encoded, now: Encoded) -> Tensor:
         logits: Tensor = self.learned["network"](now.image)
         return logits
+
+
+def _begin_as(narrow: nn.Module, wide: nn.Module) -> None:
+    """Let ``wide`` answer what ``narrow`` does until it is trained."""
+    state = narrow.state_dict()
+    for name, parameter in wide.state_dict().items():
+        embed(state[name], parameter)
 
 
 def equal_width(base: Segmenter) -> int:
