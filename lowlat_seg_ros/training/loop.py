@@ -233,6 +233,7 @@ class Loop:
             return self.stage.evaluate()
 
     def _write(self, log: Log | None, kind: str, figures: dict[str, float]) -> None:
-        progress = {"seconds": self.seconds, "learning_rate": self._learning_rate()}
+        rate = self.optimiser.param_groups[0]["lr"]  # of the step that was just done
+        progress = {"seconds": self.seconds, "learning_rate": rate}
         if log is not None:
             log.write(kind, self.step, progress | figures)
