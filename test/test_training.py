@@ -18,7 +18,13 @@ from lowlat_seg_ros.training import cli
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.base import BaseStage
 from lowlat_seg_ros.training.loop import Loop
-from lowlat_seg_ros.training.losses import class_weights, distillation_loss, segmentation_loss
+from lowlat_seg_ros.training.losses import (
+    class_weights,
+    distillation_loss,
+    feature_loss,
+    segmentation_loss,
+)
+from lowlat_seg_ros.training.propagation import carry
 from lowlat_seg_ros.training.selector import CalibrationPoint, threshold_for
 from lowlat_seg_ros.training.settings import LoopConfig
 
@@ -176,3 +182,21 @@ def test_threshold_for_a_wanted_key_share() -> None:
     curve = [CalibrationPoint(0.0, 1.0), CalibrationPoint(0.1, 0.3), CalibrationPoint(0.2, 0.1)]
     assert threshold_for(curve, 0.3) == 0.1
     assert threshold_for(curve, 0.05) == 0.2
+
+
+def test_the_feature_loss_is_a_share_of_the_variance() -> None:
+    high = 7.0 * torch.randn(4, 3, 40, 40) + 2.0
+    assert feature_loss(high, high).item() == 0.0
+    means = high.mean(dim=(0, 2, 3), keepdim=True).expand_as(high)
+    assert feature_loss(means, high).item() == pytest.approx(1.0, abs=0.01)
+
+
+def test_features_can_be_carried_there_and_back_and_there_again(tiny: Segmenter) -> None:
+    key, now, high = torch.randn(1, 16, 6, 8), torch.randn(1, 16, 6, 8), torch.randn(1, 8, 6, 8)
+    with torch.inference_mode():
+        there = carry(tiny, key, high, now)
+        back = carry(tiny, now, there, key)
+        assert torch.allclose(
+            carry(tiny, key, back, now), carry(tiny, key, high, now, chained=True)
+        )
+        assert not torch.allclose(there, carry(tiny, key, high, now, chained=True))

@@ -34,7 +34,7 @@ from lowlat_seg_ros.training.ddrnet import DDRNetStage
 from lowlat_seg_ros.training.loop import Loop
 from lowlat_seg_ros.training.options import configure
 from lowlat_seg_ros.training.parallel import Ranks, device_of, joined
-from lowlat_seg_ros.training.propagation import PropagationStage
+from lowlat_seg_ros.training.propagation import PropagationLoss, PropagationStage
 from lowlat_seg_ros.training.selector import SelectorStage, calibrate, deviation_bank, threshold_for
 from lowlat_seg_ros.training.settings import LoopConfig, precision_of
 from lowlat_seg_ros.training.sources import (
@@ -142,7 +142,8 @@ def _stills(data: TrainingData, args: Any) -> tuple[Mixture, Bank]:
 def _propagation(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
     pairs, held_out = pair_banks(data, args.pairs)
     augment = Augment(args.crop, PAIR_SCALE)
-    return PropagationStage(segmenter, pairs, held_out, augment, args.distillation)
+    weights_of_loss = settings_from(args, PropagationLoss)
+    return PropagationStage(segmenter, pairs, held_out, augment, weights_of_loss)
 
 
 def _selector(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:

@@ -41,3 +41,9 @@ def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     log_p = F.log_softmax(student.float(), dim=1)
     q = F.softmax(teacher.float(), dim=1)
     return F.kl_div(log_p, q, reduction="none").sum(dim=1).mean()
+
+
+def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error of F_h (N, Ch, H/8, W/8) as a share of each channel's variance."""
+    variance = teacher.float().var(dim=(0, 2, 3), keepdim=True).clamp(min=1e-6)
+    return ((student.float() - teacher.float()) ** 2 / variance).mean()

@@ -8,6 +8,7 @@ from pathlib import Path
 from lowlat_seg_ros.arguments import add_settings, size
 from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.network.baselines.learned import IMAGE_METHODS, METHODS, PAIR_METHODS
+from lowlat_seg_ros.training.propagation import PropagationLoss
 from lowlat_seg_ros.training.settings import LoopConfig
 
 EXAMPLES = """\
@@ -81,13 +82,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
             default=0.5,
             help="smallest random zoom of stills (default %(default)s)",
         )
+    add_settings(propagation, PropagationLoss)
+    baseline.add_argument(
+        "--distillation",
+        type=float,
+        default=PropagationLoss().distillation,
+        help="weight of the full network's answer on pairs (default %(default)s)",
+    )
     for stage in (propagation, baseline):
-        stage.add_argument(
-            "--distillation",
-            type=float,
-            default=0.5,
-            help="weight of the full network's answer on pairs (default %(default)s)",
-        )
         stage.add_argument(
             "--pairs",
             type=int,

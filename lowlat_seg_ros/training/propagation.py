@@ -1,7 +1,7 @@
 """Stage 2: the propagation modules, the base network frozen (paper Sec. 4).
 
 Pairs of a key and a current frame, the current one labelled. Beside the paper's cross-entropy the
-fast track is distilled from the full network's answer on the current frame.
+fast track is distilled from the full network on the current frame: its answer, and its F_h.
 """
 
 from __future__ import annotations
@@ -11,11 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowlat_seg_ros.config import check, setting
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training.base import AUXILIARY, mask_of
-from lowlat_seg_ros.training.losses import class_weights, distillation_loss, segmentation_loss
+from lowlat_seg_ros.training.losses import (
+    class_weights,
+    distillation_loss,
+    feature_loss,
+    segmentation_loss,
+)
 
 
 @dataclass(frozen=True)
@@ -27,14 +33,39 @@ class PairBank:
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class PropagationLoss:
+    """What is minimised besides the cross-entropy of the fused mask."""
+
+    distillation: float = setting(
+        0.5, "weight of the full network's answer on the current frame", low=0.0, high=100.0
+    )
+    feature_distillation: float = setting(
+        0.2,
+        "weight of the error of the propagated F_h, as a share of the variance of F_h",
+        low=0.0,
+        high=100.0,
+    )
+    chained_share: float = setting(
+        0.5,
+        "share of the batches whose F_h goes to the current frame, back to the key frame and again "
+        "to the current one, as provisional features go from key frame to key frame",
+        low=0.0,
+        high=1.0,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 class PropagationStage:
-    """Cross-entropy on the fused mask, plus ``distillation`` times the full one's divergence."""
+    """Cross-entropy on the fused and the auxiliary mask, and distillation."""
 
     name = "propagation"
 
     def __init__(
         self, segmenter: Segmenter, pairs: PairBank, held_out: PairBank, augment: Augment,
-        distillation: float = 0.5,
+        weights: PropagationLoss = PropagationLoss(),
     ) -> None:  # fmt: skip
         self.segmenter, self.pairs, self.held_out, self.augment = (
             segmenter,
@@ -42,7 +73,7 @@ class PropagationStage:
             held_out,
             augment,
         )
-        self.distillation = distillation
+        self.parts = weights
         self.weights = class_weights(pairs.labels, segmenter.config.num_classes)
 
     def trained(self) -> list[list[torch.nn.Module]]:
@@ -65,11 +96,16 @@ class PropagationStage:
             high = net.higher(low)
             teacher = net.classify_high(high[batch_size:])
         low_key, low_now = low[:batch_size], low[batch_size:]
-        fused = fast_track(net, low_key, high[:batch_size], low_now)
+        chance = torch.rand((), generator=generator, device=low.device)
+        chained = bool(chance < self.parts.chained_share)
+        carried = carry(net, low_key, high[:batch_size], low_now, chained)
+        fused = net.classify_fused(carried, low_now)
+        wanted = high[batch_size:].float()
         parts = {
             "fused": segmentation_loss(fused, label, self.weights),
             "aux": AUXILIARY * segmentation_loss(net.classify_low(low_now), label, self.weights),
-            "distil": self.distillation * distillation_loss(fused, teacher),
+            "distil": self.parts.distillation * distillation_loss(fused, teacher),
+            "features": self.parts.feature_distillation * feature_loss(carried, wanted),
         }
         return sum(parts.values(), torch.zeros(())), {k: v.item() for k, v in parts.items()}
 
@@ -81,13 +117,23 @@ class PropagationStage:
         for key, image, label in zip(held.key_images, held.images, held.labels, strict=True):
             low = net.lower(net.normalise(torch.stack([key, image]).float() / 255))
             high = net.higher(low)
-            fused.update(label, mask_of(fast_track(net, low[:1], high[:1], low[1:]), label))
+            carried = carry(net, low[:1], high[:1], low[1:])
+            fused.update(label, mask_of(net.classify_fused(carried, low[1:]), label))
             full.update(label, mask_of(net.classify_high(high[1:]), label))
             aux.update(label, mask_of(net.classify_low(low[1:]), label))
         return {"miou": fused.miou, "full_miou": full.miou, "aux_miou": aux.miou}
 
 
-def fast_track(net: Segmenter, low_key: Tensor, high_key: Tensor, low: Tensor) -> Tensor:
-    """Logits (N, classes, H/8, W/8) of the current frame from the key frame's features."""
-    kernels = net.predictor(net.predictor.reduce(low_key), net.predictor.reduce(low))
-    return net.classify_fused(net.propagate(high_key.float(), kernels), low)
+def carry(
+    net: Segmenter, low_key: Tensor, high_key: Tensor, low: Tensor, chained: bool = False
+) -> Tensor:
+    """F_h of the key frame carried to the current one, (N, Ch, H/8, W/8) float32.
+
+    ``chained``: by way of the current frame and the key frame.
+    """
+    before, now = net.predictor.reduce(low_key), net.predictor.reduce(low)
+    there = net.predictor(before, now)
+    carried = net.propagate(high_key.float(), there)
+    if chained:
+        carried = net.propagate(net.propagate(carried, net.predictor(now, before)), there)
+    return carried
