@@ -70,7 +70,7 @@ def pair_stage(tiny: Segmenter, *names: str) -> PairStage:
         method = METHODS[name](tiny)
         assert isinstance(method, PairMethod)
         methods[name] = method
-    return PairStage("+".join(names), methods, pairs(), pairs(), Augment((32, 32)))
+    return PairStage("+".join(names), methods, pairs(), pairs(), Augment((32, 32)), 0.5)
 
 
 def test_all_that_have_weights_are_in_the_catalogue() -> None:

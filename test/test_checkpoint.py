@@ -181,3 +181,12 @@ def test_a_network_of_another_configuration_takes_what_fits(tiny: Segmenter) -> 
     assert transfer(tiny, target) == []
     for name, tensor in weights(tiny).items():
         assert torch.equal(tensor, weights(target)[name])
+
+
+def test_a_network_of_other_widths_begins_anew_where_it_differs(tiny: Segmenter) -> None:
+    wider = dataclasses.replace(NETWORKS["tiny"], high_channels=16)
+    target = Segmenter(wider)
+    fresh = transfer(tiny, target)
+    assert "fusion.mix" in fresh  # its inputs are others than they were
+    assert "high_classifier" in {name.split(".")[0] for name in fresh}
+    assert torch.equal(target.backbone.conv1.weight, tiny.backbone.conv1.weight)

@@ -114,3 +114,13 @@ def test_the_blur_is_a_gaussian_of_each_image_s_own_width() -> None:
     profile = out[1, 0].sum(dim=0)
     variance = (profile * (torch.arange(21) - 10) ** 2).sum()
     assert 1.9 < float(variance) < 2.25  # 1.5 squared, less what the kernel's reach cuts off
+
+
+def test_mixed_precision_leaves_images_as_they_are() -> None:
+    augment = Augment((32, 48))
+    plain = augment(*batch(), generator(3))[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = augment(*batch(), generator(3))[0]
+        key, _, _ = augment.pair(*batch()[:1], *batch(), generator(3))
+    assert mixed.dtype == key.dtype == torch.float32
+    assert torch.equal(plain, mixed)

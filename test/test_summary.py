@@ -103,4 +103,7 @@ def test_work_of_other_processes_is_that_of_our_cores(tmp_path: Path):
                     f"cpu99999 {ticks} 0 0 0 0 0 0 0 0 0\nintr 1 2 3\n")  # fmt: skip
     assert busy_s(stat) == 3.0
     assert math.isnan(busy_s(tmp_path / "none"))
-    assert Neighbours().cores() >= 0
+    neighbours = Neighbours(stat)
+    stat.write_text(f"cpu{own} {10_000 * ticks} 0 0 0 0 0 0 0 0 0\n")
+    assert neighbours.cores() > 100  # 10 000 s of work in no time
+    assert math.isnan(Neighbours(tmp_path / "none").cores())

@@ -200,3 +200,17 @@ def test_features_can_be_carried_there_and_back_and_there_again(tiny: Segmenter)
             carry(tiny, key, back, now), carry(tiny, key, high, now, chained=True)
         )
         assert not torch.allclose(there, carry(tiny, key, high, now, chained=True))
+
+
+def test_an_initial_file_and_a_checkpoint_are_one_too_many(tmp_path: Path) -> None:
+    both = ("--init", "a.pth", "--start-from", "b.safetensors")
+    with pytest.raises(ConfigError, match="choose one"):
+        train("base", *both, "--out", str(tmp_path))
+
+
+def test_a_state_of_another_kind_of_device_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, [1])
+    path = next(tmp_path.glob("*.resume.pt"))
+    torch.save(torch.load(path, weights_only=True) | {"device": "cuda"}, path)
+    with pytest.raises(ConfigError, match="begun on cuda"):
+        run(tmp_path, [2])

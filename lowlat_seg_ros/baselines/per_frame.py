@@ -15,7 +15,7 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 
 
 class PerFrameEngine(Stream):
-    """``network`` maps a normalised image (1, 3, H, W) to logits (1, classes, H/8, W/8).
+    """``network`` maps a normalised image (1, 3, H, W) to logits (1, classes, h, w).
 
     ``kind`` says what its masks are: ``FULL`` makes every frame a key frame, as it owes nothing to
     another; ``DEGRADED`` is Sl and AdaptNet alone, without any key frame.

@@ -52,7 +52,7 @@ class Stream(ABC):
         """Segment a normalised image (1, 3, H, W), ``key_age`` frames after the key frame.
 
         ``key_age`` is None on the first frame after :meth:`forget`. Returns logits
-        (1, classes, H/8, W/8) and how they were obtained; FULL makes the frame the key frame.
+        (1, classes, r*H/8, r*W/8) and how they were obtained; FULL makes the frame the key frame.
         """
 
     @abstractmethod

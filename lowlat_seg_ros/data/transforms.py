@@ -37,8 +37,9 @@ class Augment:
 
         Outside the image pixels are grey and labels 255.
         """
-        grid = self._grid(images, generator)
-        return self._colour(warp_images(images, grid), generator), warp_labels(labels, grid)
+        with _full_precision(images.device):
+            grid = self._grid(images, generator)
+            return self._colour(warp_images(images, grid), generator), warp_labels(labels, grid)
 
     def pair(
         self, key_images: Tensor, images: Tensor, labels: Tensor, generator: torch.Generator
@@ -47,14 +48,15 @@ class Augment:
 
         Their colours are jittered alike, then a little apart, as exposure drifts in a drive.
         """
-        grid = self._grid(images, generator)
-        both = torch.cat([warp_images(key_images, grid), warp_images(images, grid)])
-        amounts = self._amounts(len(images), images.device, generator)
-        drift = 0.15 * self._amounts(len(images), images.device, generator)
-        jittered = jitter_colours(both, torch.cat([amounts, amounts + drift]))
-        turns = self._turns(len(images), images.device, generator)
-        key, current = turn_hue(jittered, torch.cat([turns, turns])).chunk(2)
-        return key, current, warp_labels(labels, grid)
+        with _full_precision(images.device):
+            grid = self._grid(images, generator)
+            both = torch.cat([warp_images(key_images, grid), warp_images(images, grid)])
+            amounts = self._amounts(len(images), images.device, generator)
+            drift = 0.15 * self._amounts(len(images), images.device, generator)
+            jittered = jitter_colours(both, torch.cat([amounts, amounts + drift]))
+            turns = self._turns(len(images), images.device, generator)
+            key, current = turn_hue(jittered, torch.cat([turns, turns])).chunk(2)
+            return key, current, warp_labels(labels, grid)
 
     def _grid(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Sampling grid (N, h, w, 2) of one random zoom, flip and crop per image."""
@@ -89,6 +91,11 @@ class Augment:
         # A width of zero leaves an image as it is.
         sigma = torch.where(u[0] < self.blur, BLUR_SIGMA * u[1], 0.0)
         return gaussian_blur(out, sigma) if self.blur > 0 else out
+
+
+def _full_precision(device: torch.device) -> torch.autocast:
+    """Training runs in mixed precision; its images are as exact as those of evaluation."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def warp_images(images: Tensor, grid: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -52,18 +53,20 @@ class Neighbours:
     counts as well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
+        self._stat = stat
         self._begin = self._now()
 
     def cores(self) -> float:
         """0 on a quiet machine."""
         wall, busy, own = (now - then for now, then in zip(self._now(), self._begin, strict=True))
-        return max(0.0, busy - own) / wall if wall > 0 else float("nan")
+        if math.isnan(busy) or wall <= 0:
+            return float("nan")
+        return max(0.0, busy - own) / wall
 
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
+    def _now(self) -> tuple[float, float, float]:
         """Seconds: on the clock, of work on the cores, of work of this process."""
-        return time.perf_counter(), busy_s(Path("/proc/stat")), time.process_time()
+        return time.perf_counter(), busy_s(self._stat), time.process_time()
 
 
 def busy_s(stat: Path) -> float:

@@ -141,9 +141,9 @@ def restore(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str
 def transfer(source: Segmenter, target: Segmenter) -> list[str]:
     """Copy what fits of ``source`` into a network of another configuration.
 
-    Classifiers that answer more often per cell begin with the same answer for each, layers that
-    read more begin by ignoring it; the fast track's classifier begins anew where fusion becomes a
-    correction. Returns the parts that begin anew.
+    Classifiers that answer more often per cell begin with the same answer for each, and a context
+    head that reads F_l besides begins by ignoring it; the fast track's classifier begins anew where
+    fusion becomes a correction. Returns the parts that begin anew.
     """
     state, fresh = weights(source), []
     new_fusion = target.config.residual_fusion != source.config.residual_fusion
@@ -152,9 +152,9 @@ def transfer(source: Segmenter, target: Segmenter) -> list[str]:
         mine, given = getattr(target, part), getattr(source, part)
         if part == "classifier" and new_fusion:
             fresh.append(part)
-        elif isinstance(mine, Classifier) and mine.upsampling > given.upsampling == 1:
+        elif isinstance(mine, Classifier) and mine.answers_more_than(given):
             mine.widened(given)
-        elif name in state and _reads_more(parameter, state[name]):
+        elif name == "context.merge.0.weight" and _skip_is_new(source, target):
             embed(state[name], parameter)
         elif name in state and state[name].shape == parameter.shape:
             with torch.no_grad():
@@ -164,7 +164,10 @@ def transfer(source: Segmenter, target: Segmenter) -> list[str]:
     return sorted(set(fresh))
 
 
-def _reads_more(wide: torch.Tensor, narrow: torch.Tensor) -> bool:
-    """Whether they are weights of one layer, with more inputs in ``wide``."""
-    both = wide.ndim == narrow.ndim > 1
-    return both and wide.shape[1] > narrow.shape[1] and wide[:, 0].shape == narrow[:, 0].shape
+def _skip_is_new(source: Segmenter, target: Segmenter) -> bool:
+    """Whether the context head reads F_l besides, after what it has read before."""
+    skip = target.config.context_skip
+    wider = dataclasses.replace(source.config, context_skip=skip)
+    sizes = ("backbone", "high_channels", "context_channels", "context_bins")
+    same = all(getattr(wider, name) == getattr(target.config, name) for name in sizes)
+    return same and skip > source.config.context_skip == 0

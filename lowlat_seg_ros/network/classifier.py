@@ -22,6 +22,15 @@ class Classifier(nn.Conv2d):
         """Logits; sub-pixel answers lie in the order of ``torch.nn.PixelShuffle``."""
         return F.pixel_shuffle(super().forward(features), self.upsampling)
 
+    def answers_more_than(self, other: Classifier) -> bool:
+        """Whether it reads and tells apart the same as ``other``, but more often per cell."""
+        times = self.upsampling**2
+        same = (self.in_channels, self.out_channels) == (
+            other.in_channels,
+            other.out_channels * times,
+        )
+        return same and times > 1 and other.upsampling == 1
+
     def widened(self, other: Classifier) -> None:
         """Take over the weights of ``other``, whose upsampling is 1, for each answer of a cell."""
         times = self.upsampling**2

@@ -56,14 +56,9 @@ class Segmenter(nn.Module):
         self.fusion = Fusion(high, width)
         self.selector = KeyFrameSelector(low, width)
         answers = (config.num_classes, config.classifier_upsampling)
-        self.classifier = Classifier(width, *answers)
+        self.classifier = new_classifier(config)
         self.high_classifier = Classifier(high, *answers)
         self.low_classifier = Classifier(width, *answers)
-        if config.residual_fusion:
-            # To begin with the fast track answers what the full network's classifier does.
-            nn.init.zeros_(self.classifier.weight)
-            assert self.classifier.bias is not None
-            nn.init.zeros_(self.classifier.bias)
 
     def normalise(self, image: Tensor) -> Tensor:
         """RGB in [0, 1] (N, 3, H, W) -> what Sl expects."""
@@ -101,5 +96,17 @@ class Segmenter(nn.Module):
         return self.low_classifier(self.adapt(low))
 
     def forward(self, image: Tensor) -> Tensor:
-        """The full network per frame: normalised image -> logits (N, classes, H/8, W/8)."""
+        """The full network per frame: normalised image -> logits (N, classes, r*H/8, r*W/8)."""
         return self.classify_high(self.higher(self.lower(image)))
+
+
+def new_classifier(config: NetworkConfig) -> Classifier:
+    """The fast track's classifier; as a correction it begins by changing nothing."""
+    classifier = Classifier(
+        config.module_channels, config.num_classes, config.classifier_upsampling
+    )
+    if config.residual_fusion:
+        nn.init.zeros_(classifier.weight)
+        assert classifier.bias is not None
+        nn.init.zeros_(classifier.bias)
+    return classifier

@@ -25,11 +25,11 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.data.labels import ClassTable
-from lowlat_seg_ros.engine.device import resolve_device
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.frames import Frame, ResetReason
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header, load
+from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.ros.camera import CameraStream
 from lowlat_seg_ros.ros.diagnostics import RateMeter, StreamState, diagnostics

@@ -47,7 +47,7 @@ class PairStage:
         pairs: PairBank,
         held_out: PairBank,
         augment: Augment,
-        distillation: float = 0.5,
+        distillation: float,
     ) -> None:
         self.name, self.methods, self.augment = name, methods, augment
         self.pairs, self.held_out, self.distillation = pairs, held_out, distillation

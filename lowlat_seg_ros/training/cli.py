@@ -82,9 +82,7 @@ def _run(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         if isinstance(stage, SelectorStage):
             header, figures = _calibrated(segmenter, header, data, args.key_share, figures)
         if isinstance(stage, (PairStage, DDRNetStage)):
-            for name, method in stage.methods.items():
-                about = _described(header, args, loop, stage.figures_of(name, figures))
-                print(weights.save(args.out, name, method, about.provenance))
+            _save_methods(stage, figures, header, args, loop)
         else:
             path = args.out / f"{args.stage}.safetensors"
             header = _described(header, args, loop, figures)
@@ -93,9 +91,30 @@ def _run(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     return 0 if finished else 3
 
 
+def _save_methods(
+    stage: PairStage | DDRNetStage,
+    figures: dict[str, float],
+    header: Header,
+    args: argparse.Namespace,
+    loop: Loop,
+) -> None:
+    """One file for each method; one that diverged does not keep the others from being saved."""
+    errors = []
+    for name, method in stage.methods.items():
+        about = _described(header, args, loop, stage.figures_of(name, figures))
+        try:
+            print(weights.save(args.out, name, method, about.provenance))
+        except CheckpointError as error:
+            errors.append(str(error))
+    if errors:
+        raise CheckpointError("; ".join(errors))
+
+
 def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
     """The network a stage begins with: of a checkpoint, or new."""
     named = getattr(args, "network", None)
+    if getattr(args, "init", None) is not None and args.start_from is not None:
+        raise ConfigError("--init and --start-from both give initial weights; choose one")
     if args.start_from is None:
         config = dataclasses.replace(NETWORKS[named or "resnet18"], num_classes=len(CAMVID.names))
         header = Header(config, tuple(CAMVID.names), tuple(CAMVID.colours), threshold=0.2)
@@ -114,14 +133,14 @@ def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
         fresh = checkpoint.transfer(trained, segmenter)
         if fresh:
             print(f"not in {args.start_from}, begun anew: {', '.join(fresh)}", file=sys.stderr)
-    elif args.init:
+    elif args.init is not None:
         _load_initial(segmenter, args.init)
     return segmenter, header
 
 
-def _load_initial(segmenter: Segmenter, path: str) -> None:
+def _load_initial(segmenter: Segmenter, path: Path) -> None:
     try:
-        load_imagenet(segmenter.backbone, path)
+        load_imagenet(segmenter.backbone, str(path))
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"--init {path} is no torchvision ResNet file that fits the backbone: {error}"
@@ -142,8 +161,8 @@ def _stills(data: TrainingData, args: Any) -> tuple[Mixture, Bank]:
 def _propagation(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
     pairs, held_out = pair_banks(data, args.pairs)
     augment = Augment(args.crop, PAIR_SCALE)
-    weights_of_loss = settings_from(args, PropagationLoss)
-    return PropagationStage(segmenter, pairs, held_out, augment, weights_of_loss)
+    loss_weights = settings_from(args, PropagationLoss)
+    return PropagationStage(segmenter, pairs, held_out, augment, loss_weights)
 
 
 def _selector(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
@@ -164,7 +183,9 @@ def _baseline(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopC
         return DDRNetStage(name, methods[name], *_stills(data, args), augment)
     on_pairs = {name: method for name, method in methods.items() if isinstance(method, PairMethod)}
     augment = Augment(args.crop, PAIR_SCALE)
-    return PairStage(name, on_pairs, *pair_banks(data, args.pairs), augment, args.distillation)
+    # Checked as the one of the propagation stage is.
+    distillation = PropagationLoss(distillation=args.distillation).distillation
+    return PairStage(name, on_pairs, *pair_banks(data, args.pairs), augment, distillation)
 
 
 def _method(name: str, segmenter: Segmenter, device: torch.device, seed: int) -> Baseline:
@@ -204,7 +225,8 @@ def _described(header: Header, args: argparse.Namespace, loop: Loop, figures: An
             k: v
             for k, v in vars(args).items()
             if isinstance(v, (int, float, str, tuple)) and k not in ("stage", "device")
-        },
+        }
+        | ({"init": args.init.name} if getattr(args, "init", None) is not None else {}),
         "processes": loop.ranks.count,  # --batch-size is of each
         "steps": loop.step,
         "minutes": round(loop.seconds / 60, 1),
@@ -227,4 +249,4 @@ def _licence(stages: list[dict[str, Any]]) -> str:
     if any(CAMVID_TRAIN in stage["data"] for stage in stages):
         return "research use only (CamVid)"
     initial = [stage["options"]["init"] for stage in stages if stage["options"].get("init")]
-    return f"that of the initial weights ({Path(initial[0]).name})" if initial else "Apache-2.0"
+    return f"that of the initial weights ({initial[0]})" if initial else "Apache-2.0"

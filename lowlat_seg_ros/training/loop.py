@@ -126,6 +126,12 @@ class Loop:
                 f"{self.checkpoint} was begun with {len(generators)} processes, not with "
                 f"{self.ranks.count}; start as many as then, or give another --out"
             )
+        if state.get("device", self.device.type) != self.device.type:
+            raise ConfigError(
+                f"{self.checkpoint} was begun on {state['device']}, whose random numbers "
+                f"{self.device.type} cannot go on with; give --device {state['device']}, or "
+                "another --out"
+            )
         self.stage.segmenter.load_state_dict(state["segmenter"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average = {name: mean.to(self.device) for name, mean in state["average"].items()}
@@ -146,6 +152,7 @@ class Loop:
             "origin": self.origin,
             "seconds": self.seconds,
             "generator": generators,
+            "device": self.device.type,
         }
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)

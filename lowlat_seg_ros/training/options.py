@@ -45,7 +45,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "configuration takes what fits)",
     )
     base.add_argument(
-        "--init", metavar="FILE", help="torchvision ImageNet file of the backbone, a local path"
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="torchvision ImageNet file of the backbone, a local path",
     )
     base.add_argument(
         "--start-from",

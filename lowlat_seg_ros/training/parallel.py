@@ -87,7 +87,13 @@ def device_of(name: str) -> torch.device:
         return device
     if ":" in name:
         raise ConfigError(f"device is {name!r}, one GPU for {_launched()} processes; choose cuda")
-    return resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    mine, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if mine >= found:
+        raise ConfigError(
+            f"there are {found} GPUs for more than {mine} processes on this machine; start at most "
+            f"{found}, or give --device cpu"
+        )
+    return resolve_device(f"cuda:{mine}")
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class PropagationStage:
 
     def __init__(
         self, segmenter: Segmenter, pairs: PairBank, held_out: PairBank, augment: Augment,
-        weights: PropagationLoss = PropagationLoss(),
+        loss_weights: PropagationLoss = PropagationLoss(),
     ) -> None:  # fmt: skip
         self.segmenter, self.pairs, self.held_out, self.augment = (
             segmenter,
@@ -73,7 +73,7 @@ class PropagationStage:
             held_out,
             augment,
         )
-        self.parts = weights
+        self.loss_weights = loss_weights
         self.weights = class_weights(pairs.labels, segmenter.config.num_classes)
 
     def trained(self) -> list[list[torch.nn.Module]]:
@@ -97,15 +97,15 @@ class PropagationStage:
             teacher = net.classify_high(high[batch_size:])
         low_key, low_now = low[:batch_size], low[batch_size:]
         chance = torch.rand((), generator=generator, device=low.device)
-        chained = bool(chance < self.parts.chained_share)
+        chained = bool(chance < self.loss_weights.chained_share)
         carried = carry(net, low_key, high[:batch_size], low_now, chained)
         fused = net.classify_fused(carried, low_now)
         wanted = high[batch_size:].float()
         parts = {
             "fused": segmentation_loss(fused, label, self.weights),
             "aux": AUXILIARY * segmentation_loss(net.classify_low(low_now), label, self.weights),
-            "distil": self.parts.distillation * distillation_loss(fused, teacher),
-            "features": self.parts.feature_distillation * feature_loss(carried, wanted),
+            "distil": self.loss_weights.distillation * distillation_loss(fused, teacher),
+            "features": self.loss_weights.feature_distillation * feature_loss(carried, wanted),
         }
         return sum(parts.values(), torch.zeros(())), {k: v.item() for k, v in parts.items()}
 

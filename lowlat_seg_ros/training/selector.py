@@ -1,7 +1,7 @@
 """Stage 3: the key-frame selector, regressing the measured deviation (paper Sec. 4).
 
-The target is the share of locations at which the base network's maps of both frames, at 1/8 of the
-image, differ. The base network is frozen, so its features are computed once and kept.
+The target is the share of locations at which the base network's maps of both frames, as fine as its
+logits, differ. The base network is frozen, so its features are computed once and kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Key-frame methods in two parts: how F_h is carried to the current frame, how it is classified.
 
 So that methods differ in nothing else, all of them share the segmenter's Sl, Sh and classifier of
-full masks (the paper's Table 1, settings a to d).
+full masks (the paper's Table 1, settings a to d). In shapes r is ``classifier_upsampling``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Alone(nn.Module):
         self.classifier = classifier
 
     def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
-        """Logits (N, classes, H/8, W/8)."""
+        """Logits (N, classes, r*H/8, r*W/8)."""
         logits: Tensor = self.classifier(carried)
         return logits
 
@@ -95,12 +95,12 @@ class Fused(nn.Module):
         self.low_classifier, self.residual = low_classifier, residual
 
     def classify_low(self, low: Tensor) -> Tensor:
-        """Logits (N, classes, H/8, W/8) of AdaptNet alone."""
+        """Logits (N, classes, r*H/8, r*W/8) of AdaptNet alone."""
         logits: Tensor = self.low_classifier(self.adapt(low))
         return logits
 
     def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
-        """Logits (N, classes, H/8, W/8)."""
+        """Logits (N, classes, r*H/8, r*W/8)."""
         logits: Tensor = self.classifier(self.fusion(carried, self.adapt(_given(low))))
         return logits if self.residual is None else logits + self.residual(carried)
 
@@ -130,7 +130,7 @@ class CarriedSegmenter(nn.Module):
         return Key(high, self.carrier.keep(image, low))
 
     def forward(self, key: Key, image: Tensor, low: Tensor | None) -> Tensor:
-        """Logits (N, classes, H/8, W/8) of a frame between key frames."""
+        """Logits (N, classes, r*H/8, r*W/8) of a frame between key frames."""
         carried = self.carrier.move(key.high, self.carrier.motion(key.kept, image, low))
         logits: Tensor = self.head(carried, low)
         return logits

@@ -14,7 +14,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.adaptation import AdaptNet
+from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
 from lowlat_seg_ros.network.baselines.carriers import Flow, ImageDifference, Reuse, Unified
 from lowlat_seg_ros.network.baselines.carry import Adaptive, Alone, CarriedSegmenter, Carrier, Fused
 from lowlat_seg_ros.network.baselines.flow import FlowNetwork, half_size
@@ -23,7 +23,7 @@ from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.layers import embed
 from lowlat_seg_ros.network.propagation import KernelPredictor
-from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.segmenter import Segmenter, new_classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class PairMethod(Baseline, ABC):
 
     @abstractmethod
     def pair(self, key: Encoded, now: Encoded) -> Tensor:
-        """Logits (N, classes, H/8, W/8) of the current frames."""
+        """Logits (N, classes, r*H/8, r*W/8) of the current frames."""
 
     def classify_low(self, low: Tensor) -> Tensor | None:
         """Logits of AdaptNet alone, None without one."""
@@ -161,14 +161,17 @@ class DDRNetMethod(Baseline):
 
 
 def _carried(make: Callable[[Segmenter], Carrier], fuse: bool, base: Segmenter) -> CarriedMethod:
-    """Head and AdaptNet begin as the base network's, as the paper's own propagation does."""
+    """AdaptNet and classifiers of masks begin as the base network's; fusion begins anew.
+
+    So no method profits from the propagation that a checkpoint may have been trained for.
+    """
     own = copy.deepcopy
     config = base.config
     if fuse:
         head: Alone | Fused = Fused(
             own(base.adapt),
-            own(base.fusion),
-            own(base.classifier),
+            Fusion(config.high_channels, config.module_channels),
+            new_classifier(config),
             own(base.low_classifier),
             own(base.high_classifier) if config.residual_fusion else None,
         )

@@ -1,7 +1,7 @@
 """The cell of GRFP: a gated recurrent warp of class probabilities.
 
 Nilsson, Sminchisescu, "Semantic Video Segmentation by Gated Recurrent Flow Propagation" (CVPR
-2018), its STGRU, Eqs. 1 to 5, forward in time, at 1/8.
+2018), its STGRU, Eqs. 1 to 5, forward in time, at the size of the logits.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class GatedRecurrentWarp(nn.Module):
         """Logits (N, classes, h, w) of the current frame.
 
         ``past`` and ``now`` are probabilities (N, classes, h, w), the cell's of the frame before
-        and the network's; the images (N, 3, 4h, 4w) are at half size.
+        and the network's; the images (N, 3, H/2, W/2) are at half size.
         """
         size, flow = (now.shape[2], now.shape[3]), self.flow(image_past, image)
         if flow.shape[2:] != size:  # several answers per cell: flow is counted in theirs
