@@ -233,6 +233,16 @@ class EngineConfig:
         high=3.6e6,
         dynamic=True,
     )
+    max_latency_ms: float = setting(
+        0.0,
+        "deadline of a mask, from the frame's arrival on this machine; later masks are counted, "
+        "and while too many are late, load is shed step by step (selector, overlay, slow track, "
+        "then the network's size); 0 for none",
+        unit="ms",
+        low=0.0,
+        high=3.6e6,
+        dynamic=True,
+    )
     foreground_threads: int = setting(
         0,
         "CPU threads of the fast track, 0 for the cores that the slow track leaves",

@@ -108,6 +108,20 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Deadline:
+    """Whether a mask came in time, and with what load shed.
+
+    ``latency_ms`` runs from the frame's arrival on this machine to its mask, the time that it
+    waited for the engine included; ``missed`` is true when that is above ``max_latency_ms``.
+    ``level`` is the one of ``engine.deadline.LEVELS`` that the frame was segmented under.
+    """
+
+    level: int = 0
+    latency_ms: float = 0.0
+    missed: bool = False
+
+
+@dataclass(frozen=True)
 class Counters:
     """What happened since the engine was made; every submitted slow-track job ends in one place:
     ``submitted = refined + carried + superseded + dropped_late + dropped_stale + failed
@@ -118,9 +132,11 @@ class Counters:
     key_frames: int = 0  # frames that became the key frame, first frames included
     resets: int = 0  # epochs begun after the first
     degraded: int = 0  # masks of kind DEGRADED
+    missed: int = 0  # masks that came later than max_latency_ms
+    shed: int = 0  # masks made while load was shed, at a level above 0
     submitted: int = 0  # key frames handed to the slow track
     refined: int = 0  # Sh's features applied to their own key frame
-    carried: int = 0  # Sh's features of an older key frame applied to the current one
+    carried: int = 0  # Sh's features of an older key frame, or size, applied to the current one
     superseded: int = 0  # jobs replaced by a newer key frame before Sh began on them
     dropped_late: int = (
         0  # results for a replaced key frame, dropped by configuration or newer news
@@ -136,7 +152,7 @@ class Segmentation:
     """The result for one frame.
 
     ``mask``: uint8 (H, W) class ids at the input's size. ``selection`` is None until the selector
-    has run, and for frames it does not run on (first frames).
+    has run, and for frames it does not run on (first frames, and others while load is shed).
     """
 
     mask: np.ndarray
@@ -146,3 +162,4 @@ class Segmentation:
     timing: StageTiming
     counters: Counters = field(default_factory=Counters)
     selection: Selection | None = None
+    deadline: Deadline = field(default_factory=Deadline)

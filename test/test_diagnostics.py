@@ -6,8 +6,10 @@ import pytest
 
 pytest.importorskip("diagnostic_msgs", reason="needs ROS 2")
 
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.worker import SlowTrackState
-from lowlat_seg_ros.frames import Counters
+from lowlat_seg_ros.frames import Counters, Deadline
 from lowlat_seg_ros.ros.diagnostics import (
     ERROR,
     OK,
@@ -16,6 +18,7 @@ from lowlat_seg_ros.ros.diagnostics import (
     Rates,
     StreamState,
     camera_status,
+    deadline_status,
     diagnostics,
     ledger_status,
     processing_status,
@@ -23,7 +26,7 @@ from lowlat_seg_ros.ros.diagnostics import (
 )
 from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.monitor import StreamTimes
-from lowlat_seg_ros.ros.params import NodeConfig
+from lowlat_seg_ros.ros.params import NodeConfig, Settings
 
 CONFIG = NodeConfig(camera_timeout_ms=500.0, max_consecutive_delay_ms=1000.0)
 
@@ -53,6 +56,19 @@ def test_processing(delayed_ms: float, level: bytes) -> None:
     assert processing_status(StreamTimes(delayed_ms=delayed_ms), Rates(), CONFIG).level == level
 
 
+@pytest.mark.parametrize("shed", range(len(LEVELS)))
+def test_deadline(shed: int) -> None:
+    newest = Deadline(shed, 120.0, True)
+    status = deadline_status(newest, Counters(missed=3, shed=2), 100.0)
+    assert status.level == (WARN if shed else OK)
+    assert LEVELS[shed].doc in status.message
+    values = {pair.key: pair.value for pair in status.values}
+    assert (values["shed_level"], values["missed"], values["shed"]) == (str(shed), "3", "2")
+    assert (values["deadline_missed"], values["max_latency_ms"]) == ("True", "100.000")
+    off = deadline_status(newest, Counters(), 0.0)
+    assert (off.level, off.message) == (OK, "no deadline is set")
+
+
 @pytest.mark.parametrize(
     ("state", "level"),
     [
@@ -77,10 +93,11 @@ def test_ledger_warns_while_images_give_no_mask() -> None:
 
 
 def test_message_names_node_and_device() -> None:
+    settings = Settings(CONFIG, EngineConfig())
     message = diagnostics(
-        "car/node", "cpu", 1_500_000_000, stream(), Rates(), Counters(), SlowTrackState(), CONFIG
+        "car/node", "cpu", 1_500_000_000, stream(), Rates(), Counters(), SlowTrackState(), settings
     )
-    names = ["camera", "processing", "slow track", "ledger"]
+    names = ["camera", "processing", "deadline", "slow track", "ledger"]
     assert [status.name for status in message.status] == [f"car/node: {name}" for name in names]
     assert {status.hardware_id for status in message.status} == {"cpu"}
     assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1, 500_000_000)

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
-from lowlat_seg_ros.frames import StageTiming
+from lowlat_seg_ros.frames import Deadline, StageTiming
 from lowlat_seg_ros.ros.monitor import StreamMonitor, StreamTimes
 from lowlat_seg_ros.ros.reports import NodeTiming
 
@@ -22,7 +22,7 @@ class HandClock:
 
 def publish(monitor: StreamMonitor, began_ms: int, processing_ms: float, limit_ms: float) -> float:
     timing = NodeTiming(processing_ms=processing_ms, age_ms=2 * processing_ms)
-    monitor.published(StageTiming(), timing, began_ms * MS, limit_ms)
+    monitor.published(StageTiming(), timing, Deadline(1), began_ms * MS, limit_ms)
     return monitor.times().delayed_ms
 
 
@@ -52,6 +52,7 @@ def test_percentiles_are_over_the_masks() -> None:
     times = monitor.times()
     assert (times.processing_ms.p50, times.processing_ms.max) == (51.0, 101.0)
     assert (times.age_ms.count, times.age_ms.p99) == (101, 200.0)
+    assert times.deadline == Deadline(1)
 
 
 def test_delay_lasts_from_the_first_late_frame_to_the_next_in_time() -> None:

@@ -37,6 +37,9 @@ ALLOWED = {
     "engine": {"config", "frames", "network"},
     "baselines": {"config", "frames", "network", "engine"},
     "evaluation": {"config", "frames", "arguments", "network", "engine", "baselines", "data"},
+    "benchmark": {
+        *("config", "frames", "arguments", "network", "engine", "baselines", "evaluation"),
+    },
     "training": {"config", "frames", "arguments", "network", "data", "evaluation.metrics"},
     "ros": {
         *("config", "frames", "arguments", "network", "engine", "baselines", "data", "evaluation"),
@@ -102,12 +105,12 @@ def test_core_needs_no_ros() -> None:
     assert run("-c", code).strip() == "False"
 
 
-@pytest.mark.parametrize("name", ["StageTiming", "Counters"])
+@pytest.mark.parametrize("name", ["StageTiming", "Counters", "Deadline"])
 def test_message_mirrors_its_record(name: str) -> None:
     text = (ROOT / "msg" / f"{name}.msg").read_text()
     fields = re.findall(r"^(\w+) +(\w+)", text, re.MULTILINE)
     record = {item.name: str(item.type) for item in dataclasses.fields(getattr(frames, name))}
-    types = {"float32": "float", "uint64": "int", "string": "str"}
+    types = {"float32": "float", "uint64": "int", "uint8": "int", "string": "str", "bool": "bool"}
     assert {field: types[kind] for kind, field in fields} == record
 
 

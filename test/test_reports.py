@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 from lowlat_seg_ros import msg as messages
 from lowlat_seg_ros.frames import (
     Counters,
+    Deadline,
     MaskKind,
     Provenance,
     ResetReason,
@@ -30,7 +31,7 @@ PROVENANCE = Provenance(MaskKind.PROPAGATED, 1_250_000_000, 4, 400.0, True, 2)
 def report(**fields: object) -> messages.FrameReport:
     result = Segmentation(np.zeros((2, 2), np.uint8), 0, "", PROVENANCE, StageTiming())
     result = dataclasses.replace(result, **fields)  # type: ignore[arg-type]
-    return frame_report(Header(frame_id="cam"), result, NodeTiming(1.0, 2.0, 3.0, 4.0), LEDGER)
+    return frame_report(Header(frame_id="cam"), result, NodeTiming(1.0, 2.0, 3.0, 4.0, 5.0), LEDGER)
 
 
 LEDGER = ledger.Ledger(9, 4, 3, 1, 1, 5)
@@ -41,6 +42,7 @@ LEDGER = ledger.Ledger(9, 4, 3, 1, 1, 5)
     [
         (StageTiming, messages.StageTiming),
         (Counters, messages.Counters),
+        (Deadline, messages.Deadline),
         (ledger.Ledger, messages.Ledger),
     ],
 )
@@ -61,8 +63,14 @@ def test_provenance_and_times_are_carried_over() -> None:
     assert (found.exact, found.epoch, found.reset_reason) == (True, 2, "")
     assert (found.key_stamp.sec, found.key_stamp.nanosec) == (1, 250_000_000)
     assert (found.convert_ms, found.publish_ms, found.processing_ms, found.age_ms) == (1, 2, 3, 4)
+    assert found.wait_ms == 5
     assert (found.timing.lower_ms, found.counters.last_failure) == (8.5, "Sh failed")
     assert (found.ledger.received, found.ledger.superseded) == (9, 5)
+
+
+def test_deadline_is_carried_over() -> None:
+    found = report(deadline=Deadline(3, 120.5, True)).deadline
+    assert (found.level, found.latency_ms, found.missed) == (3, 120.5, True)
 
 
 def test_reset_reason_is_named() -> None:

@@ -13,6 +13,7 @@ from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
 from lowlat_seg_ros.engine.gate import Gate
 from lowlat_seg_ros.engine.ledger import Ledger, Outcome
 from lowlat_seg_ros.engine.refine import Pause
+from lowlat_seg_ros.engine.resize import plan
 from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
 from lowlat_seg_ros.engine.worker import ThreadedSlowTrack
 
@@ -21,7 +22,8 @@ WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has f
 
 def key(index: int, epoch: int = 0) -> KeyFrame:
     empty = torch.empty(0)
-    return KeyFrame(empty, empty, empty, None, index * 10**8, index, epoch, exact=False)
+    size = plan((8, 8), 0)
+    return KeyFrame(empty, empty, empty, None, size, index * 10**8, index, epoch, exact=False)
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lowlat_seg_ros.engine.resize import Geometry
+
 
 @dataclass(frozen=True, eq=False)
 class KeyFrame:
@@ -15,17 +17,21 @@ class KeyFrame:
     ``low`` is F_l (1, Cl, H/8, W/8); ``reduced`` and ``selector_reduced`` (1, width, H/8, W/8) are
     the kernel predictor's and the selector's reductions of it, computed once. ``high`` is F_h
     (1, Ch, H/8, W/8): from Sh when ``exact``, carried over while provisional, None if no Sh has
-    succeeded in this epoch yet. ``index`` numbers the frame among those of the engine.
+    succeeded in this epoch yet. ``geometry`` is the size that all of them have: the frame's own,
+    or where ``resampled`` another one that the stream went over to (see :mod:`rescale`). ``index``
+    numbers the frame among those of the engine.
     """
 
     low: Tensor
     reduced: Tensor
     selector_reduced: Tensor
     high: Tensor | None
+    geometry: Geometry
     stamp_ns: int
     index: int
     epoch: int
     exact: bool
+    resampled: bool = False
 
 
 class KeyFrameCache:

@@ -7,14 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.engine import resize, schedule
+from lowlat_seg_ros.engine import rescale, resize, schedule
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
+from lowlat_seg_ros.engine.deadline import Level, LoadShedder
 from lowlat_seg_ros.engine.device import foreground_threads, serial, use_threads
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger
@@ -37,6 +39,18 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 
 Publish = Callable[[Segmentation], None]
 SlowTrackFactory = Callable[[Refine, Ledger, EngineConfig], SlowTrack]
+
+
+@dataclass(frozen=True, eq=False)
+class _Turn:
+    """One frame and what was settled when it came in."""
+
+    frame: Frame
+    index: int
+    level: Level
+    geometry: resize.Geometry
+    key: KeyFrame | None  # of the same geometry
+    epoch: int
 
 
 class Engine:
@@ -65,6 +79,7 @@ class Engine:
         self._clock = clock
         self._ledger = Ledger()
         self._cache = KeyFrameCache()
+        self._shedder = LoadShedder()
         self._previous: Frame | None = None
         self._previous_ran_sh = False
         self._epoch_reason = ResetReason.FIRST_FRAME
@@ -97,25 +112,38 @@ class Engine:
         threshold: float,
         delay_frames: int | None = None,
         delay_ms: float | None = None,
+        clock: Clock | None = None,
     ) -> Engine:
         """An engine whose Sh takes ``delay_frames`` frames or ``delay_ms`` of the frames' stamps.
 
-        Its masks are the same on every run; for measuring accuracy.
+        Its masks are the same on every run; for measuring accuracy. With a deadline they depend on
+        how long frames take, so ``clock`` must say; raises ``ConfigError`` if there is none.
         """
+        if config.max_latency_ms > 0 and clock is None:
+            raise ConfigError(
+                f"max_latency_ms is {config.max_latency_ms}, so the masks would depend on the "
+                "machine's speed; set it to 0 or give the engine a clock"
+            )
         delay = Delay(delay_frames, delay_ms)
         track = partial(VirtualSlowTrack, delay=delay)
-        return cls(segmenter, config, threshold=threshold, slow_track=track)
+        clock = clock or time.perf_counter_ns
+        return cls(segmenter, config, threshold=threshold, clock=clock, slow_track=track)
 
-    def process(self, frame: Frame, publish: Publish | None = None) -> Segmentation:
+    def process(
+        self, frame: Frame, publish: Publish | None = None, *, waited_ms: float = 0.0
+    ) -> Segmentation:
         """Segment ``frame``; never waits for Sh, except on the first frame of an epoch.
 
         ``publish`` is called as soon as the mask is out, with ``selection`` None; the selector runs
         after it, and the returned record is complete. What ``publish`` raises comes through, after
-        the selector has run. Raises ``FrameError`` for a frame of impossible size, ``RuntimeError``
-        after :meth:`close` or when called by two threads at once; the next frame works as usual.
+        the selector has run. ``waited_ms`` is how long ago the frame came in; it counts for the
+        deadline. Raises ``FrameError`` for a frame of impossible size, ``RuntimeError`` after
+        :meth:`close` or when called by two threads at once; the next frame works as usual.
         """
-        geometry = resize.plan(frame.image.shape[:2], self._config.inference_height)
         with self._foreground():
+            level = self._shedder.begin(self._config.max_latency_ms)
+            size = frame.image.shape[:2]
+            geometry = resize.plan(size, self._config.inference_height, level.scale)
             reason = schedule.needs_reset(
                 self._previous, frame, self._config, after_sh=self._previous_ran_sh
             )
@@ -123,31 +151,43 @@ class Engine:
                 self.reset(reason)
             # Only this thread writes the frames counter, so it numbers the frame.
             index = self._ledger.counters.frames
+            # Written by this thread alone, so a change of the setting cannot undo the level's.
+            self._slow.set_min_share(min(self._config.slow_track_min_share, level.slow_share))
             with self._slow.frame(index, frame.stamp_ns):
-                return self._segment(frame, geometry, index, publish)
+                watch = Stopwatch(self._clock)
+                with watch.stage("preprocess_ms"):
+                    key, epoch = rescale.at_size(self._cache, geometry)
+                turn = _Turn(frame, index, level, geometry, key, epoch)
+                return self._segment(turn, watch, waited_ms, publish)
 
     def _segment(
-        self, frame: Frame, geometry: resize.Geometry, index: int, publish: Publish | None
+        self, turn: _Turn, watch: Stopwatch, waited_ms: float, publish: Publish | None
     ) -> Segmentation:
-        key, epoch = self._cache.snapshot()
-        watch = Stopwatch(self._clock)
-        work = self._tracks.run(frame, geometry, key, watch)
+        frame = turn.frame
+        work = self._tracks.run(frame, turn.geometry, turn.key, watch)
         with watch.stage("postprocess_ms"):
-            mask = resize.mask_of(work.logits, geometry)
+            mask = resize.mask_of(work.logits, turn.geometry)
         watch.mask_out()
 
-        self._previous, self._previous_ran_sh = frame, key is None
-        self._ledger.count(frames=1, degraded=int(work.kind is MaskKind.DEGRADED))
-        provenance = self._provenance(frame, key, epoch, index, work.kind)
+        timing = watch.timing()
+        deadline = self._shedder.mask_out(waited_ms + timing.latency_ms)
+        self._previous, self._previous_ran_sh = frame, turn.key is None
+        self._ledger.count(
+            frames=1,
+            degraded=int(work.kind is MaskKind.DEGRADED),
+            missed=int(deadline.missed),
+            shed=int(deadline.level > 0),
+        )
+        provenance = self._provenance(turn, work.kind)
+        counters = self._ledger.counters
         result = Segmentation(
-            mask, frame.stamp_ns, frame.frame_id, provenance, watch.timing(), self._ledger.counters
+            mask, frame.stamp_ns, frame.frame_id, provenance, timing, counters, deadline=deadline
         )
         try:
             if publish is not None:
                 publish(result)
         finally:
-            as_key = partial(self._tracks.key_frame, work, frame, index, epoch)
-            selection = self._after_mask(as_key, key, index, work, watch)
+            selection = self._after_mask(turn, work, watch)
         return dataclasses.replace(
             result, timing=watch.timing(), counters=self._ledger.counters, selection=selection
         )
@@ -169,7 +209,6 @@ class Engine:
                     f"{item.name} is {old!r} until the engine is made anew, not {new!r}"
                 )
         self._config = config
-        self._slow.set_min_share(config.slow_track_min_share)
 
     @property
     def config(self) -> EngineConfig:
@@ -213,25 +252,22 @@ class Engine:
         finally:
             self._in_process.release()
 
-    def _provenance(
-        self, frame: Frame, key: KeyFrame | None, epoch: int, index: int, kind: MaskKind
-    ) -> Provenance:
+    def _provenance(self, turn: _Turn, kind: MaskKind) -> Provenance:
+        frame, key = turn.frame, turn.key
         reset = self._epoch_reason if key is None else None
         if key is None or kind is not MaskKind.PROPAGATED:
             exact = kind is MaskKind.FULL
-            return Provenance(kind, frame.stamp_ns, 0, 0.0, exact, epoch, reset)
+            return Provenance(kind, frame.stamp_ns, 0, 0.0, exact, turn.epoch, reset)
         age_ms = (frame.stamp_ns - key.stamp_ns) / 1e6
-        return Provenance(kind, key.stamp_ns, index - key.index, age_ms, key.exact, epoch)
+        age_frames = turn.index - key.index
+        return Provenance(kind, key.stamp_ns, age_frames, age_ms, key.exact, turn.epoch)
 
-    def _after_mask(
-        self,
-        as_key: Callable[..., KeyFrame],
-        key: KeyFrame | None,
-        index: int,
-        work: Work,
-        watch: Stopwatch,
-    ) -> Selection | None:
+    def _after_mask(self, turn: _Turn, work: Work, watch: Stopwatch) -> Selection | None:
         """What does not change this frame's mask: the selector, and taking over as key frame."""
+        key = turn.key
+        as_key = partial(
+            self._tracks.key_frame, work, turn.frame, turn.geometry, turn.index, turn.epoch
+        )
         if key is None:
             # After a failure of Sh this has no F_h yet; a later frame tries again.
             self._take_over(None, as_key(exact=work.high is not None), submit=False)
@@ -241,11 +277,15 @@ class Engine:
             if self._ledger.counters.pending == 0:
                 self._take_over(key, as_key(), submit=True)
             return None
+        age_frames, every = turn.index - key.index, turn.level.selector_every
+        # Resampled features are a makeshift: the first frame of the new size replaces them.
+        if not key.resampled and not schedule.selects(age_frames, every, self._config):
+            return None
         with watch.stage("selector_ms"):
             selector_reduced = self._net.selector.reduce(work.low)
             deviation = self._net.selector.deviation(key.selector_reduced, selector_reduced).item()
         threshold = schedule.effective_threshold(self._calibrated_threshold, self._config)
-        chosen = schedule.is_key(deviation, threshold, index - key.index, self._config)
+        chosen = key.resampled or schedule.is_key(deviation, threshold, age_frames, self._config)
         if chosen:
             chosen = self._promote(key, as_key(selector_reduced=selector_reduced), work)
         return Selection(deviation, threshold, chosen)

@@ -11,6 +11,7 @@ from torch import Tensor
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
 from lowlat_seg_ros.engine.device import serial
 from lowlat_seg_ros.engine.ledger import Outcome
+from lowlat_seg_ros.engine.rescale import resampled
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 Pause = Callable[[], None]
@@ -52,27 +53,36 @@ class Refiner:
                 raise Cancelled
 
         checked_pause()
-        return self._place(key, exact_features(self._segmenter, key.low, checked_pause))
+        high = exact_features(self._segmenter, key.low, checked_pause)
+        return self._place(dataclasses.replace(key, high=high))
 
-    def _place(self, key: KeyFrame, high: Tensor) -> Outcome:
+    def _place(self, done: KeyFrame) -> Outcome:
         while True:
             current, epoch = self._cache.snapshot()
-            if current is None or key.epoch != epoch:
+            if current is None or done.epoch != epoch:
                 return Outcome.STALE
-            if current.index != key.index:
-                return self._carry(key, high, current)
+            if current.index != done.index:
+                return self._carry(done, current)
+            # Of another size if load was shed meanwhile: then no more than better provisional ones.
+            fitted = resampled(done, current.geometry)
+            exact = fitted is done
             # Refused only if the foreground moved on in this instant; then look again.
-            if self._cache.replace(current, dataclasses.replace(current, high=high, exact=True)):
-                return Outcome.REFINED
+            if self._cache.replace(
+                current, dataclasses.replace(current, high=fitted.high, exact=exact)
+            ):
+                return Outcome.REFINED if exact else Outcome.CARRIED
 
-    def _carry(self, key: KeyFrame, high: Tensor, current: KeyFrame) -> Outcome:
-        """Use the exact features of the older ``key`` as better provisional ones of ``current``."""
+    def _carry(self, done: KeyFrame, current: KeyFrame) -> Outcome:
+        """Use an older key frame's exact features as better provisional ones of ``current``."""
         if self._late_refinement == "drop" or current.exact:
             return Outcome.LATE
+        key = resampled(done, current.geometry)
+        high = key.high
+        assert high is not None  # Sh's, as set in __call__
         if self._late_refinement == "propagate":
             weights = self._segmenter.predictor(key.reduced, current.reduced)
             with serial():
                 high = self._segmenter.propagate(high, weights)
         if self._cache.replace(current, dataclasses.replace(current, high=high)):
             return Outcome.CARRIED
-        return Outcome.LATE if self._cache.snapshot()[1] == key.epoch else Outcome.STALE
+        return Outcome.LATE if self._cache.snapshot()[1] == done.epoch else Outcome.STALE

@@ -30,20 +30,30 @@ class Geometry:
     padded: tuple[int, int]
 
 
-def plan(image: tuple[int, int], inference_height: int) -> Geometry:
-    """Sizes by the rule of ``EngineConfig.inference_height``; raises FrameError if too large."""
+def plan(image: tuple[int, int], inference_height: int, scale: float = 1.0) -> Geometry:
+    """Sizes by the rule of ``EngineConfig.inference_height``; raises FrameError if too large.
+
+    ``scale`` shrinks the sides further; what is too large without it is refused all the same.
+    """
     height, width = image
     if inference_height:
         scaled = (inference_height, max(1, round(width * inference_height / height)))
     else:
         scaled = (height, width)
-    padded = (-(-scaled[0] // STRIDE) * STRIDE, -(-scaled[1] // STRIDE) * STRIDE)
+    padded = _padded(scaled)
     if padded[0] * padded[1] > MAX_PIXELS:
         raise FrameError(
             f"an image of {width}x{height} would be segmented at {padded[1]}x{padded[0]}, which is "
             f"over {MAX_PIXELS} pixels; set a smaller inference_height or check the image's size"
         )
+    if scale != 1.0:
+        scaled = (max(1, round(scaled[0] * scale)), max(1, round(scaled[1] * scale)))
+        padded = _padded(scaled)
     return Geometry((height, width), scaled, padded)
+
+
+def _padded(scaled: tuple[int, int]) -> tuple[int, int]:
+    return (-(-scaled[0] // STRIDE) * STRIDE, -(-scaled[1] // STRIDE) * STRIDE)
 
 
 def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -> Tensor:
@@ -60,6 +70,18 @@ def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -
     device = next(segmenter.parameters()).device
     pixels = torch.from_numpy(padded).to(device).permute(2, 0, 1).unsqueeze(0)  # NHWC in memory
     return segmenter.normalise(pixels / 255)
+
+
+def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:
+    """Features (1, C, h, w) of an image at ``old`` -> (1, C, h', w') of the same image at ``new``.
+
+    Bilinear, from cell centre to cell centre; cells of the padding repeat the edge.
+    """
+    size = [side // STRIDE for side in new.padded]
+    # The scale is that of the unpadded region, as in :func:`mask_of`.
+    scales = [after / before for after, before in zip(new.scaled, old.scaled, strict=True)]
+    result: Tensor = torch.ops.aten.upsample_bilinear2d(features, size, False, *scales)
+    return result
 
 
 def mask_of(logits: Tensor, geometry: Geometry) -> np.ndarray:

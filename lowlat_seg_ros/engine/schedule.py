@@ -35,6 +35,12 @@ def effective_threshold(calibrated: float, config: EngineConfig) -> float:
     return config.deviation_threshold if config.deviation_threshold >= 0 else calibrated
 
 
+def selects(age_frames: int, every: int, config: EngineConfig) -> bool:
+    """Whether the selector runs: on each ``every``-th frame after the key frame, and on one that
+    becomes the key frame for its age."""
+    return age_frames % every == 0 or 0 < config.max_key_interval <= age_frames
+
+
 def is_key(deviation: float, threshold: float, age_frames: int, config: EngineConfig) -> bool:
     """Whether a frame becomes the key frame (paper Sec. 3.2), ``age_frames`` after the last one.
 

@@ -100,6 +100,7 @@ class Tracks:
         self,
         work: Work,
         frame: Frame,
+        geometry: resize.Geometry,
         index: int,
         epoch: int,
         *,
@@ -117,6 +118,7 @@ class Tracks:
                 else selector_reduced
             ),
             high=work.high,
+            geometry=geometry,
             stamp_ns=frame.stamp_ns,
             index=index,
             epoch=epoch,

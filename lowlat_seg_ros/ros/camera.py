@@ -14,6 +14,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from lowlat_seg_ros.data.labels import ClassTable, overlay
+from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, FrameError, ResetReason, Segmentation
 from lowlat_seg_ros.msg import FrameReport
@@ -117,6 +118,7 @@ class CameraStream:
 
     def _on_image(self, msg: Image, info: dict[str, Any]) -> None:
         began_ns = time.perf_counter_ns()
+        wait_ms = _wait_ms(info)
         with self._idle:
             number = info.get("publication_sequence_number")
             self._books.receive(superseded=self._gaps.missing(number, self.publishers))
@@ -128,12 +130,12 @@ class CameraStream:
                 self._complain(error.fault, f"Image rejected: {error}")
                 return
             try:
-                self._segment(msg, image, began_ns)
+                self._segment(msg, image, began_ns, wait_ms)
             except Exception as error:
                 # Whatever fails, the node goes on with the next image; this one is accounted for.
                 self._fail(error)
 
-    def _segment(self, msg: Image, image: np.ndarray, began_ns: int) -> None:
+    def _segment(self, msg: Image, image: np.ndarray, began_ns: int, wait_ms: float) -> None:
         """The way of a valid image; raises whatever the engine or the middleware raises."""
         settings = self._take_over_settings()
         converted_ns = time.perf_counter_ns()
@@ -145,15 +147,16 @@ class CameraStream:
             out_ns = time.perf_counter_ns()
             self._mask.publish(image_message(msg.header, result.mask, "mono8"))
             self._books.publish()
-            timing = self._measure(frame, began_ns, converted_ns, out_ns)
+            timing = self._measure(frame, wait_ms, began_ns, converted_ns, out_ns)
 
-        result = self._engine.process(frame, publish)  # the selector runs after the mask is out
-        self._monitor.published(
-            result.timing, timing, began_ns, settings.node.max_processing_time_ms
-        )
+        # The selector runs after the mask is out.
+        waited_ms = wait_ms + (converted_ns - began_ns) / 1e6
+        result = self._engine.process(frame, publish, waited_ms=waited_ms)
+        limit_ms = settings.node.max_processing_time_ms
+        self._monitor.published(result.timing, timing, result.deadline, began_ns, limit_ms)
         if self._report.get_subscription_count():
             self._report.publish(frame_report(msg.header, result, timing, self.ledger))
-        if self._overlay.get_subscription_count():
+        if LEVELS[result.deadline.level].overlay and self._overlay.get_subscription_count():
             mixed = overlay(image, result.mask, self._table, settings.node.overlay_alpha)
             self._overlay.publish(image_message(msg.header, mixed, "rgb8"))
 
@@ -167,13 +170,16 @@ class CameraStream:
             self._engine.reset(reason)
         return settings
 
-    def _measure(self, frame: Frame, began_ns: int, converted_ns: int, out_ns: int) -> NodeTiming:
+    def _measure(
+        self, frame: Frame, wait_ms: float, began_ns: int, converted_ns: int, out_ns: int
+    ) -> NodeTiming:
         now_ns = time.perf_counter_ns()
         return NodeTiming(
             convert_ms=(converted_ns - began_ns) / 1e6,
             publish_ms=(now_ns - out_ns) / 1e6,
             processing_ms=(now_ns - began_ns) / 1e6,
             age_ms=since_ms(frame.stamp_ns, self._now_ns()),
+            wait_ms=wait_ms,
         )
 
     def _fail(self, error: Exception) -> None:
@@ -192,3 +198,10 @@ class CameraStream:
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds
+
+
+def _wait_ms(info: dict[str, Any]) -> float:
+    """How long ago the image behind a callback arrived, 0 where the middleware does not say."""
+    # Of the system clock, whatever clock ROS and the camera go by.
+    received_ns = info.get("received_timestamp") or 0
+    return since_ms(received_ns, time.time_ns()) if received_ns > 0 else 0.0

@@ -1,4 +1,4 @@
-"""What ``/diagnostics`` says: camera, processing, slow track and ledger of the node.
+"""What ``/diagnostics`` says: camera, processing, deadline, slow track and ledger of the node.
 
 Key names follow Autoware's newest style (processing_time_ms, output_latency_ms, ...).
 """
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.latency import Percentiles
 from lowlat_seg_ros.engine.worker import SlowTrackState
-from lowlat_seg_ros.frames import Counters
+from lowlat_seg_ros.frames import Counters, Deadline
 from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.monitor import StreamTimes
-from lowlat_seg_ros.ros.params import NodeConfig
+from lowlat_seg_ros.ros.params import NodeConfig, Settings
 from lowlat_seg_ros.ros.reports import time_message
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -65,14 +66,15 @@ def diagnostics(
     rates: Rates,
     counters: Counters,
     slow_track: SlowTrackState,
-    config: NodeConfig,
+    settings: Settings,
 ) -> DiagnosticArray:
     """One message with all of the node's states, stamped ``now_ns`` of the node's clock."""
     array = DiagnosticArray()
     array.header.stamp = time_message(now_ns)
     array.status = [
-        camera_status(stream, config),
-        processing_status(stream.times, rates, config),
+        camera_status(stream, settings.node),
+        processing_status(stream.times, rates, settings.node),
+        deadline_status(stream.times.deadline, counters, settings.engine.max_latency_ms),
         slow_track_status(slow_track, counters),
         ledger_status(stream.ledger, rates),
     ]
@@ -125,6 +127,26 @@ def processing_status(times: StreamTimes, rates: Rates, config: NodeConfig) -> D
         text = f"the newest frame took {timing.processing_ms:.0f} ms"
         return _status("processing", WARN, text, values)
     return _status("processing", OK, "masks go out in time", values)
+
+
+def deadline_status(newest: Deadline, counters: Counters, limit_ms: float) -> DiagnosticStatus:
+    """Whether masks come before ``max_latency_ms``, and what load is shed so that they do."""
+    level, most = newest.level, len(LEVELS) - 1
+    values: Values = {
+        "max_latency_ms": limit_ms,
+        "deadline_latency_ms": newest.latency_ms,
+        "deadline_missed": newest.missed,
+        "missed": counters.missed,
+        "shed_level": level,
+        "shed": counters.shed,
+    }
+    if limit_ms <= 0:
+        return _status("deadline", OK, "no deadline is set", values)
+    if level > 0:
+        took = f"the newest mask came after {newest.latency_ms:.0f} ms of {limit_ms:g}"
+        text = f"load is shed, level {level} of {most}: {LEVELS[level].doc}; {took}"
+        return _status("deadline", WARN, text, values)
+    return _status("deadline", OK, LEVELS[level].doc, values)
 
 
 def slow_track_status(state: SlowTrackState, counters: Counters) -> DiagnosticStatus:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lowlat_seg_ros.engine.latency import Percentiles, PercentileTracker
-from lowlat_seg_ros.frames import StageTiming
+from lowlat_seg_ros.frames import Deadline, StageTiming
 from lowlat_seg_ros.ros.reports import NodeTiming
 
 
@@ -25,6 +25,7 @@ class StreamTimes:
     delayed_ms: float = 0.0
     stages: StageTiming = field(default_factory=StageTiming)  # of the newest mask
     timing: NodeTiming = field(default_factory=NodeTiming)
+    deadline: Deadline = field(default_factory=Deadline)
     processing_ms: Percentiles = field(default_factory=Percentiles)
     age_ms: Percentiles = field(default_factory=Percentiles)
 
@@ -34,6 +35,7 @@ class _Published:
     at_ns: int
     stages: StageTiming
     timing: NodeTiming
+    deadline: Deadline
     delayed_ms: float
 
 
@@ -52,7 +54,12 @@ class StreamMonitor:
         self._image = stamp_ns, self._ros_now_ns()
 
     def published(
-        self, stages: StageTiming, timing: NodeTiming, began_ns: int, max_processing_ms: float
+        self,
+        stages: StageTiming,
+        timing: NodeTiming,
+        deadline: Deadline,
+        began_ns: int,
+        max_processing_ms: float,
     ) -> None:
         """A mask went out; its image callback began at ``began_ns`` on a monotonic clock."""
         self._processing.add(timing.processing_ms)
@@ -63,7 +70,7 @@ class StreamMonitor:
             self._late_since_ns = None
         late_ms = (began_ns - self._late_since_ns) / 1e6 if self._late_since_ns else 0.0
         delayed_ms = late_ms + timing.processing_ms if self._late_since_ns else 0.0
-        self._published = _Published(self._ros_now_ns(), stages, timing, delayed_ms)
+        self._published = _Published(self._ros_now_ns(), stages, timing, deadline, delayed_ms)
 
     def times(self) -> StreamTimes:
         """How things stand now."""
@@ -83,6 +90,7 @@ class StreamMonitor:
             delayed_ms=published.delayed_ms,
             stages=published.stages,
             timing=published.timing,
+            deadline=published.deadline,
             **summaries,
         )
 

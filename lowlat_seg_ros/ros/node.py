@@ -141,7 +141,7 @@ class SegmentationNode(Node):
             self._rates.update(stream.ledger, time.monotonic()),
             engine.counters,
             engine.slow_track(),
-            self._settings.current.node,
+            self._settings.current,
         )
         self._diagnostics.publish(message)
 

@@ -15,6 +15,7 @@ from sensor_msgs.msg import Image
 from lowlat_seg_ros.evaluation.record import Account, Answer
 from lowlat_seg_ros.frames import (
     Counters,
+    Deadline,
     MaskKind,
     Provenance,
     ResetReason,
@@ -123,6 +124,7 @@ def segmentation(report: FrameReport, mask: np.ndarray) -> Segmentation:
         record_of(StageTiming, report.timing),
         record_of(Counters, report.counters),
         chosen if report.selected else None,
+        record_of(Deadline, report.deadline),
     )
 
 

@@ -26,12 +26,15 @@ class NodeTiming:
 
     ``processing_ms`` runs from the image callback's begin to the published mask, on a monotonic
     clock. ``age_ms`` is the published mask's time minus the image's stamp, on the ROS clock.
+    ``wait_ms`` runs from the message's arrival on this machine to the image callback's begin, on
+    the system clock; 0 where the middleware does not say.
     """
 
     convert_ms: float = 0.0
     publish_ms: float = 0.0
     processing_ms: float = 0.0
     age_ms: float = 0.0
+    wait_ms: float = 0.0
 
 
 def frame_report(
@@ -49,10 +52,12 @@ def frame_report(
         epoch=source.epoch,
         reset_reason=source.reset.value if source.reset else "",
         timing=_mirror(messages.StageTiming, result.timing),
+        wait_ms=timing.wait_ms,
         convert_ms=timing.convert_ms,
         publish_ms=timing.publish_ms,
         processing_ms=timing.processing_ms,
         age_ms=timing.age_ms,
+        deadline=_mirror(messages.Deadline, result.deadline),
         counters=_mirror(messages.Counters, result.counters),
         ledger=_mirror(messages.Ledger, ledger),
     )

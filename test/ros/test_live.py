@@ -25,6 +25,7 @@ from std_msgs.msg import Header
 
 from lowlat_seg_ros.frames import (
     Counters,
+    Deadline,
     MaskKind,
     Provenance,
     ResetReason,
@@ -54,6 +55,7 @@ def result(stamp: int, reset: ResetReason | None = None, selected: bool = True) 
         StageTiming(preprocess_ms=1.5, lower_ms=20.25, latency_ms=30.5, selector_ms=0.5),
         Counters(frames=7, key_frames=2, submitted=1, pending=1, last_failure="none really"),
         Selection(0.25, 0.125, True) if selected else None,
+        Deadline(2, 40.5, True),
     )
 
 

@@ -1,0 +1,48 @@
+"""The key frame at another size of the network's input, when shedding load changes that size.
+
+Who may change what, with both tracks at work: only the foreground changes the size of the current
+key frame, here, and before it computes on it. A record is immutable and of one size throughout;
+the slow track reads the current one, fits its result to that record's size and swaps it in by
+compare-and-swap, which is refused if the foreground has changed the size meanwhile. So no record
+ever mixes sizes, and what comes late for its size is fitted or dropped, and counted either way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
+from lowlat_seg_ros.engine.resize import Geometry, resample
+
+
+def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
+    """``key`` at ``geometry``, provisional; ``key`` itself where it has that size already.
+
+    Its reductions are resampled, not computed anew from the resampled F_l: neither is what the
+    frame would have given at this size, and this is the cheaper.
+    """
+    old = key.geometry
+    if old == geometry:
+        return key
+    return dataclasses.replace(
+        key,
+        low=resample(key.low, old, geometry),
+        reduced=resample(key.reduced, old, geometry),
+        selector_reduced=resample(key.selector_reduced, old, geometry),
+        high=None if key.high is None else resample(key.high, old, geometry),
+        geometry=geometry,
+        exact=False,
+        resampled=True,
+    )
+
+
+def at_size(cache: KeyFrameCache, geometry: Geometry) -> tuple[KeyFrame | None, int]:
+    """The current key frame, of size ``geometry`` from now on, and the epoch (foreground only)."""
+    while True:
+        key, epoch = cache.snapshot()
+        if key is None or key.geometry == geometry:
+            return key, epoch
+        new = resampled(key, geometry)
+        # Refused only if Sh delivered or a reset came in this instant; then look again.
+        if cache.replace(key, new):
+            return new, epoch
