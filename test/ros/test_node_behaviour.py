@@ -42,6 +42,9 @@ def test_every_setting_is_a_described_parameter(live: Bench) -> None:
         ("deviation_threshold", float("nan"), "Max: 1.0"),
         ("overlay_alpha", -0.1, "Min: 0.0"),
         ("max_key_interval", -1, "Min: 0"),
+        ("max_latency_ms", -1.0, "Min: 0.0"),
+        ("max_latency_ms", float("nan"), "Max: 3600000.0"),
+        ("max_latency_ms", "soon", "Wrong parameter type"),
         ("inference_height", 240, "read-only"),
         ("checkpoint", "other", "read-only"),
         ("overlay_alpha", "half", "Wrong parameter type"),
@@ -191,6 +194,50 @@ def test_diagnostics_tell_how_the_node_fares(start: Start) -> None:
     stale = bench.status("camera", lambda values: values["state"] == "stale")
     assert stale.level == b"\2"
     assert processing.hardware_id == "cpu"
+
+
+def test_deadline_is_set_missed_and_reported(start: Start) -> None:
+    """No machine makes a mask within a microsecond, so each step is taken."""
+    _, bench = start()
+    overlays = bench.listen(Image, "overlay")
+
+    def send(tenth: int) -> FrameReport:
+        return bench.send(message(RGB, "rgb8", 1.0 + tenth / 10))
+
+    def overlaid(report: FrameReport) -> bool:
+        return any(image.header == report.header for image in overlays.all())
+
+    wait_until(lambda: overlaid(send(0)), lambda: "there is no overlay")
+    before = send(1)
+    assert (before.deadline.level, before.deadline.missed, before.counters.missed) == (0, False, 0)
+    own_ms = before.wait_ms + before.convert_ms + before.timing.latency_ms
+    assert before.deadline.latency_ms == pytest.approx(own_ms, rel=1e-3)
+    assert before.wait_ms > 0
+    values = values_of(bench.status("deadline", lambda v: v["max_latency_ms"] == "0.000"))
+    assert (values["shed_level"], values["missed"]) == ("0", "0")
+
+    assert all(r.successful for r in bench.set_parameters(max_latency_ms=0.001))
+    late = [send(tenth) for tenth in range(2, 17)]
+    assert [r.deadline.level for r in late] == [number // 3 for number in range(15)]
+    assert all(r.deadline.missed for r in late)
+    assert (late[-1].counters.missed, late[-1].counters.shed) == (15, 12)
+    for report in late:
+        mask = bench.mask_on(message(RGB, "rgb8", stamp_s(report)))
+        assert (mask.height, mask.width) == (48, 64)
+        assert report.kind == FrameReport.PROPAGATED
+    status = bench.status("deadline", lambda v: v["shed_level"] == "4")
+    assert (status.level, values_of(status)["missed"]) == (b"\1", "15")
+    assert "level 4 of 4" in status.message
+
+    assert all(r.successful for r in bench.set_parameters(max_latency_ms=0.0))
+    after = send(17)
+    assert (after.deadline.level, after.counters.missed, after.counters.shed) == (0, 15, 12)
+    wait_until(lambda: overlaid(after), lambda: "the overlay does not come back")
+    assert [overlaid(report) for report in late] == [True] * 6 + [False] * 9
+
+
+def stamp_s(report: FrameReport) -> float:
+    return report.header.stamp.sec + report.header.stamp.nanosec / 1e9
 
 
 def test_incompatible_quality_of_service_is_logged_with_the_fix(start: Start) -> None:
