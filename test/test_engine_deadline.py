@@ -56,12 +56,13 @@ def engine_of(
 
 
 def climb(engine: Engine, machine: Machine, make_frame: MakeFrame, level: int) -> int:
-    """Slow frames until the next one is at ``level``; the index of that one."""
-    machine.frame_ms = SLOW_MS
-    count = UP_MISSES * level
+    """A quick frame, then slow ones until the next is at ``level``; the index of that one."""
+    count = 1 + UP_MISSES * level
     for index in range(count):
         engine.process(make_frame(index))
-    machine.frame_ms = 99.0 / LEVELS[level].scale ** 2  # in time, but not one level down
+        machine.frame_ms = SLOW_MS
+    height, width = plan((48, 64), 0, LEVELS[level].scale).padded
+    machine.frame_ms = 99.0 * 48 * 64 / (height * width)  # in time, but not one level down
     return count
 
 
@@ -232,7 +233,7 @@ def test_slow_track_has_the_smaller_of_both_shares(tiny: Segmenter, make_frame: 
     config = EngineConfig(foreground_threads=1, max_latency_ms=LIMIT_MS, slow_track_min_share=0.3)
     engine = Engine(tiny, config, threshold=NEVER, clock=machine, slow_track=Noting)
     climb(engine, machine, make_frame, 3)
-    assert shares == [0.3] * 2 * UP_MISSES + [LEVELS[2].slow_share] * UP_MISSES
+    assert shares == [0.3] * (1 + 2 * UP_MISSES) + [LEVELS[2].slow_share] * UP_MISSES
     assert LEVELS[2].slow_share < 0.3
 
 

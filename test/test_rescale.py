@@ -138,8 +138,11 @@ def test_no_record_mixes_sizes_while_both_tracks_write() -> None:
             wanted = HALF if turns % 2 else FULL
             key, _ = at_size(cache, wanted)
             assert key is not None
-            assert key.geometry == wanted
+            current, _ = cache.snapshot()
+            assert current is not None
+            assert key.geometry == current.geometry == wanted
             assert is_of_one_size(key)
+            assert is_of_one_size(current)
             turns += 1
     finally:
         stop.set()
