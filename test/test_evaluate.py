@@ -276,6 +276,7 @@ def test_choosing_methods() -> None:
         (["--speed", "0"], "--speed is 0"),
         (["--frames", "-1"], "--frames is -1"),
         (["--delay-frames", "-1"], "--delay-frames is -1"),
+        (["--max-latency-ms", "50"], "--max-latency-ms is 50"),
         (["--rate", "nan"], "--rate is nan"),
         (["--methods", "none"], "fits no method"),
     ],

@@ -124,6 +124,11 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("--size does not resize a folder's images; give --inference-height")
     if args.frames < 0:
         raise ConfigError(f"--frames is {args.frames}; give a number, or 0 for all")
+    if args.max_latency_ms > 0:
+        raise ConfigError(
+            f"--max-latency-ms is {args.max_latency_ms}, but evaluated masks must not depend on "
+            "this machine's speed; leave it at 0"
+        )
     if args.delay_frames < 0:
         raise ConfigError(f"--delay-frames is {args.delay_frames}; it must be 0 or more")
     if args.baselines is not None and not args.baselines.is_dir():
