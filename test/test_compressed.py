@@ -1,0 +1,138 @@
+"""Compressed images to RGB arrays and back: JPEG, PNG, and what is neither or cut short."""
+
+from __future__ import annotations
+
+from array import array
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("sensor_msgs", reason="needs ROS 2")
+
+from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import Header
+
+from lowlat_seg_ros.ros.compressed import decoded, jpeg_message
+from lowlat_seg_ros.ros.conversion import Fault, ImageError
+
+
+def picture(height: int = 30, width: int = 42) -> np.ndarray:
+    """Smooth, so that JPEG keeps it, and of another colour in each channel."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 8, columns * 6, np.full_like(rows, 30)], -1).astype(np.uint8)
+
+
+def message(data: bytes, format_: str = "") -> CompressedImage:
+    return CompressedImage(format=format_, data=array("B", data))
+
+
+def encoded(pixels: np.ndarray, kind: str) -> bytes:
+    """``pixels`` RGB, or grey, as a file."""
+    order = pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    return bytes(cv2.imencode(f".{kind}", np.ascontiguousarray(order))[1])
+
+
+JPEG, PNG = encoded(picture(), "jpg"), encoded(picture(), "png")
+
+
+@pytest.mark.parametrize("format_", ["png", "", "rgb8; png compressed bgr8", "jpeg"])
+def test_png_is_exact_whatever_its_format_says(format_: str) -> None:
+    np.testing.assert_array_equal(decoded(message(PNG, format_)), picture())
+
+
+def test_channels_that_image_transport_did_not_swap_are_taken_as_they_lie() -> None:
+    unswapped = encoded(picture()[..., ::-1], "png")
+    msg = message(unswapped, "rgb8; png compressed rgb8")
+    np.testing.assert_array_equal(decoded(msg), picture())
+
+
+def test_jpeg_keeps_colours() -> None:
+    rgb = decoded(message(JPEG, "jpeg"))
+    assert (rgb.dtype, rgb.shape) == (np.uint8, (30, 42, 3))
+    assert np.abs(rgb.astype(int) - picture()).mean() < 4
+
+
+def test_grey_alpha_and_sixteen_bits_become_rgb8() -> None:
+    grey = picture()[..., 0]
+    np.testing.assert_array_equal(decoded(message(encoded(grey, "png"))), np.dstack([grey] * 3))
+    alpha = np.dstack([picture(), np.full_like(grey, 9)])
+    np.testing.assert_array_equal(decoded(message(encoded(alpha, "png"))), picture())
+    wide = encoded(picture() * np.uint16(257), "png")
+    np.testing.assert_array_equal(decoded(message(wide)), picture())
+    grey_jpeg = decoded(message(encoded(grey, "jpg")))
+    assert np.ptp(grey_jpeg, axis=2).max() == 0
+
+
+def test_orientation_of_exif_does_not_turn_the_image() -> None:
+    # TIFF header, one entry: orientation (0x0112) is 6, a quarter turn.
+    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    app1 = b"Exif\0\0" + tiff
+    turned = JPEG[:2] + b"\xff\xe1" + (len(app1) + 2).to_bytes(2, "big") + app1 + JPEG[2:]
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (42, 30, 3)
+    np.testing.assert_array_equal(decoded(message(turned)), decoded(message(JPEG)))
+
+
+def test_zeros_after_the_end_do_no_harm() -> None:
+    np.testing.assert_array_equal(decoded(message(PNG + bytes(100))), picture())
+    np.testing.assert_array_equal(decoded(message(JPEG + bytes(100))), decoded(message(JPEG)))
+
+
+@pytest.mark.parametrize("file", [JPEG, PNG], ids=["JPEG", "PNG"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
+def test_file_cut_short_is_named(file: bytes, share: float) -> None:
+    cut = file[: min(int(share * len(file)), len(file) - 1)]
+    name = "JPEG" if file is JPEG else "PNG"
+    says = f"{len(cut)} bytes of a {name} that does not end"
+    with pytest.raises(ImageError, match=says) as caught:
+        decoded(message(cut, "jpeg"))
+    assert caught.value.fault is Fault.LENGTH
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "begins with nothing"),
+        (b"RIFF\x10\0\0\0WEBP", "begins with 52 49 46 46 10 00 00 00"),
+        (bytes(1000), "format is 'x'"),
+        (b"\0\0\0\0" + PNG, "set image_transport to raw"),  # as compressedDepth begins
+    ],
+)
+def test_what_is_neither_is_named(data: bytes, says: str) -> None:
+    with pytest.raises(ImageError, match=says) as caught:
+        decoded(message(data, "x"))
+    assert caught.value.fault is Fault.ENCODING
+
+
+@pytest.mark.parametrize(
+    "data", [JPEG[:200] + JPEG[-2:], PNG[:16] + bytes(40) + PNG[56:]], ids=["JPEG", "PNG"]
+)
+def test_damaged_file_is_named(data: bytes) -> None:
+    with pytest.raises(ImageError, match="damaged") as caught:
+        decoded(message(data))
+    assert caught.value.fault is Fault.CONVERSION
+
+
+@given(st.sampled_from([JPEG, PNG]), st.integers(3, 2000), st.binary(max_size=60), st.booleans())
+def test_any_data_is_an_image_or_an_image_error(
+    file: bytes, place: int, damage: bytes, whole: bool
+) -> None:
+    data = file[:place] + damage + (file[place:] if whole else b"")
+    try:
+        rgb = decoded(message(data))
+    except ImageError:
+        return
+    assert (rgb.dtype, rgb.ndim, rgb.shape[2]) == (np.uint8, 3, 3)
+
+
+def test_jpeg_message_and_back() -> None:
+    header = Header(frame_id="camera")
+    msg = jpeg_message(header, picture())
+    assert msg.header is header
+    assert msg.format == "rgb8; jpeg compressed bgr8"
+    assert isinstance(msg.data, array)
+    rgb = decoded(msg)
+    assert rgb.shape == picture().shape
+    assert np.abs(rgb.astype(int) - picture()).mean() < 4
