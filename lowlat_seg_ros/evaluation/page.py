@@ -27,7 +27,7 @@ def write_page(folder: Path, facts: Facts, done: Comparison, charts: list[Chart]
         blocks += ["## Classes", markdown(class_ious(done, facts.classes, decimals=1))]
     if charts:
         blocks.append("## Charts")
-        blocks += [_picture(chart, folder) for chart in charts]
+        blocks += [picture(chart, folder) for chart in charts]
     if done.left_out:
         reasons = [
             f"- {', '.join(f'`{name}`' for name in names)}: {reason}"
@@ -39,16 +39,18 @@ def write_page(folder: Path, facts: Facts, done: Comparison, charts: list[Chart]
     return path
 
 
-def _picture(chart: Chart, folder: Path) -> str:
+def picture(chart: Chart, folder: Path) -> str:
+    """``chart`` with its caption, as a page in ``folder`` shows it."""
     link = chart.path.relative_to(folder).as_posix()
     return f"{chart.caption}\n\n![{chart.path.stem.replace('_', ' ')}]({link})"
 
 
 def markdown(grid: Grid) -> str:
-    """``grid`` as a table with a line for each group's heading."""
+    """``grid`` as a table with a line for each group's heading, if it has one."""
     lines = [_line(grid.columns), _line((":---", *("---:" for _ in grid.columns[1:])))]
     for heading, rows in grid.groups.items():
-        lines.append(_line((f"**{heading}**", *("" for _ in grid.columns[1:]))))
+        if heading:
+            lines.append(_line((f"**{heading}**", *("" for _ in grid.columns[1:]))))
         lines += [_line((f"`{row[0]}`", *row[1:])) for row in rows]
     return "\n".join(lines)
 

@@ -136,15 +136,15 @@ def _busy(done: Comparison) -> str:
 def print_report(console: Console, facts: Facts, done: Comparison) -> None:
     """The tables, what they were measured on, and which methods are missing and why."""
     if done.results:
-        console.print(_table(scores(done), facts.title))
-        console.print(_table(class_ious(done, facts.classes, decimals=0), "", width=4))
+        console.print(terminal_table(scores(done), facts.title))
+        console.print(terminal_table(class_ious(done, facts.classes, decimals=0), "", width=4))
     for note in notes(facts, done):
         console.print(note, markup=False)
     for reason, names in done.reasons.items():
         console.print(f"[yellow]Left out:[/] {', '.join(names)}: {reason}")
 
 
-def _table(grid: Grid, title: str, width: int | None = None) -> Table:
+def terminal_table(grid: Grid, title: str, width: int | None = None) -> Table:
     """``width``: that of all columns but the first, whose headings are folded to it.
 
     Eleven columns of four letters fit on a terminal of 80.

@@ -1,0 +1,1 @@
+"""What the engine costs, on this machine and against what it replaces: ``lowlat-seg benchmark``."""
