@@ -153,6 +153,8 @@ class Segmentation:
 
     ``mask``: uint8 (H, W) class ids at the input's size. ``selection`` is None until the selector
     has run, and for frames it does not run on (first frames, and others while load is shed).
+    ``confidence``: uint8 (H, W), the network's highest softmax probability, 255 for 1; None where
+    it was not asked for.
     """
 
     mask: np.ndarray
@@ -163,3 +165,4 @@ class Segmentation:
     counters: Counters = field(default_factory=Counters)
     selection: Selection | None = None
     deadline: Deadline = field(default_factory=Deadline)
+    confidence: np.ndarray | None = None

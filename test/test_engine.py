@@ -13,7 +13,7 @@ from torch import Tensor
 from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.resize import mask_of, network_input, plan
+from lowlat_seg_ros.engine.resize import confidence_of, mask_of, network_input, plan
 from lowlat_seg_ros.frames import Frame, MaskKind, ResetReason, Segmentation
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header, save
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -164,6 +164,26 @@ def test_requested_reset(tiny: Segmenter, make_frame: MakeFrame) -> None:
     assert result.provenance.reset is ResetReason.REQUESTED
     assert result.counters.resets == result.provenance.epoch == 1
     assert engine.process(make_frame(2)).provenance.reset is None
+
+
+@torch.inference_mode()
+def test_confidence_is_the_masks_own_and_made_when_asked_for(
+    tiny: Segmenter, make_frame: MakeFrame
+) -> None:
+    engine, published = engine_of(tiny, NEVER), list[Segmentation]()
+    full = engine.process(make_frame(0), published.append, confidence=True)
+    fast = engine.process(make_frame(1), published.append, confidence=True)
+    ref = Reference(tiny, make_frame(0))
+    low = [ref.low(make_frame(i)) for i in range(2)]
+    high = tiny.higher(low[0])
+    fused = tiny.classify_fused(ref.carry(high, low[0], low[1]), low[1])
+    for result, logits in ((full, tiny.classify_high(high)), (fast, fused)):
+        assert result.confidence is not None
+        assert (result.confidence == confidence_of(logits, ref.geometry)).all()
+        assert result.confidence.shape == result.mask.shape
+    # It delays no mask, and without a wish there is none.
+    assert [result.confidence for result in published] == [None, None]
+    assert engine.process(make_frame(2)).confidence is None
 
 
 def test_selector_runs_after_the_mask_is_out(tiny: Segmenter, make_frame: MakeFrame) -> None:

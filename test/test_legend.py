@@ -15,7 +15,8 @@ def test_every_colour_is_shown_in_the_left_half(size: tuple[int, int], table: Cl
     before = np.full((*size, 3), 90, np.uint8)
     picture = before.copy()
     Legend(table).draw(picture)
-    shown = {tuple(colour) for colour in picture.reshape(-1, 3).tolist()}
+    numbers = np.unique(picture @ np.array([1 << 16, 1 << 8, 1]))  # quicker than rows
+    shown = {(n >> 16, n >> 8 & 255, n & 255) for n in numbers.tolist()}
     assert set(table.colours) <= shown
     assert max(min(colour) for colour in shown) > 180  # letters, however thin
     assert (30, 30, 30) in shown  # what lies beneath them is darkened

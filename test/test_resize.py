@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lowlat_seg_ros.engine.resize import MAX_PIXELS, mask_of, network_input, plan
+from lowlat_seg_ros.engine.resize import (
+    MAX_PIXELS,
+    confidence_of,
+    mask_of,
+    network_input,
+    plan,
+)
 from lowlat_seg_ros.frames import FrameError
 from lowlat_seg_ros.network.segmenter import MEAN, STD, Segmenter
 
@@ -49,6 +55,35 @@ def test_unpadded_mask_is_plain_bilinear_interpolation() -> None:
     logits = torch.randn(1, 5, 6, 8, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(logits, (48, 64), mode="bilinear").argmax(1)[0].numpy()
     assert (mask_of(logits, plan((48, 64), 0)) == expected).all()
+
+
+@given(height=st.integers(1, 90), width=st.integers(1, 90), inference=st.sampled_from([0, 48]))
+@settings(max_examples=30, deadline=None)
+def test_confidence_of_one_answer_everywhere_is_its_softmax(
+    height: int, width: int, inference: int
+) -> None:
+    geometry = plan((height, width), inference)
+    cells = [side // 4 for side in geometry.padded]  # as a network with sub-pixel classifiers
+    logits = torch.tensor([0.0, 2.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, *cells)
+    confidence = confidence_of(logits, geometry)
+    assert (confidence.shape, confidence.dtype) == ((height, width), np.uint8)
+    assert (confidence == round(255 * np.exp(2) / (1 + np.exp(2) + np.exp(-1)))).all()
+
+
+def test_confidence_is_interpolated_between_the_cells_of_the_network() -> None:
+    logits = 3 * torch.randn(1, 5, 6, 8, generator=torch.Generator().manual_seed(0))
+    best = torch.softmax(logits.double(), 1).amax(1, keepdim=True)
+    expected = 255 * F.interpolate(best, (48, 64), mode="bilinear")[0, 0].numpy()
+    confidence = confidence_of(logits, plan((48, 64), 0))
+    assert np.abs(confidence - expected).max() <= 0.5 + 1e-3
+    assert np.ptp(confidence) > 100
+
+
+def test_certain_and_undecided_networks_reach_the_ends_of_the_scale() -> None:
+    geometry = plan((16, 16), 0)
+    certain = torch.tensor([1000.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
+    assert (confidence_of(certain, geometry) == 255).all()
+    assert (confidence_of(torch.zeros(1, 255, 2, 2), geometry) == 1).all()
 
 
 def test_padding_repeats_the_edge(tiny: Segmenter) -> None:

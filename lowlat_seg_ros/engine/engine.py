@@ -51,6 +51,7 @@ class _Turn:
     geometry: resize.Geometry
     key: KeyFrame | None  # of the same geometry
     epoch: int
+    confidence: bool
 
 
 class Engine:
@@ -130,15 +131,21 @@ class Engine:
         return cls(segmenter, config, threshold=threshold, clock=clock, slow_track=track)
 
     def process(
-        self, frame: Frame, publish: Publish | None = None, *, waited_ms: float = 0.0
+        self,
+        frame: Frame,
+        publish: Publish | None = None,
+        *,
+        waited_ms: float = 0.0,
+        confidence: bool = False,
     ) -> Segmentation:
         """Segment ``frame``; never waits for Sh, except on the first frame of an epoch.
 
         ``publish`` is called as soon as the mask is out, with ``selection`` None; the selector runs
         after it, and the returned record is complete. What ``publish`` raises comes through, after
         the selector has run. ``waited_ms`` is how long ago the frame came in; it counts for the
-        deadline. Raises ``FrameError`` for a frame of impossible size, ``RuntimeError`` after
-        :meth:`close` or when called by two threads at once; the next frame works as usual.
+        deadline. ``confidence`` asks for the record's; it is made after ``publish``, too. Raises
+        ``FrameError`` for a frame of impossible size, ``RuntimeError`` after :meth:`close` or when
+        called by two threads at once; the next frame works as usual.
         """
         with self._foreground():
             level = self._shedder.begin(self._config.max_latency_ms)
@@ -157,7 +164,7 @@ class Engine:
                 watch = Stopwatch(self._clock)
                 with watch.stage("preprocess_ms"):
                     key, epoch = rescale.at_size(self._cache, geometry)
-                turn = _Turn(frame, index, level, geometry, key, epoch)
+                turn = _Turn(frame, index, level, geometry, key, epoch, confidence)
                 return self._segment(turn, watch, waited_ms, publish)
 
     def _segment(
@@ -188,8 +195,13 @@ class Engine:
                 publish(result)
         finally:
             selection = self._after_mask(turn, work, watch)
+        confidence = resize.confidence_of(work.logits, turn.geometry) if turn.confidence else None
         return dataclasses.replace(
-            result, timing=watch.timing(), counters=self._ledger.counters, selection=selection
+            result,
+            timing=watch.timing(),
+            counters=self._ledger.counters,
+            selection=selection,
+            confidence=confidence,
         )
 
     def reset(self, reason: ResetReason = ResetReason.REQUESTED) -> None:
