@@ -1,4 +1,4 @@
-"""``lowlat-seg``: one command for training, evaluation, the demo and rendered data.
+"""``lowlat-seg``: one command for training, evaluation, benchmark, the demo and rendered data.
 
 This file only composes. A subcommand is a module with two functions::
 
@@ -23,8 +23,10 @@ examples:
   lowlat-seg demo                       the node on a rendered drive; writes demo_output/
   lowlat-seg demo --help                what else it can do
   lowlat-seg evaluate --help            methods to compare, on data with labels
+  lowlat-seg benchmark --help           latency against the full network, on this machine
   lowlat-seg train base --help          the first of the three training stages
   lowlat-seg render --out DIR           a made-up drive with exact labels, as images
+  lowlat-seg bag --help                 bags to and from the node's engine, without ROS
 
 documentation: README.md
 """
@@ -47,10 +49,18 @@ COMMANDS = {
         "lowlat_seg_ros.evaluation.evaluate",
         "compare methods on labelled frames: accuracy, steadiness, latency",
     ),
+    "benchmark": Command(
+        "lowlat_seg_ros.benchmark.command",
+        "measure latency, refinements, kernels, scaling and memory against the full network",
+    ),
     "train": Command("lowlat_seg_ros.training.cli", "train the network, in three stages"),
     "render": Command(
         "lowlat_seg_ros.evaluation.render",
         "render a drive with exact labels, write it as images, and say how fast that goes",
+    ),
+    "bag": Command(
+        "lowlat_seg_ros.bags.command",
+        "make rosbag2 bags, run the node's engine on them without ROS, and report on what it did",
     ),
 }
 

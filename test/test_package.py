@@ -40,6 +40,11 @@ ALLOWED = {
     "benchmark": {
         *("config", "frames", "arguments", "network", "engine", "baselines", "evaluation"),
     },
+    # Bags need no ROS, only its messages' definitions; the twin keeps the very ledger of the node.
+    "bags": {
+        *("config", "frames", "arguments", "network", "engine", "data", "evaluation"),
+        "ros.ledger",
+    },
     "training": {"config", "frames", "arguments", "network", "data", "evaluation.metrics"},
     "ros": {
         *("config", "frames", "arguments", "network", "engine", "baselines", "data", "evaluation"),

@@ -1,0 +1,96 @@
+"""The node's offline twin: a bag's images through the engine, one by one, each accounted for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lowlat_seg_ros.bags import frame_reports, images
+from lowlat_seg_ros.bags.frame_reports import Times
+from lowlat_seg_ros.bags.messages import stamp_ns
+from lowlat_seg_ros.bags.pace import Pace, Waiting
+from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
+from lowlat_seg_ros.bags.topics import Topics
+from lowlat_seg_ros.data.sequence import DataError
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.frames import Frame, FrameError, Segmentation
+from lowlat_seg_ros.ros.ledger import Bookkeeper, Ledger
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``ledger`` of the images, and what was wrong with those ``rejected`` or failed."""
+
+    ledger: Ledger
+    complaints: tuple[str, ...]
+
+
+class Twin:
+    """Does with the images of ``source`` what the node does, and writes it to ``out``.
+
+    Masks and reports are recorded at the time at which they were published.
+    """
+
+    def __init__(
+        self, source: BagReader, out: BagWriter, engine: Engine, pace: Pace, topics: Topics
+    ) -> None:
+        self._source, self._out, self._engine = source, out, engine
+        self._pace, self._topics = pace, topics
+        self._books = Bookkeeper()
+
+    def run(self, progress: Callable[[int], object]) -> Outcome:
+        """Play the bag to its end; ``progress`` is told how many images are done with.
+
+        An image that cannot be segmented is counted and told; the next one works as usual.
+        """
+        complaints = []
+        waiting = Waiting(self._source.raw([self._topics.image]), self._pace)
+        while (found := waiting.newest()) is not None:
+            raw, superseded, now_ns = found
+            self._books.receive(superseded)
+            # Both are raised before a mask is out.
+            try:
+                self._on_image(raw, now_ns)
+            except DataError as error:
+                self._books.reject()
+                complaints.append(str(error))
+            except FrameError as error:
+                self._books.fail()
+                complaints.append(str(error))
+            progress(1 + superseded)
+        return Outcome(self._books.ledger, tuple(complaints))
+
+    def _on_image(self, raw: Raw, now_ns: int) -> None:
+        began_ns = time.perf_counter_ns()
+        message = self._source.decode(raw)
+        image = images.to_rgb(message)
+        converted_ns = time.perf_counter_ns()
+        frame = Frame(image, stamp_ns(message.header.stamp), message.header.frame_id)
+        header = self._out.messages.header(frame.stamp_ns, frame.frame_id)
+        wait_ms = (now_ns - raw.time_ns) / 1e6
+        times, published_ns = Times(), 0
+
+        def publish(result: Segmentation) -> None:
+            nonlocal times, published_ns
+            out_ns = time.perf_counter_ns()
+            published_ns = self._pace.mask_out()
+            mask = self._out.messages.image(header, result.mask, "mono8")
+            self._out.write(self._topics.mask, mask, published_ns)
+            self._books.publish()
+            times = Times(
+                wait_ms=wait_ms,
+                convert_ms=(converted_ns - began_ns) / 1e6,
+                publish_ms=(time.perf_counter_ns() - out_ns) / 1e6,
+                processing_ms=(time.perf_counter_ns() - began_ns) / 1e6,
+                age_ms=(published_ns - frame.stamp_ns) / 1e6,
+            )
+
+        waited_ms = wait_ms + (converted_ns - began_ns) / 1e6
+        result = self._engine.process(frame, publish, waited_ms=waited_ms, confidence=True)
+        make, ledger = self._out.messages, self._books.ledger
+        report = frame_reports.message_of(make, header, result, times, ledger)
+        self._out.write(self._topics.report, report, published_ns)
+        assert result.confidence is not None  # it was asked for
+        confidence = make.image(header, result.confidence, "mono8")
+        self._out.write(self._topics.confidence, confidence, published_ns)

@@ -1,0 +1,184 @@
+"""``lowlat-seg bag make``: what is written can be read back, by anyone's reader of bags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rosbags", reason="bags need the library rosbags")
+
+from lowlat_seg_ros import cli
+from lowlat_seg_ros.bags import images, topics
+from lowlat_seg_ros.bags.make import START_NS
+from lowlat_seg_ros.bags.messages import CLOCK, IMAGE, Messages, known_types, stamp_ns
+from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
+from lowlat_seg_ros.data.labels import CAMVID
+from lowlat_seg_ros.data.sequence import DataError
+from lowlat_seg_ros.data.synthetic import RenderedDrive
+from lowlat_seg_ros.evaluation.video import VideoWriter
+
+SIZE = (48, 80)
+
+
+def make(*words: object) -> int:
+    return cli.main(["bag", "make", *map(str, words)])
+
+
+def drive_bag(out: Path, *words: object) -> int:
+    return make("--size", "48x80", "--frames", 4, "--out", out, *words)
+
+
+def read(path: Path, topic: str) -> list[tuple[Raw, object]]:
+    with BagReader(path) as bag:
+        return [(raw, bag.decode(raw)) for raw in bag.raw([topic])]
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err.splitlines()
+    return [line for line in error if "frame/s" not in line][-1]
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_the_bag_holds_the_drive(storage: str, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "bag"
+    assert drive_bag(out, "--seed", 3, "--rate", 8, "--storage", storage) == 0
+    drive = RenderedDrive(seed=3, frames=4, rate_hz=8, size=SIZE)
+    with BagReader(out) as bag:
+        assert bag.topics == {topics.CAMERA: IMAGE, topics.LABEL: IMAGE, topics.CLOCK: CLOCK}
+        assert bag.facts["classes"] == list(CAMVID.names)
+    for topic, read_as in ((topics.CAMERA, images.to_rgb), (topics.LABEL, images.to_ids)):
+        found = read(out, topic)
+        assert len(found) == 4
+        for index, (raw, message) in enumerate(found):
+            frame = drive[index]
+            wanted = frame.image if topic == topics.CAMERA else frame.label
+            np.testing.assert_array_equal(read_as(message), wanted)
+            assert raw.time_ns == stamp_ns(message.header.stamp) == frame.stamp_ns + START_NS
+    clocks = [stamp_ns(message.clock) for _, message in read(out, topics.CLOCK)]
+    assert clocks == [drive[index].stamp_ns + START_NS for index in range(4)]
+
+
+def test_one_file_of_the_bag_is_a_bag_as_well(tmp_path: Path) -> None:
+    drive_bag(tmp_path / "bag")
+    (file,) = (tmp_path / "bag").glob("*.mcap")
+    assert len(read(file, topics.CAMERA)) == 4
+
+
+def test_a_video_is_images_at_its_own_times_or_at_a_given_rate(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, SIZE, 10.0) as video:
+        for level in (40, 120, 200):
+            video.write(np.full((*SIZE, 3), level, np.uint8))
+    for name, words, step_ns in (("a", [], 100_000_000), ("b", ["--rate", 20], 50_000_000)):
+        assert make("--video", path, "--out", tmp_path / name, *words) == 0
+        found = read(tmp_path / name, topics.CAMERA)
+        assert [raw.time_ns - START_NS for raw, _ in found] == [0, step_ns, 2 * step_ns]
+        levels = [images.to_rgb(message).mean() for _, message in found]
+        np.testing.assert_allclose(levels, (40, 120, 200), atol=3)
+    with BagReader(tmp_path / "a") as bag:
+        assert topics.LABEL not in bag.topics
+    assert make("--video", path, "--out", tmp_path / "c", "--size", "24x40", "--frames", 2) == 0
+    assert [images.to_rgb(m).shape for _, m in read(tmp_path / "c", topics.CAMERA)] == [
+        (24, 40, 3),
+        (24, 40, 3),
+    ]
+
+
+def test_a_bag_holds_one_drive_which_can_be_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        cli.main(["render", "--size", "48x80", "--frames", "3", "--seed", str(seed),
+                  "--out", str(tmp_path / "data")])  # fmt: skip
+    common = ["--dataset", "folder", "--root", tmp_path / "data", "--rate", 15]
+    assert make(*common, "--drive", "rendered_2", "--out", tmp_path / "bag") == 0
+    drive = RenderedDrive(seed=2, frames=3, size=SIZE)
+    for index, (_, message) in enumerate(read(tmp_path / "bag", topics.CAMERA)):
+        np.testing.assert_array_equal(images.to_rgb(message), drive[index].image)
+    assert make(*common, "--drive", "x", "--out", tmp_path / "other") == 2
+    assert "no drive 'x'; it has 'rendered_1', 'rendered_2'" in told(capsys)
+
+
+def test_what_is_no_video_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.mp4").write_text("no video")
+    assert make("--video", tmp_path / "x.mp4", "--out", tmp_path / "bag") == 2
+    assert "x.mp4 cannot be read as a video" in told(capsys)
+    assert make("--video", tmp_path / "none.mp4", "--out", tmp_path / "bag2") == 2
+    assert "none.mp4 cannot be read as a video" in told(capsys)
+
+
+def test_a_bag_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert drive_bag(tmp_path / "bag") == 0
+    assert drive_bag(tmp_path / "bag") == 2
+    assert "bag is there already" in told(capsys)
+    assert len(read(tmp_path / "bag", topics.CAMERA)) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--dataset", "camvid"], "--dataset camvid needs --root"),
+        (["--frames", "-1"], "--frames is -1"),
+        (["--rate", "nan"], "--rate is nan"),
+        (["--size", "8x80"], "--size is 8x80"),
+        (["--seed", "-1"], "--seed is -1"),
+    ],
+)
+def test_wrong_options_end_in_one_line(
+    options: list[str], wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make("--out", tmp_path / "bag", *options) == 2
+    error = capsys.readouterr().err
+    assert wanted in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "bag").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_damaged_bag_is_a_data_error(storage: str, damage: str, tmp_path: Path) -> None:
+    drive_bag(tmp_path / "bag", "--storage", storage)
+    (file,) = (path for path in (tmp_path / "bag").iterdir() if path.suffix != ".yaml")
+    content = file.read_bytes()
+    file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"x" * 99}[damage])
+    with pytest.raises(DataError, match=r"cannot be read as a rosbag2 bag"):
+        read(tmp_path / "bag", topics.CAMERA)
+
+
+def test_what_raises_while_writing_leaves_no_bag(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), BagWriter(tmp_path / "bag", "mcap"):
+        raise ZeroDivisionError
+    with pytest.raises(DataError):
+        BagReader(tmp_path / "bag")
+
+
+@pytest.mark.parametrize("encoding", images.ENCODINGS)
+def test_encodings_and_padded_rows(encoding: str) -> None:
+    rng, (channels, _) = np.random.default_rng(0), images.ENCODINGS[encoding]
+    pixels = rng.integers(0, 256, (3, 5, channels), dtype=np.uint8)
+    messages = Messages(known_types())
+    padded = np.pad(pixels.reshape(3, -1), ((0, 0), (0, 7)))
+    message = messages.image(messages.header(0, ""), pixels, encoding)
+    wide = messages.make(
+        IMAGE, height=3, width=5, encoding=encoding, step=padded.shape[1], data=padded.reshape(-1)
+    )
+    order = {"bgr8": (2, 1, 0), "bgra8": (2, 1, 0), "mono8": (0, 0, 0)}.get(encoding, (0, 1, 2))
+    for found in (images.to_rgb(message), images.to_rgb(wide)):
+        np.testing.assert_array_equal(found, pixels[..., list(order)])
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"encoding": "32FC1"}, "encoding '32FC1'"),
+        ({"width": 0}, "an image is 0x2"),
+        ({"step": 5}, "step 5"),
+        ({"height": 3}, "12 bytes"),
+    ],
+)
+def test_impossible_images_are_data_errors(fields: dict[str, object], wanted: str) -> None:
+    good = {"height": 2, "width": 2, "encoding": "rgb8", "step": 6, "data": np.zeros(12, np.uint8)}
+    with pytest.raises(DataError, match=wanted):
+        images.to_rgb(Messages(known_types()).make(IMAGE, **(good | fields)))

@@ -1,0 +1,290 @@
+"""``lowlat-seg bag run``: the offline twin does what the engine does, and accounts for all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rosbags", reason="bags need the library rosbags")
+
+from lowlat_seg_ros import cli
+from lowlat_seg_ros.bags import frame_reports, images, topics
+from lowlat_seg_ros.bags.make import FRAME_ID, START_NS
+from lowlat_seg_ros.bags.messages import IMAGE, Messages, known_types, stamp_ns
+from lowlat_seg_ros.bags.pace import VirtualTime, Waiting
+from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
+from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
+from lowlat_seg_ros.data.labels import CAMVID
+from lowlat_seg_ros.data.synthetic import RenderedDrive
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.frames import (
+    Counters,
+    Deadline,
+    Frame,
+    MaskKind,
+    Provenance,
+    ResetReason,
+    Segmentation,
+    Selection,
+    StageTiming,
+)
+from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.checkpoint import Header
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.ros.ledger import Ledger
+
+FRAMES, THRESHOLD = 7, 0.3
+
+
+@pytest.fixture
+def weights(tiny: Segmenter, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, THRESHOLD)
+    checkpoint.save(path, tiny, header, torch.float32)
+    return path
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    words = ["--size", "48x80", "--frames", str(FRAMES), "--rate", "10"]
+    assert cli.main(["bag", "make", *words, "--out", str(tmp_path / "drive")]) == 0
+    return tmp_path / "drive"
+
+
+@pytest.fixture
+def twin(drive: Path, weights: Path, tmp_path: Path) -> Callable[..., int]:
+    def run(*words: object, bag: Path = drive, out: str = "out") -> int:
+        common = ["--checkpoint", weights, "--device", "cpu", "--foreground-threads", 1]
+        given = [bag, "--out", tmp_path / out, *common, *words]
+        return cli.main(["bag", "run", *map(str, given)])
+
+    return run
+
+
+def read(path: Path, topic: str) -> list[tuple[Raw, Any]]:
+    with BagReader(path) as bag:
+        return [(raw, bag.decode(raw)) for raw in bag.raw([topic])]
+
+
+def frames() -> list[Frame]:
+    shots = RenderedDrive(seed=1, frames=FRAMES, rate_hz=10, size=(48, 80))
+    return [Frame(shot.image, shot.stamp_ns + START_NS, FRAME_ID) for shot in map(
+        shots.__getitem__, range(FRAMES))]  # fmt: skip
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err.splitlines()
+    return [line for line in error if "frame/s" not in line][-1]
+
+
+def without_times(result: Segmentation) -> Segmentation:
+    """What does not depend on how fast this machine is."""
+    return dataclasses.replace(
+        result, timing=StageTiming(), deadline=Deadline(), mask=np.zeros(()), confidence=None
+    )
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_masks_and_reports_are_those_of_the_engine(
+    storage: str, twin: Callable[..., int], weights: Path, tmp_path: Path
+) -> None:
+    words = ["--delay-frames", 2, "--max-key-interval", 3, "--deviation-threshold", 1]
+    assert twin("--storage", storage, *words) == 0
+    config = EngineConfig(foreground_threads=1, max_key_interval=3, deviation_threshold=1.0)
+    network, _ = checkpoint.load(weights)
+    engine = Engine.deterministic(network, config, threshold=THRESHOLD, delay_frames=2)
+    wanted = [engine.process(frame, confidence=True) for frame in frames()]
+    assert engine.counters.refined > 0
+    masks, reports = read(tmp_path / "out", topics.MASK), read(tmp_path / "out", topics.REPORT)
+    surest = read(tmp_path / "out", topics.CONFIDENCE)
+    assert [len(masks), len(reports), len(surest)] == [FRAMES] * 3
+    for result, (raw, mask), (_, report), (_, sure) in zip(
+        wanted, masks, reports, surest, strict=True
+    ):
+        np.testing.assert_array_equal(images.to_ids(mask), result.mask)
+        np.testing.assert_array_equal(images.to_ids(sure), result.confidence)
+        assert raw.time_ns == stamp_ns(mask.header.stamp) == result.stamp_ns
+        assert plain(mask.header) == plain(report.header) == plain(sure.header)
+        assert mask.header.frame_id == FRAME_ID
+        found = without_times(frame_reports.segmentation(report, np.zeros(())))
+        assert rounded(found) == rounded(without_times(result))
+        assert report.timing.latency_ms > 0
+        assert (report.wait_ms, report.age_ms) == (0, 0)
+
+
+def rounded(result: Segmentation) -> Segmentation:
+    """Fields of messages are float32."""
+    chosen = result.selection
+    if chosen is not None:
+        chosen = Selection(
+            float(np.float32(chosen.deviation)), float(np.float32(chosen.threshold)), chosen.is_key
+        )
+    return dataclasses.replace(result, selection=chosen, mask=None)  # arrays have no truth
+
+
+@pytest.mark.parametrize("latency_ms", [0, 120, 250])
+def test_every_image_is_accounted_for(
+    latency_ms: int, twin: Callable[..., int], tmp_path: Path
+) -> None:
+    assert twin("--latency-ms", latency_ms) == 0
+    reports = read(tmp_path / "out", topics.REPORT)
+    with BagReader(tmp_path / "out") as bag:
+        ledger = Ledger(**bag.facts["ledger"])
+    assert ledger.received == ledger.published == len(reports)
+    assert ledger.received + ledger.superseded == FRAMES
+    assert frame_reports.record_of(Ledger, reports[-1][1].ledger) == ledger
+    segmented = [(stamp_ns(r.header.stamp) - START_NS) // 100_000_000 for _, r in reports]
+    # At 10 Hz: the newest image that has come is taken when the one before is done.
+    assert segmented == {0: [*range(7)], 120: [0, 1, 2, 3, 4, 6], 250: [0, 2, 5, 6]}[latency_ms]
+    for raw, report in reports:
+        assert report.age_ms == pytest.approx(latency_ms + report.wait_ms)
+        assert raw.time_ns == stamp_ns(report.header.stamp) + report.age_ms * 1e6
+
+
+def test_in_real_time_too_and_the_bag_is_copied(
+    twin: Callable[..., int], drive: Path, tmp_path: Path
+) -> None:
+    assert twin("--time", "real") == 0
+    with BagReader(tmp_path / "out") as bag:
+        ledger = Ledger(**bag.facts["ledger"])
+        assert bag.facts["time"] == {"kind": "real"}
+        assert bag.facts["classes"] == list(CAMVID.names)
+        copied = [(r.topic, r.kind, r.time_ns, r.data) for r in bag.raw() if "node" not in r.topic]
+    assert ledger.received + ledger.superseded == FRAMES
+    assert ledger.received == ledger.published == len(read(tmp_path / "out", topics.MASK))
+    with BagReader(drive) as bag:
+        own = [(r.topic, r.kind, r.time_ns, r.data) for r in bag.raw()]
+    assert sorted(copied) == sorted(own)
+    stamps = {stamp_ns(message.header.stamp) for _, message in read(drive, topics.CAMERA)}
+    for raw, message in read(tmp_path / "out", topics.MASK):
+        assert stamp_ns(message.header.stamp) in stamps
+        assert raw.time_ns > stamp_ns(message.header.stamp)
+
+
+def test_images_that_cannot_be_read_are_counted_and_the_rest_goes_on(
+    twin: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BagWriter(tmp_path / "bag", "mcap") as bag:
+        for index, frame in enumerate(frames()):
+            encoding = "32FC1" if index in (0, 3) else "rgb8"
+            header = bag.messages.header(frame.stamp_ns, "front")
+            bag.write("/front", bag.messages.image(header, frame.image, encoding), frame.stamp_ns)
+    assert twin("--image-topic", "/front", bag=tmp_path / "bag") == 0
+    assert "No mask for 2 images: an image has the encoding '32FC1'" in capsys.readouterr().out
+    with BagReader(tmp_path / "out") as out:
+        assert Ledger(**out.facts["ledger"]) == Ledger(FRAMES, FRAMES - 2, rejected=2)
+    assert len(read(tmp_path / "out", topics.MASK)) == FRAMES - 2
+
+
+def test_without_a_single_mask_the_status_says_so(twin: Callable[..., int], tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag", "mcap") as bag:
+        message = bag.messages.make(IMAGE, encoding="rgb8")
+        bag.write(topics.CAMERA, message, 0)
+    assert twin(bag=tmp_path / "bag") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--image-topic", "/front"], "no topic /front of type"),
+        (["--image-topic", "/clock"], "no topic /clock of type"),
+        (["--delay-frames", "-1"], "--delay-frames is -1"),
+        (["--latency-ms", "nan"], "--latency-ms is nan"),
+        (["--max-latency-ms", "50"], "--max-latency-ms is 50.0"),
+        (["--time", "real", "--latency-ms", "50"], "--latency-ms is 50.0"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    words: list[str],
+    wanted: str,
+    twin: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capsys.readouterr()
+    assert twin(*words) == 2
+    error = capsys.readouterr().err
+    assert wanted in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_files_are_told_in_one_line(
+    twin: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.txt").write_text("no bag")
+    (tmp_path / "x.bag").write_text("no bag")
+    (tmp_path / "x.mcap").write_text("no bag")
+    (tmp_path / "folder").mkdir()
+    for name in ("none", "x.txt", "x.mcap", "folder"):
+        assert twin(bag=tmp_path / name) == 2
+        assert f"{name} cannot be read as a rosbag2 bag" in told(capsys)
+    assert twin(bag=tmp_path / "x.bag") == 2
+    assert "rosbags-convert" in told(capsys)
+    assert twin() == 0
+    assert twin(bag=tmp_path / "out", out="again") == 2
+    assert "has masks already" in told(capsys)
+
+
+def test_only_the_newest_image_waits() -> None:
+    arrivals = [10, 20, 30, 60]
+    waiting = Waiting(
+        (Raw("", "", ms * 10**6, b"", None) for ms in arrivals), pace := VirtualTime(15)
+    )
+    seen = []
+    while (found := waiting.newest()) is not None:
+        raw, superseded, now_ns = found
+        seen.append((raw.time_ns // 10**6, superseded, now_ns // 10**6, pace.mask_out() // 10**6))
+    assert seen == [(10, 0, 10, 25), (20, 0, 25, 40), (30, 0, 40, 55), (60, 0, 60, 75)]
+    waiting = Waiting(
+        (Raw("", "", ms * 10**6, b"", None) for ms in arrivals), pace := VirtualTime(25)
+    )
+    seen = []
+    while (found := waiting.newest()) is not None:
+        seen.append((found[0].time_ns // 10**6, found[1], pace.mask_out() // 10**6))
+    assert seen == [(10, 0, 35), (30, 1, 60), (60, 0, 85)]
+    with pytest.raises(ConfigError, match="latency-ms is -1"):
+        VirtualTime(-1)
+
+
+def plain(message: Any) -> Any:
+    """The fields of a message of either library, by name."""
+    if hasattr(message, "get_fields_and_field_types"):
+        names = list(message.get_fields_and_field_types())
+    elif dataclasses.is_dataclass(message):
+        # Constants are fields as well.
+        every = [item.name for item in dataclasses.fields(message)]
+        names = [name for name in every if name != "__msgtype__" and not name.isupper()]
+    else:
+        return message
+    return {name: plain(getattr(message, name)) for name in names}
+
+
+def test_a_report_is_the_node_s() -> None:
+    """Field by field, the message that the node makes of the same records."""
+    pytest.importorskip("lowlat_seg_ros.msg", reason="needs the built messages")
+    from std_msgs.msg import Header as RosHeader
+
+    from lowlat_seg_ros.ros import reports
+
+    result = Segmentation(
+        np.zeros((2, 2), np.uint8), 5_000_000_007, "cam",
+        Provenance(MaskKind.DEGRADED, 4_000_000_001, 3, 1000.5, True, 9, ResetReason.GAP),
+        StageTiming(*range(9)), Counters(*range(13), "Sh failed"),
+        Selection(0.25, 0.125, True), Deadline(2, 7.5, True),
+    )  # fmt: skip
+    ledger = Ledger(10, 4, 3, 2, 1, 6)
+    make = Messages(known_types())
+    own = frame_reports.message_of(
+        make, make.header(5_000_000_007, "cam"), result, frame_reports.Times(1, 2, 3, 4, 5), ledger
+    )
+    header = RosHeader(frame_id="cam", stamp=reports.time_message(5_000_000_007))
+    times = reports.NodeTiming(wait_ms=1, convert_ms=2, publish_ms=3, processing_ms=4, age_ms=5)
+    assert plain(own) == plain(reports.frame_report(header, result, times, ledger))
+    assert without_times(frame_reports.segmentation(own, result.mask)) == without_times(result)
