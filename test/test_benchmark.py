@@ -19,27 +19,31 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros import cli
+from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.benchmark.camera import Camera
+from lowlat_seg_ros.benchmark.contest import fastest
 from lowlat_seg_ros.benchmark.kernel import PAPER, Shape, propagate, propagate_by_unfold
 from lowlat_seg_ros.benchmark.limits import Limits
 from lowlat_seg_ros.benchmark.saturation import EndlessSlowTrack
 from lowlat_seg_ros.benchmark.scaling import fit
 from lowlat_seg_ros.benchmark.sides import IDLE, SATURATED, FastTrack, Saturated, drain
 from lowlat_seg_ros.benchmark.timing import WARM_UP, Latency, alternating, busy_core
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.device import cores, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 SIDES = ("full", "ddrnet23_slim", "fast_idle", "fast_busy")
+ALL_CORES = os.sched_getaffinity(0)
 PERCENTILES = ("min_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_core() -> Iterator[None]:
     """Networks so small take longer on two threads, above all beside a busy core."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
+    os.sched_setaffinity(0, {min(ALL_CORES)})
     yield
-    os.sched_setaffinity(0, before)
+    os.sched_setaffinity(0, ALL_CORES)
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +240,23 @@ def test_a_side_whose_sh_fails_is_no_measurement(
         side = FastTrack("fast_idle", engine, IDLE, threads=1)
         with pytest.raises(RuntimeError, match=r"Sh failed, so times mean nothing: .*not finite"):
             side.block(camera, 1, lambda step: None)
+
+
+def test_a_rival_gets_the_threads_that_serve_it_best(tiny: Segmenter, camera: Camera) -> None:
+    asked: list[int] = []
+
+    def make(config: EngineConfig) -> FullEngine:
+        asked.append(config.foreground_threads)
+        return FullEngine(tiny, config)
+
+    os.sched_setaffinity(0, ALL_CORES)
+    try:
+        side = fastest("full", make, camera)
+        assert asked == sorted({cores(), foreground_threads(IDLE)}, reverse=True)
+    finally:
+        os.sched_setaffinity(0, {min(ALL_CORES)})
+    assert side.threads in asked
+    assert side.timings == []  # the trial does not count
 
 
 def test_works_take_turns_and_the_first_turns_do_not_count() -> None:

@@ -10,14 +10,15 @@ from lowlat_seg_ros.config import NETWORKS, ConfigError
 
 EXAMPLES = """\
 examples:
-  lowlat-seg benchmark --json benchmark.json            all of it; 10 minutes on two CPU cores
+  lowlat-seg benchmark --json benchmark.json            all of it; minutes on two CPU cores
   lowlat-seg benchmark --json benchmark.json --out DIR  and a page with tables and charts
   lowlat-seg benchmark --config paper_resnet101 --resolution 512x1024 --device cuda --rate 30
   lowlat-seg benchmark --quick                          a few frames, to see whether it works
 
 measured, warm, in one process whose parts take turns in blocks, so that drifts hit all of them:
-  full            the full network on every frame, back to back, on all cores; the network is the
-                  engine's own, with the same optimisations
+  full            the full network on every frame, back to back, on all cores (or, where that is
+                  faster because other work displaces threads, on those of the fast track); the
+                  network is the engine's own, with the same optimisations
   ddrnet23_slim   DDRNet-23-slim on every frame likewise, with random weights
   fast_idle       the engine at --rate without key frames: its slow track has nothing to do
   fast_busy       the engine at --rate with the slow track saturated: every frame is a key frame,

@@ -18,14 +18,19 @@ from lowlat_seg_ros.benchmark.camera import Camera
 from lowlat_seg_ros.benchmark.saturation import EndlessSlowTrack
 from lowlat_seg_ros.benchmark.sides import IDLE, FastTrack, Saturated, Side, job_ms
 from lowlat_seg_ros.benchmark.timing import Latency, synchronised_clock
+from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.device import cores, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.evaluation.run import Method
 from lowlat_seg_ros.frames import MaskKind, StageTiming
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: Frames of a side before it is the next one's turn; long enough for several jobs of Sh.
 BLOCK = 40
+
+#: Frames that decide how many threads serve a network best.
+TRIAL = 5
 
 #: Jobs of Sh that are timed for each block.
 JOBS = 3
@@ -47,7 +52,7 @@ class SideResult:
     @classmethod
     def of(cls, side: Side) -> SideResult:
         """What ``side`` measured."""
-        latency = Latency.of([timing.latency_ms for timing in side.timings])
+        latency = Latency.of(side.latencies_ms)
         return cls(latency, tuple(side.timings), side.rate_hz, side.threads, side.other_cores)
 
 
@@ -115,8 +120,8 @@ def hold(
         threads = foreground_threads(IDLE)
         saturated = Saturated("fast_busy", engine, endless, threads, rate_hz)
         sides = [
-            Side("full", FullEngine(segmenter), cores()),
-            Side("ddrnet23_slim", _per_frame(segmenter, ddrnet), cores()),
+            fastest("full", lambda config: FullEngine(segmenter, config), camera),
+            fastest("ddrnet23_slim", lambda config: _per_frame(segmenter, ddrnet, config), camera),
             FastTrack("fast_idle", engine, IDLE, threads, rate_hz),
             saturated,
         ]
@@ -124,7 +129,7 @@ def hold(
         if on_gpu(segmenter):
             # Its stages can only be told apart by waiting for each, which makes frames slower.
             staged = {
-                "full": Side("full", FullEngine(segmenter, clock=clock), cores()),
+                "full": Side("full", FullEngine(segmenter, clock=clock), sides[0].threads),
                 "fast": FastTrack("fast", staged_engine, IDLE, threads, rate_hz),
             }
         turns = list(dict.fromkeys([*sides, *staged.values()]))
@@ -138,6 +143,23 @@ def hold(
         stages={name: _stages(side.timings) for name, side in staged.items()},
         refinements=Refinements.of(saturated, jobs_ms),
     )
+
+
+def fastest(name: str, make: Callable[[EngineConfig], Method], camera: Camera) -> Side:
+    """A network on every frame, on all cores, or on those of the fast track if that is faster now.
+
+    Beside other work a team of threads waits for the displaced one: all cores may then be many
+    times as slow as one, and a slow rival would flatter the fast track.
+    """
+    sides = [
+        Side(name, make(EngineConfig(foreground_threads=threads)), threads)
+        for threads in sorted({cores(), foreground_threads(IDLE)}, reverse=True)
+    ]
+    for side in sides:
+        side.block(camera, TRIAL, lambda step: None)
+    best = min(sides, key=lambda side: Latency.of(side.latencies_ms).p50_ms)
+    best.forget()
+    return best
 
 
 def steps(segmenter: Segmenter, frames: int) -> int:
@@ -155,14 +177,14 @@ def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
 
 
-def _per_frame(segmenter: Segmenter, ddrnet: DDRNet23Slim) -> PerFrameEngine:
+def _per_frame(segmenter: Segmenter, ddrnet: DDRNet23Slim, config: EngineConfig) -> PerFrameEngine:
     """``segmenter`` only prepares the images."""
 
     def network(image: Tensor) -> Tensor:
         logits: Tensor = ddrnet(image)  # alone, as it is in eval mode
         return logits
 
-    return PerFrameEngine(segmenter, network, MaskKind.FULL)
+    return PerFrameEngine(segmenter, network, MaskKind.FULL, config)
 
 
 def _stages(timings: Sequence[StageTiming]) -> dict[str, Latency]:

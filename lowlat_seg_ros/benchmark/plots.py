@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from lowlat_seg_ros.benchmark.record import Benchmark
+from lowlat_seg_ros.benchmark.tables import ms_text
 from lowlat_seg_ros.evaluation.axes import OTHERS, OURS, PER_FRAME, VARIANTS, new_axes, save
 
 #: Colour and line of each side.
@@ -28,7 +29,8 @@ def latency_chart(path: Path, done: Benchmark) -> None:
         colour, style = _LINES[name]
         times = np.sort([timing.latency_ms for timing in side.timings])
         share = np.arange(1, len(times) + 1) / len(times)
-        label = f"{name}: p50 {side.latency.p50_ms:.3g}, p99 {side.latency.p99_ms:.3g} ms"
+        p50, p99 = ms_text(side.latency.p50_ms), ms_text(side.latency.p99_ms)
+        label = f"{name}: p50 {p50}, p99 {p99} ms"
         axes.step(times, share, where="post", color=colour, linestyle=style, label=label)
         axes.plot(side.latency.p99_ms, 0.99, "o", color=colour)
     axes.set_xscale("log")

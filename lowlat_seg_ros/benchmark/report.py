@@ -24,11 +24,12 @@ def notes(done: Benchmark) -> list[str]:
     """Sentences that say how the figures are to be read, and what they were measured on."""
     facts, limits, line = done.facts, done.limits, done.resolutions
     said = [
-        "full and ddrnet23_slim run on every frame, back to back. The fast track gets frames at "
+        "full and ddrnet23_slim run on every frame, back to back, on all cores or on those of the "
+        "fast track, whichever was faster (thr). The fast track gets frames at "
         f"{facts.rate_hz:g} Hz, its slow track has {facts.slow_track_threads} CPU threads: none "
         "is a key frame in fast_idle; in fast_busy every one is, and while none waits Sh refines "
-        "the last one again. All take turns in one process. thr: CPU threads; others: cores that "
-        "other processes kept busy meanwhile.",
+        "the last one again. All take turns in one process. others: cores that other "
+        "processes kept busy meanwhile.",
         "Propagation runs on one CPU thread, as in the engine, unfold and the convolution on the "
         f"fast track's. roofline: share of what is possible at {limits.memory_gb_per_s:.1f} GB/s "
         f"and {limits.multiply_adds_g_per_s:.1f} G multiply-adds/s, measured here.",
@@ -47,7 +48,8 @@ def _warnings(done: Benchmark) -> list[str]:
     if others > QUIET:
         said.append(
             f"Other processes kept {others:.1f} cores busy meanwhile, so times are too long, above "
-            "all of sides with several threads, which wait for each other."
+            "all of sides with several threads, which wait for each other: the ratios to full and "
+            "ddrnet23_slim are too good."
         )
     if share < SATURATED:
         said.append(

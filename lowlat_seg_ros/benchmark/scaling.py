@@ -80,10 +80,7 @@ def over_resolutions(
         for start in range(0, frames, BLOCK):
             for size, side in sides.items():
                 side.block(cameras[size], min(BLOCK, frames - start), progress)
-    points = tuple(
-        Sized(*size, Latency.of([t.latency_ms for t in side.timings]))
-        for size, side in sides.items()
-    )
+    points = tuple(Sized(*size, Latency.of(side.latencies_ms)) for size, side in sides.items())
     line = fit([p.megapixels for p in points], [p.latency.p50_ms for p in points])
     return Resolutions(points, *line)
 

@@ -34,8 +34,12 @@ class Side:
 
     def __init__(self, name: str, method: Method, threads: int, rate_hz: float = 0.0) -> None:
         self.name, self.threads = name, threads
-        self.timings: list[StageTiming] = []
         self._method, self._rate_hz = method, rate_hz
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing has been counted."""
+        self.timings: list[StageTiming] = []
         self._window_s = self._foreground_s = self._other_s = 0.0
 
     def block(self, camera: Camera, frames: int, progress: Callable[[int], object]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from lowlat_seg_ros.benchmark.kernel import Kernel
+from lowlat_seg_ros.benchmark.kernel import Kernel, Times
 from lowlat_seg_ros.benchmark.record import Benchmark
 from lowlat_seg_ros.benchmark.timing import Latency
 from lowlat_seg_ros.evaluation.grid import Grid, Row
@@ -70,16 +70,15 @@ def _slow_track(done: Benchmark) -> Grid:
 
 
 def _propagation(kernel: Kernel) -> Grid:
-    rows = [
-        (name, *map(_ms, (times.ms, times.unfold_ms, times.conv3x3_ms)), f"{times.vs_unfold:.1f}x",
-         f"{times.vs_conv3x3:.2f}x", share)
-        for name, times, share in (
-            ("alone", kernel.alone, f"{kernel.roofline_fraction:.0%}"),
-            ("beside_busy_core", kernel.beside_busy_core, "-"),
-        )
-    ]  # fmt: skip
     columns = ("load", "ours", "unfold", "conv3x3", "vs_unfold", "vs_conv3x3", "roofline")
-    return _grid(columns, rows)
+    alone = (*_times(kernel.alone), f"{kernel.roofline_fraction:.0%}")
+    beside = (*_times(kernel.beside_busy_core), "-")
+    return _grid(columns, [("alone", *alone), ("beside_busy_core", *beside)])
+
+
+def _times(times: Times) -> Row:
+    medians = map(ms_text, (times.ms, times.unfold_ms, times.conv3x3_ms))
+    return (*medians, f"{times.vs_unfold:.1f}x", f"{times.vs_conv3x3:.2f}x")
 
 
 def _resolutions(done: Benchmark) -> Grid:
@@ -93,7 +92,7 @@ def _resolutions(done: Benchmark) -> Grid:
 
 def _cameras(done: Benchmark) -> Grid:
     rows = [
-        (str(rig.cameras), *_four(rig.latency), _ms(rig.latency.p50_ms / rig.cameras),
+        (str(rig.cameras), *_four(rig.latency), ms_text(rig.latency.p50_ms / rig.cameras),
          f"{1e3 / rig.latency.p50_ms:.1f}")
         for rig in done.rigs
     ]  # fmt: skip
@@ -111,9 +110,9 @@ def _grid(columns: Row, rows: Sequence[Row]) -> Grid:
 
 
 def _four(latency: Latency) -> Row:
-    return tuple(map(_ms, (latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.max_ms)))
+    return tuple(map(ms_text, (latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.max_ms)))
 
 
-def _ms(milliseconds: float) -> str:
+def ms_text(milliseconds: float) -> str:
     """Three digits at least, as times reach from microseconds to seconds."""
     return f"{milliseconds:.1f}" if milliseconds >= 10 else f"{milliseconds:.3g}"
