@@ -236,7 +236,7 @@ class EngineConfig:
     max_latency_ms: float = setting(
         0.0,
         "deadline of a mask, from the frame's arrival on this machine; later masks are counted, "
-        "and while too many are late, load is shed step by step (selector, overlay, slow track, "
+        "and while too many are late, load is shed step by step (selector, pictures, slow track, "
         "then the network's size); 0 for none",
         unit="ms",
         low=0.0,

@@ -117,7 +117,7 @@ def test_each_level_sheds_what_those_below_do_and_more() -> None:
     assert LEVELS[0].doc == "nothing is shed"
     for below, level in itertools.pairwise(LEVELS):
         assert level.selector_every >= below.selector_every
-        assert level.overlay <= below.overlay
+        assert level.pictures <= below.pictures
         assert 0 < level.slow_share <= below.slow_share
         assert 0 < level.scale <= below.scale
         assert level != below

@@ -39,6 +39,13 @@ def test_choices_are_named() -> None:
     )
 
 
+def test_transports_are_named() -> None:
+    found = descriptor(BY_NAME["image_transport"])
+    assert found.additional_constraints == "one of raw, compressed"
+    with pytest.raises(ConfigError, match="'theora'; choose one of raw, compressed"):
+        NodeConfig(image_transport="theora")
+
+
 def test_wrong_settings_of_the_node_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"overlay_alpha is 1.5; it must lie in \[0.0, 1.0\]"):
         NodeConfig(overlay_alpha=1.5)

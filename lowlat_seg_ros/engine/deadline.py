@@ -2,7 +2,7 @@
 
 The latency that counts runs from a frame's arrival on this machine to its mask: the time that it
 waited for the engine, and the engine's own. It is not the engine's time alone, because what comes
-after a mask (selector, overlay) makes no mask later but the next one, by that wait. It is not the
+after a mask (selector, pictures) makes no mask later but the next one, by that wait. It is not the
 age since the image's stamp either: exposure and transport cannot be shed, and the stamp is of the
 camera's clock, of a bag or of a simulation. The age stands in every report beside it.
 
@@ -32,13 +32,13 @@ class Level:
     """What is done less of, and said of it in diagnostics.
 
     ``selector_every``: the selector runs on every so-many-th frame after the key frame.
-    ``overlay``: whether the node makes one. ``slow_share``: upper bound of
+    ``pictures``: whether the node makes overlays and colour masks. ``slow_share``: upper bound of
     ``EngineConfig.slow_track_min_share``. ``scale``: of the sides of the network's input.
     """
 
     doc: str
     selector_every: int = 1
-    overlay: bool = True
+    pictures: bool = True
     slow_share: float = 1.0
     scale: float = 1.0
 
@@ -49,7 +49,7 @@ class Level:
 LEVELS = (
     Level("nothing is shed"),
     Level("the selector runs on every third frame", 3),
-    Level("also no overlay, and Sh has 5 % of a busy time at most", 3, False, 0.05),
+    Level("also no overlay or colour mask, and Sh has 5 % of a busy time at most", 3, False, 0.05),
     Level("also the network runs at 3/4 of its width and height", 3, False, 0.05, 3 / 4),
     Level("also the network runs at 1/2 of its width and height", 3, False, 0.05, 1 / 2),
 )

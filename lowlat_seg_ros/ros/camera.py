@@ -11,20 +11,19 @@ from typing import Any
 import numpy as np
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
-from sensor_msgs.msg import Image
 
-from lowlat_seg_ros.data.labels import ClassTable, overlay
-from lowlat_seg_ros.engine.deadline import LEVELS
+from lowlat_seg_ros.data.labels import ClassTable
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, FrameError, ResetReason, Segmentation
-from lowlat_seg_ros.msg import FrameReport
 from lowlat_seg_ros.ros import qos
-from lowlat_seg_ros.ros.conversion import ImageError, image_message, to_rgb
+from lowlat_seg_ros.ros.conversion import ImageError
 from lowlat_seg_ros.ros.ledger import Bookkeeper, Ledger, SequenceGaps
 from lowlat_seg_ros.ros.monitor import StreamMonitor, StreamTimes, since_ms
+from lowlat_seg_ros.ros.outputs import Outputs
 from lowlat_seg_ros.ros.params import Settings
-from lowlat_seg_ros.ros.reports import NodeTiming, frame_report, stamp_ns
+from lowlat_seg_ros.ros.reports import NodeTiming, stamp_ns
 from lowlat_seg_ros.ros.throttle import Throttle
+from lowlat_seg_ros.ros.transport import TRANSPORTS
 
 
 class CameraStream:
@@ -41,18 +40,17 @@ class CameraStream:
         group: CallbackGroup,
         settings: Callable[[], Settings],
     ) -> None:
-        self._node, self._engine, self._table = node, engine, table
+        self._node, self._engine = node, engine
         self._group, self._settings = group, settings
-        self._topic = node.resolve_topic_name("image")
+        self._transport = TRANSPORTS[settings().node.image_transport]
+        self._topic = node.resolve_topic_name(self._transport.topic(node))
         self._books, self._gaps = Bookkeeper(), SequenceGaps()
         self._monitor = StreamMonitor(self._now_ns)
         self._log_error = Throttle(node.get_logger().error)
         self._reset_due: ResetReason | None = None
         self._idle = threading.Lock()  # held by the image callback
         self._subscription: Any = None
-        self._mask = self._publisher(Image, "~/mask")
-        self._overlay = self._publisher(Image, "~/overlay")
-        self._report = self._publisher(FrameReport, "~/frame_report")
+        self._out = Outputs(node, table)
 
     @property
     def topic(self) -> str:
@@ -75,11 +73,11 @@ class CameraStream:
         return self._monitor.times()
 
     def start(self) -> None:
-        """Subscribe to ``image``."""
+        """Subscribe to the images."""
         self._gaps = SequenceGaps()
         self._subscription = self._node.create_subscription(
-            Image,
-            "image",
+            self._transport.message,
+            self._transport.topic(self._node),
             self._on_image,
             qos.image(),
             callback_group=self._group,
@@ -99,24 +97,13 @@ class CameraStream:
 
     def destroy(self) -> None:
         """Take back the topics; call it when stopped."""
-        for publisher in (self._mask, self._overlay, self._report):
-            self._node.destroy_publisher(publisher)
+        self._out.destroy()
 
     def reset(self, reason: ResetReason) -> None:
         """Make the next frame a fresh key frame."""
         self._reset_due = reason
 
-    def _publisher(self, kind: Any, name: str) -> Any:
-        topic = self._node.resolve_topic_name(name)
-        return self._node.create_publisher(
-            kind,
-            name,
-            qos.output(),
-            event_callbacks=qos.warn_of_subscribers(self._node, topic),
-            qos_overriding_options=qos.overridable(),
-        )
-
-    def _on_image(self, msg: Image, info: dict[str, Any]) -> None:
+    def _on_image(self, msg: Any, info: dict[str, Any]) -> None:
         began_ns = time.perf_counter_ns()
         wait_ms = _wait_ms(info)
         with self._idle:
@@ -124,7 +111,7 @@ class CameraStream:
             self._books.receive(superseded=self._gaps.missing(number, self.publishers))
             self._monitor.image(stamp_ns(msg.header.stamp))
             try:
-                image = to_rgb(msg)
+                image = self._transport.to_rgb(msg)
             except ImageError as error:
                 self._books.reject()
                 self._complain(error.fault, f"Image rejected: {error}")
@@ -135,7 +122,7 @@ class CameraStream:
                 # Whatever fails, the node goes on with the next image; this one is accounted for.
                 self._fail(error)
 
-    def _segment(self, msg: Image, image: np.ndarray, began_ns: int, wait_ms: float) -> None:
+    def _segment(self, msg: Any, image: np.ndarray, began_ns: int, wait_ms: float) -> None:
         """The way of a valid image; raises whatever the engine or the middleware raises."""
         settings = self._take_over_settings()
         converted_ns = time.perf_counter_ns()
@@ -145,20 +132,19 @@ class CameraStream:
         def publish(result: Segmentation) -> None:
             nonlocal timing
             out_ns = time.perf_counter_ns()
-            self._mask.publish(image_message(msg.header, result.mask, "mono8"))
+            self._out.mask(msg.header, result.mask)
             self._books.publish()
             timing = self._measure(frame, wait_ms, began_ns, converted_ns, out_ns)
 
         # The selector runs after the mask is out.
         waited_ms = wait_ms + (converted_ns - began_ns) / 1e6
-        result = self._engine.process(frame, publish, waited_ms=waited_ms)
+        result = self._engine.process(
+            frame, publish, waited_ms=waited_ms, confidence=self._out.wants_confidence
+        )
         limit_ms = settings.node.max_processing_time_ms
         self._monitor.published(result.timing, timing, result.deadline, began_ns, limit_ms)
-        if self._report.get_subscription_count():
-            self._report.publish(frame_report(msg.header, result, timing, self.ledger))
-        if LEVELS[result.deadline.level].overlay and self._overlay.get_subscription_count():
-            mixed = overlay(image, result.mask, self._table, settings.node.overlay_alpha)
-            self._overlay.publish(image_message(msg.header, mixed, "rgb8"))
+        self._out.report(msg.header, result, timing, self.ledger)
+        self._out.pictures(msg.header, image, result, settings.node)
 
     def _take_over_settings(self) -> Settings:
         """What changed since the last frame takes effect on this one."""

@@ -31,6 +31,7 @@ from lowlat_seg_ros.frames import Frame, ResetReason
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header, load
 from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.ros import qos
 from lowlat_seg_ros.ros.camera import CameraStream
 from lowlat_seg_ros.ros.diagnostics import RateMeter, StreamState, diagnostics
 from lowlat_seg_ros.ros.executor import OwnThreadExecutor
@@ -70,7 +71,12 @@ class SegmentationNode(Node):
             ),
             post_callback=self._on_time_jump,
         )
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics = self.create_publisher(
+            DiagnosticArray,
+            "/diagnostics",
+            qos.output(),
+            qos_overriding_options=qos.overridable(),
+        )
         self._loaded: _Loaded | None = None
 
     def configure(self) -> None:

@@ -17,6 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig, check, setting
+from lowlat_seg_ros.ros.transport import TRANSPORTS
 
 Record = TypeVar("Record")
 
@@ -38,8 +39,17 @@ class NodeConfig:
     expected_height: int = setting(
         480, "height of the images to come", unit="px", low=8, high=16384
     )
+    image_transport: str = setting(
+        "raw",
+        "how images come: raw, sensor_msgs/Image on the topic 'image', or compressed, JPEG or PNG "
+        "in sensor_msgs/CompressedImage on 'image/compressed'",
+        choices=tuple(TRANSPORTS),
+    )
     overlay_alpha: float = setting(
         0.5, "share of the class colours in ~/overlay", low=0.0, high=1.0, dynamic=True
+    )
+    overlay_legend: bool = setting(
+        True, "whether ~/overlay has the classes' names in a corner, if they fit", dynamic=True
     )
     diagnostics_period_s: float = setting(
         1.0, "time between two messages on /diagnostics", unit="s", low=0.05, high=3600.0

@@ -1,0 +1,36 @@
+"""How images come, by the names that image_transport gives the ways and their topics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+
+from lowlat_seg_ros.ros.compressed import decoded
+from lowlat_seg_ros.ros.conversion import to_rgb
+
+
+@dataclass(frozen=True)
+class Transport:
+    """``message`` is what comes on the topic ``image`` with ``suffix``.
+
+    ``to_rgb`` makes uint8 (H, W, 3) RGB of it, or raises ``ImageError``.
+    """
+
+    message: Any
+    suffix: str
+    to_rgb: Callable[[Any], np.ndarray]
+
+    def topic(self, node: Node) -> str:
+        """The topic to subscribe to: below whatever ``image`` is remapped to."""
+        return node.resolve_topic_name("image") + self.suffix if self.suffix else "image"
+
+
+TRANSPORTS = {
+    "raw": Transport(Image, "", to_rgb),
+    "compressed": Transport(CompressedImage, "/compressed", decoded),
+}
