@@ -79,6 +79,11 @@ def mask_of(image: Image) -> np.ndarray:
     return np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)[:, : image.width]
 
 
+def python_path() -> str:
+    """This checkout before what a sourced ROS installation says."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 class NodeProcess:
     """``segmentation_node`` as its own process, with ``parameters`` from a file."""
 
@@ -99,7 +104,7 @@ class NodeProcess:
                 [sys.executable, "-m", "lowlat_seg_ros.ros.node", "--ros-args", *ros],
                 stderr=subprocess.STDOUT,
                 stdout=log,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                env=os.environ | {"PYTHONPATH": python_path()},
             )
 
     @property

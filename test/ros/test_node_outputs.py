@@ -84,17 +84,21 @@ def test_overlay_as_jpeg(live: Bench) -> None:
     assert found.data == jpeg_message(found.header, wanted).data
 
 
-def test_label_info_is_latched_or_its_absence_said_once(start: Start) -> None:
-    node, bench = start()
-    if LabelInfo is None:
-        assert node.log.count("vision_msgs is not installed") == 1
-        return
+@pytest.mark.skipif(LabelInfo is None, reason="needs vision_msgs")
+def test_label_info_is_there_for_whoever_comes_late(live: Bench) -> None:
     latched = QoSProfile(
         depth=1, reliability=RELIABLE.reliability, durability=DurabilityPolicy.TRANSIENT_LOCAL
     )
-    info = bench.listen(LabelInfo, "label_info", latched).first(lambda _: True)
+    info = live.listen(LabelInfo, "label_info", latched).first(lambda _: True)
     classes = [(item.class_id, item.class_name) for item in info.class_map]
     assert classes == list(enumerate(CAMVID.names))
+
+
+@pytest.mark.skipif(LabelInfo is not None, reason="vision_msgs is installed")
+def test_absence_of_label_info_is_said_once(start: Start) -> None:
+    node, bench = start()
+    bench.send(message(RGB, "rgb8", 1.0))
+    assert node.log.count("No topic ~/label_info: vision_msgs is not installed") == 1
 
 
 @pytest.mark.parametrize(
