@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
+from lowlat_seg_ros.engine.device import cores
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.resize import confidence_of, mask_of, network_input, plan
 from lowlat_seg_ros.frames import Frame, MaskKind, ResetReason, Segmentation
@@ -278,3 +279,16 @@ def test_full_engine_segments_each_frame_by_itself(tiny: Segmenter, make_frame: 
         assert (result.counters.frames, result.provenance.key_age_ms) == (index + 1, 0.0)
     full.reset()
     assert full.process(make_frame(3)).provenance.reset is ResetReason.REQUESTED
+
+
+def test_the_first_frame_uses_the_cores_of_both_tracks(
+    tiny: Segmenter, make_frame: MakeFrame
+) -> None:
+    config = EngineConfig(foreground_threads=1, slow_track_threads=1)
+    seen = []
+    tiny.context.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    with Engine.deterministic(tiny, config, threshold=1.0, delay_frames=1) as engine:
+        for index in range(2):
+            engine.process(make_frame(index))
+            seen.append(torch.get_num_threads())
+    assert seen == [min(cores(), 2), 1, 1]

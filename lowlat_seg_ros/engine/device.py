@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -34,15 +34,25 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count or cores())
 
 
-@contextmanager
-def serial() -> Iterator[None]:
+def both_tracks_threads(config: EngineConfig) -> int:
+    """CPU threads of a frame that runs Sh itself, when the slow track has nothing to do."""
+    return min(cores(), foreground_threads(config) + (config.slow_track_threads or cores()))
+
+
+def serial() -> AbstractContextManager[None]:
     """One CPU thread inside, what the calling thread had before afterwards.
 
     For work made of many tiny parallel regions: each of them would wait for a thread that another
     process may have displaced (propagation: 4 ms alone, over 600 ms so on a busy machine).
     """
+    return threads(1)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """``count`` CPU threads inside, what the calling thread had before afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -17,7 +17,12 @@ from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import rescale, resize, schedule
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
 from lowlat_seg_ros.engine.deadline import Level, LoadShedder
-from lowlat_seg_ros.engine.device import foreground_threads, serial, use_threads
+from lowlat_seg_ros.engine.device import (
+    both_tracks_threads,
+    foreground_threads,
+    serial,
+    use_threads,
+)
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Refiner
@@ -87,7 +92,7 @@ class Engine:
         self._reset_lock = threading.Lock()
         self._in_process = threading.Lock()
         self._closed = False
-        self._tracks = Tracks(segmenter, self._ledger)
+        self._tracks = Tracks(segmenter, self._ledger, both_tracks_threads(config))
         refine = Refiner(segmenter, self._cache, config.late_refinement)
         self._slow = slow_track(refine, self._ledger, config)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine import resize
 from lowlat_seg_ros.engine.cache import KeyFrame
-from lowlat_seg_ros.engine.device import serial
+from lowlat_seg_ros.engine.device import serial, threads
 from lowlat_seg_ros.engine.latency import Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import exact_features
@@ -39,9 +39,11 @@ class Work:
 class Tracks:
     """Runs the network's parts for one frame, in the order of the paper."""
 
-    def __init__(self, segmenter: Segmenter, ledger: Ledger) -> None:
+    def __init__(self, segmenter: Segmenter, ledger: Ledger, full_threads: int) -> None:
+        """``full_threads``: CPU threads of Sh where it runs in the foreground."""
         self._net = segmenter
         self._ledger = ledger
+        self._full_threads = full_threads
 
     def run(
         self, frame: Frame, geometry: resize.Geometry, key: KeyFrame | None, watch: Stopwatch
@@ -63,7 +65,7 @@ class Tracks:
     def _full(self, low: Tensor, watch: Stopwatch) -> Work:
         """The first frame of an epoch: Sh in the foreground, and F_h alone is classified."""
         try:
-            with watch.stage("higher_ms"):
+            with watch.stage("higher_ms"), threads(self._full_threads):
                 high = exact_features(self._net, low)
         except Exception as error:
             # Whatever Sh raises must not stop masks; it is logged and reported in the counters.
