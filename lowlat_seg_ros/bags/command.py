@@ -1,4 +1,4 @@
-"""``lowlat-seg bag make|run``: bags, and the node's offline twin."""
+"""``lowlat-seg bag make|run|report``: bags, and the node's offline twin."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ EXAMPLES = """\
 examples:
   lowlat-seg bag make --out drive                    a rendered drive as a rosbag2 bag, with labels
   lowlat-seg bag run drive --out masks               the node's engine on it, in virtual time
+  lowlat-seg bag report masks --out report           figures as JSON, and a page to look through
 
 Bags are rosbag2 folders (mcap or sqlite3), as ros2 bag and Foxglove read them. No ROS is needed.
 """
@@ -18,6 +19,7 @@ Bags are rosbag2 folders (mcap or sqlite3), as ros2 bag and Foxglove read them. 
 ACTIONS = {
     "make": "write a drive with labels, or a video file, as a bag",
     "run": "segment a bag's images with the node's engine, without ROS",
+    "report": "figures and a page of a bag with masks and frame reports",
 }
 
 

@@ -116,19 +116,20 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
     Six decimals are kept. A reader finds what was there before or all of it, never a part.
     """
-    text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
     part = path.with_name(f"{path.name}.part")
     part.write_text(text)
     os.replace(part, path)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Records as mappings, and numbers as :func:`write_json` writes them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return None if math.isnan(value) else round(value, 6)
     return value

@@ -1,0 +1,117 @@
+"""What a bag says of a run: images as they came, labels, and masks as they were published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lowlat_seg_ros.bags import frame_reports, images
+from lowlat_seg_ros.bags.frame_reports import Times, record_of
+from lowlat_seg_ros.bags.messages import COMPRESSED, IMAGE, REPORT, stamp_ns
+from lowlat_seg_ros.bags.storage import BagReader
+from lowlat_seg_ros.bags.topics import Topics
+from lowlat_seg_ros.data.labels import ClassTable
+from lowlat_seg_ros.data.sequence import DataError
+from lowlat_seg_ros.frames import Segmentation
+from lowlat_seg_ros.ros.ledger import Ledger
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """An image: its stamp, when it was recorded, and its label, uint8 (H, W), where it has one."""
+
+    stamp_ns: int
+    arrived_ns: int
+    label: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """A mask, for image ``index`` of the bag, and what its report says."""
+
+    index: int
+    published_ns: int
+    segmentation: Segmentation
+    times: Times
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """``arrivals`` and ``published`` in the order in which they were recorded.
+
+    ``table``: the classes of the masks. ``ledger``: the newest. ``labelled``: there are labels of
+    the same classes; if there are labels of others, ``notes`` says so.
+    """
+
+    arrivals: tuple[Arrival, ...]
+    published: tuple[Published, ...]
+    table: ClassTable
+    ledger: Ledger
+    labelled: bool
+    facts: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def read(bag: BagReader, topics: Topics, table: ClassTable) -> Recording:
+    """The whole run, labels and masks in memory; ``table`` where the bag does not say its own.
+
+    DataError if a topic is missing, or if there is no mask.
+    """
+    bag.require(topics.image, (IMAGE, COMPRESSED), "--image-topic")
+    bag.require(topics.mask, (IMAGE,), "--mask-topic")
+    bag.require(topics.report, (REPORT,), "--report-topic")
+    facts = bag.facts
+    if "mask_classes" in facts:
+        table = _table(facts["mask_classes"], facts["mask_colours"])
+    labelled = bag.topics.get(topics.label) == IMAGE
+    notes = []
+    if labelled and facts.get("classes", list(table.names)) != list(table.names):
+        labelled = False
+        notes.append("The labels have other classes than the masks, so masks are not scored.")
+    labels = _by_stamp(bag, topics.label) if labelled else {}
+    arrivals = []
+    for raw in bag.raw([topics.image]):
+        stamp = stamp_ns(bag.decode(raw).header.stamp)
+        arrivals.append(Arrival(stamp, raw.time_ns, labels.get(stamp)))
+    published, newest = _published(bag, topics, arrivals)
+    if not published:
+        raise DataError(
+            f"{bag.path} has no mask with a frame report for its images on {topics.image}; "
+            "record both, or give the topic of the images that were segmented"
+        )
+    ledger = Ledger(**facts["ledger"]) if "ledger" in facts else newest
+    return Recording(
+        tuple(arrivals), tuple(published), table, ledger, labelled, facts, tuple(notes)
+    )
+
+
+def _table(names: list[str], colours: list[list[int]]) -> ClassTable:
+    return ClassTable("masks", tuple(names), tuple((r, g, b) for r, g, b in colours))
+
+
+def _by_stamp(bag: BagReader, topic: str) -> dict[int, np.ndarray]:
+    messages = (bag.decode(raw) for raw in bag.raw([topic]))
+    return {stamp_ns(message.header.stamp): images.to_ids(message) for message in messages}
+
+
+def _published(
+    bag: BagReader, topics: Topics, arrivals: list[Arrival]
+) -> tuple[list[Published], Ledger]:
+    """Masks of the images ``arrivals`` that have a report, and the newest ledger."""
+    reports, ledger = {}, Ledger()
+    for raw in bag.raw([topics.report]):
+        report = bag.decode(raw)
+        reports[stamp_ns(report.header.stamp)] = report
+        ledger = record_of(Ledger, report.ledger)
+    indices = {arrival.stamp_ns: index for index, arrival in enumerate(arrivals)}
+    found = []
+    for raw in bag.raw([topics.mask]):
+        message = bag.decode(raw)
+        stamp = stamp_ns(message.header.stamp)
+        if stamp in reports and stamp in indices:
+            result = frame_reports.segmentation(reports[stamp], images.to_ids(message))
+            times = record_of(Times, reports[stamp])
+            found.append(Published(indices[stamp], raw.time_ns, result, times))
+    return found, ledger

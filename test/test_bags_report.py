@@ -1,0 +1,292 @@
+"""``lowlat-seg bag report``: its figures are those computed directly, its page is complete."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rosbags", reason="bags need the library rosbags")
+
+from lowlat_seg_ros import cli
+from lowlat_seg_ros.bags import topics
+from lowlat_seg_ros.bags.make import START_NS
+from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
+from lowlat_seg_ros.config import NETWORKS, EngineConfig
+from lowlat_seg_ros.data.labels import CAMVID, overlay
+from lowlat_seg_ros.data.synthetic import RenderedDrive
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.evaluation.footage import Footage, load
+from lowlat_seg_ros.evaluation.metrics import Confusion
+from lowlat_seg_ros.evaluation.streaming import assumed, stream
+from lowlat_seg_ros.evaluation.summary import accuracy
+from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.checkpoint import Header
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+FRAMES, THRESHOLD, DELAY, LATENCY_MS = 9, 0.9, 2, 120
+#: At 10 Hz with LATENCY_MS for each mask, the newest image being taken when one is done.
+SEGMENTED = [0, 1, 2, 3, 4, 6, 7, 8]
+PUBLISHED_MS = [120, 240, 360, 480, 600, 720, 840, 960]
+
+
+@pytest.fixture
+def weights(tiny: Segmenter, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, THRESHOLD)
+    checkpoint.save(path, tiny, header, torch.float32)
+    return path
+
+
+@pytest.fixture
+def masks(weights: Path, tmp_path: Path) -> Path:
+    """The bag of a run over a rendered drive in virtual time."""
+    drive = ["--size", "48x80", "--frames", FRAMES, "--rate", 10, "--out", tmp_path / "drive"]
+    assert command("make", *drive) == 0
+    words = [
+        "--checkpoint",
+        weights,
+        "--device",
+        "cpu",
+        "--foreground-threads",
+        1,
+        "--max-key-interval",
+        3,
+    ]
+    words += ["--delay-frames", DELAY, "--latency-ms", LATENCY_MS, "--out", tmp_path / "masks"]
+    assert command("run", tmp_path / "drive", *words) == 0
+    return tmp_path / "masks"
+
+
+def command(*words: object) -> int:
+    return cli.main(["bag", *map(str, words)])
+
+
+def report(bag: Path, *words: object) -> tuple[dict[str, Any], str]:
+    """The figures and the page."""
+    out = bag.parent / "report"
+    assert command("report", bag, "--out", out, *words) == 0
+    return json.loads((out / "report.json").read_text()), (out / "report.html").read_text()
+
+
+def embedded(page: str) -> dict[str, Any]:
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(text)
+
+
+def footage() -> Footage:
+    drive = RenderedDrive(seed=1, frames=FRAMES, rate_hz=10, size=(48, 80))
+    return load("drive", drive, 0, lambda count: None)
+
+
+def engine(weights: Path) -> Engine:
+    network, _ = checkpoint.load(weights)
+    config = EngineConfig(foreground_threads=1, max_key_interval=3)
+    return Engine.deterministic(network, config, threshold=THRESHOLD, delay_frames=DELAY)
+
+
+def copied(bag: Path, out: Path, keep: Callable[[Raw], bool], **facts: Any) -> Path:
+    """The messages of ``bag`` that are to be kept, with other ``facts``."""
+    with BagReader(bag) as source, BagWriter(out, "mcap") as target:
+        for raw in filter(keep, source.raw()):
+            target.copy(raw)
+        target.facts = {**source.facts, **facts} if facts else {}
+    return out
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err.splitlines()
+    return [line for line in error if "frame/s" not in line][-1]
+
+
+def test_scores_are_those_of_the_engine_s_own_run(masks: Path, weights: Path) -> None:
+    figures, clip = report(masks)[0], footage()
+    own = engine(weights)
+    made = [own.process(clip.frame(index)).mask for index in SEGMENTED]
+    labels = [frame.label for frame in clip.frames]
+    wanted = accuracy(labels, list(zip(SEGMENTED, made, strict=True)), CAMVID.names)
+    found = figures["accuracy"]
+    assert found["own"]["frames"] == len(SEGMENTED)
+    assert found["own"]["miou"] == pytest.approx(wanted.miou, abs=1e-6)
+    assert found["own"]["pixel_accuracy"] == pytest.approx(wanted.pixel_accuracy, abs=1e-6)
+    at_publish = Confusion(len(CAMVID))
+    for published_ms, mask in zip(PUBLISHED_MS, made, strict=True):
+        at_publish.update(labels[min(published_ms // 100, FRAMES - 1)], mask)
+    assert found["miou_at_publish"] == pytest.approx(at_publish.miou, abs=1e-6)
+    streamed = stream(engine(weights), clip, assumed(LATENCY_MS), lambda count: None)
+    assert streamed.segmented == len(SEGMENTED)
+    assert found["miou_streaming"] == pytest.approx(streamed.miou, abs=1e-6)
+    scores = {found["own"]["miou"], found["miou_at_publish"], found["miou_streaming"]}
+    assert len(scores) == 3  # they are not one and the same here
+
+
+def test_ros2_benchmark_s_figures(masks: Path) -> None:
+    figures = report(masks)[0]
+    found = {
+        name.removeprefix("BasicPerformanceMetrics."): value
+        for name, value in figures.items()
+        if name.startswith("BasicPerformanceMetrics.")
+    }
+    latencies = [out - 100 * index for out, index in zip(PUBLISHED_MS, SEGMENTED, strict=True)]
+    assert found == pytest.approx({
+        "RECEIVED_DURATION": 840, "MEAN_FRAME_RATE": 8 / 0.84, "MEAN_PLAYBACK_FRAME_RATE": 9 / 0.8,
+        "NUM_FRAMES_SENT": 9, "NUM_MISSED_FRAMES": 1,
+        "FIRST_SENT_RECEIVED_LATENCY": 120, "LAST_SENT_RECEIVED_LATENCY": 160,
+        "FIRST_INPUT_LATENCY": 120, "LAST_INPUT_LATENCY": 160, "MAX_LATENCY": max(latencies),
+        "MIN_LATENCY": min(latencies), "MEAN_LATENCY": np.mean(latencies),
+        "MAX_JITTER": 0, "MIN_JITTER": 0, "MEAN_JITTER": 0, "STD_DEV_JITTER": 0,
+    }, abs=1e-5)  # fmt: skip
+    steady = figures["latency"]["age"]["steady"]
+    wanted = np.percentile(latencies[1:], (50, 95, 99, 100))
+    assert [steady[name] for name in ("p50", "p95", "p99", "max")] == pytest.approx(wanted)
+    assert steady["count"] == len(latencies) - 1
+
+
+def test_every_image_is_in_the_account(masks: Path) -> None:
+    figures = report(masks)[0]
+    assert figures["account"] == {
+        "played": 9, "masks": 8, "superseded": 1, "rejected": 0, "failed": 0
+    }  # fmt: skip
+    assert figures["unaccounted"] == 0
+    assert figures["ledger"]["received"] == figures["counters"]["frames"] == 8
+    assert figures["metadata"]["time"] == {"kind": "virtual", "delay_frames": 2, "latency_ms": 120}
+    assert figures["stages"]["higher_ms"]["first"] > 0
+
+
+def test_one_that_is_in_no_account_is_told(masks: Path, tmp_path: Path) -> None:
+    with BagReader(masks) as bag:
+        facts = bag.facts["ledger"]
+    bag = copied(masks, tmp_path / "other", lambda raw: True, ledger={**facts, "superseded": 0})
+    assert command("report", bag, "--out", tmp_path / "report") == 1
+
+
+def test_the_page_needs_nothing_but_itself(masks: Path) -> None:
+    page = report(masks)[1]
+    outside = re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.S)
+    assert not re.findall(
+        r"https?:|//cdn|@import|url\(|<link|<script [^>]*src|<img [^>]*src", outside
+    )
+    assert "default-src 'none'" in page
+    assert len(re.findall("<html", page)) == 1
+
+
+def test_the_page_shows_every_frame(masks: Path, weights: Path) -> None:
+    figures, page = report(masks)
+    data, clip, own = embedded(page), footage(), engine(weights)
+    assert data["figures"] == figures
+    assert [frame["mask"] is not None for frame in data["frames"]] == [
+        index in SEGMENTED for index in range(FRAMES)
+    ]
+    assert data["frames"][3]["stamp"] == "1.300000000"
+    assert [entry["index"] for entry in data["pictures"]] == list(range(FRAMES))
+    keys = 0
+    for index in SEGMENTED:
+        result, frame = own.process(clip.frame(index), confidence=True), data["frames"][index]
+        said = frame["mask"]
+        assert said["kind"] == result.provenance.kind.value
+        assert said["key_age_frames"] == result.provenance.key_age_frames
+        keys += said["is_key"]
+        if result.selection is not None:
+            assert said["deviation"] == pytest.approx(result.selection.deviation, abs=1e-6)
+            assert said["threshold"] == pytest.approx(THRESHOLD)
+        right = (result.mask == clip.frames[index].label)[clip.frames[index].label != 255].mean()
+        assert said["right"] == pytest.approx(right, abs=1e-6)
+        entry, image = data["pictures"][index], clip.frames[index].image
+        mixed = overlay(image, result.mask, CAMVID)
+        # JPEG blurs colours, so each is compared with the other.
+        assert 2 * distance(entry["input"], image) < distance(entry["input"], mixed)
+        assert 2 * distance(entry["overlay"], mixed) < distance(entry["overlay"], image)
+        assert decoded(entry["confidence"]).shape == (48, 80, 3)
+    assert 1 < keys == figures["key_frames"] < len(SEGMENTED)
+    dropped = data["pictures"][5]
+    assert (dropped["overlay"], dropped["confidence"]) == (None, None)
+
+
+def distance(uri: str, picture: np.ndarray) -> float:
+    """Mean difference of a pixel's colours."""
+    return float(np.abs(decoded(uri).astype(int) - picture).mean())
+
+
+def decoded(uri: str) -> np.ndarray:
+    content = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def test_pictures_may_be_fewer_than_frames(masks: Path) -> None:
+    data = embedded(report(masks, "--pictures", 3)[1])
+    assert [entry["index"] for entry in data["pictures"]] == [0, 4, 8]
+    assert len(data["frames"]) == FRAMES
+
+
+def test_names_in_a_bag_cannot_break_the_page(masks: Path, tmp_path: Path) -> None:
+    evil = "</title></script><script>alert(1)</script>"
+    page = report(copied(masks, tmp_path / "evil", lambda raw: True, source=evil))[1]
+    assert "<script>alert" not in page
+    assert embedded(page)["figures"]["metadata"]["source"] == evil
+
+
+def test_without_labels_there_are_no_scores(masks: Path, tmp_path: Path) -> None:
+    bare = copied(masks, tmp_path / "bare", lambda raw: raw.topic != topics.LABEL, source="x")
+    figures, page = report(bare)
+    assert figures["accuracy"] is None
+    assert embedded(page)["frames"][0]["mask"]["right"] is None
+
+
+def test_labels_of_other_classes_are_not_scored(masks: Path, tmp_path: Path) -> None:
+    other = copied(masks, tmp_path / "other", lambda raw: True, classes=["a", "b"])
+    figures = report(other)[0]
+    assert figures["accuracy"] is None
+    assert "other classes" in figures["notes"][0]
+
+
+def test_a_bag_that_others_recorded_says_no_facts(masks: Path, tmp_path: Path) -> None:
+    """As ``ros2 bag record`` leaves one, with labels that somebody added."""
+    foreign = copied(masks, tmp_path / "foreign", lambda raw: raw.topic != topics.CONFIDENCE)
+    figures, page = report(foreign)
+    assert figures["account"]["superseded"] == 1  # by the newest report
+    assert figures["accuracy"]["own"]["miou"] == report(masks)[0]["accuracy"]["own"]["miou"]
+    assert embedded(page)["pictures"][0]["confidence"] is None
+
+
+@pytest.mark.parametrize("topic", [topics.CAMERA, topics.MASK, topics.REPORT])
+def test_a_missing_topic_ends_in_one_line(
+    topic: str, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = copied(masks, tmp_path / "lacking", lambda raw: raw.topic != topic)
+    capsys.readouterr()
+    assert command("report", lacking, "--out", tmp_path / "report") == 2
+    error = capsys.readouterr().err
+    assert f"has no topic {topic} of type" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_what_does_not_belong_together_is_told(
+    masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images_of_another_day = copied(
+        masks, tmp_path / "b", lambda raw: raw.topic != topics.CAMERA or raw.time_ns > 10**18
+    )
+    with BagReader(masks) as source, BagWriter(tmp_path / "c", "mcap") as target:
+        for raw in source.raw():
+            if raw.topic in (topics.MASK, topics.REPORT):
+                target.copy(raw)
+        header = target.messages.header(7 * START_NS, "camera")
+        image = target.messages.image(header, np.zeros((4, 4, 3), np.uint8), "rgb8")
+        target.write(topics.CAMERA, image, START_NS)
+    assert command("report", images_of_another_day, "--out", tmp_path / "r") == 2
+    assert "has no topic" in told(capsys)
+    assert command("report", tmp_path / "c", "--out", tmp_path / "r") == 2
+    assert "has no mask with a frame report" in told(capsys)
+    assert command("report", masks, "--out", tmp_path / "r", "--pictures", 0) == 2
+    assert "--pictures is 0" in told(capsys)
+    assert command("report", masks, "--out", tmp_path / "r", "--label-topic", topics.CAMERA) == 2
+    assert "must be mono8" in told(capsys)
