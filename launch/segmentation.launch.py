@@ -15,6 +15,7 @@ PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES
 # Name: default and meaning. Those of PARAMETERS override params_file only where they are given.
 ARGUMENTS = {
     "image": ("/camera/image_raw", "Topic of the camera images, sensor_msgs/Image."),
+    "image_transport": ("", "How images come: raw, compressed; empty for params_file's."),
     "namespace": ("", "Namespace of the node and of its topics."),
     "params_file": (str(CONFIG / "segmentation.yaml"), "YAML file of the node's parameters."),
     "checkpoint": ("", "Weights, a .safetensors file; empty for params_file's."),
@@ -23,7 +24,7 @@ ARGUMENTS = {
     "log_level": ("info", "What is logged: debug, info, warn, error, fatal."),
     "rviz": ("false", "true to start rviz2 with the camera, the overlay and the mask."),
 }
-PARAMETERS = {"checkpoint": str, "device": str, "use_sim_time": bool}
+PARAMETERS = {"image_transport": str, "checkpoint": str, "device": str, "use_sim_time": bool}
 
 
 def generate_launch_description() -> LaunchDescription:
