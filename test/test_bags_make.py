@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ pytest.importorskip("rosbags", reason="bags need the library rosbags")
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.bags import images, topics
 from lowlat_seg_ros.bags.make import START_NS
-from lowlat_seg_ros.bags.messages import CLOCK, IMAGE, Messages, known_types, stamp_ns
+from lowlat_seg_ros.bags.messages import CLOCK, COMPRESSED, IMAGE, Messages, known_types, stamp_ns
 from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.sequence import DataError
@@ -105,7 +108,7 @@ def test_what_is_no_video_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "x.mp4").write_text("no video")
     assert make("--video", tmp_path / "x.mp4", "--out", tmp_path / "bag") == 2
     assert "x.mp4 cannot be read as a video" in told(capsys)
-    assert make("--video", tmp_path / "none.mp4", "--out", tmp_path / "bag2") == 2
+    assert make("--video", tmp_path / "none.mp4", "--out", tmp_path / "bag") == 2
     assert "none.mp4 cannot be read as a video" in told(capsys)
 
 
@@ -148,10 +151,36 @@ def test_a_damaged_bag_is_a_data_error(storage: str, damage: str, tmp_path: Path
 
 
 def test_what_raises_while_writing_leaves_no_bag(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), BagWriter(tmp_path / "bag", "mcap"):
+    with pytest.raises(ZeroDivisionError), BagWriter(tmp_path / "new" / "bag", "mcap"):
         raise ZeroDivisionError
-    with pytest.raises(DataError):
-        BagReader(tmp_path / "bag")
+    assert not (tmp_path / "new" / "bag").exists()
+
+
+def test_without_the_library_it_is_told_how_to_get_it() -> None:
+    code = (
+        "import sys; sys.modules['rosbags'] = None  # as where it is not installed\n"
+        "from lowlat_seg_ros.cli import main; sys.exit(main(['bag', 'run', 'x', '--out', 'y']))"
+    )
+    root = Path(cli.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install rosbags" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_compressed_images(suffix: str) -> None:
+    image = RenderedDrive(seed=1, frames=1, size=SIZE)[0].image
+    _, content = cv2.imencode(suffix, image[..., ::-1])
+    messages = Messages(known_types())
+    message = messages.make(COMPRESSED, format=suffix[1:], data=content.reshape(-1))
+    found = images.to_rgb(
+        messages.typestore.deserialize_cdr(messages.serialize(message), COMPRESSED)
+    )
+    assert np.abs(found.astype(int) - image).mean() < (1 if suffix == ".png" else 8)
+    for broken in (content.reshape(-1)[:20], content.reshape(-1)[:0]):
+        with pytest.raises(DataError, match="cannot be decoded"):
+            images.to_rgb(messages.make(COMPRESSED, format="jpeg", data=broken))
 
 
 @pytest.mark.parametrize("encoding", images.ENCODINGS)

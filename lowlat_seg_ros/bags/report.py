@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lowlat_seg_ros.bags.recording import Recording
     from lowlat_seg_ros.bags.scores import Scores
 
-#: Frames with pictures on the page: 50 of 480x360 make about 7 MB.
+#: Frames with pictures on the page: 50 of 480x360 make about 5 MB.
 PICTURES = 50
 
 EXAMPLES = """\

@@ -149,14 +149,18 @@ def _warm_up(
     """Run every stage at the images' size, as the node does before it subscribes."""
     import numpy as np
 
+    from lowlat_seg_ros.bags.images import to_rgb
+    from lowlat_seg_ros.data.sequence import DataError
     from lowlat_seg_ros.engine.engine import Engine
     from lowlat_seg_ros.frames import Frame
 
     first = next(source.raw([names.image]), None)
     if first is None:
         return
-    message = source.decode(first)
-    shape = (getattr(message, "height", 0) or 480, getattr(message, "width", 0) or 640, 3)
+    try:
+        shape = to_rgb(source.decode(first)).shape
+    except DataError:  # it will be told when its turn comes
+        return
     with Engine(segmenter, config, threshold=header.threshold) as engine:
         for stamp_ns in range(3):  # full, then propagated: allocators settle on the second
             engine.process(Frame(np.zeros(shape, np.uint8), stamp_ns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import struct
 from collections.abc import Collection, Iterator
@@ -107,8 +108,8 @@ class BagReader:
 class BagWriter:
     """A new bag in the folder ``path``; a context manager. DataError if it is there already.
 
-    ``facts`` are written into the bag's metadata on leaving; what raises inside leaves no bag that
-    can be opened.
+    ``facts`` are written into the bag's metadata on leaving. What raises inside leaves no bag: one
+    that was not ended could not be opened.
     """
 
     def __init__(self, path: Path, storage: str) -> None:
@@ -133,6 +134,8 @@ class BagWriter:
         if kind is None and self.facts:
             self._writer.set_custom_data(_FACTS, json.dumps(self.facts))
         self._writer.__exit__(kind, *rest)
+        if kind is not None:
+            shutil.rmtree(self._writer.path)
 
     def write(self, topic: str, message: Any, time_ns: int) -> None:
         """Add ``message``, recorded at ``time_ns``."""
