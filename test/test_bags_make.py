@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -15,7 +14,7 @@ pytest.importorskip("rosbags", reason="bags need the library rosbags")
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.bags import images, topics
 from lowlat_seg_ros.bags.make import START_NS
-from lowlat_seg_ros.bags.messages import CLOCK, COMPRESSED, IMAGE, Messages, known_types, stamp_ns
+from lowlat_seg_ros.bags.messages import CLOCK, IMAGE, stamp_ns
 from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.sequence import DataError
@@ -166,48 +165,3 @@ def test_without_the_library_it_is_told_how_to_get_it() -> None:
     assert done.returncode == 2
     assert "pip install rosbags" in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_compressed_images(suffix: str) -> None:
-    image = RenderedDrive(seed=1, frames=1, size=SIZE)[0].image
-    _, content = cv2.imencode(suffix, image[..., ::-1])
-    messages = Messages(known_types())
-    message = messages.make(COMPRESSED, format=suffix[1:], data=content.reshape(-1))
-    found = images.to_rgb(
-        messages.typestore.deserialize_cdr(messages.serialize(message), COMPRESSED)
-    )
-    assert np.abs(found.astype(int) - image).mean() < (1 if suffix == ".png" else 8)
-    for broken in (content.reshape(-1)[:20], content.reshape(-1)[:0]):
-        with pytest.raises(DataError, match="cannot be decoded"):
-            images.to_rgb(messages.make(COMPRESSED, format="jpeg", data=broken))
-
-
-@pytest.mark.parametrize("encoding", images.ENCODINGS)
-def test_encodings_and_padded_rows(encoding: str) -> None:
-    rng, (channels, _) = np.random.default_rng(0), images.ENCODINGS[encoding]
-    pixels = rng.integers(0, 256, (3, 5, channels), dtype=np.uint8)
-    messages = Messages(known_types())
-    padded = np.pad(pixels.reshape(3, -1), ((0, 0), (0, 7)))
-    message = messages.image(messages.header(0, ""), pixels, encoding)
-    wide = messages.make(
-        IMAGE, height=3, width=5, encoding=encoding, step=padded.shape[1], data=padded.reshape(-1)
-    )
-    order = {"bgr8": (2, 1, 0), "bgra8": (2, 1, 0), "mono8": (0, 0, 0)}.get(encoding, (0, 1, 2))
-    for found in (images.to_rgb(message), images.to_rgb(wide)):
-        np.testing.assert_array_equal(found, pixels[..., list(order)])
-
-
-@pytest.mark.parametrize(
-    ("fields", "wanted"),
-    [
-        ({"encoding": "32FC1"}, "encoding '32FC1'"),
-        ({"width": 0}, "an image is 0x2"),
-        ({"step": 5}, "step 5"),
-        ({"height": 3}, "12 bytes"),
-    ],
-)
-def test_impossible_images_are_data_errors(fields: dict[str, object], wanted: str) -> None:
-    good = {"height": 2, "width": 2, "encoding": "rgb8", "step": 6, "data": np.zeros(12, np.uint8)}
-    with pytest.raises(DataError, match=wanted):
-        images.to_rgb(Messages(known_types()).make(IMAGE, **(good | fields)))

@@ -32,6 +32,7 @@ ALLOWED = {
     "config": set(),
     "frames": set(),
     "arguments": {"config"},
+    "images": set(),
     "network": {"config", "frames"},
     "data": {"config", "frames"},
     "engine": {"config", "frames", "network"},
@@ -42,12 +43,13 @@ ALLOWED = {
     },
     # Bags need no ROS, only its messages' definitions; the twin keeps the very ledger of the node.
     "bags": {
-        *("config", "frames", "arguments", "network", "engine", "data", "evaluation"),
+        *("config", "frames", "arguments", "network", "engine", "data", "evaluation", "images"),
         "ros.ledger",
     },
     "training": {"config", "frames", "arguments", "network", "data", "evaluation.metrics"},
     "ros": {
         *("config", "frames", "arguments", "network", "engine", "baselines", "data", "evaluation"),
+        "images",
         "msg",  # generated
     },
 }

@@ -18,9 +18,9 @@ from lowlat_seg_ros.bags.scores import Scores
 from lowlat_seg_ros.bags.storage import BagReader
 from lowlat_seg_ros.bags.topics import Topics
 from lowlat_seg_ros.data.labels import overlay
-from lowlat_seg_ros.data.sequence import DataError
 from lowlat_seg_ros.evaluation.summary import plain
 from lowlat_seg_ros.frames import IGNORE_LABEL, MaskKind
+from lowlat_seg_ros.images.raw import ImageError
 
 #: Pictures are no wider than this, in px, and JPEG of this quality.
 WIDTH, QUALITY = 640, 80
@@ -116,7 +116,7 @@ def _pictures(
             continue
         try:
             image = images.to_rgb(bag.decode(raw))
-        except DataError:  # a rejected image, of which there is nothing to show
+        except ImageError:  # a rejected image, of which there is nothing to show
             found.append({"index": index, "input": None, "overlay": None, "confidence": None})
             continue
         mask, certain = masks.get(index), sure.get(recording.arrivals[index].stamp_ns)

@@ -150,16 +150,16 @@ def _warm_up(
     import numpy as np
 
     from lowlat_seg_ros.bags.images import to_rgb
-    from lowlat_seg_ros.data.sequence import DataError
     from lowlat_seg_ros.engine.engine import Engine
     from lowlat_seg_ros.frames import Frame
+    from lowlat_seg_ros.images.raw import ImageError
 
     first = next(source.raw([names.image]), None)
     if first is None:
         return
     try:
         shape = to_rgb(source.decode(first)).shape
-    except DataError:  # it will be told when its turn comes
+    except ImageError:  # it will be told when its turn comes
         return
     with Engine(segmenter, config, threshold=header.threshold) as engine:
         for stamp_ns in range(3):  # full, then propagated: allocators settle on the second

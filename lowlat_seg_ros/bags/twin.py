@@ -12,9 +12,9 @@ from lowlat_seg_ros.bags.messages import stamp_ns
 from lowlat_seg_ros.bags.pace import Pace, Waiting
 from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
 from lowlat_seg_ros.bags.topics import Topics
-from lowlat_seg_ros.data.sequence import DataError
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, FrameError, Segmentation
+from lowlat_seg_ros.images.raw import ImageError
 from lowlat_seg_ros.ros.ledger import Bookkeeper, Ledger
 
 
@@ -52,7 +52,7 @@ class Twin:
             # Both are raised before a mask is out.
             try:
                 self._on_image(raw, now_ns)
-            except DataError as error:
+            except ImageError as error:
                 self._books.reject()
                 complaints.append(str(error))
             except FrameError as error:

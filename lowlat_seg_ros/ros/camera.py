@@ -15,8 +15,8 @@ from rclpy.node import Node
 from lowlat_seg_ros.data.labels import ClassTable
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, FrameError, ResetReason, Segmentation
+from lowlat_seg_ros.images.raw import ImageError
 from lowlat_seg_ros.ros import qos
-from lowlat_seg_ros.ros.conversion import ImageError
 from lowlat_seg_ros.ros.ledger import Bookkeeper, Ledger, SequenceGaps
 from lowlat_seg_ros.ros.monitor import StreamMonitor, StreamTimes, since_ms
 from lowlat_seg_ros.ros.outputs import Outputs

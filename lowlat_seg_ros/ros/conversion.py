@@ -1,102 +1,16 @@
-"""``sensor_msgs/Image`` to RGB arrays and back (encodings of REP-118), by OpenCV's arithmetic."""
+"""Arrays to image messages, raw and as JPEG."""
 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
-from enum import Enum
 
 import cv2
 import numpy as np
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-
-@dataclass(frozen=True)
-class Encoding:
-    """How pixels lie in a message, and OpenCV's conversion to RGB; None where they are RGB.
-
-    ``channels`` values a pixel in a row, of 16 bits where ``wide``, else of 8. ``pair`` (height,
-    width) pixels share their colour: the sides are multiples of it. No side is below ``least``.
-    ``planar``: below the rows of Y, and with the same ``step``, half as many rows of UV follow
-    (4:2:0).
-    """
-
-    channels: int
-    code: int | None
-    least: int = 1
-    wide: bool = False
-    pair: tuple[int, int] = (1, 1)
-    planar: bool = False
-
-
-_COLOURS = {
-    "rgb": (3, None),
-    "bgr": (3, cv2.COLOR_BGR2RGB),
-    "rgba": (4, cv2.COLOR_RGBA2RGB),
-    "bgra": (4, cv2.COLOR_BGRA2RGB),
-    "mono": (1, cv2.COLOR_GRAY2RGB),
-    "bayer_rggb": (1, cv2.COLOR_BayerRGGB2RGB, 3),
-    "bayer_bggr": (1, cv2.COLOR_BayerBGGR2RGB, 3),
-    "bayer_gbrg": (1, cv2.COLOR_BayerGBRG2RGB, 3),
-    "bayer_grbg": (1, cv2.COLOR_BayerGRBG2RGB, 3),
-}
-_UYVY = Encoding(2, cv2.COLOR_YUV2RGB_UYVY, pair=(1, 2))
-_YUYV = Encoding(2, cv2.COLOR_YUV2RGB_YUY2, pair=(1, 2))
-
-#: All that are understood, by their names in sensor_msgs/image_encodings.hpp.
-ENCODINGS: dict[str, Encoding] = {
-    **{f"{name}8": Encoding(*how) for name, how in _COLOURS.items()},
-    **{f"{name}16": Encoding(*how, wide=True) for name, how in _COLOURS.items()},
-    **{"uyvy": _UYVY, "yuv422": _UYVY, "yuyv": _YUYV, "yuv422_yuy2": _YUYV},
-    "nv12": Encoding(1, cv2.COLOR_YUV2RGB_NV12, pair=(2, 2), planar=True),
-    "nv21": Encoding(1, cv2.COLOR_YUV2RGB_NV21, pair=(2, 2), planar=True),
-}
-
-
-class Fault(Enum):
-    """What is wrong with an image message."""
-
-    SIZE = "size"
-    ENCODING = "encoding"
-    STEP = "step"
-    LENGTH = "length"
-    CONVERSION = "conversion"
-
-
-class ImageError(ValueError):
-    """An image message that cannot be; the text names the value, the rule and the fix."""
-
-    def __init__(self, fault: Fault, text: str) -> None:
-        super().__init__(text)
-        self.fault = fault
-
-
-def to_rgb(msg: Image) -> np.ndarray:
-    """``msg`` as uint8 (H, W, 3) RGB; ``rgb8`` is a view of the message, the others are a copy.
-
-    Padded rows (``step``) and, for 16-bit encodings, ``is_bigendian`` are honoured. 16-bit values
-    are scaled to 8 bits (65535 to 255) and rounded. YUV is BT.601 of limited range, as cv_bridge
-    has it. Raises :class:`ImageError`.
-    """
-    encoding = _encoding(msg)
-    rows = _rows(msg, encoding)
-    if encoding.wide:
-        rows = _narrowed(rows, msg)
-    shape = (msg.height, msg.width, encoding.channels)
-    try:
-        if encoding.planar:
-            luma, chroma = rows[: msg.height], rows[msg.height :]
-            chroma = chroma.reshape(msg.height // 2, msg.width // 2, 2)
-            return cv2.cvtColorTwoPlane(luma, chroma, encoding.code)
-        pixels = rows.reshape(shape)  # a view: only rows are strided
-        return pixels if encoding.code is None else cv2.cvtColor(pixels, encoding.code)
-    except cv2.error as error:
-        raise ImageError(
-            Fault.CONVERSION,
-            f"a {msg.width}x{msg.height} image of encoding {msg.encoding} cannot be turned into "
-            f"rgb8 ({str(error).strip()}); have the camera publish rgb8 or bgr8",
-        ) from error
+#: For pictures to look at; never for masks, whose ids it would mix at the edges.
+JPEG_QUALITY = 90
 
 
 def image_message(header: Header, pixels: np.ndarray, encoding: str) -> Image:
@@ -104,11 +18,20 @@ def image_message(header: Header, pixels: np.ndarray, encoding: str) -> Image:
     height, width = pixels.shape[:2]
     msg = Image(header=header, height=height, width=width, encoding=encoding)
     msg.step = pixels.nbytes // height
-    msg.data = octets(pixels)
+    msg.data = _octets(pixels)
     return msg
 
 
-def octets(values: np.ndarray) -> array[int]:
+def jpeg_message(header: Header, pixels: np.ndarray) -> CompressedImage:
+    """``pixels``, uint8 (H, W, 3) RGB, as image_transport would send them, ``header`` verbatim."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
+    msg = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
+    msg.data = _octets(data)
+    return msg
+
+
+def _octets(values: np.ndarray) -> array[int]:
     """The bytes of ``values`` as a message's field wants them.
 
     Anything but an array.array would be checked byte by byte by the setter.
@@ -116,56 +39,3 @@ def octets(values: np.ndarray) -> array[int]:
     data = array("B")
     data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return data
-
-
-def _encoding(msg: Image) -> Encoding:
-    """How the message's pixels lie, its size being one that they can have."""
-    encoding = ENCODINGS.get(msg.encoding)
-    if encoding is None:
-        raise ImageError(
-            Fault.ENCODING,
-            f"encoding is {msg.encoding!r}; have the camera publish one of {', '.join(ENCODINGS)}",
-        )
-    if min(msg.height, msg.width) < encoding.least:
-        raise ImageError(
-            Fault.SIZE,
-            f"image is {msg.width}x{msg.height}; width and height of {msg.encoding} must be at "
-            f"least {encoding.least}: check the camera driver",
-        )
-    height, width = encoding.pair
-    if msg.height % height or msg.width % width:
-        sides = "width and height" if height > 1 else "width"
-        raise ImageError(
-            Fault.SIZE,
-            f"image is {msg.width}x{msg.height} of encoding {msg.encoding}, whose pixels share "
-            f"colours in twos; {sides} must be even: crop it or have the camera publish rgb8",
-        )
-    return encoding
-
-
-def _rows(msg: Image, encoding: Encoding) -> np.ndarray:
-    """The message's bytes, uint8 (rows, bytes a row), without the padding and without a copy."""
-    row_bytes = msg.width * encoding.channels * (2 if encoding.wide else 1)
-    if msg.step < row_bytes:
-        raise ImageError(
-            Fault.STEP,
-            f"step is {msg.step} bytes; {msg.width} pixels of {msg.encoding} take {row_bytes}: "
-            "set step to the length of a row",
-        )
-    count = msg.height * 3 // 2 if encoding.planar else msg.height
-    if len(msg.data) != msg.step * count:
-        rows = "height * 3/2" if encoding.planar else "height"
-        raise ImageError(
-            Fault.LENGTH,
-            f"data holds {len(msg.data)} bytes; it must hold step * {rows} = {msg.step} * "
-            f"{count} = {msg.step * count}: the message was cut short or mislabelled",
-        )
-    return np.frombuffer(msg.data, np.uint8).reshape(count, msg.step)[:, :row_bytes]
-
-
-def _narrowed(rows: np.ndarray, msg: Image) -> np.ndarray:
-    """Rows of 16-bit values as uint8."""
-    order = ">u2" if msg.is_bigendian else "<u2"
-    # Copied, as rows of odd step are not aligned.
-    values = np.ascontiguousarray(rows).view(order).astype(np.uint16, copy=False)
-    return np.asarray(cv2.convertScaleAbs(values, alpha=1 / 257))

@@ -16,8 +16,7 @@ from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.frames import Segmentation
 from lowlat_seg_ros.msg import FrameReport
 from lowlat_seg_ros.ros import label_info, qos
-from lowlat_seg_ros.ros.compressed import jpeg_message
-from lowlat_seg_ros.ros.conversion import image_message
+from lowlat_seg_ros.ros.conversion import image_message, jpeg_message
 from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.params import NodeConfig
 from lowlat_seg_ros.ros.reports import NodeTiming, frame_report

@@ -10,8 +10,7 @@ import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
-from lowlat_seg_ros.ros.compressed import decoded
-from lowlat_seg_ros.ros.conversion import to_rgb
+from lowlat_seg_ros.images import compressed, raw
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,6 @@ class Transport:
 
 
 TRANSPORTS = {
-    "raw": Transport(Image, "", to_rgb),
-    "compressed": Transport(CompressedImage, "/compressed", decoded),
+    "raw": Transport(Image, "", raw.to_rgb),
+    "compressed": Transport(CompressedImage, "/compressed", compressed.to_rgb),
 }

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CompressedImage
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
-from lowlat_seg_ros.ros.compressed import decoded
+from lowlat_seg_ros.images.compressed import to_rgb
 from lowlat_seg_ros.ros.reports import time_message
 
 RGB = picture()
@@ -53,7 +53,7 @@ def test_mask_is_the_engines_for_the_decoded_image(
     report = bench.send(image)
     assert report.kind == FrameReport.FULL  # a camera not seen before
     with Engine.from_checkpoint(checkpoint, EngineConfig(foreground_threads=1), "cpu") as engine:
-        wanted = engine.process(Frame(decoded(image), 0)).mask
+        wanted = engine.process(Frame(to_rgb(image), 0)).mask
     assert len(np.unique(wanted)) > 2
     mask = bench.mask_on(image)
     assert mask.header == image.header

@@ -17,7 +17,7 @@ from lowlat_seg_ros.data.labels import CAMVID, colour_mask, overlay
 from lowlat_seg_ros.data.legend import Legend
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
-from lowlat_seg_ros.ros.compressed import jpeg_message
+from lowlat_seg_ros.ros.conversion import jpeg_message
 from lowlat_seg_ros.ros.label_info import LabelInfo
 
 RGB = picture(240, 320)

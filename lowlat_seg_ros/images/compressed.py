@@ -1,13 +1,13 @@
-"""``sensor_msgs/CompressedImage`` to RGB arrays and back: JPEG and PNG, by OpenCV's decoders."""
+"""``sensor_msgs/CompressedImage`` to RGB arrays: JPEG and PNG, by OpenCV's decoders."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
-from sensor_msgs.msg import CompressedImage
-from std_msgs.msg import Header
 
-from lowlat_seg_ros.ros.conversion import Fault, ImageError, octets
+from lowlat_seg_ros.images.raw import Fault, ImageError
 
 #: Name: how such a file begins, and how it ends.
 FORMATS = {
@@ -15,11 +15,8 @@ FORMATS = {
     "PNG": (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
 }
 
-#: For pictures to look at; never for masks, whose ids it would mix at the edges.
-JPEG_QUALITY = 90
 
-
-def decoded(msg: CompressedImage) -> np.ndarray:
+def to_rgb(msg: Any) -> np.ndarray:
     """``msg`` as uint8 (H, W, 3) RGB; grey becomes colour, 16 bits become 8, alpha is left out.
 
     What it is, its first bytes say: drivers fill ``format`` in as they like. The order of pixels is
@@ -52,15 +49,6 @@ def decoded(msg: CompressedImage) -> np.ndarray:
         raise _damaged(name, data, "the decoder gives up")
     # What image_transport says of channels that it left in the order of the raw image.
     return pixels if "compressed rgb" in msg.format else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def jpeg_message(header: Header, pixels: np.ndarray) -> CompressedImage:
-    """``pixels``, uint8 (H, W, 3) RGB, as image_transport would send them, ``header`` verbatim."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
-    msg = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
-    msg.data = octets(data)
-    return msg
 
 
 def _damaged(name: str, data: bytes, why: str) -> ImageError:

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.ros.conversion import ENCODINGS, Fault, ImageError, image_message, to_rgb
+from lowlat_seg_ros.images.raw import ENCODINGS, Fault, ImageError, to_ids, to_rgb
+from lowlat_seg_ros.ros.conversion import image_message
 
 
 def message(pixels: np.ndarray, encoding: str, padding: int = 0) -> Image:
@@ -239,3 +241,23 @@ def test_message_and_back(encoding: str, shape: tuple[int, ...]) -> None:
     assert msg.header is header
     assert isinstance(msg.data, array)
     np.testing.assert_array_equal(np.frombuffer(msg.data, np.uint8).reshape(shape), pixels[::-1])
+
+
+def test_messages_of_bags_are_read_as_those_of_ros() -> None:
+    """They hold arrays, and have a type of another library."""
+    rosbags = pytest.importorskip("rosbags.typesys")
+    types = rosbags.get_typestore(rosbags.Stores.ROS2_JAZZY)
+    pixels = noise(4, 6)
+    for encoding in ("mono8", "bayer_rggb8", "mono16"):
+        own = message(pixels if encoding != "mono16" else pixels.view(np.uint16), encoding, 2)
+        bags = types.deserialize_cdr(serialize_message(own), "sensor_msgs/msg/Image")
+        assert type(bags) is not type(own)
+        np.testing.assert_array_equal(to_rgb(bags), to_rgb(own))
+
+
+def test_ids_come_as_mono8_alone() -> None:
+    ids = noise(4, 5)
+    np.testing.assert_array_equal(to_ids(message(ids, "mono8", 3)), ids)
+    for encoding in ("8UC1", "rgb8"):
+        with pytest.raises(ImageError, match="must come as mono8"):
+            to_ids(message(ids, encoding))

@@ -15,8 +15,9 @@ pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.ros.compressed import decoded, jpeg_message
-from lowlat_seg_ros.ros.conversion import Fault, ImageError
+from lowlat_seg_ros.images.compressed import to_rgb
+from lowlat_seg_ros.images.raw import Fault, ImageError
+from lowlat_seg_ros.ros.conversion import jpeg_message
 
 
 def picture(height: int = 30, width: int = 42) -> np.ndarray:
@@ -40,29 +41,29 @@ JPEG, PNG = encoded(picture(), "jpg"), encoded(picture(), "png")
 
 @pytest.mark.parametrize("format_", ["png", "", "rgb8; png compressed bgr8", "jpeg"])
 def test_png_is_exact_whatever_its_format_says(format_: str) -> None:
-    np.testing.assert_array_equal(decoded(message(PNG, format_)), picture())
+    np.testing.assert_array_equal(to_rgb(message(PNG, format_)), picture())
 
 
 def test_channels_that_image_transport_did_not_swap_are_taken_as_they_lie() -> None:
     unswapped = encoded(picture()[..., ::-1], "png")
     msg = message(unswapped, "rgb8; png compressed rgb8")
-    np.testing.assert_array_equal(decoded(msg), picture())
+    np.testing.assert_array_equal(to_rgb(msg), picture())
 
 
 def test_jpeg_keeps_colours() -> None:
-    rgb = decoded(message(JPEG, "jpeg"))
+    rgb = to_rgb(message(JPEG, "jpeg"))
     assert (rgb.dtype, rgb.shape) == (np.uint8, (30, 42, 3))
     assert np.abs(rgb.astype(int) - picture()).mean() < 4
 
 
 def test_grey_alpha_and_sixteen_bits_become_rgb8() -> None:
     grey = picture()[..., 0]
-    np.testing.assert_array_equal(decoded(message(encoded(grey, "png"))), np.dstack([grey] * 3))
+    np.testing.assert_array_equal(to_rgb(message(encoded(grey, "png"))), np.dstack([grey] * 3))
     alpha = np.dstack([picture(), np.full_like(grey, 9)])
-    np.testing.assert_array_equal(decoded(message(encoded(alpha, "png"))), picture())
+    np.testing.assert_array_equal(to_rgb(message(encoded(alpha, "png"))), picture())
     wide = encoded(picture() * np.uint16(257), "png")
-    np.testing.assert_array_equal(decoded(message(wide)), picture())
-    grey_jpeg = decoded(message(encoded(grey, "jpg")))
+    np.testing.assert_array_equal(to_rgb(message(wide)), picture())
+    grey_jpeg = to_rgb(message(encoded(grey, "jpg")))
     assert np.ptp(grey_jpeg, axis=2).max() == 0
 
 
@@ -72,12 +73,12 @@ def test_orientation_of_exif_does_not_turn_the_image() -> None:
     app1 = b"Exif\0\0" + tiff
     turned = JPEG[:2] + b"\xff\xe1" + (len(app1) + 2).to_bytes(2, "big") + app1 + JPEG[2:]
     assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (42, 30, 3)
-    np.testing.assert_array_equal(decoded(message(turned)), decoded(message(JPEG)))
+    np.testing.assert_array_equal(to_rgb(message(turned)), to_rgb(message(JPEG)))
 
 
 def test_zeros_after_the_end_do_no_harm() -> None:
-    np.testing.assert_array_equal(decoded(message(PNG + bytes(100))), picture())
-    np.testing.assert_array_equal(decoded(message(JPEG + bytes(100))), decoded(message(JPEG)))
+    np.testing.assert_array_equal(to_rgb(message(PNG + bytes(100))), picture())
+    np.testing.assert_array_equal(to_rgb(message(JPEG + bytes(100))), to_rgb(message(JPEG)))
 
 
 @pytest.mark.parametrize("file", [JPEG, PNG], ids=["JPEG", "PNG"])
@@ -87,7 +88,7 @@ def test_file_cut_short_is_named(file: bytes, share: float) -> None:
     name = "JPEG" if file is JPEG else "PNG"
     says = f"{len(cut)} bytes of a {name} that does not end"
     with pytest.raises(ImageError, match=says) as caught:
-        decoded(message(cut, "jpeg"))
+        to_rgb(message(cut, "jpeg"))
     assert caught.value.fault is Fault.LENGTH
 
 
@@ -102,7 +103,7 @@ def test_file_cut_short_is_named(file: bytes, share: float) -> None:
 )
 def test_what_is_neither_is_named(data: bytes, says: str) -> None:
     with pytest.raises(ImageError, match=says) as caught:
-        decoded(message(data, "x"))
+        to_rgb(message(data, "x"))
     assert caught.value.fault is Fault.ENCODING
 
 
@@ -111,7 +112,7 @@ def test_what_is_neither_is_named(data: bytes, says: str) -> None:
 )
 def test_damaged_file_is_named(data: bytes) -> None:
     with pytest.raises(ImageError, match="damaged") as caught:
-        decoded(message(data))
+        to_rgb(message(data))
     assert caught.value.fault is Fault.CONVERSION
 
 
@@ -121,7 +122,7 @@ def test_any_data_is_an_image_or_an_image_error(
 ) -> None:
     data = file[:place] + damage + (file[place:] if whole else b"")
     try:
-        rgb = decoded(message(data))
+        rgb = to_rgb(message(data))
     except ImageError:
         return
     assert (rgb.dtype, rgb.ndim, rgb.shape[2]) == (np.uint8, 3, 3)
@@ -133,6 +134,6 @@ def test_jpeg_message_and_back() -> None:
     assert msg.header is header
     assert msg.format == "rgb8; jpeg compressed bgr8"
     assert isinstance(msg.data, array)
-    rgb = decoded(msg)
+    rgb = to_rgb(msg)
     assert rgb.shape == picture().shape
     assert np.abs(rgb.astype(int) - picture()).mean() < 4
