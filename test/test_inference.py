@@ -1,0 +1,101 @@
+"""Networks made ready for inference answer as before."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.network import checkpoint, inference
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
+from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+
+def trained(network: nn.Module) -> nn.Module:
+    """With statistics and scales that are not those of initialisation."""
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.bias):
+                nn.init.normal_(tensor, std=0.2)
+            for tensor in (module.running_var, module.weight):
+                nn.init.uniform_(tensor, 0.5, 2.0)
+    return network.eval()
+
+
+def every_answer(segmenter: Segmenter, image: Tensor) -> dict[str, Tensor]:
+    """What the engine asks of a network, by name."""
+    low = segmenter.lower(image)
+    high = segmenter.higher(low)
+    reduced = segmenter.predictor.reduce(low)
+    weights = segmenter.predictor(reduced.roll(1, dims=3), reduced)
+    chosen = segmenter.selector.reduce(low)
+    return {
+        "low": low,
+        "high": high,
+        "weights": weights,
+        "fused": segmenter.classify_fused(segmenter.propagate(high, weights), low),
+        "full": segmenter.classify_high(high),
+        "degraded": segmenter.classify_low(low),
+        "deviation": segmenter.selector.deviation(chosen.roll(1, dims=3), chosen),
+    }
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet50"])
+def test_a_prepared_segmenter_answers_as_before(name: str) -> None:
+    plain = trained(Segmenter(NETWORKS[name]))
+    assert isinstance(plain, Segmenter)
+    # The classifiers of a correction begin with zeros, which would hide everything.
+    nn.init.normal_(plain.classifier.weight, std=0.1)
+    prepared = inference.prepare(copy.deepcopy(plain))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
+    image = torch.rand(1, 3, 64, 80)
+    expected, answers = every_answer(plain, image), every_answer(prepared, image)
+    for part, answer in answers.items():
+        scale = expected[part].abs().max()
+        assert (answer - expected[part]).abs().max() < 1e-4 * scale, part
+
+
+@torch.inference_mode()
+def test_the_rival_is_folded_wherever_a_convolution_precedes() -> None:
+    plain = trained(DDRNet23Slim(11))
+    prepared = inference.prepare(copy.deepcopy(plain))
+    left = [name for name, part in prepared.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    # Those before a convolution: what they read is pooled or summed.
+    assert left
+    assert all(name.startswith(("context.", "head.0.", "auxiliary.0.")) for name in left)
+    image = torch.rand(1, 3, 64, 80)
+    expected = plain(image)
+    assert (prepared(image) - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@torch.inference_mode()
+def test_preparing_twice_changes_nothing_more() -> None:
+    prepared = inference.prepare(trained(Segmenter(NETWORKS["tiny"])))
+    before = {name: tensor.clone() for name, tensor in prepared.state_dict().items()}
+    after = inference.prepare(prepared).state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_checkpoint_stays_what_training_goes_on_from() -> None:
+    digest = hashlib.sha256(DEFAULT_CHECKPOINT.read_bytes()).hexdigest()
+    prepared, header = inference.load(DEFAULT_CHECKPOINT)
+    assert not prepared.training
+    assert not any(parameter.requires_grad for parameter in prepared.parameters())
+    assert hashlib.sha256(DEFAULT_CHECKPOINT.read_bytes()).hexdigest() == digest
+    plain, again = checkpoint.load(DEFAULT_CHECKPOINT)
+    assert again == header
+    assert plain.state_dict().keys() == Segmenter(header.network).state_dict().keys()
+    assert all(parameter.requires_grad for parameter in plain.parameters())
+
+
+def test_a_network_in_training_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"training mode; call its eval\(\)"):
+        inference.prepare(Segmenter(NETWORKS["tiny"]))
