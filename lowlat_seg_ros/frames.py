@@ -56,6 +56,7 @@ class ResetReason(Enum):
     FRAME_ID_CHANGED = "frame_id_changed"
     TIME_JUMPED_BACK = "time_jumped_back"
     GAP = "gap"
+    ACTIVATED = "activated"  # the node was inactive in between
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("diagnostic_msgs", reason="needs ROS 2")
 
 from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.budget import Budget
 from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Counters, Deadline
@@ -18,9 +19,11 @@ from lowlat_seg_ros.ros.diagnostics import (
     Rates,
     StreamState,
     camera_status,
+    camera_statuses,
     deadline_status,
     diagnostics,
     ledger_status,
+    lifecycle_status,
     processing_status,
     slow_track_status,
 )
@@ -32,7 +35,8 @@ CONFIG = NodeConfig(camera_timeout_ms=500.0, max_consecutive_delay_ms=1000.0)
 
 
 def stream(**times: float) -> StreamState:
-    return StreamState("/image", 1, Ledger(), StreamTimes(**times))
+    known = StreamTimes(**times)
+    return StreamState("/image", 1, Ledger(), known, Rates(), Counters(), SlowTrackState())
 
 
 @pytest.mark.parametrize(
@@ -92,12 +96,21 @@ def test_ledger_warns_while_images_give_no_mask() -> None:
     assert ledger_status(bad, meter.update(bad, 3.0)).level == OK
 
 
+def test_lifecycle_tells_what_frames_cost_and_why_a_transition_failed() -> None:
+    status = lifecycle_status("inactive", "", Budget(640, 480, 12.5, 80.0, 90.0))
+    values = {pair.key: pair.value for pair in status.values}
+    assert (status.level, values["state"]) == (OK, "inactive")
+    assert values["budget_fast_track_ms"] == "12.500"
+    assert (values["budget_slow_track_ms"], values["budget_full_frame_ms"]) == ("80.000", "90.000")
+    failed = lifecycle_status("unconfigured", "Cannot configure: no such file", None)
+    assert (failed.level, failed.message) == (ERROR, "Cannot configure: no such file")
+
+
 def test_message_names_node_and_device() -> None:
     settings = Settings(CONFIG, EngineConfig())
-    message = diagnostics(
-        "car/node", "cpu", 1_500_000_000, stream(), Rates(), Counters(), SlowTrackState(), settings
-    )
-    names = ["camera", "processing", "deadline", "slow track", "ledger"]
+    statuses = [lifecycle_status("active", "", None), *camera_statuses(stream(), settings)]
+    message = diagnostics("car/node", "cpu", 1_500_000_000, statuses)
+    names = ["lifecycle", "camera", "processing", "deadline", "slow track", "ledger"]
     assert [status.name for status in message.status] == [f"car/node: {name}" for name in names]
     assert {status.hardware_id for status in message.status} == {"cpu"}
     assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1, 500_000_000)

@@ -17,8 +17,9 @@ from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, FrameError, ResetReason, Segmentation
 from lowlat_seg_ros.images.raw import ImageError
 from lowlat_seg_ros.ros import qos
+from lowlat_seg_ros.ros.diagnostics import RateMeter, StreamState
 from lowlat_seg_ros.ros.ledger import Bookkeeper, Ledger, SequenceGaps
-from lowlat_seg_ros.ros.monitor import StreamMonitor, StreamTimes, since_ms
+from lowlat_seg_ros.ros.monitor import StreamMonitor, since_ms
 from lowlat_seg_ros.ros.outputs import Outputs
 from lowlat_seg_ros.ros.params import Settings
 from lowlat_seg_ros.ros.reports import NodeTiming, stamp_ns
@@ -48,6 +49,8 @@ class CameraStream:
         self._monitor = StreamMonitor(self._now_ns)
         self._log_error = Throttle(node.get_logger().error)
         self._reset_due: ResetReason | None = None
+        self._rates = RateMeter(time.monotonic())
+        self._active = False
         self._idle = threading.Lock()  # held by the image callback
         self._subscription: Any = None
         self._out = Outputs(node, table)
@@ -68,13 +71,30 @@ class CameraStream:
         """What became of every image; balances at every moment."""
         return self._books.ledger
 
-    def times(self) -> StreamTimes:
-        """How the stream fares, for diagnostics."""
-        return self._monitor.times()
+    @property
+    def active(self) -> bool:
+        """Whether images are answered."""
+        return self._active
+
+    def state(self, now_s: float) -> StreamState:
+        """How the stream fares, for diagnostics; rates are since the last call."""
+        ledger = self.ledger
+        return StreamState(
+            self._topic,
+            self.publishers,
+            ledger,
+            self._monitor.times(),
+            self._rates.update(ledger, now_s),
+            self._engine.counters,
+            self._engine.slow_track(),
+        )
 
     def start(self) -> None:
-        """Subscribe to the images."""
+        """Subscribe to the images; after a pause the first one starts afresh."""
         self._gaps = SequenceGaps()
+        if self.ledger.received:
+            self.reset(ResetReason.ACTIVATED)
+        self._active = True
         self._subscription = self._node.create_subscription(
             self._transport.message,
             self._transport.topic(self._node),
@@ -86,7 +106,11 @@ class CameraStream:
         )
 
     def stop(self, timeout_s: float) -> bool:
-        """Unsubscribe; False if the frame being worked on takes longer than ``timeout_s``."""
+        """Unsubscribe; False if the frame being worked on takes longer than ``timeout_s``.
+
+        No image is answered from then on, not even one that the middleware had delivered.
+        """
+        self._active = False
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
@@ -107,6 +131,8 @@ class CameraStream:
         began_ns = time.perf_counter_ns()
         wait_ms = _wait_ms(info)
         with self._idle:
+            if not self._active:
+                return  # as if it had come after the end of the subscription
             number = info.get("publication_sequence_number")
             self._books.receive(superseded=self._gaps.missing(number, self.publishers))
             self._monitor.image(stamp_ns(msg.header.stamp))

@@ -1,4 +1,4 @@
-"""What ``/diagnostics`` says: camera, processing, deadline, slow track and ledger of the node.
+"""What ``/diagnostics`` says of the node's lifecycle and of each camera stream.
 
 Key names follow Autoware's newest style (processing_time_ms, output_latency_ms, ...).
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from lowlat_seg_ros.engine.budget import Budget
 from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.latency import Percentiles
 from lowlat_seg_ros.engine.worker import SlowTrackState
@@ -22,16 +23,6 @@ from lowlat_seg_ros.ros.reports import time_message
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 Values = dict[str, float | int | str | bool]
-
-
-@dataclass(frozen=True)
-class StreamState:
-    """A camera stream at one moment."""
-
-    topic: str
-    publishers: int
-    ledger: Ledger
-    times: StreamTimes
 
 
 @dataclass(frozen=True)
@@ -58,30 +49,52 @@ class RateMeter:
         return Rates(received / elapsed_s, published / elapsed_s, refused)
 
 
+@dataclass(frozen=True)
+class StreamState:
+    """A camera stream at one moment."""
+
+    topic: str
+    publishers: int
+    ledger: Ledger
+    times: StreamTimes
+    rates: Rates
+    counters: Counters
+    slow_track: SlowTrackState
+
+
 def diagnostics(
-    node_name: str,
-    device: str,
-    now_ns: int,
-    stream: StreamState,
-    rates: Rates,
-    counters: Counters,
-    slow_track: SlowTrackState,
-    settings: Settings,
+    node_name: str, device: str, now_ns: int, statuses: list[DiagnosticStatus]
 ) -> DiagnosticArray:
     """One message with all of the node's states, stamped ``now_ns`` of the node's clock."""
     array = DiagnosticArray()
     array.header.stamp = time_message(now_ns)
-    array.status = [
-        camera_status(stream, settings.node),
-        processing_status(stream.times, rates, settings.node),
-        deadline_status(stream.times.deadline, counters, settings.engine.max_latency_ms),
-        slow_track_status(slow_track, counters),
-        ledger_status(stream.ledger, rates),
-    ]
-    for status in array.status:
+    array.status = statuses
+    for status in statuses:
         status.name = f"{node_name}: {status.name}"
         status.hardware_id = device
     return array
+
+
+def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticStatus]:
+    """All states of one camera stream."""
+    times, rates, counters = stream.times, stream.rates, stream.counters
+    return [
+        camera_status(stream, settings.node),
+        processing_status(times, rates, settings.node),
+        deadline_status(times.deadline, counters, settings.engine.max_latency_ms),
+        slow_track_status(stream.slow_track, counters),
+        ledger_status(stream.ledger, rates),
+    ]
+
+
+def lifecycle_status(state: str, problem: str, budget: Budget | None) -> DiagnosticStatus:
+    """The node's state, and while it is configured what frames were measured to cost."""
+    values: Values = {"state": state}
+    if budget is not None:
+        values |= {f"budget_{name}": value for name, value in vars(budget).items()}
+    if problem:
+        return _status("lifecycle", ERROR, problem, values)
+    return _status("lifecycle", OK, f"the node is {state}", values)
 
 
 def camera_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:

@@ -7,58 +7,59 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import rclpy
-import torch
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.logging import get_logger
-from rclpy.node import Node
 from rclpy.qos_overriding_options import InvalidQosOverridesError
 
 from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError
-from lowlat_seg_ros.data.labels import ClassTable
 from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.engine.memory import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
-from lowlat_seg_ros.frames import Frame, ResetReason
-from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header, load
-from lowlat_seg_ros.network.device import resolve_device
-from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.frames import FrameError, ResetReason
+from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.ros import qos
 from lowlat_seg_ros.ros.camera import CameraStream
-from lowlat_seg_ros.ros.diagnostics import RateMeter, StreamState, diagnostics
+from lowlat_seg_ros.ros.diagnostics import camera_statuses, diagnostics, lifecycle_status
 from lowlat_seg_ros.ros.executor import OwnThreadExecutor
-from lowlat_seg_ros.ros.params import Settings, SettingsParameters, unknown_parameters
+from lowlat_seg_ros.ros.lifecycle import ManagedNode
+from lowlat_seg_ros.ros.model import Model, load_model
+from lowlat_seg_ros.ros.params import SettingsParameters, unknown_parameters
 
-#: How long a frame, and then Sh, may take to end when the node is stopped.
+#: How long a frame, and then Sh, may take to end when the process is stopped.
 STOP_TIMEOUT_S = 2.0
 
+#: The same when the node goes on: nobody waits for the process, and a slow frame is no fault.
+TRANSITION_TIMEOUT_S = 30.0
+
 #: What a user can have got wrong; the message says what, so no traceback is needed.
-START_ERRORS = (CheckpointError, ConfigError, ParameterException, InvalidQosOverridesError)
+START_ERRORS = (
+    *(CheckpointError, ConfigError, FrameError),
+    *(ParameterException, InvalidQosOverridesError),
+)
 
 
 @dataclass(frozen=True)
 class _Loaded:
     """What there is between configure and cleanup."""
 
-    device: torch.device
+    model: Model
     engine: Engine
     camera: CameraStream
 
 
-class SegmentationNode(Node):
-    """Loads the network once and segments the images of one camera.
+class SegmentationNode(ManagedNode):
+    """Loads the network when it is configured, and segments images while it is active."""
 
-    The methods are those of a lifecycle: :meth:`configure` loads and warms up, :meth:`activate`
-    subscribes, :meth:`deactivate` and :meth:`cleanup` undo them.
-    """
+    expected = START_ERRORS
 
     def __init__(self) -> None:
         """Declare the parameters; raises rclpy's exceptions and ``ConfigError`` for wrong ones."""
@@ -78,55 +79,80 @@ class SegmentationNode(Node):
             qos_overriding_options=qos.overridable(),
         )
         self._loaded: _Loaded | None = None
+        self._start_timer()
+
+    @property
+    def autostart(self) -> bool:
+        """Whether the process configures and activates the node by itself."""
+        return self._settings.current.node.autostart
 
     def configure(self) -> None:
-        """Load and warm up; raises ``CheckpointError`` and ``ConfigError``."""
+        """Load, warm up and measure; raises ``CheckpointError`` and ``ConfigError``."""
         settings = self._settings.current
-        path = Path(settings.node.checkpoint or DEFAULT_CHECKPOINT)
-        device = resolve_device(settings.node.device)
-        segmenter, header = load(path, device)
-        warm_up_s = _warm_up(segmenter, header, settings)
-        engine = Engine(segmenter, settings.engine, threshold=header.threshold)
-        table = ClassTable(path.stem, header.classes, header.colours)
+        model = load_model(settings)
+        engine = Engine(model.segmenter, settings.engine, threshold=model.header.threshold)
         camera = CameraStream(
-            self, engine, table, self.camera_group, lambda: self._settings.current
+            self, engine, model.table, self.camera_group, lambda: self._settings.current
         )
-        self._loaded = _Loaded(device, engine, camera)
+        self._loaded = _Loaded(model, engine, camera)
+        self._settings.fixed = True
+        self._start_timer()  # its period may be another
+        threshold = effective_threshold(model.header.threshold, settings.engine)
+        budget = model.budget
         self.get_logger().info(
-            f"lowlat_seg_ros {__version__}: {header.network.backbone} with {len(table)} classes "
-            f"on {device}, from {path}, deviation threshold "
-            f"{effective_threshold(header.threshold, settings.engine):.3f}, warmed up at "
-            f"{settings.node.expected_width}x{settings.node.expected_height} in {warm_up_s:.1f} s"
+            f"lowlat_seg_ros {__version__}: {model.header.network.backbone} with "
+            f"{len(model.table)} classes on {model.device}, from {model.path} (SHA-256 "
+            f"{model.sha256}), deviation threshold {threshold:.3f}"
+        )
+        self.get_logger().info(
+            f"At {budget.width}x{budget.height}: {budget.fast_track_ms:.0f} ms a frame, Sh "
+            f"{budget.slow_track_ms:.0f} ms in the background, {budget.full_frame_ms:.0f} ms for "
+            "a first frame"
         )
 
     def activate(self) -> None:
-        """Subscribe to the camera, and report to ``/diagnostics`` from now on."""
+        """Subscribe to the camera."""
         assert self._loaded is not None
         camera = self._loaded.camera
         camera.start()
-        self._rates = RateMeter(time.monotonic())
+        for sentence in unknown_parameters(self):
+            self.get_logger().warning(f"Parameters: {sentence}")
+        self.get_logger().info(f"Waiting for images on {camera.topic}")
+
+    def deactivate(self) -> None:
+        """Stop listening; raises ``TimeoutError`` if the frame being worked on does not end."""
+        assert self._loaded is not None
+        if not self._loaded.camera.stop(TRANSITION_TIMEOUT_S):
+            raise TimeoutError(f"the frame does not end within {TRANSITION_TIMEOUT_S:g} s")
+        self.get_logger().info("Images are no longer listened to")
+
+    def cleanup(self) -> None:
+        """Stop the slow track and forget the network; raises ``TimeoutError`` if Sh goes on."""
+        if not self.release(TRANSITION_TIMEOUT_S):
+            raise TimeoutError(f"Sh does not end within {TRANSITION_TIMEOUT_S:g} s")
+        self.get_logger().info("The network is forgotten")
+
+    def release(self, timeout_s: float = TRANSITION_TIMEOUT_S) -> bool:
+        """Forget all that :meth:`configure` made; False if the frame or Sh does not end in time."""
+        loaded, self._loaded = self._loaded, None
+        self._settings.fixed = False
+        if loaded is None:
+            return True
+        ended = [loaded.camera.stop(timeout_s), loaded.engine.close(timeout_s)]
+        loaded.camera.destroy()
+        del loaded
+        release_unused()
+        return all(ended)
+
+    def _start_timer(self) -> None:
+        if hasattr(self, "_timer"):
+            self.destroy_timer(self._timer)
         # A steady clock: diagnostics go on while simulated time stands still.
         self._timer = self.create_timer(
             self._settings.current.node.diagnostics_period_s,
             self._publish_diagnostics,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
-        for sentence in unknown_parameters(self):
-            self.get_logger().warning(f"Parameters: {sentence}")
-        self.get_logger().info(f"Waiting for images on {camera.topic}")
-
-    def deactivate(self) -> bool:
-        """Stop listening; False if the frame being worked on did not end in time."""
-        assert self._loaded is not None
-        self.destroy_timer(self._timer)
-        return self._loaded.camera.stop(STOP_TIMEOUT_S)
-
-    def cleanup(self) -> bool:
-        """Stop the slow track and forget the network; False if Sh did not end in time."""
-        assert self._loaded is not None
-        loaded, self._loaded = self._loaded, None
-        loaded.camera.destroy()
-        return loaded.engine.close(STOP_TIMEOUT_S)
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         if self._loaded is not None:
@@ -136,33 +162,15 @@ class SegmentationNode(Node):
         )
 
     def _publish_diagnostics(self) -> None:
-        assert self._loaded is not None
-        camera, engine = self._loaded.camera, self._loaded.engine
-        stream = StreamState(camera.topic, camera.publishers, camera.ledger, camera.times())
-        message = diagnostics(
-            self.get_fully_qualified_name().lstrip("/"),
-            str(self._loaded.device),
-            self.get_clock().now().nanoseconds,
-            stream,
-            self._rates.update(stream.ledger, time.monotonic()),
-            engine.counters,
-            engine.slow_track(),
-            self._settings.current,
-        )
-        self._diagnostics.publish(message)
-
-
-def _warm_up(segmenter: Segmenter, header: Header, settings: Settings) -> float:
-    """Run every stage once at the expected size, so that the first frame does not pay; seconds.
-
-    An engine of its own is used, so that its frames appear in no counter.
-    """
-    began = time.monotonic()
-    image = np.zeros((settings.node.expected_height, settings.node.expected_width, 3), np.uint8)
-    with Engine(segmenter, settings.engine, threshold=header.threshold) as engine:
-        for stamp_ns in range(3):  # full, then propagated: allocators settle on the second
-            engine.process(Frame(image, stamp_ns))
-    return time.monotonic() - began
+        now_ns, loaded = self.get_clock().now().nanoseconds, self._loaded
+        budget = loaded.model.budget if loaded else None
+        statuses: list[DiagnosticStatus] = [lifecycle_status(self.state, self.problem, budget)]
+        if loaded is not None and loaded.camera.active:
+            state = loaded.camera.state(time.monotonic())
+            statuses += camera_statuses(state, self._settings.current)
+        name = self.get_fully_qualified_name().lstrip("/")
+        device = str(loaded.model.device) if loaded else self._settings.current.node.device
+        self._diagnostics.publish(diagnostics(name, device, now_ns, statuses))
 
 
 def main(args: list[str] | None = None) -> int:
@@ -172,8 +180,7 @@ def main(args: list[str] | None = None) -> int:
     rclpy.init(args=args)
     try:
         node = SegmentationNode()
-        node.configure()
-        node.activate()
+        started = not node.autostart or _autostart(node)
     except KeyboardInterrupt:
         return 0
     except START_ERRORS as error:
@@ -183,6 +190,8 @@ def main(args: list[str] | None = None) -> int:
         if rclpy.ok():
             raise
         return 0  # asked to end while starting: the middleware then makes no more topics
+    if not started:
+        return 1 if rclpy.ok() else 0
     executor = OwnThreadExecutor(node.camera_group)
     executor.add_node(node)
     try:
@@ -194,11 +203,17 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
+def _autostart(node: SegmentationNode) -> bool:
+    """Configure and activate; False if the node, which has said why, cannot."""
+    steps = (node.trigger_configure, node.trigger_activate)
+    return all(step() == TransitionCallbackReturn.SUCCESS for step in steps)
+
+
 def _end(node: SegmentationNode, executor: OwnThreadExecutor) -> None:
     """Let go of everything; where a thread does not let itself be stopped, leave it behind."""
     for number in (signal.SIGINT, signal.SIGTERM):  # impatient users and launch send several
         signal.signal(number, signal.SIG_IGN)
-    ended = [node.deactivate(), node.cleanup(), executor.join(STOP_TIMEOUT_S)]
+    ended = [node.release(STOP_TIMEOUT_S), executor.join(STOP_TIMEOUT_S)]
     if not all(ended):
         # Python's own exit would pull the interpreter away under that thread and crash.
         node.get_logger().warning("A frame or Sh still runs; leaving without waiting for it")

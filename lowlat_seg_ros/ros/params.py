@@ -26,8 +26,18 @@ Record = TypeVar("Record")
 class NodeConfig:
     """What the node does around the engine."""
 
+    autostart: bool = setting(
+        True,
+        "whether the node configures and activates itself when it starts; false to leave that to "
+        "whoever manages its lifecycle",
+    )
     checkpoint: str = setting(
         "", "safetensors file written by 'lowlat-seg train'; empty for the weights of the package"
+    )
+    checkpoint_sha256: str = setting(
+        "",
+        "SHA-256 that the checkpoint must have, 64 hex digits; empty for what the file "
+        "<checkpoint>.sha256 says, as there is one for the weights of the package",
     )
     device: str = setting("auto", "where the network runs: auto, cpu, cuda or cuda:N")
     expected_width: int = setting(
@@ -88,10 +98,14 @@ class Settings:
 
 
 class SettingsParameters:
-    """Owner of the node's parameters and of the settings that follow from them."""
+    """Owner of the node's parameters and of the settings that follow from them.
+
+    While ``fixed`` is set, as it is from configure to cleanup, only dynamic ones may change.
+    """
 
     def __init__(self, node: Node) -> None:
         """Declare all; raises ``ConfigError`` and rclpy's parameter exceptions for wrong values."""
+        self.fixed = False
         self._current = Settings(_declare(node, NodeConfig), _declare(node, EngineConfig))
         node.add_on_set_parameters_callback(self._accept)
         node.add_post_set_parameters_callback(self._apply)
@@ -103,7 +117,10 @@ class SettingsParameters:
 
     def _accept(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
-            self._with(parameters)
+            wanted = self._with(parameters)
+            if self.fixed:
+                _check_dynamic(self._current.node, wanted.node)
+                _check_dynamic(self._current.engine, wanted.engine)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -121,9 +138,11 @@ def descriptor(item: dataclasses.Field[Any]) -> ParameterDescriptor:
     """What ``ros2 param describe`` says of the setting ``item``."""
     rule = item.metadata
     text = f"{rule['doc']} [{rule['unit']}]" if rule["unit"] else rule["doc"]
-    result = ParameterDescriptor(description=text, read_only=not rule["dynamic"])
-    if rule["choices"]:
-        result.additional_constraints = f"one of {', '.join(rule['choices'])}"
+    result = ParameterDescriptor(description=text)
+    constraints = [f"one of {', '.join(rule['choices'])}"] if rule["choices"] else []
+    if not rule["dynamic"]:
+        constraints.append("changes only while the node is unconfigured")
+    result.additional_constraints = "; ".join(constraints)
     if rule["low"] is not None and isinstance(item.default, float):
         result.floating_point_range = [
             FloatingPointRange(from_value=float(rule["low"]), to_value=float(rule["high"]))
@@ -164,3 +183,13 @@ def _replace(record: Record, values: dict[str, Any]) -> Record:
     names = {item.name for item in dataclasses.fields(record)}  # type: ignore[arg-type]
     mine = {name: value for name, value in values.items() if name in names}
     return dataclasses.replace(record, **mine)  # type: ignore[type-var]
+
+
+def _check_dynamic(now: Any, wanted: Any) -> None:
+    for item in dataclasses.fields(now):
+        old, new = getattr(now, item.name), getattr(wanted, item.name)
+        if old != new and not item.metadata["dynamic"]:
+            raise ConfigError(
+                f"{item.name} is {old!r} until the node is cleaned up, not {new!r}; deactivate "
+                "it and clean it up first (ros2 lifecycle set)"
+            )

@@ -51,8 +51,9 @@ def _starter(stack: ExitStack, folder: Path, checkpoint: Path) -> Start:
         bench = stack.enter_context(Bench(namespace))
         node = NodeProcess(folder, defaults | parameters, namespace, arguments)
         stack.callback(node.stop)
-        node.wait_for_log("Waiting for images")
-        if listen:
+        if parameters.get("autostart", True):
+            node.wait_for_log("Waiting for images")
+        if listen and parameters.get("autostart", True):
             bench.wait_for_node()
         return node, bench
 

@@ -1,0 +1,64 @@
+"""What frames will cost, measured before the first one comes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+#: Frames of the fast track that are measured, after one that is not.
+FRAMES = 5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Milliseconds at images of ``width`` x ``height``, other work on the machine included.
+
+    ``fast_track_ms``: a frame from image to mask while Sh is idle, p50. ``slow_track_ms``: Sh in
+    the background while no frame is in the foreground. ``full_frame_ms``: the first frame of an
+    epoch, Sl and Sh in the foreground.
+    """
+
+    width: int
+    height: int
+    fast_track_ms: float
+    slow_track_ms: float
+    full_frame_ms: float
+
+
+def measure(segmenter: Segmenter, config: EngineConfig, size: tuple[int, int]) -> Budget:
+    """Run every stage at ``size`` (height, width) until allocators have settled, and time it.
+
+    An engine of its own is used, so that its frames appear in no counter. Takes two full frames,
+    some fast ones and one Sh.
+    """
+    quiet = dataclasses.replace(
+        config, deviation_threshold=1.0, max_key_interval=0, max_gap_ms=0.0, max_latency_ms=0.0
+    )
+    image = np.zeros((*size, 3), np.uint8)
+    frames = (Frame(image, stamp_ns) for stamp_ns in itertools.count())
+    with Engine(segmenter, quiet, threshold=1.0) as engine:
+
+        def latency_ms() -> float:
+            return engine.process(next(frames)).timing.latency_ms
+
+        latency_ms()
+        latency_ms()
+        fast_ms = statistics.median(latency_ms() for _ in range(FRAMES))
+        engine.reset()
+        full_ms = latency_ms()
+        engine.reconfigure(dataclasses.replace(quiet, max_key_interval=1))
+        latency_ms()  # becomes the key frame
+        while engine.counters.pending and engine.slow_track().alive:
+            time.sleep(0.001)
+        height, width = size
+        return Budget(width, height, fast_ms, engine.slow_track().last_ms, full_ms)
