@@ -76,13 +76,14 @@ def run(args: argparse.Namespace) -> int:
     config = settings_from(args, EngineConfig)
     _check(args)
     from lowlat_seg_ros.bags.storage import BagReader
-    from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load
+    from lowlat_seg_ros.network import inference
+    from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
     from lowlat_seg_ros.network.device import resolve_device
 
     names, path = topics.chosen(args), args.checkpoint or DEFAULT_CHECKPOINT
     with BagReader(args.bag) as source:
         _check_topics(source, names)
-        segmenter, header = load(path, resolve_device(args.device))
+        segmenter, header = inference.load(path, resolve_device(args.device))
         engine, pace = _engine(args, segmenter, header, config, source, names)
         facts = _facts(args, path, header, config)
         with closing(engine):

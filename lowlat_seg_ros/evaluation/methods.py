@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.baselines.grfp import GrfpEngine
 from lowlat_seg_ros.baselines.keyed import KeyedEngine
@@ -28,7 +26,7 @@ from lowlat_seg_ros.evaluation.footage import Footage
 from lowlat_seg_ros.evaluation.intervals import Replay, low_features
 from lowlat_seg_ros.evaluation.run import Method
 from lowlat_seg_ros.frames import MaskKind
-from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.baselines import weights
 from lowlat_seg_ros.network.baselines.carry import adaptive
 from lowlat_seg_ros.network.baselines.learned import (
@@ -84,12 +82,6 @@ def workshop(
 
     Raises ``CheckpointError`` for a baseline's file that is there but does not fit.
     """
-    names = {spec.schedule for spec in specs} & {"threshold", "adaptive"}
-    replays = {}
-    if names:
-        lows = low_features(segmenter, footage, config, progress)
-        ranges = footage.ranges()
-        replays = {name: Replay(_measure(name, segmenter), lows, ranges) for name in sorted(names)}
     baselines = {}
     if baselines_from is not None:
         baselines = {
@@ -97,6 +89,15 @@ def workshop(
             for spec in specs
             if spec.weights and weights.path_of(baselines_from, spec.name).is_file()
         }
+    # Only now: baselines are bound to the checkpoint's own weights, and begin as parts of it.
+    for network in (segmenter, *baselines.values()):
+        inference.prepare(network.eval())
+    names = {spec.schedule for spec in specs} & {"threshold", "adaptive"}
+    replays = {}
+    if names:
+        lows = low_features(segmenter, footage, config, progress)
+        ranges = footage.ranges()
+        replays = {name: Replay(_measure(name, segmenter), lows, ranges) for name in sorted(names)}
     lacking = tuple(s.name for s in specs if s.weights and s.name not in baselines)
     return Workshop(segmenter, header, config, footage, replays, baselines, baselines_from, lacking)
 
@@ -113,12 +114,11 @@ def _full_os16(shop: Workshop, spec: Spec) -> Method:
     if shop.header.network.output_stride == 16:
         raise Unavailable("the checkpoint's own output stride is 16, so it would equal full")
     config = dataclasses.replace(shop.header.network, output_stride=16)
-    coarse = Segmenter(config)
-    checkpoint.restore(coarse, checkpoint.weights(shop.segmenter), "full_os16")
     device = next(shop.segmenter.parameters()).device
-    coarse = coarse.eval().to(device)
-    # PyTorch has this overload, its type stubs do not.
-    return FullEngine(coarse.to(memory_format=torch.channels_last), shop.config)  # type: ignore[call-overload]
+    # Prepared like the one whose weights it takes.
+    coarse = inference.prepare(Segmenter(config).eval()).to(device)
+    checkpoint.restore(coarse, checkpoint.weights(shop.segmenter), "full_os16")
+    return FullEngine(coarse, shop.config)
 
 
 def _full_half(shop: Workshop, spec: Spec) -> Method:

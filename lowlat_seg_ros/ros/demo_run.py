@@ -28,7 +28,8 @@ from lowlat_seg_ros.evaluation.summary import (
 from lowlat_seg_ros.evaluation.tables import print_summary
 from lowlat_seg_ros.evaluation.video import Storyboard, VideoWriter
 from lowlat_seg_ros.frames import Frame
-from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, load, read_header
+from lowlat_seg_ros.network import inference
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, read_header
 from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.ros.environment import RosError
 from lowlat_seg_ros.ros.live import LiveRun, live_node
@@ -114,7 +115,7 @@ def _play(clip: Clip, job: _Job, progress: Progress) -> LiveRun:
 
 def _full_network(clip: Clip, run: LiveRun, job: _Job, progress: Progress) -> Full:
     """The whole network on the frames that have a mask, in this process, the node being gone."""
-    segmenter, header = load(job.checkpoint, resolve_device(job.args.device))
+    segmenter, header = inference.load(job.checkpoint, resolve_device(job.args.device))
     engine, frames = FullEngine(segmenter, job.config), [answer.index for answer in run.answers]
     task = progress.add_task("full network on every frame", total=len(frames), note="")
     engine.process(Frame(clip.images[0], 0))  # warms up, as the node does
