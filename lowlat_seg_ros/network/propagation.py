@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import logging
 import math
 from typing import Any
 
@@ -10,6 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.layers import conv_bn_relu
+
+logger = logging.getLogger(__name__)
+
+#: What the Triton kernel computes in; the shift loop takes every floating dtype.
+FUSED = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class KernelPredictor(nn.Module):
@@ -34,7 +42,9 @@ class KernelPredictor(nn.Module):
     def forward(self, reduced_key: Tensor, reduced: Tensor) -> Tensor:
         """Reduced F_l of key and current frame -> W (N, K*K, H/8, W/8), summing to 1 over dim 1."""
         mixed = self.mix(torch.cat([reduced_key, reduced], dim=1))
-        return self.logits(mixed).float().softmax(dim=1)
+        # Over the last dimension of NHWC: over another one softmax would copy there and back.
+        logits = self.logits(mixed).permute(0, 2, 3, 1)
+        return logits.float().softmax(dim=3).permute(0, 3, 1, 2)
 
 
 def spatially_variant_convolution(features: Tensor, weights: Tensor) -> Tensor:
@@ -54,8 +64,30 @@ def spatially_variant_convolution(features: Tensor, weights: Tensor) -> Tensor:
             f"weights {tuple(weights.shape)} and features {tuple(features.shape)} must agree in "
             "batch, height and width"
         )
-    out: Tensor = _SpatiallyVariantConvolution.apply(features, weights.to(features.dtype), kernel)
+    way = _fused(features.device) if features.dtype in FUSED else None
+    if way is None:
+        way, weights = _SpatiallyVariantConvolution, weights.to(features.dtype)
+    out: Tensor = way.apply(features, weights, kernel)
     return out
+
+
+@functools.cache
+def _fused(device: torch.device) -> Any:
+    """The Triton kernel where it runs: on a CUDA device of capability 8.0, with a C compiler."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return None
+    from lowlat_seg_ros.network.propagation_triton import FusedSpatiallyVariantConvolution
+
+    try:
+        ones = torch.ones(1, 16, 1, 1, device=device, dtype=torch.bfloat16)
+        FusedSpatiallyVariantConvolution.apply(ones, ones[:, :1], 1)
+    except Exception as error:
+        # Compiling it takes much that a robot may lack; the shift loop needs nothing.
+        logger.warning("No Triton kernel, propagation will be slow: %s", error)
+        return None
+    return FusedSpatiallyVariantConvolution
 
 
 class _SpatiallyVariantConvolution(torch.autograd.Function):
@@ -80,7 +112,7 @@ class _SpatiallyVariantConvolution(torch.autograd.Function):
         for tap, rows, columns in _shifts(ctx.kernel, *weights.shape[1:3]):
             grad_padded[:, rows, columns].addcmul_(grad, weights[..., tap : tap + 1])
             grad_weights[..., tap] = (grad * padded[:, rows, columns]).sum(dim=-1)
-        grad_features = _unpad_nhwc(grad_padded, ctx.kernel)
+        grad_features = unpad_nhwc(grad_padded, ctx.kernel)
         return grad_features, grad_weights.permute(0, 3, 1, 2), None
 
 
@@ -104,7 +136,7 @@ def _pad_nhwc(features: Tensor, kernel: int) -> Tensor:
     return padded.permute(0, 2, 3, 1).contiguous()
 
 
-def _unpad_nhwc(grad: Tensor, kernel: int) -> Tensor:
+def unpad_nhwc(grad: Tensor, kernel: int) -> Tensor:
     """Adjoint of :func:`_pad_nhwc`: the repeated borders' gradients return to the edge pixels."""
     half = kernel // 2
     grad = grad.permute(0, 3, 1, 2)
