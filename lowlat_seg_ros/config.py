@@ -210,6 +210,22 @@ class EngineConfig:
         high=100_000,
         dynamic=True,
     )
+    key_frame_budget: float = setting(
+        0.0,
+        "wanted share of frames that become the key frame: the threshold is steered towards it, "
+        "from deviation_threshold on; 0 for a fixed threshold",
+        low=0.0,
+        high=1.0,
+        dynamic=True,
+    )
+    slow_track_budget: float = setting(
+        0.0,
+        "wanted share of frames that find the slow track (Sh) at work: the threshold is steered "
+        "towards it; with key_frame_budget the higher threshold counts; 0 for none",
+        low=0.0,
+        high=1.0,
+        dynamic=True,
+    )
     late_refinement: str = setting(
         "propagate",
         "what is done with exact features that arrive after their key frame was replaced: "

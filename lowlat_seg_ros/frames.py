@@ -24,12 +24,14 @@ class Frame:
     """One camera image.
 
     ``image``: uint8 (H, W, 3), RGB, C-contiguous or strided. ``stamp_ns``: capture time in
-    integer nanoseconds. ``frame_id``: the camera's coordinate frame.
+    integer nanoseconds. ``frame_id``: the camera's coordinate frame. ``encoding``: what the camera
+    sent the image as, by its name; a change means another camera or another setting of it.
     """
 
     image: np.ndarray
     stamp_ns: int
     frame_id: str = ""
+    encoding: str = ""
 
     def __post_init__(self) -> None:
         shape, dtype = self.image.shape, self.image.dtype
@@ -53,6 +55,7 @@ class ResetReason(Enum):
     FIRST_FRAME = "first_frame"
     REQUESTED = "requested"
     SIZE_CHANGED = "size_changed"
+    ENCODING_CHANGED = "encoding_changed"
     FRAME_ID_CHANGED = "frame_id_changed"
     TIME_JUMPED_BACK = "time_jumped_back"
     GAP = "gap"
@@ -124,14 +127,24 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Counters:
-    """What happened since the engine was made; every submitted slow-track job ends in one place:
-    ``submitted = refined + carried + superseded + dropped_late + dropped_stale + failed
+    """What happened since the engine was made. Every epoch after the first has its reason:
+    ``resets`` is the sum of the ``resets_`` below it. Every submitted slow-track job ends in one
+    place: ``submitted = refined + carried + superseded + dropped_late + dropped_stale + failed
     + pending``.
     """
 
     frames: int = 0  # masks returned by process()
     key_frames: int = 0  # frames that became the key frame, first frames included
+    forced: int = 0  # key frames asked for by force_key_frame()
+    duplicates: int = 0  # key frames because their stamp was the one of the frame before
     resets: int = 0  # epochs begun after the first
+    resets_requested: int = 0
+    resets_size_changed: int = 0
+    resets_encoding_changed: int = 0
+    resets_frame_id_changed: int = 0
+    resets_time_jumped_back: int = 0
+    resets_gap: int = 0
+    resets_activated: int = 0
     degraded: int = 0  # masks of kind DEGRADED
     missed: int = 0  # masks that came later than max_latency_ms
     shed: int = 0  # masks made while load was shed, at a level above 0
@@ -146,6 +159,40 @@ class Counters:
     failed: int = 0  # Sh raised or gave non-finite features
     pending: int = 0  # waiting or running now
     last_failure: str = ""  # message of the newest failure, in the foreground or the background
+
+
+class Outcome(Enum):
+    """Where a job of the slow track ended; each value is the counter it is booked under."""
+
+    REFINED = "refined"
+    CARRIED = "carried"
+    SUPERSEDED = "superseded"
+    LATE = "dropped_late"
+    STALE = "dropped_stale"
+    FAILED = "failed"
+
+    @property
+    def applied(self) -> bool:
+        """Whether Sh's features are in use since."""
+        return self in (Outcome.REFINED, Outcome.CARRIED)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What became of one job of the slow track: Sh on the key frame of ``stamp_ns``.
+
+    ``wait_ms`` runs from the frame's becoming the key frame to the begin of Sh, or to the end of a
+    job that never began; ``compute_ms`` from there to the end, what Sh yields to frames included.
+    ``error`` is the message of a job that failed.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    epoch: int
+    outcome: Outcome
+    wait_ms: float = 0.0
+    compute_ms: float = 0.0
+    error: str = ""
 
 
 @dataclass(frozen=True)

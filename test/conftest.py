@@ -77,16 +77,17 @@ def tiny(tiny_weights: dict[str, torch.Tensor]) -> Segmenter:
 
 @pytest.fixture
 def make_frame() -> Callable[..., Frame]:
-    """Random but fixed images: ``make_frame(index, size, stamp_ms, frame_id)``, at 10 Hz."""
+    """Random but fixed images: ``make_frame(index, size, stamp_ms, frame_id, encoding)``, 10 Hz."""
 
     def make(
         index: int,
         size: tuple[int, int] = (48, 64),
         stamp_ms: float | None = None,
         frame_id: str = "camera",
+        encoding: str = "",
     ) -> Frame:
         image = np.random.default_rng(index).integers(0, 256, (*size, 3), dtype=np.uint8)
         stamp_ns = round((100 * index if stamp_ms is None else stamp_ms) * 1e6)
-        return Frame(image, stamp_ns, frame_id)
+        return Frame(image, stamp_ns, frame_id, encoding)
 
     return make

@@ -112,7 +112,7 @@ def test_late_refinement(tiny: Segmenter, make_frame: MakeFrame, policy: str) ->
 
 def test_provenance_ages(tiny: Segmenter, make_frame: MakeFrame) -> None:
     engine = engine_of(tiny, NEVER)
-    for index, stamp_ms in enumerate([50, 150, 150, 400]):
+    for index, stamp_ms in enumerate([50, 150, 250, 400]):
         result = engine.process(make_frame(index, stamp_ms=stamp_ms))
         assert result.provenance.key_age_frames == index
         assert result.provenance.key_age_ms == stamp_ms - 50
@@ -136,6 +136,7 @@ def test_key_interval_forces_key_frames(tiny: Segmenter, make_frame: MakeFrame) 
     [
         ({"size": (40, 56)}, ResetReason.SIZE_CHANGED),
         ({"frame_id": "other"}, ResetReason.FRAME_ID_CHANGED),
+        ({"encoding": "bgr8"}, ResetReason.ENCODING_CHANGED),
         ({"stamp_ms": 50}, ResetReason.TIME_JUMPED_BACK),
         ({"stamp_ms": 5000}, ResetReason.GAP),
     ],
@@ -153,6 +154,7 @@ def test_each_reset_begins_an_epoch(
     assert third.provenance.epoch == 1
     assert third.mask.shape == changed.image.shape[:2]
     assert third.counters.dropped_stale == 1
+    assert third.counters.resets == getattr(third.counters, f"resets_{reason.value}") == 1
     # Nothing of the old epoch shows: the same as a fresh engine's mask.
     assert (third.mask == engine_of(tiny, ALWAYS).process(changed).mask).all()
 
@@ -165,6 +167,37 @@ def test_requested_reset(tiny: Segmenter, make_frame: MakeFrame) -> None:
     assert result.provenance.reset is ResetReason.REQUESTED
     assert result.counters.resets == result.provenance.epoch == 1
     assert engine.process(make_frame(2)).provenance.reset is None
+
+
+def test_repeated_stamp_makes_a_key_frame_once(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    engine = engine_of(tiny, NEVER, delay=0)
+    stamps_ms = [0, 100, 100, 100, 200, 200]
+    results = [engine.process(make_frame(i, stamp_ms=ms)) for i, ms in enumerate(stamps_ms)]
+    chosen = [r.selection.is_key for r in results if r.selection is not None]
+    assert chosen == [False, True, False, False, True]
+    assert [r.provenance.kind for r in results[1:]] == [MaskKind.PROPAGATED] * 5
+    assert [r.counters.duplicates for r in results] == [0, 0, 1, 1, 1, 2]
+    assert engine.counters.resets == 0
+
+
+def test_key_frame_by_force(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    engine = engine_of(tiny, NEVER, delay=0)
+    for index in range(2):
+        engine.process(make_frame(index))
+    engine.force_key_frame()
+    engine.force_key_frame()  # no more than once a frame
+    results = [engine.process(make_frame(index)) for index in (2, 3)]
+    chosen = [r.selection.is_key for r in results if r.selection is not None]
+    assert chosen == [True, False]
+    assert [r.provenance.kind for r in results] == [MaskKind.PROPAGATED] * 2
+    assert (engine.counters.forced, engine.counters.key_frames) == (1, 2)
+    engine.force_key_frame()
+    engine.reset()
+    full = engine.process(make_frame(4))
+    assert (full.provenance.kind, full.counters.forced) == (MaskKind.FULL, 2)
+    after = engine.process(make_frame(5)).selection
+    assert after is not None
+    assert not after.is_key
 
 
 @torch.inference_mode()

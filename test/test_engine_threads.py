@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.resize import mask_of, network_input, plan
-from lowlat_seg_ros.frames import Counters, Frame, MaskKind, Segmentation
+from lowlat_seg_ros.frames import (
+    Counters,
+    Frame,
+    MaskKind,
+    Outcome,
+    Refinement,
+    Segmentation,
+)
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 MakeFrame = Callable[..., Frame]
@@ -124,6 +131,49 @@ def test_results_from_before_a_reset_are_dropped(
         drain(engine)
         assert engine.counters.dropped_stale == 2
         assert (engine.counters.refined, engine.counters.carried) == (0, 0)
+
+
+def test_each_job_is_told_with_its_outcome_and_times(
+    tiny: Segmenter, sh: Hold, make_frame: MakeFrame
+) -> None:
+    told: list[Refinement] = []
+
+    def listen(refinement: Refinement) -> None:
+        told.append(refinement)
+        raise RuntimeError("a listener that fails stops nothing")
+
+    config = EngineConfig(foreground_threads=1, slow_track_min_share=1.0)
+    with Engine(tiny, config, threshold=ALWAYS, on_refinement=listen) as engine:
+        engine.process(make_frame(0))
+        sh.held = True
+        engine.process(make_frame(1))
+        assert sh.entered.acquire(timeout=WAIT_S)
+        engine.process(make_frame(2))
+        engine.process(make_frame(3))  # replaces frame 2, which waits
+        assert [(r.stamp_ns, r.outcome) for r in told] == [(2 * 10**8, Outcome.SUPERSEDED)]
+        assert (told[0].compute_ms, told[0].frame_id) == (0.0, "camera")
+        assert told[0].wait_ms > 0
+        sh.go.release()
+        assert sh.entered.acquire(timeout=WAIT_S)
+        assert (told[1].stamp_ns, told[1].outcome) == (10**8, Outcome.CARRIED)
+        assert told[1].outcome.applied
+        assert told[1].compute_ms > 0
+        engine.reset()
+        sh.go.release()
+        until(lambda: len(told) == 3)
+        assert (told[2].outcome, told[2].epoch) == (Outcome.STALE, 0)
+        sh.held, sh.action = False, fail
+        engine.process(make_frame(4))  # full and degraded: Sh fails
+        engine.process(make_frame(5))
+        until(lambda: len(told) == 4)
+        assert (told[3].outcome, told[3].epoch) == (Outcome.FAILED, 1)
+        assert "injected" in told[3].error
+        assert not told[3].outcome.applied
+        assert engine.counters.submitted == len(told)
+
+
+def fail(_: Tensor) -> Tensor:
+    raise RuntimeError("injected")
 
 
 def test_stale_sh_stops_at_its_next_block(tiny: Segmenter, sh: Hold, make_frame: MakeFrame) -> None:
@@ -290,9 +340,6 @@ def test_every_job_is_accounted_for(
     def jitter(x: Tensor) -> Tensor:
         time.sleep(dice.random() * 0.002)
         return x
-
-    def fail(_: Tensor) -> Tensor:
-        raise RuntimeError("injected")
 
     def watch(engine: Engine) -> None:
         while not stop.is_set():

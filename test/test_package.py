@@ -49,7 +49,7 @@ ALLOWED = {
     "training": {"config", "frames", "arguments", "network", "data", "evaluation.metrics"},
     "ros": {
         *("config", "frames", "arguments", "network", "engine", "baselines", "data", "evaluation"),
-        "images",
+        *("images", "bags.images", "bags.messages", "bags.storage", "bags.topics"),
         "msg",  # generated
     },
 }
@@ -124,6 +124,16 @@ def test_message_mirrors_its_record(name: str) -> None:
 def test_kinds_of_frame_report_are_those_of_masks() -> None:
     text = (ROOT / "msg" / "FrameReport.msg").read_text()
     assert re.findall(r"^uint8 ([A-Z]+)=", text, re.MULTILINE) == [k.name for k in frames.MaskKind]
+
+
+def test_every_reason_and_outcome_has_its_counter() -> None:
+    counters = {item.name for item in dataclasses.fields(frames.Counters)}
+    reasons = {name.removeprefix("resets_") for name in counters if name.startswith("resets_")}
+    assert reasons == {r.value for r in frames.ResetReason} - {"first_frame"}
+    assert {outcome.value for outcome in frames.Outcome} <= counters
+    text = (ROOT / "msg" / "KeyFrameRefinement.msg").read_text()
+    named = re.findall(r"^uint8 ([A-Z_]+)=", text, re.MULTILINE)
+    assert named == [outcome.value.upper() for outcome in frames.Outcome]
 
 
 def test_every_dependency_is_pinned() -> None:

@@ -16,14 +16,22 @@ from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
     MaskKind,
+    Outcome,
     Provenance,
+    Refinement,
     ResetReason,
     Segmentation,
     Selection,
     StageTiming,
 )
 from lowlat_seg_ros.ros import ledger
-from lowlat_seg_ros.ros.reports import NodeTiming, frame_report, stamp_ns, time_message
+from lowlat_seg_ros.ros.reports import (
+    NodeTiming,
+    frame_report,
+    refinement_report,
+    stamp_ns,
+    time_message,
+)
 
 PROVENANCE = Provenance(MaskKind.PROPAGATED, 1_250_000_000, 4, 400.0, True, 2)
 
@@ -83,6 +91,16 @@ def test_selection_is_there_once_the_selector_has_run() -> None:
     found = report(selection=Selection(0.25, 0.125, True))
     assert (found.selected, found.deviation, found.threshold) == (True, 0.25, 0.125)
     assert found.is_key
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_refinement(outcome: Outcome) -> None:
+    found = refinement_report(Refinement(1_250_000_000, "cam", 2, outcome, 3.5, 80.0, "no memory"))
+    assert (stamp_ns(found.header.stamp), found.header.frame_id) == (1_250_000_000, "cam")
+    assert found.outcome == getattr(messages.KeyFrameRefinement, outcome.value.upper())
+    assert found.applied is (outcome in (Outcome.REFINED, Outcome.CARRIED))
+    assert (found.epoch, found.wait_ms, found.compute_ms) == (2, 3.5, 80.0)
+    assert found.error == "no memory"
 
 
 @pytest.mark.parametrize("ns", [0, 1, 999_999_999, 1_000_000_000, 1_700_000_000_123_456_789])

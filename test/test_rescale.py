@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
-from lowlat_seg_ros.engine.ledger import Outcome
 from lowlat_seg_ros.engine.refine import Refiner
 from lowlat_seg_ros.engine.rescale import at_size, resampled
 from lowlat_seg_ros.engine.resize import Geometry, network_input, plan, resample
-from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.frames import Frame, Outcome
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 FULL, HALF = plan((90, 130), 0), plan((90, 130), 0, 1 / 2)

@@ -11,11 +11,12 @@ import torch
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
 from lowlat_seg_ros.engine.gate import Gate
-from lowlat_seg_ros.engine.ledger import Ledger, Outcome
+from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Pause
 from lowlat_seg_ros.engine.resize import plan
 from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
 from lowlat_seg_ros.engine.worker import ThreadedSlowTrack
+from lowlat_seg_ros.frames import Outcome
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
 
@@ -102,6 +103,7 @@ def test_threads_are_set_in_the_worker_alone() -> None:
     before, seen = torch.get_num_threads(), []
 
     def look(job: KeyFrame, pause: Pause) -> Outcome:
+        torch.ones(100_000).exp()  # parallel: the first such work of a thread may set its threads
         seen.append(torch.get_num_threads())
         return Outcome.REFINED
 

@@ -6,9 +6,10 @@ import threading
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.cache import KeyFrame
-from lowlat_seg_ros.engine.ledger import Ledger, Outcome
+from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Pause
 from lowlat_seg_ros.engine.worker import Refine, ThreadedSlowTrack
+from lowlat_seg_ros.frames import Outcome
 
 
 class EndlessSlowTrack(ThreadedSlowTrack):

@@ -32,6 +32,7 @@ class KeyFrame:
     epoch: int
     exact: bool
     resampled: bool = False
+    frame_id: str = ""
 
 
 class KeyFrameCache:

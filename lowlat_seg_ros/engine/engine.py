@@ -24,8 +24,9 @@ from lowlat_seg_ros.engine.device import (
     use_threads,
 )
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
-from lowlat_seg_ros.engine.ledger import Ledger
+from lowlat_seg_ros.engine.ledger import Ledger, OnRefinement
 from lowlat_seg_ros.engine.refine import Refiner
+from lowlat_seg_ros.engine.steering import KeyFrameBudget
 from lowlat_seg_ros.engine.tracks import Tracks, Work
 from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
 from lowlat_seg_ros.engine.worker import Refine, SlowTrack, SlowTrackState, ThreadedSlowTrack
@@ -38,7 +39,8 @@ from lowlat_seg_ros.frames import (
     Segmentation,
     Selection,
 )
-from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, load
+from lowlat_seg_ros.network import inference
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
 from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -56,6 +58,7 @@ class _Turn:
     geometry: resize.Geometry
     key: KeyFrame | None  # of the same geometry
     epoch: int
+    duplicate: bool  # the first frame in a row with the stamp of the one before
     confidence: bool
 
 
@@ -65,6 +68,8 @@ class Engine:
     ``process`` is called by one thread at a time; everything else may be called from any thread.
     ``threshold`` is the calibrated deviation (fraction of pixels) above which a frame becomes the
     key frame. ``segmenter`` must be in eval mode on its device; the engine becomes its only user.
+    ``on_refinement`` is told what became of each key frame that Sh was to refine, by the thread
+    that knows.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Engine:
         threshold: float,
         clock: Clock = time.perf_counter_ns,
         slow_track: SlowTrackFactory = ThreadedSlowTrack,
+        on_refinement: OnRefinement | None = None,
     ) -> None:
         if segmenter.training:
             raise ValueError("the segmenter is in training mode; call its eval() first")
@@ -83,11 +89,15 @@ class Engine:
         self._config = config
         self._calibrated_threshold = threshold
         self._clock = clock
-        self._ledger = Ledger()
+        self._ledger = Ledger(on_refinement)
         self._cache = KeyFrameCache()
         self._shedder = LoadShedder()
         self._previous: Frame | None = None
         self._previous_ran_sh = False
+        self._clock_stands = False
+        self._forced = threading.Event()
+        self._budget = KeyFrameBudget()
+        self._threshold = schedule.effective_threshold(threshold, config)
         self._epoch_reason = ResetReason.FIRST_FRAME
         self._reset_lock = threading.Lock()
         self._in_process = threading.Lock()
@@ -104,7 +114,7 @@ class Engine:
         device: str = "auto",
     ) -> Engine:
         """Load weights; raises ``CheckpointError`` for the file, ``ConfigError`` for the device."""
-        segmenter, header = load(path, resolve_device(device))
+        segmenter, header = inference.load(path, resolve_device(device))
         engine = cls(segmenter, config, threshold=header.threshold)
         engine.header = header
         return engine
@@ -162,15 +172,23 @@ class Engine:
             if reason is not None and self._cache.snapshot()[0] is not None:
                 self.reset(reason)
             # Only this thread writes the frames counter, so it numbers the frame.
-            index = self._ledger.counters.frames
+            before = self._ledger.counters
+            index = before.frames
             # Written by this thread alone, so a change of the setting cannot undo the level's.
             self._slow.set_min_share(min(self._config.slow_track_min_share, level.slow_share))
+            fixed = schedule.effective_threshold(self._calibrated_threshold, self._config)
+            self._threshold = self._budget.threshold(fixed, self._config)
+            duplicate = schedule.repeats(self._previous, frame) and not self._clock_stands
             with self._slow.frame(index, frame.stamp_ns):
+                busy = self._slow.state().running
                 watch = Stopwatch(self._clock)
                 with watch.stage("preprocess_ms"):
                     key, epoch = rescale.at_size(self._cache, geometry)
-                turn = _Turn(frame, index, level, geometry, key, epoch, confidence)
-                return self._segment(turn, watch, waited_ms, publish)
+                turn = _Turn(frame, index, level, geometry, key, epoch, duplicate, confidence)
+                result = self._segment(turn, watch, waited_ms, publish)
+                is_key = result.counters.key_frames > before.key_frames
+                self._budget.observe(is_key, busy, self._config)
+                return result
 
     def _segment(
         self, turn: _Turn, watch: Stopwatch, waited_ms: float, publish: Publish | None
@@ -183,6 +201,7 @@ class Engine:
 
         timing = watch.timing()
         deadline = self._shedder.mask_out(waited_ms + timing.latency_ms)
+        self._clock_stands = schedule.repeats(self._previous, frame)
         self._previous, self._previous_ran_sh = frame, turn.key is None
         self._ledger.count(
             frames=1,
@@ -215,7 +234,14 @@ class Engine:
             self._cache.begin_epoch()
             self._epoch_reason = reason
             self._slow.cancel()
-            self._ledger.count(resets=1)
+            self._ledger.reset(reason)
+
+    def force_key_frame(self) -> None:
+        """Make the next frame the key frame, whatever the selector says.
+
+        Its mask is made as usual: Sh runs in the background. A full frame serves as well.
+        """
+        self._forced.set()
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Take over dynamic settings from the next frame on; raises ConfigError for any other."""
@@ -231,6 +257,11 @@ class Engine:
     def config(self) -> EngineConfig:
         """The settings in force."""
         return self._config
+
+    @property
+    def threshold(self) -> float:
+        """The deviation threshold of the newest frame, steered if there is a budget."""
+        return self._threshold
 
     @property
     def counters(self) -> Counters:
@@ -296,15 +327,17 @@ class Engine:
             return None
         age_frames, every = turn.index - key.index, turn.level.selector_every
         # Resampled features are a makeshift: the first frame of the new size replaces them.
-        if not key.resampled and not schedule.selects(age_frames, every, self._config):
+        must = key.resampled or turn.duplicate or self._forced.is_set()
+        if not must and not schedule.selects(age_frames, every, self._config):
             return None
         with watch.stage("selector_ms"):
             selector_reduced = self._net.selector.reduce(work.low)
             deviation = self._net.selector.deviation(key.selector_reduced, selector_reduced).item()
-        threshold = schedule.effective_threshold(self._calibrated_threshold, self._config)
-        chosen = key.resampled or schedule.is_key(deviation, threshold, age_frames, self._config)
+        threshold = self._threshold
+        chosen = must or schedule.is_key(deviation, threshold, age_frames, self._config)
         if chosen:
             chosen = self._promote(key, as_key(selector_reduced=selector_reduced), work)
+            self._ledger.count(duplicates=int(chosen and turn.duplicate))
         return Selection(deviation, threshold, chosen)
 
     def _promote(self, key: KeyFrame, new: KeyFrame, work: Work) -> bool:
@@ -324,7 +357,8 @@ class Engine:
     def _take_over(self, old: KeyFrame | None, new: KeyFrame, *, submit: bool) -> bool:
         if not self._cache.replace(old, new):
             return False
-        self._ledger.count(key_frames=1)
+        self._ledger.count(key_frames=1, forced=int(self._forced.is_set()))
+        self._forced.clear()
         if submit:
             self._slow.submit(new)
         return True

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
 from lowlat_seg_ros.engine.device import serial
-from lowlat_seg_ros.engine.ledger import Outcome
 from lowlat_seg_ros.engine.rescale import resampled
+from lowlat_seg_ros.frames import Outcome
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 Pause = Callable[[], None]

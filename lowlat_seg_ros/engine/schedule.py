@@ -11,7 +11,7 @@ def needs_reset(
 ) -> ResetReason | None:
     """Why ``frame`` cannot use features of the frames before it, or None if it can.
 
-    A stamp equal to the previous one is a duplicate, not a jump: it is segmented as usual.
+    A stamp equal to the previous one is no jump (see :func:`repeats`).
     ``after_sh``: the previous frame ran Sh in the foreground. The gap after it is then that
     frame's own time, not the camera's silence; starting afresh for it would never end on a
     machine whose Sh takes longer than ``max_gap_ms``.
@@ -20,6 +20,8 @@ def needs_reset(
         return ResetReason.FIRST_FRAME
     if frame.image.shape != previous.image.shape:
         return ResetReason.SIZE_CHANGED
+    if frame.encoding != previous.encoding:
+        return ResetReason.ENCODING_CHANGED
     if frame.frame_id != previous.frame_id:
         return ResetReason.FRAME_ID_CHANGED
     elapsed_ms = (frame.stamp_ns - previous.stamp_ns) / 1e6
@@ -28,6 +30,16 @@ def needs_reset(
     if 0 < config.max_gap_ms < elapsed_ms and not after_sh:
         return ResetReason.GAP
     return None
+
+
+def repeats(previous: Frame | None, frame: Frame) -> bool:
+    """Whether ``frame`` has the stamp of the frame before it.
+
+    The first such frame becomes the key frame: which of both images is the stamp's cannot be told.
+    Its mask is made as usual, without Sh in the foreground, and those that follow it are ordinary,
+    as a clock that stands still (paused, or a camera's without one) says nothing.
+    """
+    return previous is not None and frame.stamp_ns == previous.stamp_ns
 
 
 def effective_threshold(calibrated: float, config: EngineConfig) -> float:

@@ -125,4 +125,5 @@ class Tracks:
             index=index,
             epoch=epoch,
             exact=exact,
+            frame_id=frame.frame_id,
         )

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine.cache import KeyFrame
-from lowlat_seg_ros.engine.ledger import Ledger, Outcome
+from lowlat_seg_ros.engine.ledger import Job, Ledger
 from lowlat_seg_ros.engine.worker import Refine, SlowTrackState, run_job
+from lowlat_seg_ros.frames import Outcome
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class VirtualSlowTrack:
         self._ledger = ledger
         self._delay = delay
         self._now = 0
-        self._running: tuple[KeyFrame, int] | None = None  # job and the time at which it ends
-        self._queued: KeyFrame | None = None
+        self._running: tuple[Job, int] | None = None  # and the time at which it ends
+        self._queued: Job | None = None
         self._last_error = ""
 
     @contextmanager
@@ -58,9 +59,9 @@ class VirtualSlowTrack:
         """Deliver what is due by this frame, then let it pass."""
         self._now = self._delay.clock(index, stamp_ns)
         while self._running is not None and self._running[1] <= self._now:
-            key, end = self._running
+            job, end = self._running
             self._running = None
-            self._last_error = run_job(self._refine, key, lambda: None, self._ledger)
+            self._last_error = run_job(self._refine, job, lambda: None, self._ledger)
             if self._queued is not None:
                 self._running = (self._queued, end + self._delay.ticks)
                 self._queued = None
@@ -68,20 +69,21 @@ class VirtualSlowTrack:
 
     def submit(self, key: KeyFrame) -> None:
         """Start ``key`` now, or let it wait behind the running job."""
-        self._ledger.submit()
+        job = self._ledger.submit(key)
         if self._running is None:
-            self._running = (key, self._now + self._delay.ticks)
+            self._running = (job, self._now + self._delay.ticks)
             return
-        if self._queued is not None:
-            self._ledger.settle(Outcome.SUPERSEDED)
-        self._queued = key
+        replaced, self._queued = self._queued, job
+        if replaced is not None:
+            self._ledger.settle(replaced, Outcome.SUPERSEDED)
 
     def cancel(self) -> None:
         """Drop what runs and what waits."""
-        for job in (self._running, self._queued):
-            if job is not None:
-                self._ledger.settle(Outcome.STALE)
+        dropped = [self._running[0]] if self._running is not None else []
+        dropped += [self._queued] if self._queued is not None else []
         self._running = self._queued = None
+        for job in dropped:
+            self._ledger.settle(job, Outcome.STALE)
 
     def set_min_share(self, share: float) -> None:
         """The virtual clock knows no contention."""

@@ -16,8 +16,9 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.cache import KeyFrame
 from lowlat_seg_ros.engine.device import use_threads
 from lowlat_seg_ros.engine.gate import Gate
-from lowlat_seg_ros.engine.ledger import Ledger, Outcome
+from lowlat_seg_ros.engine.ledger import Job, Ledger
 from lowlat_seg_ros.engine.refine import Cancelled, Pause
+from lowlat_seg_ros.frames import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -63,20 +64,21 @@ class SlowTrack(Protocol):
         """Stop; False if a running job did not let itself be stopped in time."""
 
 
-def run_job(refine: Refine, key: KeyFrame, pause: Pause, ledger: Ledger) -> str:
+def run_job(refine: Refine, job: Job, pause: Pause, ledger: Ledger) -> str:
     """Run one job and book its end; returns the error's message, empty if it did not fail."""
+    job, message = ledger.begin(job), ""
     try:
-        ledger.settle(refine(key, pause))
+        outcome = refine(job.key, pause)
     except Cancelled:
-        ledger.settle(Outcome.STALE)
+        outcome = Outcome.STALE
     except Exception as error:
         # Rule 6: whatever Sh raises, masks go on with the provisional features.
-        message = f"Sh failed on frame {key.index}: {type(error).__name__}: {error}"
+        outcome = Outcome.FAILED
+        message = f"Sh failed on frame {job.key.index}: {type(error).__name__}: {error}"
         logger.warning("%s", message)
         ledger.failure(message)
-        ledger.settle(Outcome.FAILED)
-        return message
-    return ""
+    ledger.settle(job, outcome, message)
+    return message
 
 
 class ThreadedSlowTrack:
@@ -88,7 +90,7 @@ class ThreadedSlowTrack:
         self._threads = config.slow_track_threads
         self._gate = Gate(config.slow_track_min_share)
         self._changed = threading.Condition()
-        self._queued: KeyFrame | None = None
+        self._queued: Job | None = None
         self._started: float | None = None
         self._last_ms, self._last_error = 0.0, ""
         self._closed = False
@@ -102,18 +104,22 @@ class ThreadedSlowTrack:
 
     def submit(self, key: KeyFrame) -> None:
         """Queue ``key`` for the thread; a slow track that is closed drops it as stale."""
+        job = self._ledger.submit(key)
         with self._changed:
-            self._drop_queued(Outcome.SUPERSEDED)
-            self._queued = key
-            self._ledger.submit()
-            if self._closed:  # close() came while the frame was in the foreground
-                self._drop_queued(Outcome.STALE)
+            closed = self._closed  # close() may come while the frame is in the foreground
+            replaced, self._queued = self._queued, None if closed else job
             self._changed.notify_all()
+        if replaced is not None:
+            self._ledger.settle(replaced, Outcome.SUPERSEDED)
+        if closed:
+            self._ledger.settle(job, Outcome.STALE)
 
     def cancel(self) -> None:
         """Drop the waiting job; a running one notices the new epoch at its next block."""
         with self._changed:
-            self._drop_queued(Outcome.STALE)
+            dropped, self._queued = self._queued, None
+        if dropped is not None:
+            self._ledger.settle(dropped, Outcome.STALE)
 
     def set_min_share(self, share: float) -> None:
         """Takes effect at Sh's next block."""
@@ -131,31 +137,28 @@ class ThreadedSlowTrack:
         """Stop at Sh's next block and join; False if the thread had to be abandoned."""
         with self._changed:
             self._closed = True
-            self._drop_queued(Outcome.STALE)
+            dropped, self._queued = self._queued, None
             self._changed.notify_all()
+        if dropped is not None:
+            self._ledger.settle(dropped, Outcome.STALE)
         self._gate.release()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _drop_queued(self, outcome: Outcome) -> None:
-        if self._queued is not None:
-            self._queued = None
-            self._ledger.settle(outcome)
-
     def _loop(self) -> None:
         use_threads(self._threads)
         with torch.inference_mode():
-            while (key := self._take()) is not None:
+            while (job := self._take()) is not None:
                 self._gate.begin_job()
-                self._finish(run_job(self._refine, key, self._pause, self._ledger))
-                del key  # an idle slow track must not keep features alive
+                self._finish(run_job(self._refine, job, self._pause, self._ledger))
+                del job  # an idle slow track must not keep features alive
 
-    def _take(self) -> KeyFrame | None:
+    def _take(self) -> Job | None:
         with self._changed:
             self._changed.wait_for(lambda: self._queued is not None or self._closed)
-            key, self._queued = self._queued, None
-            self._started = time.perf_counter() if key is not None else None
-            return key
+            job, self._queued = self._queued, None
+            self._started = time.perf_counter() if job is not None else None
+            return job
 
     def _finish(self, error: str) -> None:
         with self._changed:

@@ -10,7 +10,7 @@ from builtin_interfaces.msg import Time
 from std_msgs.msg import Header
 
 from lowlat_seg_ros import msg as messages
-from lowlat_seg_ros.frames import MaskKind, Segmentation
+from lowlat_seg_ros.frames import MaskKind, Refinement, Segmentation
 from lowlat_seg_ros.ros.ledger import Ledger
 
 _KINDS = {
@@ -67,6 +67,20 @@ def frame_report(
         report.threshold = result.selection.threshold
         report.is_key = result.selection.is_key
     return report
+
+
+def refinement_report(refinement: Refinement) -> messages.KeyFrameRefinement:
+    """What ``~/key_frame_refinement`` says of one job of the slow track."""
+    stamp, outcome = time_message(refinement.stamp_ns), refinement.outcome
+    return messages.KeyFrameRefinement(
+        header=Header(stamp=stamp, frame_id=refinement.frame_id),
+        epoch=refinement.epoch,
+        outcome=getattr(messages.KeyFrameRefinement, outcome.value.upper()),
+        applied=outcome.applied,
+        wait_ms=refinement.wait_ms,
+        compute_ms=refinement.compute_ms,
+        error=refinement.error,
+    )
 
 
 def stamp_ns(time: Time) -> int:
