@@ -1,4 +1,4 @@
-"""``lowlat-seg bag make|run|report``: bags, and the node's offline twin."""
+"""``lowlat-seg bag make|run|report|play|live``: bags, the node's offline twin, the live node."""
 
 from __future__ import annotations
 
@@ -11,15 +11,28 @@ examples:
   lowlat-seg bag make --out drive                    a rendered drive as a rosbag2 bag, with labels
   lowlat-seg bag run drive --out masks               the node's engine on it, in virtual time
   lowlat-seg bag report masks --out report           figures as JSON, and a page to look through
+  lowlat-seg bag live drive --rate 3                 the same bag into the live node, over DDS
 
-Bags are rosbag2 folders (mcap or sqlite3), as ros2 bag and Foxglove read them. No ROS is needed.
+Bags are rosbag2 folders (mcap or sqlite3), as ros2 bag and Foxglove read them. Only play and live
+need ROS.
 """
 
-#: Each is a module of this folder with configure() and run(), imported when it is asked for.
+#: Each is a module with configure() and run(), imported when it is asked for, and its help.
 ACTIONS = {
-    "make": "write a drive with labels, or a video file, as a bag",
-    "run": "segment a bag's images with the node's engine, without ROS",
-    "report": "figures and a page of a bag with masks and frame reports",
+    "make": ("lowlat_seg_ros.bags.make", "write a drive with labels, or a video file, as a bag"),
+    "run": (
+        "lowlat_seg_ros.bags.run",
+        "segment a bag's images with the node's engine, without ROS",
+    ),
+    "report": (
+        "lowlat_seg_ros.bags.report",
+        "figures and a page of a bag with masks and frame reports",
+    ),
+    "play": ("lowlat_seg_ros.ros.bag_play", "publish a bag over DDS, with its clock"),
+    "live": (
+        "lowlat_seg_ros.ros.bag_live",
+        "play a bag into the live node, every image accounted for",
+    ),
 }
 
 
@@ -28,8 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, text in ACTIONS.items():
-        action = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
+    for name, (_, text) in ACTIONS.items():
+        sentence = f"{text[0].upper()}{text[1:]}."
+        action = actions.add_parser(name, help=text, description=sentence)
         _module(name).configure(action)
 
 
@@ -39,4 +53,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"lowlat_seg_ros.bags.{name}")
+    return importlib.import_module(ACTIONS[name][0])

@@ -35,7 +35,7 @@ class BagReader:
 
     ``path``: a bag's folder, or one .mcap or .db3 file. ``topics``: type of each topic's messages,
     ``counts``: how many there are. ``facts``: what :class:`BagWriter` was told of how the bag was
-    made; empty for others' bags.
+    made; empty for others' bags. ``connections``: what rosbags knows of each topic.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +48,8 @@ class BagReader:
             self._reader = AnyReader([path], default_typestore=types)
             self._reader.open()
             self.messages = Messages(self._reader.typestore)
-            self.topics = {c.topic: c.msgtype for c in self._reader.connections}
+            self.connections = tuple(self._reader.connections)
+            self.topics = {c.topic: c.msgtype for c in self.connections}
             self.counts = {name: info.msgcount for name, info in self._reader.topics.items()}
             metadata = self._reader.readers[0].storage.metadata
             self.facts: dict[str, Any] = json.loads((metadata.custom or {}).get(_FACTS, "{}"))
@@ -74,7 +75,7 @@ class BagReader:
 
         DataError where the bag is damaged.
         """
-        chosen = [c for c in self._reader.connections if topics is None or c.topic in topics]
+        chosen = [c for c in self.connections if topics is None or c.topic in topics]
         if not chosen:
             return
         with self._told():

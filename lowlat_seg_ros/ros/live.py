@@ -78,32 +78,41 @@ def live_node(parameters: dict[str, Any], log: Path) -> Iterator[LiveNode]:
 
     Raises :class:`RosError` if it ends by itself or does not come up.
     """
+    with spun_node("clip") as node:
+        player, recorder = Player(node), Recorder(node, NODE)
+        with NodeProcess(parameters, log) as process:
+            wait_until_connected(node, process, lambda: player.listeners > 0 and recorder.matched)
+            yield LiveNode(process, player, recorder)
+
+
+@contextmanager
+def spun_node(name: str) -> Iterator[Node]:
+    """A node of this process, whose callbacks run in a thread of their own."""
     context = Context()
-    # Ctrl-C must reach this program, which then stops the node.
+    # Ctrl-C must reach this program, which then stops what it has started.
     rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("clip", context=context, start_parameter_services=False)
+    node = rclpy.create_node(name, context=context, start_parameter_services=False)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     spinner = Thread(target=_spin, args=(executor,), daemon=True)
+    spinner.start()
     try:
-        player, recorder = Player(node), Recorder(node, NODE)
-        with NodeProcess(parameters, log) as process:
-            spinner.start()
-            _wait_until_connected(node, process, player, recorder)
-            yield LiveNode(process, player, recorder)
+        yield node
     finally:
         context.try_shutdown()
-        if spinner.is_alive():
-            spinner.join()
+        spinner.join()
 
 
-def _wait_until_connected(
-    node: Node, process: NodeProcess, player: Player, recorder: Recorder
-) -> None:
+def wait_until_connected(node: Node, process: NodeProcess, matched: Callable[[], bool]) -> None:
+    """Until the node of ``process`` listens, and both sides have discovered each other.
+
+    ``matched``: whether the topics of ``node`` are connected. RosError if the process ends, or
+    after ``START_TIMEOUT_S``.
+    """
     end = time.monotonic() + START_TIMEOUT_S
     service = node.create_client(GetParameters, f"{NODE}/get_parameters")
     # The node's topics are there while it still loads; it takes images from its subscription on.
-    while not (player.listeners and recorder.matched and service.service_is_ready()):
+    while not (matched() and service.service_is_ready()):
         process.check()
         if time.monotonic() > end:
             raise RosError(
