@@ -199,10 +199,10 @@ class Refinement:
 class Segmentation:
     """The result for one frame.
 
-    ``mask``: uint8 (H, W) class ids at the input's size. ``selection`` is None until the selector
-    has run, and for frames it does not run on (first frames, and others while load is shed).
-    ``confidence``: uint8 (H, W), the network's highest softmax probability, 255 for 1; None where
-    it was not asked for.
+    ``mask``: uint8 (H, W) class ids at the input's size, or the network's if that was asked for.
+    ``selection`` is None until the selector has run, and for frames it does not run on (first
+    frames, and others while load is shed). ``confidence``: uint8 (H, W), the network's highest
+    softmax probability, 255 for 1; None where it was not asked for.
     """
 
     mask: np.ndarray

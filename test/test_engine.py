@@ -169,6 +169,18 @@ def test_requested_reset(tiny: Segmenter, make_frame: MakeFrame) -> None:
     assert engine.process(make_frame(2)).provenance.reset is None
 
 
+def test_masks_at_the_networks_size(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    engine = engine_of(tiny, NEVER, inference_height=24)
+    for index, small in enumerate([True, True, False, True]):
+        result = engine.process(make_frame(index), confidence=True, mask_at_network_size=small)
+        assert result.confidence is not None
+        size = (24, 32) if small else (48, 64)
+        assert result.mask.shape == result.confidence.shape == size
+        assert result.provenance.epoch == 0  # the features are the same
+        assert result.provenance.exact
+    assert engine.counters.key_frames == 1
+
+
 def test_repeated_stamp_makes_a_key_frame_once(tiny: Segmenter, make_frame: MakeFrame) -> None:
     engine = engine_of(tiny, NEVER, delay=0)
     stamps_ms = [0, 100, 100, 100, 200, 200]

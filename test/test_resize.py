@@ -51,6 +51,32 @@ def test_mask_is_aligned(height: int, width: int, inference: int, axis: int, whe
     assert (line[:, sure] == (pixels > on_input)[sure]).all()
 
 
+@given(
+    height=st.integers(40, 200),
+    width=st.integers(40, 200),
+    inference=st.sampled_from([48, 100]),
+    scale=st.sampled_from([1.0, 3 / 4, 1 / 2]),
+    axis=st.sampled_from([0, 1]),
+    where=st.floats(0.3, 0.7),
+)
+@settings(max_examples=40, deadline=None)
+def test_mask_at_the_networks_size_is_aligned_too(
+    height: int, width: int, inference: int, scale: float, axis: int, where: float
+) -> None:
+    """Its size does not change while load is shed, so that a CameraInfo fits it."""
+    geometry = plan((height, width), inference, scale, mask_at_network_size=True)
+    assert geometry.mask == plan((height, width), inference).scaled
+    edge = where * geometry.scaled[axis] - 0.5
+    assume(3.5 < edge < geometry.padded[axis] - 4.5)
+    mask = mask_of(ramp_logits(geometry.padded, edge, axis), geometry)
+    assert mask.shape == geometry.mask
+    size = geometry.mask[axis]
+    on_mask, pixels = where * size - 0.5, np.arange(size)
+    sure = abs(pixels - on_mask) > 1e-2  # float32 coordinates
+    line = mask if axis == 1 else mask.T
+    assert (line[:, sure] == (pixels > on_mask)[sure]).all()
+
+
 def test_unpadded_mask_is_plain_bilinear_interpolation() -> None:
     logits = torch.randn(1, 5, 6, 8, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(logits, (48, 64), mode="bilinear").argmax(1)[0].numpy()

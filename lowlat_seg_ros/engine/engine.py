@@ -152,20 +152,28 @@ class Engine:
         *,
         waited_ms: float = 0.0,
         confidence: bool = False,
+        mask_at_network_size: bool = False,
     ) -> Segmentation:
         """Segment ``frame``; never waits for Sh, except on the first frame of an epoch.
 
         ``publish`` is called as soon as the mask is out, with ``selection`` None; the selector runs
         after it, and the returned record is complete. What ``publish`` raises comes through, after
         the selector has run. ``waited_ms`` is how long ago the frame came in; it counts for the
-        deadline. ``confidence`` asks for the record's; it is made after ``publish``, too. Raises
+        deadline. ``confidence`` asks for the record's; it is made after ``publish``, too.
+        ``mask_at_network_size`` asks for both at the size that ``inference_height`` gives, also
+        while load is shed, instead of the frame's. Raises
         ``FrameError`` for a frame of impossible size, ``RuntimeError`` after :meth:`close` or when
         called by two threads at once; the next frame works as usual.
         """
         with self._foreground():
             level = self._shedder.begin(self._config.max_latency_ms)
             size = frame.image.shape[:2]
-            geometry = resize.plan(size, self._config.inference_height, level.scale)
+            geometry = resize.plan(
+                size,
+                self._config.inference_height,
+                level.scale,
+                mask_at_network_size=mask_at_network_size,
+            )
             reason = schedule.needs_reset(
                 self._previous, frame, self._config, after_sh=self._previous_ran_sh
             )

@@ -1,4 +1,4 @@
-"""From an image to the network's input and from its logits to a mask of the image's size.
+"""From an image to the network's input and from its logits to a mask of the image's or that size.
 
 All sizes share one geometry: pixel centres at half-integers (as cv2.resize and
 ``F.interpolate(align_corners=False)`` have it), and a feature cell covers 8x8 pixels of the
@@ -7,7 +7,7 @@ network's input, as in training. So the way back is one bilinear interpolation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -23,17 +23,28 @@ MAX_PIXELS = 2**25
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes (height, width) in px: of the image, scaled for the network, and padded for it."""
+    """Sizes (height, width) in px: of the image, scaled for the network and padded for it.
+
+    ``mask`` is the size of the mask; features have nothing to do with it.
+    """
 
     image: tuple[int, int]
     scaled: tuple[int, int]
     padded: tuple[int, int]
+    mask: tuple[int, int] = field(compare=False)
 
 
-def plan(image: tuple[int, int], inference_height: int, scale: float = 1.0) -> Geometry:
+def plan(
+    image: tuple[int, int],
+    inference_height: int,
+    scale: float = 1.0,
+    *,
+    mask_at_network_size: bool = False,
+) -> Geometry:
     """Sizes by the rule of ``EngineConfig.inference_height``; raises FrameError if too large.
 
-    ``scale`` shrinks the sides further; what is too large without it is refused all the same.
+    ``scale`` shrinks the network's sides further; what is too large without it is refused all the
+    same. The mask has the image's size, or the network's without ``scale`` and padding.
     """
     height, width = image
     if inference_height:
@@ -46,10 +57,11 @@ def plan(image: tuple[int, int], inference_height: int, scale: float = 1.0) -> G
             f"an image of {width}x{height} would be segmented at {padded[1]}x{padded[0]}, which is "
             f"over {MAX_PIXELS} pixels; set a smaller inference_height or check the image's size"
         )
+    mask = scaled if mask_at_network_size else (height, width)
     if scale != 1.0:
         scaled = (max(1, round(scaled[0] * scale)), max(1, round(scaled[1] * scale)))
         padded = _padded(scaled)
-    return Geometry((height, width), scaled, padded)
+    return Geometry((height, width), scaled, padded, mask)
 
 
 def _padded(scaled: tuple[int, int]) -> tuple[int, int]:
@@ -85,7 +97,7 @@ def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:
 
 
 def mask_of(logits: Tensor, geometry: Geometry) -> np.ndarray:
-    """Logits (1, classes, h, w) of the padded image -> uint8 (H, W) ids at the image's size."""
+    """Logits (1, classes, h, w) of the padded image -> uint8 (H, W) ids at the mask's size."""
     mask: np.ndarray = _full_size(logits, geometry).argmax(dim=1).to(torch.uint8)[0].cpu().numpy()
     return mask
 
@@ -104,8 +116,8 @@ def confidence_of(logits: Tensor, geometry: Geometry) -> np.ndarray:
 
 
 def _full_size(values: Tensor, geometry: Geometry) -> Tensor:
-    """(1, C, h, w) of the padded image -> (1, C, H, W) at the image's size."""
-    height, width = geometry.image
+    """(1, C, h, w) of the padded image -> (1, C, H, W) at the mask's size."""
+    height, width = geometry.mask
     stride = geometry.padded[0] / values.shape[2]
     # The operator behind F.interpolate, which takes a size or a scale: here the scale is that of
     # the unpadded region, and the padding is never computed.
