@@ -1,0 +1,182 @@
+"""The QoS doctor: why a camera's images do not come or go missing, and what mends it.
+
+Everything here is a function of what :mod:`connections` has seen; nothing knows the middleware.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+#: A node busier than this share of the time supersedes images itself, as it is meant to.
+BUSY_SHARE = 0.5
+
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+RAW = "sensor_msgs/msg/Image"
+
+_PROFILE = "config/fastdds_large_images.xml of lowlat_seg_ros"
+
+
+class Severity(IntEnum):
+    """As the levels of ``diagnostic_msgs/DiagnosticStatus``."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence that says what is wrong and what mends it."""
+
+    severity: Severity
+    text: str
+
+
+@dataclass(frozen=True)
+class End:
+    """The other end of a topic: the node it belongs to, its type, and the policy (such as
+    ``reliability``) in which the two ends do not fit; empty if they do.
+    """
+
+    node: str
+    kind: str
+    policy: str = ""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A camera's topic at one moment.
+
+    ``kind`` is the type of message that is asked for; ``others`` are the topics that have it.
+    ``since_ms`` is the time since the newest image, None before the first, and ``timeout_ms`` how
+    long that may be (0 for ever). ``lost`` are the images that the middleware said it lost,
+    ``missing`` those that the publisher's numbers lack and ``received`` those that came, since the
+    last look. ``busy_share`` is the share of that time in which frames were made. ``profile``:
+    whether this process has a Fast DDS profile, None where the middleware is another.
+    ``clock_waits``: simulated time is asked for and has not begun.
+    """
+
+    topic: str
+    kind: str
+    ends: tuple[End, ...] = ()
+    others: tuple[str, ...] = ()
+    since_ms: float | None = None
+    timeout_ms: float = 0.0
+    lost: int = 0
+    missing: int = 0
+    received: int = 0
+    busy_share: float = 0.0
+    profile: bool | None = None
+    clock_waits: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """A topic of the node, and the subscribers on it."""
+
+    topic: str
+    kind: str
+    ends: tuple[End, ...] = ()
+
+
+def examine_input(state: Input, max_lost_share: float) -> list[Finding]:
+    """What is wrong with a camera's topic, the worst first; empty if nothing is.
+
+    ``max_lost_share``: of the images, may go missing on their way to a node that has time for them.
+    """
+    silent = state.since_ms is None or 0 < state.timeout_ms < state.since_ms
+    fitting = [end for end in state.ends if end.kind == state.kind and not end.policy]
+    severity = Severity.WARN if fitting else Severity.ERROR
+    misfits = [_misfit(state, end) for end in state.ends if end not in fitting]
+    findings = [Finding(severity, text) for text in misfits]
+    if not state.ends:
+        findings.append(Finding(Severity.ERROR, _nobody(state)))
+    elif silent and fitting:
+        findings.append(Finding(Severity.ERROR, _silence(state, len(fitting))))
+    if state.lost:
+        text = f"the middleware lost {state.lost} images on {state.topic}; {_room(state)}"
+        findings.append(Finding(Severity.WARN, text))
+    elif state.busy_share < BUSY_SHARE and _share(state) > max_lost_share:
+        text = (
+            f"{state.missing} of {state.missing + state.received} images on {state.topic} never "
+            f"came, though this node had time for them; {_room(state)}"
+        )
+        findings.append(Finding(Severity.WARN, text))
+    return sorted(findings, key=lambda finding: -finding.severity)
+
+
+def examine_output(state: Output) -> list[Finding]:
+    """Who subscribes to one of the node's topics and receives nothing, and what mends it."""
+    return [
+        Finding(
+            Severity.WARN,
+            f"{end.node} asks for more {end.policy} on {state.topic} than this node offers, so it "
+            f"receives nothing; {fix(state.topic, 'publisher', end.policy)}",
+        )
+        for end in state.ends
+        if end.policy
+    ]
+
+
+def fix(topic: str, side: str, policy: str) -> str:
+    """How to make the ``side`` (publisher or subscription) of ``topic`` fit in a policy."""
+    wanted = {
+        ("subscription", "reliability"): "best_effort",
+        ("subscription", "durability"): "volatile",
+        ("publisher", "reliability"): "reliable",
+        ("publisher", "durability"): "transient_local",
+    }.get((side, policy))
+    if wanted is None:
+        return f"give both ends the same {policy}"
+    return f"set the parameter qos_overrides.{topic}.{side}.{policy} to {wanted}"
+
+
+def _misfit(state: Input, end: End) -> str:
+    if end.kind != state.kind:
+        return f"{end.node} sends {end.kind} on {state.topic}, not {state.kind}; {_way(end)}"
+    return (
+        f"{end.node} offers less {end.policy} on {state.topic} than this node asks for, so none of "
+        f"its images comes; {fix(state.topic, 'subscription', end.policy)}"
+    )
+
+
+def _way(end: End) -> str:
+    ways = {COMPRESSED: "compressed", RAW: "raw"}
+    if end.kind in ways:
+        return f"set the parameter image_transport to {ways[end.kind]}, and remap image accordingly"
+    return "remap image to a camera's topic"
+
+
+def _nobody(state: Input) -> str:
+    if not state.others:
+        return f"nobody publishes {state.topic}, or any other {state.kind}; start the camera"
+    topics = ", ".join(state.others)
+    return f"nobody publishes {state.topic}; start the camera, or remap image to one of: {topics}"
+
+
+def _silence(state: Input, publishers: int) -> str:
+    if state.clock_waits:
+        return (
+            f"no image on {state.topic}, and no time on /clock though use_sim_time is true; play "
+            "the bag with --clock, start the simulation, or set use_sim_time to false"
+        )
+    who = "a publisher" if publishers == 1 else f"{publishers} publishers"
+    so_far = "has come yet" if state.since_ms is None else f"came for {state.since_ms:.0f} ms"
+    return (
+        f"{who} of {state.topic} fit, but no image {so_far}; see whether the camera sends (ros2 "
+        f"topic hz {state.topic}), and if it does, {_room(state)}"
+    )
+
+
+def _room(state: Input) -> str:
+    """What to do about images that are lost on their way."""
+    if state.profile is None:
+        return "give the middleware larger receive buffers"
+    if state.profile:
+        return f"start the camera with {_PROFILE} as well (FASTRTPS_DEFAULT_PROFILES_FILE)"
+    return f"set FASTRTPS_DEFAULT_PROFILES_FILE to {_PROFILE} for this node and for the camera"
+
+
+def _share(state: Input) -> float:
+    return state.missing / max(state.missing + state.received, 1)

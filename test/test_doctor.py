@@ -1,0 +1,103 @@
+"""The QoS doctor: what it finds, and the fix that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lowlat_seg_ros.ros.doctor import (
+    COMPRESSED,
+    RAW,
+    End,
+    Input,
+    Output,
+    Severity,
+    examine_input,
+    examine_output,
+)
+
+CAMERA = End("/camera", RAW)
+WELL = Input("/image", RAW, (CAMERA,), since_ms=30.0, timeout_ms=1000.0, received=30, profile=False)
+
+
+def findings(max_lost_share: float = 0.1, **changes: object) -> list[tuple[Severity, str]]:
+    state = dataclasses.replace(WELL, **changes)  # type: ignore[arg-type]
+    return [(found.severity, found.text) for found in examine_input(state, max_lost_share)]
+
+
+def test_nothing_is_wrong_with_a_camera_whose_images_come() -> None:
+    assert findings() == []
+    assert findings(since_ms=5000.0, timeout_ms=0.0) == []  # 0: as long as it likes
+
+
+@pytest.mark.parametrize(
+    ("changes", "texts"),
+    [
+        ({"ends": ()}, ["nobody publishes /image, or any other", "start the camera"]),
+        ({"ends": (), "others": ("/a", "/b")}, ["remap image to one of: /a, /b"]),
+        (
+            {"ends": (End("/cam", RAW, "reliability"),)},
+            ["/cam offers less reliability", "/image.subscription.reliability to best_effort"],
+        ),
+        (
+            {"ends": (End("/cam", RAW, "durability"),)},
+            ["qos_overrides./image.subscription.durability to volatile"],
+        ),
+        ({"ends": (End("/cam", RAW, "deadline"),)}, ["give both ends the same deadline"]),
+        ({"ends": (End("/cam", COMPRESSED),)}, ["sends sensor_msgs/msg/Comp", "to compressed"]),
+        ({"ends": (End("/lidar", "sensor_msgs/msg/PointCloud2"),)}, ["to a camera's topic"]),
+        ({"since_ms": None}, ["a publisher of /image fit", "has come yet", "ros2 topic hz /image"]),
+        ({"since_ms": 1001.0, "ends": (CAMERA, CAMERA)}, ["2 publishers", "for 1001 ms"]),
+        ({"since_ms": None, "clock_waits": True}, ["no time on /clock", "--clock"]),
+    ],
+)  # fmt: skip
+def test_silent_camera_is_an_error_with_its_fix(
+    changes: dict[str, object], texts: list[str]
+) -> None:
+    ((severity, found),) = findings(**changes)
+    assert severity is Severity.ERROR
+    assert all(text in found for text in texts), found
+
+
+def test_misfit_beside_a_camera_that_fits_is_a_warning() -> None:
+    ((severity, found),) = findings(ends=(CAMERA, End("/old", RAW, "reliability")))
+    assert severity is Severity.WARN
+    assert "/old offers less reliability" in found
+
+
+@pytest.mark.parametrize(
+    ("profile", "fix"),
+    [
+        (False, "set FASTRTPS_DEFAULT_PROFILES_FILE to config/fastdds_large_images.xml"),
+        (True, "start the camera with config/fastdds_large_images.xml"),
+        (None, "larger receive buffers"),
+    ],
+)
+@pytest.mark.parametrize("changes", [{"lost": 7}, {"missing": 7, "received": 23}])
+def test_lost_images_are_a_warning_with_its_fix(
+    changes: dict[str, object], profile: bool | None, fix: str
+) -> None:
+    ((severity, found),) = findings(profile=profile, **changes)
+    assert severity is Severity.WARN
+    assert "7" in found
+    assert fix in found
+
+
+def test_images_superseded_by_a_busy_node_are_as_meant() -> None:
+    assert findings(missing=20, received=10, busy_share=0.9) == []
+    assert findings(missing=1, received=30) == []  # a share below the limit
+    assert findings(missing=20, received=10, max_lost_share=1.0) == []
+
+
+def test_worst_comes_first() -> None:
+    found = findings(since_ms=None, lost=1, ends=(CAMERA, End("/old", RAW, "durability")))
+    assert [severity for severity, _ in found] == [Severity.ERROR, Severity.WARN, Severity.WARN]
+
+
+def test_subscriber_that_asks_for_more_is_named_with_the_fix() -> None:
+    ends = (End("/rviz", RAW), End("/recorder", RAW, "durability"))
+    (found,) = examine_output(Output("/node/mask", RAW, ends))
+    assert found.severity is Severity.WARN
+    assert found.text.startswith("/recorder asks for more durability on /node/mask")
+    assert "qos_overrides./node/mask.publisher.durability to transient_local" in found.text
