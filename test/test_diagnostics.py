@@ -36,7 +36,7 @@ CONFIG = NodeConfig(camera_timeout_ms=500.0, max_consecutive_delay_ms=1000.0)
 
 def stream(**times: float) -> StreamState:
     known = StreamTimes(**times)
-    return StreamState("/image", 1, Ledger(), known, Rates(), Counters(), SlowTrackState())
+    return StreamState("", "/image", 1, Ledger(), known, Rates(), Counters(), SlowTrackState())
 
 
 @pytest.mark.parametrize(

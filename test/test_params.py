@@ -47,6 +47,12 @@ def test_transports_are_named() -> None:
         NodeConfig(image_transport="theora")
 
 
+@pytest.mark.parametrize("names", [("front", "front"), ("a/b",), ("2nd",), ("",)])
+def test_cameras_need_names_of_their_own_that_topics_may_have(names: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="give each camera a name of its own"):
+        NodeConfig(cameras=names)
+
+
 def test_wrong_settings_of_the_node_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"overlay_alpha is 1.5; it must lie in \[0.0, 1.0\]"):
         NodeConfig(overlay_alpha=1.5)

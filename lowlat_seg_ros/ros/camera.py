@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 
 from lowlat_seg_ros.data.labels import ClassTable
@@ -18,6 +17,7 @@ from lowlat_seg_ros.frames import Frame, FrameError, ResetReason, Segmentation
 from lowlat_seg_ros.images.raw import ImageError
 from lowlat_seg_ros.ros import qos
 from lowlat_seg_ros.ros.diagnostics import RateMeter, StreamState
+from lowlat_seg_ros.ros.executor import OwnThreadGroup
 from lowlat_seg_ros.ros.ledger import Bookkeeper, Ledger, SequenceGaps
 from lowlat_seg_ros.ros.monitor import StreamMonitor, since_ms
 from lowlat_seg_ros.ros.outputs import Outputs
@@ -30,7 +30,8 @@ from lowlat_seg_ros.ros.transport import TRANSPORTS
 class CameraStream:
     """Masks for the images of one camera; made once, started and stopped as often as wanted.
 
-    Its callbacks run one at a time, in ``group``. ``settings`` is asked once a frame.
+    Its callbacks run one at a time, in a group of their own. ``settings`` is asked once a frame.
+    ``camera`` is its name where there are several, and part of its topics.
     """
 
     def __init__(
@@ -38,13 +39,15 @@ class CameraStream:
         node: Node,
         engine: Engine,
         table: ClassTable,
-        group: CallbackGroup,
         settings: Callable[[], Settings],
+        camera: str = "",
     ) -> None:
         self._node, self._engine = node, engine
-        self._group, self._settings = group, settings
+        self._settings, self._camera = settings, camera
+        self._group = OwnThreadGroup()
         self._transport = TRANSPORTS[settings().node.image_transport]
-        self._topic = node.resolve_topic_name(self._transport.topic(node))
+        self._relative = self._transport.topic(node, f"{camera}/image" if camera else "image")
+        self._topic = node.resolve_topic_name(self._relative)
         self._books, self._gaps = Bookkeeper(), SequenceGaps()
         self._monitor = StreamMonitor(self._now_ns)
         self._log_error = Throttle(node.get_logger().error)
@@ -53,7 +56,7 @@ class CameraStream:
         self._active = False
         self._idle = threading.Lock()  # held by the image callback
         self._subscription: Any = None
-        self._out = Outputs(node, table)
+        self._out = Outputs(node, table, camera)
 
     @property
     def topic(self) -> str:
@@ -80,6 +83,7 @@ class CameraStream:
         """How the stream fares, for diagnostics; rates are since the last call."""
         ledger = self.ledger
         return StreamState(
+            self._camera,
             self._topic,
             self.publishers,
             ledger,
@@ -97,7 +101,7 @@ class CameraStream:
         self._active = True
         self._subscription = self._node.create_subscription(
             self._transport.message,
-            self._transport.topic(self._node),
+            self._relative,
             self._on_image,
             qos.image(),
             callback_group=self._group,
@@ -119,9 +123,14 @@ class CameraStream:
         self._idle.release()
         return True
 
-    def destroy(self) -> None:
-        """Take back the topics; call it when stopped."""
+    def destroy(self, timeout_s: float) -> bool:
+        """Take back the topics and end the engine; False if Sh takes longer than ``timeout_s``.
+
+        Call it when stopped.
+        """
+        ended = self._engine.close(timeout_s)
         self._out.destroy()
+        return ended
 
     def reset(self, reason: ResetReason) -> None:
         """Make the next frame a fresh key frame."""

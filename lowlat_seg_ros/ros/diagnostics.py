@@ -51,8 +51,9 @@ class RateMeter:
 
 @dataclass(frozen=True)
 class StreamState:
-    """A camera stream at one moment."""
+    """A camera stream at one moment; ``camera`` is its name, empty if there is but one."""
 
+    camera: str
     topic: str
     publishers: int
     ledger: Ledger
@@ -76,15 +77,18 @@ def diagnostics(
 
 
 def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticStatus]:
-    """All states of one camera stream."""
+    """All states of one camera stream, named after it."""
     times, rates, counters = stream.times, stream.rates, stream.counters
-    return [
+    statuses = [
         camera_status(stream, settings.node),
         processing_status(times, rates, settings.node),
         deadline_status(times.deadline, counters, settings.engine.max_latency_ms),
         slow_track_status(stream.slow_track, counters),
         ledger_status(stream.ledger, rates),
     ]
+    for status in statuses:
+        status.name = f"{stream.camera}: {status.name}" if stream.camera else status.name
+    return statuses
 
 
 def lifecycle_status(state: str, problem: str, budget: Budget | None) -> DiagnosticStatus:

@@ -1,11 +1,11 @@
-"""An executor that gives the image callback a thread of its own."""
+"""An executor that gives the image callbacks a thread of their own."""
 
 from __future__ import annotations
 
 import queue
 import threading
 
-from rclpy.callback_groups import CallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.context import Context
 from rclpy.executors import (
     ConditionReachedException,
@@ -16,19 +16,27 @@ from rclpy.executors import (
 from rclpy.task import Task
 
 
+class OwnThreadGroup(MutuallyExclusiveCallbackGroup):
+    """Callbacks for the own thread of an :class:`OwnThreadExecutor`, such as those of a camera."""
+
+
 class OwnThreadExecutor(Executor):
-    """Runs the callbacks of ``group`` in one thread of their own, all others where it spins.
+    """Runs the callbacks of every :class:`OwnThreadGroup` in one thread, all others where it spins.
 
     So a long image callback delays neither diagnostics, parameters nor ``/clock``, and they do not
     delay it. rclpy's MultiThreadedExecutor would do that too, but runs successive image callbacks
     in different threads, and each thread that uses PyTorch keeps a team of OpenMP threads.
 
+    The groups are served in the order in which they became ready: with a group for each camera,
+    the one that has waited longest comes next, and a camera waits for no more than one image of
+    each other one. A message is taken from the middleware only when its turn has come, so that it
+    is the newest. (Of one group for all, rclpy would serve the first camera again and again.)
+
     An exception of a callback is raised by :meth:`spin`.
     """
 
-    def __init__(self, group: CallbackGroup, *, context: Context | None = None) -> None:
+    def __init__(self, *, context: Context | None = None) -> None:
         super().__init__(context=context)
-        self._group = group
         self._work: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         # What waits or runs in the own thread: tasks are offered again until they have begun.
         self._handed_over: set[Task] = set()
@@ -44,7 +52,7 @@ class OwnThreadExecutor(Executor):
         except (ShutdownException, TimeoutException, ConditionReachedException):
             pass
         else:
-            if entity is None or entity.callback_group is not self._group:
+            if entity is None or not isinstance(entity.callback_group, OwnThreadGroup):
                 self._run(task)
             elif task not in self._handed_over:
                 self._handed_over.add(task)

@@ -1,4 +1,4 @@
-"""The node ``segmentation_node``: one camera in, masks and what is known about them out."""
+"""The node ``segmentation_node``: cameras in, masks and what is known about them out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
@@ -52,8 +51,7 @@ class _Loaded:
     """What there is between configure and cleanup."""
 
     model: Model
-    engine: Engine
-    camera: CameraStream
+    cameras: tuple[CameraStream, ...]
 
 
 class SegmentationNode(ManagedNode):
@@ -64,7 +62,6 @@ class SegmentationNode(ManagedNode):
     def __init__(self) -> None:
         """Declare the parameters; raises rclpy's exceptions and ``ConfigError`` for wrong ones."""
         super().__init__("segmentation_node")
-        self.camera_group = MutuallyExclusiveCallbackGroup()
         self._settings = SettingsParameters(self)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(
@@ -90,11 +87,9 @@ class SegmentationNode(ManagedNode):
         """Load, warm up and measure; raises ``CheckpointError`` and ``ConfigError``."""
         settings = self._settings.current
         model = load_model(settings)
-        engine = Engine(model.segmenter, settings.engine, threshold=model.header.threshold)
-        camera = CameraStream(
-            self, engine, model.table, self.camera_group, lambda: self._settings.current
+        self._loaded = _Loaded(
+            model, tuple(self._camera(model, name) for name in settings.node.cameras or [""])
         )
-        self._loaded = _Loaded(model, engine, camera)
         self._settings.fixed = True
         self._start_timer()  # its period may be another
         threshold = effective_threshold(model.header.threshold, settings.engine)
@@ -111,18 +106,20 @@ class SegmentationNode(ManagedNode):
         )
 
     def activate(self) -> None:
-        """Subscribe to the camera."""
+        """Subscribe to the cameras."""
         assert self._loaded is not None
-        camera = self._loaded.camera
-        camera.start()
+        for camera in self._loaded.cameras:
+            camera.start()
         for sentence in unknown_parameters(self):
             self.get_logger().warning(f"Parameters: {sentence}")
-        self.get_logger().info(f"Waiting for images on {camera.topic}")
+        topics = ", ".join(camera.topic for camera in self._loaded.cameras)
+        self.get_logger().info(f"Waiting for images on {topics}")
 
     def deactivate(self) -> None:
         """Stop listening; raises ``TimeoutError`` if the frame being worked on does not end."""
         assert self._loaded is not None
-        if not self._loaded.camera.stop(TRANSITION_TIMEOUT_S):
+        stopped = [camera.stop(TRANSITION_TIMEOUT_S) for camera in self._loaded.cameras]
+        if not all(stopped):
             raise TimeoutError(f"the frame does not end within {TRANSITION_TIMEOUT_S:g} s")
         self.get_logger().info("Images are no longer listened to")
 
@@ -138,11 +135,16 @@ class SegmentationNode(ManagedNode):
         self._settings.fixed = False
         if loaded is None:
             return True
-        ended = [loaded.camera.stop(timeout_s), loaded.engine.close(timeout_s)]
-        loaded.camera.destroy()
+        ended = [camera.stop(timeout_s) for camera in loaded.cameras]
+        ended += [camera.destroy(timeout_s) for camera in loaded.cameras]
         del loaded
         release_unused()
         return all(ended)
+
+    def _camera(self, model: Model, name: str) -> CameraStream:
+        settings = self._settings.current
+        engine = Engine(model.segmenter, settings.engine, threshold=model.header.threshold)
+        return CameraStream(self, engine, model.table, lambda: self._settings.current, name)
 
     def _start_timer(self) -> None:
         if hasattr(self, "_timer"):
@@ -155,8 +157,8 @@ class SegmentationNode(ManagedNode):
         )
 
     def _on_time_jump(self, jump: TimeJump) -> None:
-        if self._loaded is not None:
-            self._loaded.camera.reset(ResetReason.TIME_JUMPED_BACK)
+        for camera in self._loaded.cameras if self._loaded else ():
+            camera.reset(ResetReason.TIME_JUMPED_BACK)
         self.get_logger().warning(
             f"ROS time jumped by {jump.delta.nanoseconds / 1e9:.3f} s; the next frame starts afresh"
         )
@@ -165,9 +167,10 @@ class SegmentationNode(ManagedNode):
         now_ns, loaded = self.get_clock().now().nanoseconds, self._loaded
         budget = loaded.model.budget if loaded else None
         statuses: list[DiagnosticStatus] = [lifecycle_status(self.state, self.problem, budget)]
-        if loaded is not None and loaded.camera.active:
-            state = loaded.camera.state(time.monotonic())
-            statuses += camera_statuses(state, self._settings.current)
+        for camera in loaded.cameras if loaded else ():
+            if camera.active:
+                state = camera.state(time.monotonic())
+                statuses += camera_statuses(state, self._settings.current)
         name = self.get_fully_qualified_name().lstrip("/")
         device = str(loaded.model.device) if loaded else self._settings.current.node.device
         self._diagnostics.publish(diagnostics(name, device, now_ns, statuses))
@@ -192,7 +195,7 @@ def main(args: list[str] | None = None) -> int:
         return 0  # asked to end while starting: the middleware then makes no more topics
     if not started:
         return 1 if rclpy.ok() else 0
-    executor = OwnThreadExecutor(node.camera_group)
+    executor = OwnThreadExecutor()
     executor.add_node(node)
     try:
         executor.spin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +21,9 @@ from lowlat_seg_ros.config import ConfigError, EngineConfig, check, setting
 from lowlat_seg_ros.ros.transport import TRANSPORTS
 
 Record = TypeVar("Record")
+
+#: What a part of a topic's name may be.
+_CAMERA = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class NodeConfig:
     )  # fmt: skip
     expected_height: int = setting(
         480, "height of the images to come", unit="px", low=8, high=16384
+    )
+    cameras: tuple[str, ...] = setting(
+        (),
+        "names of the cameras, each with its image on <name>/image and its masks on ~/<name>/mask; "
+        "empty ([''] in a file) for one camera on the topics 'image' and ~/mask",
     )
     image_transport: str = setting(
         "raw",
@@ -87,6 +96,12 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        for name in self.cameras:
+            if not _CAMERA.fullmatch(name) or self.cameras.count(name) > 1:
+                raise ConfigError(
+                    f"NodeConfig.cameras is {', '.join(self.cameras)}; give each camera a name of "
+                    f"its own of letters, digits and _, not beginning with a digit, unlike {name!r}"
+                )
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,7 @@ class SettingsParameters:
         self._current = self._with(parameters)
 
     def _with(self, parameters: list[Parameter]) -> Settings:
-        values = {parameter.name: parameter.value for parameter in parameters}
+        values = {parameter.name: _value(parameter.value) for parameter in parameters}
         now = self._current
         return Settings(_replace(now.node, values), _replace(now.engine, values))
 
@@ -173,10 +188,22 @@ def unknown_parameters(node: Node) -> list[str]:
 
 def _declare(node: Node, kind: type[Record]) -> Record:
     values = {
-        item.name: node.declare_parameter(item.name, item.default, descriptor(item)).value
+        item.name: _value(node.declare_parameter(item.name, _default(item), descriptor(item)).value)
         for item in dataclasses.fields(kind)  # type: ignore[arg-type]
     }
     return kind(**values)
+
+
+def _default(item: dataclasses.Field[Any]) -> Any:
+    """As a parameter: ROS cannot tell the type of an empty list, so that of no names has one."""
+    return [*item.default] or [""] if isinstance(item.default, tuple) else item.default
+
+
+def _value(value: Any) -> Any:
+    """A parameter's value as a setting's; an empty list comes as None."""
+    if value is None or isinstance(value, list):
+        return tuple(item for item in value or () if item)
+    return value
 
 
 def _replace(record: Record, values: dict[str, Any]) -> Record:

@@ -24,9 +24,9 @@ class Transport:
     suffix: str
     to_rgb: Callable[[Any], np.ndarray]
 
-    def topic(self, node: Node) -> str:
+    def topic(self, node: Node, image: str = "image") -> str:
         """The topic to subscribe to: below whatever ``image`` is remapped to."""
-        return node.resolve_topic_name("image") + self.suffix if self.suffix else "image"
+        return node.resolve_topic_name(image) + self.suffix if self.suffix else image
 
 
 TRANSPORTS = {

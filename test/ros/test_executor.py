@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import rclpy
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.context import Context
 from rclpy.node import Node
 
-from lowlat_seg_ros.ros.executor import OwnThreadExecutor
+from lowlat_seg_ros.ros.executor import OwnThreadExecutor, OwnThreadGroup
 
-GROUP = MutuallyExclusiveCallbackGroup
+GROUP = OwnThreadGroup
 
 
 @pytest.fixture
@@ -39,13 +40,33 @@ def test_group_has_one_thread_and_others_run_where_it_spins(node: Node) -> None:
 
     node.create_timer(0.001, lambda: count(own), callback_group=group)
     node.create_timer(0.001, lambda: count(others))
-    executor = OwnThreadExecutor(group, context=node.context)
+    executor = OwnThreadExecutor(context=node.context)
     executor.add_node(node)
     spin_until(executor, enough)
     assert executor.join(10.0)
     assert set(others) == {threading.get_ident()}
     assert len(set(own)) == 1
     assert not set(own) & set(others)
+
+
+def test_groups_of_the_own_thread_take_turns(node: Node) -> None:
+    """Each is ready again at once, as cameras are whose images come faster than they are done."""
+    turns, enough = [], threading.Event()
+
+    def take_turn(name: str) -> None:
+        time.sleep(0.01)  # so that all are ready when the next one is chosen
+        turns.append(name)
+        if len(turns) >= 33:
+            enough.set()
+
+    for name in "abc":
+        node.create_timer(1e-4, partial(take_turn, name), callback_group=GROUP())
+    executor = OwnThreadExecutor(context=node.context)
+    executor.add_node(node)
+    spin_until(executor, enough)
+    assert executor.join(10.0)
+    rounds = [turns[start : start + 3] for start in range(3, 33, 3)]  # after all are under way
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds), turns
 
 
 def test_others_go_on_while_the_group_is_busy(node: Node) -> None:
@@ -63,7 +84,7 @@ def test_others_go_on_while_the_group_is_busy(node: Node) -> None:
 
     node.create_timer(0.001, busy, callback_group=group)
     node.create_timer(0.005, other)
-    executor = OwnThreadExecutor(group, context=node.context)
+    executor = OwnThreadExecutor(context=node.context)
     executor.add_node(node)
     spin_until(executor, done)
     assert executor.join(30.0)
@@ -79,7 +100,7 @@ def test_exception_of_a_callback_comes_out_of_spin(node: Node, own: bool) -> Non
         raise ArithmeticError("of the callback")
 
     node.create_timer(0.001, fail, callback_group=group if own else None)
-    executor = OwnThreadExecutor(group, context=node.context)
+    executor = OwnThreadExecutor(context=node.context)
     executor.add_node(node)
     with pytest.raises(ArithmeticError, match="of the callback"):
         executor.spin()
@@ -94,7 +115,7 @@ def test_join_tells_that_a_callback_does_not_end(node: Node) -> None:
         release.wait(30.0)
 
     node.create_timer(0.001, hang, callback_group=group)
-    executor = OwnThreadExecutor(group, context=node.context)
+    executor = OwnThreadExecutor(context=node.context)
     executor.add_node(node)
     spin_until(executor, begun)
     assert not executor.join(0.05)
