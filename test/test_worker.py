@@ -10,6 +10,7 @@ import torch
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
+from lowlat_seg_ros.engine.device import use_threads
 from lowlat_seg_ros.engine.gate import Gate
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Pause
@@ -113,6 +114,27 @@ def test_threads_are_set_in_the_worker_alone() -> None:
     assert track.close(WAIT_S)
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
+
+
+def test_threads_of_a_thread_outlast_what_others_set() -> None:
+    """PyTorch gives a thread the newest default of all at its first parallel work."""
+    before, seen = torch.get_num_threads(), []
+    is_set, go = threading.Event(), threading.Event()
+
+    def body() -> None:
+        use_threads(before + 1)
+        is_set.set()
+        assert go.wait(WAIT_S)
+        torch.ones(100_000).exp()
+        seen.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    assert is_set.wait(WAIT_S)
+    torch.set_num_threads(before)
+    go.set()
+    thread.join(WAIT_S)
+    assert seen == [before + 1]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,9 @@ def use_threads(count: int) -> None:
     PyTorch keeps this per calling thread; other threads that have begun are not affected, but the
     newest call is the default of threads to come. So each track calls this in its own thread.
     """
+    # A thread's first parallel work takes over the newest default, whatever was set before: asking
+    # counts as such.
+    torch.get_num_threads()
     torch.set_num_threads(count or cores())
 
 
