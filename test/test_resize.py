@@ -154,3 +154,42 @@ def test_shrinking_averages_areas(tiny: Segmenter) -> None:
 def test_absurd_sizes_are_refused(size: tuple[int, int], inference_height: int) -> None:
     with pytest.raises(FrameError, match=f"over {MAX_PIXELS} pixels; set a smaller"):
         plan(size, inference_height)
+
+
+@given(
+    height=st.integers(8, 120),
+    width=st.integers(8, 120),
+    inference=st.sampled_from([0, 24, 60]),
+    upsampling=st.sampled_from([1, 2]),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_fast_arg_max_is_that_of_interpolated_logits(
+    height: int, width: int, inference: int, upsampling: int, seed: int
+) -> None:
+    """Wherever rounding does not decide; in double precision."""
+    geometry = plan((height, width), inference)
+    cells = [side // 8 * upsampling for side in geometry.padded]
+    logits = torch.randn(1, 7, *cells, generator=torch.Generator().manual_seed(seed))
+    stride = 8 / upsampling
+    scales = [stride * m / s for m, s in zip(geometry.mask, geometry.scaled, strict=True)]
+    full = torch.ops.aten.upsample_bilinear2d(logits.double(), geometry.mask, False, *scales)
+    first, second = full.topk(2, dim=1).values[0]
+    sure = (first - second > 1e-4).numpy()
+    assert sure.mean() > 0.99
+    mask = mask_of(logits, geometry)
+    assert (mask[sure] == full.argmax(dim=1)[0].numpy()[sure]).all()
+    assert mask.flags.c_contiguous
+
+
+def test_equal_logits_give_the_first_class() -> None:
+    assert (mask_of(torch.ones(1, 4, 2, 2), plan((16, 16), 0)) == 0).all()
+    logits = torch.tensor([0.0, 2.0, 2.0, 1.0]).view(1, 4, 1, 1).expand(1, 4, 2, 2)
+    assert (mask_of(logits, plan((16, 16), 0)) == 1).all()
+
+
+def test_a_normalised_image_is_bit_for_bit_that_of_training(tiny: Segmenter) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    expected = tiny.normalise(pixels.float() / 255)
+    assert torch.equal(network_input(image, plan((16, 24), 0), tiny), expected)

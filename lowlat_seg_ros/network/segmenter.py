@@ -23,6 +23,13 @@ STD = (0.229, 0.224, 0.225)
 STRIDE = 8
 
 
+def normalise(image: Tensor) -> Tensor:
+    """RGB in [0, 1] (N, 3, H, W) -> what Sl expects."""
+    mean = torch.tensor(MEAN, dtype=image.dtype, device=image.device).view(3, 1, 1)
+    std = torch.tensor(STD, dtype=image.dtype, device=image.device).view(3, 1, 1)
+    return (image - mean) / std
+
+
 def _no_pause() -> None:
     """Sh runs through."""
 
@@ -62,9 +69,7 @@ class Segmenter(nn.Module):
 
     def normalise(self, image: Tensor) -> Tensor:
         """RGB in [0, 1] (N, 3, H, W) -> what Sl expects."""
-        mean = torch.tensor(MEAN, dtype=image.dtype, device=image.device).view(3, 1, 1)
-        std = torch.tensor(STD, dtype=image.dtype, device=image.device).view(3, 1, 1)
-        return (image - mean) / std
+        return normalise(image)
 
     def lower(self, image: Tensor) -> Tensor:
         """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l."""
