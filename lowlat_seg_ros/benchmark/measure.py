@@ -16,7 +16,8 @@ from lowlat_seg_ros.benchmark.kernel import measure as measure_kernel
 from lowlat_seg_ros.benchmark.record import Benchmark, Facts
 from lowlat_seg_ros.benchmark.sides import IDLE
 from lowlat_seg_ros.engine.device import cores, foreground_threads, use_threads
-from lowlat_seg_ros.evaluation.machine import Neighbours, describe
+from lowlat_seg_ros.engine.neighbours import Neighbours
+from lowlat_seg_ros.evaluation.machine import describe
 from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from lowlat_seg_ros.benchmark.camera import Camera, Pace
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.evaluation.machine import Neighbours
+from lowlat_seg_ros.engine.neighbours import Neighbours
 from lowlat_seg_ros.evaluation.run import Method
 from lowlat_seg_ros.frames import Frame, MaskKind, Segmentation, StageTiming
 

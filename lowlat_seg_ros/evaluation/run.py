@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from lowlat_seg_ros.engine.neighbours import Neighbours
 from lowlat_seg_ros.evaluation.footage import Footage
-from lowlat_seg_ros.evaluation.machine import Neighbours
 from lowlat_seg_ros.evaluation.metrics import Confusion, Consistency
 from lowlat_seg_ros.evaluation.summary import CONSISTENCY_FRAMES
 from lowlat_seg_ros.frames import Counters, Frame, MaskKind, ResetReason, Segmentation
