@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 pytest.importorskip("diagnostic_msgs", reason="needs ROS 2")
@@ -20,13 +22,16 @@ from lowlat_seg_ros.ros.diagnostics import (
     StreamState,
     camera_status,
     camera_statuses,
+    connections_status,
     deadline_status,
     diagnostics,
+    key_frames_status,
     ledger_status,
     lifecycle_status,
     processing_status,
     slow_track_status,
 )
+from lowlat_seg_ros.ros.doctor import Finding, Severity
 from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.monitor import StreamTimes
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
@@ -64,11 +69,13 @@ def test_processing(delayed_ms: float, level: bytes) -> None:
 def test_deadline(shed: int) -> None:
     newest = Deadline(shed, 120.0, True)
     status = deadline_status(newest, Counters(missed=3, shed=2), 100.0)
-    assert status.level == (WARN if shed else OK)
+    assert status.level == (ERROR if shed == len(LEVELS) - 1 else WARN if shed else OK)
     assert LEVELS[shed].doc in status.message
     values = {pair.key: pair.value for pair in status.values}
     assert (values["shed_level"], values["missed"], values["shed"]) == (str(shed), "3", "2")
     assert (values["deadline_missed"], values["max_latency_ms"]) == ("True", "100.000")
+    in_time = deadline_status(Deadline(shed, 80.0, False), Counters(), 100.0)
+    assert in_time.level == (WARN if shed else OK)
     off = deadline_status(newest, Counters(), 0.0)
     assert (off.level, off.message) == (OK, "no deadline is set")
 
@@ -78,11 +85,13 @@ def test_deadline(shed: int) -> None:
     [
         (SlowTrackState(), OK),
         (SlowTrackState(last_error="Sh failed on frame 3"), WARN),
+        (SlowTrackState(running=True, running_ms=700.0), OK),
+        (SlowTrackState(running=True, running_ms=701.0), WARN),
         (SlowTrackState(alive=False), ERROR),
     ],
 )
 def test_slow_track(state: SlowTrackState, level: bytes) -> None:
-    status = slow_track_status(state, Counters())
+    status = slow_track_status(state, Counters(), NodeConfig(max_refinement_ms=700.0))
     assert status.level == level
     assert state.last_error in status.message
 
@@ -91,9 +100,29 @@ def test_ledger_warns_while_images_give_no_mask() -> None:
     meter = RateMeter(0.0)
     bad = Ledger(received=8, published=5, rejected=2, failed=1)
     rates = meter.update(bad, 2.0)
-    assert rates == Rates(input_hz=4.0, output_hz=2.5, refused=3)
-    assert ledger_status(bad, rates).level == WARN
-    assert ledger_status(bad, meter.update(bad, 3.0)).level == OK
+    assert rates == Rates(input_hz=4.0, output_hz=2.5, refused=3, received=8)
+    assert ledger_status(bad, rates, CONFIG).level == WARN
+    assert ledger_status(bad, rates, NodeConfig(max_refused_share=0.3)).level == ERROR
+    assert ledger_status(bad, meter.update(bad, 3.0), CONFIG).level == OK
+
+
+def test_key_frames_tell_the_threshold_in_force() -> None:
+    config = EngineConfig(key_frame_budget=0.2)
+    status = key_frames_status(Counters(frames=10, key_frames=3), 0.125, config)
+    values = {pair.key: pair.value for pair in status.values}
+    assert (values["key_frame_share"], values["threshold"]) == ("0.300", "0.125")
+    assert (values["key_frame_budget"], status.level) == ("0.200", OK)
+    assert "steered" in status.message
+    assert "fixed" in key_frames_status(Counters(), 0.125, EngineConfig()).message
+
+
+def test_what_the_doctor_finds_is_told() -> None:
+    assert connections_status([]).level == OK
+    found = (Finding(Severity.WARN, "some are lost"), Finding(Severity.ERROR, "start the camera"))
+    status = connections_status(found)
+    assert (status.level, status.message) == (ERROR, "some are lost; start the camera")
+    waiting = dataclasses.replace(stream(), findings=found[1:])
+    assert camera_status(waiting, CONFIG).message == "no image yet on /image: start the camera"
 
 
 def test_lifecycle_tells_what_frames_cost_and_why_a_transition_failed() -> None:
@@ -110,7 +139,8 @@ def test_message_names_node_and_device() -> None:
     settings = Settings(CONFIG, EngineConfig())
     statuses = [lifecycle_status("active", "", None), *camera_statuses(stream(), settings)]
     message = diagnostics("car/node", "cpu", 1_500_000_000, statuses)
-    names = ["lifecycle", "camera", "processing", "deadline", "slow track", "ledger"]
+    names = ["lifecycle", "camera", "processing", "deadline", "slow track"]
+    names += ["key frames", "ledger", "connections"]
     assert [status.name for status in message.status] == [f"car/node: {name}" for name in names]
     assert {status.hardware_id for status in message.status} == {"cpu"}
     assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1, 500_000_000)

@@ -18,7 +18,7 @@ from lowlat_seg_ros.ros.doctor import (
 )
 
 CAMERA = End("/camera", RAW)
-WELL = Input("/image", RAW, (CAMERA,), since_ms=30.0, timeout_ms=1000.0, received=30, profile=False)
+WELL = Input("/image", RAW, (CAMERA,), begun=True, timeout_ms=1000.0, received=30, profile=False)
 
 
 def findings(max_lost_share: float = 0.1, **changes: object) -> list[tuple[Severity, str]]:
@@ -28,7 +28,7 @@ def findings(max_lost_share: float = 0.1, **changes: object) -> list[tuple[Sever
 
 def test_nothing_is_wrong_with_a_camera_whose_images_come() -> None:
     assert findings() == []
-    assert findings(since_ms=5000.0, timeout_ms=0.0) == []  # 0: as long as it likes
+    assert findings(silent_ms=5000.0, timeout_ms=0.0) == []  # 0: as long as it likes
 
 
 @pytest.mark.parametrize(
@@ -47,17 +47,24 @@ def test_nothing_is_wrong_with_a_camera_whose_images_come() -> None:
         ({"ends": (End("/cam", RAW, "deadline"),)}, ["give both ends the same deadline"]),
         ({"ends": (End("/cam", COMPRESSED),)}, ["sends sensor_msgs/msg/Comp", "to compressed"]),
         ({"ends": (End("/lidar", "sensor_msgs/msg/PointCloud2"),)}, ["to a camera's topic"]),
-        ({"since_ms": None}, ["a publisher of /image fit", "has come yet", "ros2 topic hz /image"]),
-        ({"since_ms": 1001.0, "ends": (CAMERA, CAMERA)}, ["2 publishers", "for 1001 ms"]),
-        ({"since_ms": None, "clock_waits": True}, ["no time on /clock", "--clock"]),
+        ({"begun": False}, ["a publisher of /image fit", "has come yet", "ros2 topic hz /image"]),
+        ({"ends": (CAMERA, CAMERA)}, ["2 publishers", "for 1001 ms"]),
+        ({"clock_waits": True}, ["no time on /clock", "--clock"]),
     ],
 )  # fmt: skip
 def test_silent_camera_is_an_error_with_its_fix(
     changes: dict[str, object], texts: list[str]
 ) -> None:
-    ((severity, found),) = findings(**changes)
+    ((severity, found),) = findings(silent_ms=1001.0, **changes)
     assert severity is Severity.ERROR
     assert all(text in found for text in texts), found
+
+
+def test_camera_that_has_not_begun_is_a_warning_until_it_is_overdue() -> None:
+    assert [severity for severity, _ in findings(begun=False)] == [Severity.WARN]
+    assert [severity for severity, _ in findings(begun=False, ends=())] == [Severity.WARN]
+    never = End("/cam", RAW, "reliability")
+    assert [severity for severity, _ in findings(begun=False, ends=(never,))] == [Severity.ERROR]
 
 
 def test_misfit_beside_a_camera_that_fits_is_a_warning() -> None:
@@ -91,7 +98,7 @@ def test_images_superseded_by_a_busy_node_are_as_meant() -> None:
 
 
 def test_worst_comes_first() -> None:
-    found = findings(since_ms=None, lost=1, ends=(CAMERA, End("/old", RAW, "durability")))
+    found = findings(silent_ms=2000.0, lost=1, ends=(CAMERA, End("/old", RAW, "durability")))
     assert [severity for severity, _ in found] == [Severity.ERROR, Severity.WARN, Severity.WARN]
 
 

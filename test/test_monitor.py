@@ -26,8 +26,13 @@ def publish(monitor: StreamMonitor, began_ms: int, processing_ms: float, limit_m
     return monitor.times().delayed_ms
 
 
-def test_nothing_is_known_before_the_first_image() -> None:
-    assert StreamMonitor(HandClock()).times() == StreamTimes()
+def test_nothing_is_known_before_the_first_image_but_how_long_it_is_waited_for() -> None:
+    clock = HandClock()
+    monitor = StreamMonitor(clock)
+    clock.now_ns += 20 * MS
+    assert monitor.times() == StreamTimes(silent_ms=20.0)
+    monitor.start()
+    assert monitor.times() == StreamTimes()
 
 
 def test_ages_grow_with_the_ros_clock_and_are_never_negative() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 import traceback
@@ -10,16 +11,20 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
+from std_srvs.srv import Trigger
 
 from lowlat_seg_ros.data.labels import ClassTable
 from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.engine.ledger import OnRefinement
 from lowlat_seg_ros.frames import Frame, FrameError, ResetReason, Segmentation
 from lowlat_seg_ros.images.raw import ImageError
-from lowlat_seg_ros.ros import qos
-from lowlat_seg_ros.ros.diagnostics import RateMeter, StreamState
+from lowlat_seg_ros.ros.camera_info import topic_beside
+from lowlat_seg_ros.ros.connections import ImageConnection
+from lowlat_seg_ros.ros.diagnostics import RateMeter, Rates, StreamState
+from lowlat_seg_ros.ros.doctor import Finding, examine_input
 from lowlat_seg_ros.ros.executor import OwnThreadGroup
 from lowlat_seg_ros.ros.ledger import Bookkeeper, Ledger, SequenceGaps
-from lowlat_seg_ros.ros.monitor import StreamMonitor, since_ms
+from lowlat_seg_ros.ros.monitor import StreamMonitor, StreamTimes, since_ms
 from lowlat_seg_ros.ros.outputs import Outputs
 from lowlat_seg_ros.ros.params import Settings
 from lowlat_seg_ros.ros.reports import NodeTiming, stamp_ns
@@ -37,17 +42,18 @@ class CameraStream:
     def __init__(
         self,
         node: Node,
-        engine: Engine,
+        engine: Callable[[OnRefinement], Engine],
         table: ClassTable,
         settings: Callable[[], Settings],
         camera: str = "",
     ) -> None:
-        self._node, self._engine = node, engine
-        self._settings, self._camera = settings, camera
+        self._node, self._settings, self._camera = node, settings, camera
         self._group = OwnThreadGroup()
         self._transport = TRANSPORTS[settings().node.image_transport]
-        self._relative = self._transport.topic(node, f"{camera}/image" if camera else "image")
-        self._topic = node.resolve_topic_name(self._relative)
+        image = f"{camera}/image" if camera else "image"
+        self._images = ImageConnection(
+            node, self._transport.topic(node, image), self._transport.message, self._restart_gaps
+        )
         self._books, self._gaps = Bookkeeper(), SequenceGaps()
         self._monitor = StreamMonitor(self._now_ns)
         self._log_error = Throttle(node.get_logger().error)
@@ -55,19 +61,17 @@ class CameraStream:
         self._rates = RateMeter(time.monotonic())
         self._active = False
         self._idle = threading.Lock()  # held by the image callback
-        self._subscription: Any = None
-        self._out = Outputs(node, table, camera)
+        scaled = settings().node.output_size == "network"
+        info = topic_beside(node.resolve_topic_name(image)) if scaled else ""
+        self._out = Outputs(node, table, camera, camera_info=info)
+        self._engine = engine(self._out.refinement)
+        name = f"~/{camera}/force_key_frame" if camera else "~/force_key_frame"
+        self._service = node.create_service(Trigger, name, self._force_key_frame)
 
     @property
     def topic(self) -> str:
         """Full name of the image topic."""
-        return self._topic
-
-    @property
-    def publishers(self) -> int:
-        """How many publishers of images there are."""
-        # Asked of the node: the subscription may be destroyed by another thread meanwhile.
-        return self._node.count_publishers(self._topic)
+        return self._images.topic
 
     @property
     def ledger(self) -> Ledger:
@@ -81,16 +85,19 @@ class CameraStream:
 
     def state(self, now_s: float) -> StreamState:
         """How the stream fares, for diagnostics; rates are since the last call."""
-        ledger = self.ledger
+        ledger, times = self.ledger, self._monitor.times()
+        rates = self._rates.update(ledger, now_s)
         return StreamState(
             self._camera,
-            self._topic,
-            self.publishers,
+            self.topic,
+            self._images.publishers,
             ledger,
-            self._monitor.times(),
-            self._rates.update(ledger, now_s),
+            times,
+            rates,
             self._engine.counters,
             self._engine.slow_track(),
+            self._engine.threshold,
+            tuple(self._examine(times, rates)),
         )
 
     def start(self) -> None:
@@ -99,15 +106,8 @@ class CameraStream:
         if self.ledger.received:
             self.reset(ResetReason.ACTIVATED)
         self._active = True
-        self._subscription = self._node.create_subscription(
-            self._transport.message,
-            self._relative,
-            self._on_image,
-            qos.image(),
-            callback_group=self._group,
-            event_callbacks=qos.warn_of_publishers(self._node, self._topic),
-            qos_overriding_options=qos.overridable(),
-        )
+        self._monitor.start()
+        self._images.open(self._on_image, self._group)
 
     def stop(self, timeout_s: float) -> bool:
         """Unsubscribe; False if the frame being worked on takes longer than ``timeout_s``.
@@ -115,9 +115,7 @@ class CameraStream:
         No image is answered from then on, not even one that the middleware had delivered.
         """
         self._active = False
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = None
+        self._images.close()
         if not self._idle.acquire(timeout=timeout_s):
             return False
         self._idle.release()
@@ -128,6 +126,7 @@ class CameraStream:
 
         Call it when stopped.
         """
+        self._node.destroy_service(self._service)
         ended = self._engine.close(timeout_s)
         self._out.destroy()
         return ended
@@ -143,7 +142,7 @@ class CameraStream:
             if not self._active:
                 return  # as if it had come after the end of the subscription
             number = info.get("publication_sequence_number")
-            self._books.receive(superseded=self._gaps.missing(number, self.publishers))
+            self._books.receive(superseded=self._gaps.missing(number, self._images.publishers))
             self._monitor.image(stamp_ns(msg.header.stamp))
             try:
                 image = self._transport.to_rgb(msg)
@@ -161,20 +160,25 @@ class CameraStream:
         """The way of a valid image; raises whatever the engine or the middleware raises."""
         settings = self._take_over_settings()
         converted_ns = time.perf_counter_ns()
-        frame = Frame(image, stamp_ns(msg.header.stamp), msg.header.frame_id)
+        encoding = self._transport.encoding(msg)
+        frame = Frame(image, stamp_ns(msg.header.stamp), msg.header.frame_id, encoding)
         timing = NodeTiming()
 
         def publish(result: Segmentation) -> None:
             nonlocal timing
             out_ns = time.perf_counter_ns()
-            self._out.mask(msg.header, result.mask)
+            self._out.mask(msg.header, result.mask, image.shape[:2])
             self._books.publish()
             timing = self._measure(frame, wait_ms, began_ns, converted_ns, out_ns)
 
         # The selector runs after the mask is out.
         waited_ms = wait_ms + (converted_ns - began_ns) / 1e6
         result = self._engine.process(
-            frame, publish, waited_ms=waited_ms, confidence=self._out.wants_confidence
+            frame,
+            publish,
+            waited_ms=waited_ms,
+            confidence=self._out.wants_confidence,
+            mask_at_network_size=settings.node.output_size == "network",
         )
         limit_ms = settings.node.max_processing_time_ms
         self._monitor.published(result.timing, timing, result.deadline, began_ns, limit_ms)
@@ -190,6 +194,31 @@ class CameraStream:
         if reason is not None:
             self._engine.reset(reason)
         return settings
+
+    def _force_key_frame(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
+        if not self._active:
+            answer.message = "the node is not active, so no frame is coming; activate it first"
+            return answer
+        self._engine.force_key_frame()
+        answer.success, answer.message = True, "the next frame becomes the key frame"
+        return answer
+
+    def _restart_gaps(self) -> None:
+        """Another publisher's numbers begin elsewhere."""
+        self._gaps = SequenceGaps()
+
+    def _examine(self, times: StreamTimes, rates: Rates) -> list[Finding]:
+        config = self._settings().node
+        state = dataclasses.replace(
+            self._images.look(),
+            begun=times.since_image_ms is not None,
+            silent_ms=times.silent_ms,
+            timeout_ms=config.camera_timeout_ms,
+            missing=rates.superseded,
+            received=rates.received,
+            busy_share=rates.output_hz * times.processing_ms.p50 / 1e3,
+        )
+        return [*examine_input(state, config.max_lost_share), *self._out.findings()]
 
     def _measure(
         self, frame: Frame, wait_ms: float, began_ns: int, converted_ns: int, out_ns: int

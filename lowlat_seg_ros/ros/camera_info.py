@@ -3,9 +3,41 @@
 from __future__ import annotations
 
 import posixpath
+from typing import Any
 
+from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
+
+from lowlat_seg_ros.ros import qos
+from lowlat_seg_ros.ros.connections import OutputConnection
+
+
+class MaskCameraInfo:
+    """Publishes the newest CameraInfo of a camera with each mask, fitted to the mask's size."""
+
+    def __init__(self, node: Node, topic: str, output: OutputConnection) -> None:
+        """``topic``: where the camera's own comes from."""
+        self._node, self._output = node, output
+        self._newest: CameraInfo | None = None
+        self._subscription: Any = node.create_subscription(
+            CameraInfo, topic, self._remember, qos.image(), qos_overriding_options=qos.overridable()
+        )
+
+    def publish(self, header: Header, image: tuple[int, int], mask: tuple[int, int]) -> None:
+        """For a mask of size ``mask`` of an image of size ``image``, both (height, width) px.
+
+        Nothing before the camera has sent one.
+        """
+        if self._newest is not None and self._output.wanted:
+            self._output.publisher.publish(scaled(self._newest, header, image, mask))
+
+    def destroy(self) -> None:
+        """Listen no longer."""
+        self._node.destroy_subscription(self._subscription)
+
+    def _remember(self, message: CameraInfo) -> None:
+        self._newest = message
 
 
 def topic_beside(image_topic: str) -> str:

@@ -6,15 +6,18 @@ Key names follow Autoware's newest style (processing_time_ms, output_latency_ms,
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.budget import Budget
 from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.latency import Percentiles
 from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Counters, Deadline
+from lowlat_seg_ros.ros.doctor import Finding
 from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.monitor import StreamTimes
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
@@ -32,6 +35,8 @@ class Rates:
     input_hz: float = 0.0
     output_hz: float = 0.0
     refused: int = 0
+    received: int = 0
+    superseded: int = 0
 
 
 class RateMeter:
@@ -46,7 +51,8 @@ class RateMeter:
         self._ledger, self._at_s = ledger, now_s
         refused = ledger.rejected + ledger.failed - old.rejected - old.failed
         received, published = ledger.received - old.received, ledger.published - old.published
-        return Rates(received / elapsed_s, published / elapsed_s, refused)
+        superseded = ledger.superseded - old.superseded
+        return Rates(received / elapsed_s, published / elapsed_s, refused, received, superseded)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class StreamState:
     rates: Rates
     counters: Counters
     slow_track: SlowTrackState
+    threshold: float = 0.0
+    findings: tuple[Finding, ...] = ()
 
 
 def diagnostics(
@@ -83,8 +91,10 @@ def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticS
         camera_status(stream, settings.node),
         processing_status(times, rates, settings.node),
         deadline_status(times.deadline, counters, settings.engine.max_latency_ms),
-        slow_track_status(stream.slow_track, counters),
-        ledger_status(stream.ledger, rates),
+        slow_track_status(stream.slow_track, counters, settings.node),
+        key_frames_status(counters, stream.threshold, settings.engine),
+        ledger_status(stream.ledger, rates, settings.node),
+        connections_status(stream.findings),
     ]
     for status in statuses:
         status.name = f"{stream.camera}: {status.name}" if stream.camera else status.name
@@ -104,10 +114,11 @@ def lifecycle_status(state: str, problem: str, budget: Budget | None) -> Diagnos
 def camera_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
     """Whether images come in."""
     values: Values = {"topic": stream.topic, "publishers": stream.publishers}
+    why = f": {stream.findings[0].text}" if stream.findings else ""
     since_ms, age_ms = stream.times.since_image_ms, stream.times.image_age_ms
     if since_ms is None or age_ms is None:
         values["state"] = "waiting"
-        return _status("camera", WARN, f"no image yet on {stream.topic}", values)
+        return _status("camera", WARN, f"no image yet on {stream.topic}{why}", values)
     stale = 0 < config.camera_timeout_ms < since_ms
     values |= {
         "state": "stale" if stale else "active",
@@ -115,7 +126,7 @@ def camera_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
         "time_since_last_image_ms": since_ms,
     }
     if stale:
-        return _status("camera", ERROR, f"no image for {since_ms:.0f} ms", values)
+        return _status("camera", ERROR, f"no image for {since_ms:.0f} ms{why}", values)
     return _status("camera", OK, "images come in", values)
 
 
@@ -162,16 +173,23 @@ def deadline_status(newest: Deadline, counters: Counters, limit_ms: float) -> Di
     if level > 0:
         took = f"the newest mask came after {newest.latency_ms:.0f} ms of {limit_ms:g}"
         text = f"load is shed, level {level} of {most}: {LEVELS[level].doc}; {took}"
+        if level == most and newest.missed:
+            fix = "set a smaller inference_height or a larger max_latency_ms"
+            return _status("deadline", ERROR, f"{text}; {fix}", values)
         return _status("deadline", WARN, text, values)
     return _status("deadline", OK, LEVELS[level].doc, values)
 
 
-def slow_track_status(state: SlowTrackState, counters: Counters) -> DiagnosticStatus:
+def slow_track_status(
+    state: SlowTrackState, counters: Counters, config: NodeConfig
+) -> DiagnosticStatus:
     """Whether exact features arrive."""
     values: Values = {f"slow_track_{name}": v for name, v in dataclasses.asdict(state).items()}
     values |= dataclasses.asdict(counters)
-    values["key_frame_share"] = counters.key_frames / max(counters.frames, 1)
     level, text = OK, "the slow track works"
+    if 0 < config.max_refinement_ms < state.running_ms:
+        took = f"Sh has been at work on one key frame for {state.running_ms:.0f} ms"
+        level, text = WARN, f"{took}; give it a larger slow_track_min_share or more threads"
     if state.last_error:
         level, text = WARN, state.last_error
     if not state.alive:
@@ -179,12 +197,37 @@ def slow_track_status(state: SlowTrackState, counters: Counters) -> DiagnosticSt
     return _status("slow track", level, text, values)
 
 
-def ledger_status(ledger: Ledger, rates: Rates) -> DiagnosticStatus:
+def key_frames_status(
+    counters: Counters, threshold: float, config: EngineConfig
+) -> DiagnosticStatus:
+    """How often frames become the key frame, and at which threshold."""
+    values: Values = {
+        "key_frame_share": counters.key_frames / max(counters.frames, 1),
+        "threshold": threshold,
+        "key_frame_budget": config.key_frame_budget,
+        "slow_track_budget": config.slow_track_budget,
+    }
+    steered = config.key_frame_budget > 0 or config.slow_track_budget > 0
+    text = "the threshold is steered to the budget" if steered else "the threshold is fixed"
+    return _status("key frames", OK, text, values)
+
+
+def ledger_status(ledger: Ledger, rates: Rates, config: NodeConfig) -> DiagnosticStatus:
     """What became of every image message."""
     level, text = OK, "every image is accounted for"
     if rates.refused:
-        level, text = WARN, f"{rates.refused} images since the last message gave no mask; see log"
+        text = f"{rates.refused} images since the last message gave no mask; see log"
+        level = ERROR if rates.refused > config.max_refused_share * rates.received else WARN
     return _status("ledger", level, text, dataclasses.asdict(ledger))
+
+
+def connections_status(findings: Sequence[Finding]) -> DiagnosticStatus:
+    """What the QoS doctor says of both ends of the topics."""
+    if not findings:
+        return _status("connections", OK, "every topic's ends fit", {"findings": 0})
+    level = max(finding.severity for finding in findings)
+    text = "; ".join(finding.text for finding in findings)
+    return _status("connections", bytes([level]), text, {"findings": len(findings)})
 
 
 def _percentiles(name: str, values: Percentiles) -> Values:

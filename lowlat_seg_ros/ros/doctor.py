@@ -49,8 +49,9 @@ class Input:
     """A camera's topic at one moment.
 
     ``kind`` is the type of message that is asked for; ``others`` are the topics that have it.
-    ``since_ms`` is the time since the newest image, None before the first, and ``timeout_ms`` how
-    long that may be (0 for ever). ``lost`` are the images that the middleware said it lost,
+    ``begun``: whether an image has come yet. ``silent_ms`` is the time since the newest one, or
+    before the first since the start, and ``timeout_ms`` how long that may be (0 for ever). ``lost``
+    are the images that the middleware said it lost,
     ``missing`` those that the publisher's numbers lack and ``received`` those that came, since the
     last look. ``busy_share`` is the share of that time in which frames were made. ``profile``:
     whether this process has a Fast DDS profile, None where the middleware is another.
@@ -61,7 +62,8 @@ class Input:
     kind: str
     ends: tuple[End, ...] = ()
     others: tuple[str, ...] = ()
-    since_ms: float | None = None
+    begun: bool = False
+    silent_ms: float = 0.0
     timeout_ms: float = 0.0
     lost: int = 0
     missing: int = 0
@@ -85,15 +87,16 @@ def examine_input(state: Input, max_lost_share: float) -> list[Finding]:
 
     ``max_lost_share``: of the images, may go missing on their way to a node that has time for them.
     """
-    silent = state.since_ms is None or 0 < state.timeout_ms < state.since_ms
+    overdue = 0 < state.timeout_ms < state.silent_ms
+    silence = Severity.ERROR if overdue else Severity.WARN
     fitting = [end for end in state.ends if end.kind == state.kind and not end.policy]
     severity = Severity.WARN if fitting else Severity.ERROR
     misfits = [_misfit(state, end) for end in state.ends if end not in fitting]
     findings = [Finding(severity, text) for text in misfits]
     if not state.ends:
-        findings.append(Finding(Severity.ERROR, _nobody(state)))
-    elif silent and fitting:
-        findings.append(Finding(Severity.ERROR, _silence(state, len(fitting))))
+        findings.append(Finding(silence, _nobody(state)))
+    elif fitting and (overdue or not state.begun):
+        findings.append(Finding(silence, _silence(state, len(fitting))))
     if state.lost:
         text = f"the middleware lost {state.lost} images on {state.topic}; {_room(state)}"
         findings.append(Finding(Severity.WARN, text))
@@ -162,7 +165,7 @@ def _silence(state: Input, publishers: int) -> str:
             "the bag with --clock, start the simulation, or set use_sim_time to false"
         )
     who = "a publisher" if publishers == 1 else f"{publishers} publishers"
-    so_far = "has come yet" if state.since_ms is None else f"came for {state.since_ms:.0f} ms"
+    so_far = f"came for {state.silent_ms:.0f} ms" if state.begun else "has come yet"
     return (
         f"{who} of {state.topic} fit, but no image {so_far}; see whether the camera sends (ros2 "
         f"topic hz {state.topic}), and if it does, {_room(state)}"

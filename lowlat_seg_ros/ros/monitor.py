@@ -15,6 +15,7 @@ class StreamTimes:
     """Times of a camera stream at one moment.
 
     The first three are on the ROS clock, at least 0, and None before the first image or mask.
+    ``silent_ms`` is the time since the newest image, or before the first since the start.
     ``delayed_ms`` is how long now every frame took too long, 0 if the newest did not.
     ``processing_ms`` and ``age_ms`` are over the newest masks.
     """
@@ -22,6 +23,7 @@ class StreamTimes:
     image_age_ms: float | None = None  # now - stamp of the newest image
     since_image_ms: float | None = None  # since an image came in
     since_publish_ms: float | None = None  # since a mask went out
+    silent_ms: float = 0.0
     delayed_ms: float = 0.0
     stages: StageTiming = field(default_factory=StageTiming)  # of the newest mask
     timing: NodeTiming = field(default_factory=NodeTiming)
@@ -45,9 +47,14 @@ class StreamMonitor:
     def __init__(self, ros_now_ns: Callable[[], int]) -> None:
         self._ros_now_ns = ros_now_ns
         self._processing, self._age = PercentileTracker(), PercentileTracker()
+        self._started_ns = ros_now_ns()
         self._image: tuple[int, int] | None = None  # stamp, and when it came in
         self._published: _Published | None = None
         self._late_since_ns: int | None = None  # monotonic
+
+    def start(self) -> None:
+        """Images are listened to from now on."""
+        self._started_ns, self._image = self._ros_now_ns(), None
 
     def image(self, stamp_ns: int) -> None:
         """An image with this stamp has come in."""
@@ -80,8 +87,13 @@ class StreamMonitor:
             "age_ms": self._age.percentiles(),
         }
         if image is None:
-            return StreamTimes(**summaries)
-        ages = {"image_age_ms": since_ms(image[0], now), "since_image_ms": since_ms(image[1], now)}
+            return StreamTimes(silent_ms=since_ms(self._started_ns, now), **summaries)
+        silent_ms = since_ms(image[1], now)
+        ages = {
+            "image_age_ms": since_ms(image[0], now),
+            "since_image_ms": silent_ms,
+            "silent_ms": silent_ms,
+        }
         if published is None:
             return StreamTimes(**ages, **summaries)
         return StreamTimes(

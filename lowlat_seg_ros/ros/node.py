@@ -21,6 +21,7 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.engine.ledger import OnRefinement
 from lowlat_seg_ros.engine.memory import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.frames import FrameError, ResetReason
@@ -143,7 +144,15 @@ class SegmentationNode(ManagedNode):
 
     def _camera(self, model: Model, name: str) -> CameraStream:
         settings = self._settings.current
-        engine = Engine(model.segmenter, settings.engine, threshold=model.header.threshold)
+
+        def engine(on_refinement: OnRefinement) -> Engine:
+            return Engine(
+                model.segmenter,
+                settings.engine,
+                threshold=model.header.threshold,
+                on_refinement=on_refinement,
+            )
+
         return CameraStream(self, engine, model.table, lambda: self._settings.current, name)
 
     def _start_timer(self) -> None:

@@ -64,6 +64,12 @@ class NodeConfig:
         "in sensor_msgs/CompressedImage on 'image/compressed'",
         choices=tuple(TRANSPORTS),
     )
+    output_size: str = setting(
+        "input",
+        "size of masks and pictures: the input's, or the network's (see inference_height), with a "
+        "CameraInfo that fits it on ~/camera_info",
+        choices=("input", "network"),
+    )
     overlay_alpha: float = setting(
         0.5, "share of the class colours in ~/overlay", low=0.0, high=1.0, dynamic=True
     )
@@ -87,6 +93,24 @@ class NodeConfig:
     camera_timeout_ms: float = setting(
         1000.0,
         "diagnostics report the camera stale when no image has come for so long; 0 for never",
+        unit="ms", low=0.0, high=3.6e6, dynamic=True,
+    )  # fmt: skip
+    max_lost_share: float = setting(
+        0.1,
+        "diagnostics warn when a larger share of the images never reached the node though it had "
+        "time for them; 1 for never",
+        low=0.0, high=1.0, dynamic=True,
+    )  # fmt: skip
+    max_refused_share: float = setting(
+        0.5,
+        "diagnostics report an error when a larger share of the images gave no mask, and a warning "
+        "when any did; 1 for the warning alone",
+        low=0.0, high=1.0, dynamic=True,
+    )  # fmt: skip
+    max_refinement_ms: float = setting(
+        10_000.0,
+        "diagnostics warn when the slow track (Sh) has been at work on one key frame for longer; 0 "
+        "for never",
         unit="ms", low=0.0, high=3.6e6, dynamic=True,
     )  # fmt: skip
     log_throttle_s: float = setting(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from lowlat_seg_ros.images import compressed, raw
 class Transport:
     """``message`` is what comes on the topic ``image`` with ``suffix``.
 
-    ``to_rgb`` makes uint8 (H, W, 3) RGB of it, or raises ``ImageError``.
+    ``to_rgb`` makes uint8 (H, W, 3) RGB of it, or raises ``ImageError``; ``encoding`` names what it
+    is made of.
     """
 
     message: Any
     suffix: str
     to_rgb: Callable[[Any], np.ndarray]
+    encoding: Callable[[Any], str]
 
     def topic(self, node: Node, image: str = "image") -> str:
         """The topic to subscribe to: below whatever ``image`` is remapped to."""
@@ -30,6 +33,8 @@ class Transport:
 
 
 TRANSPORTS = {
-    "raw": Transport(Image, "", raw.to_rgb),
-    "compressed": Transport(CompressedImage, "/compressed", compressed.to_rgb),
+    "raw": Transport(Image, "", raw.to_rgb, attrgetter("encoding")),
+    "compressed": Transport(
+        CompressedImage, "/compressed", compressed.to_rgb, attrgetter("format")
+    ),
 }

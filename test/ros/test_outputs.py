@@ -55,7 +55,7 @@ def unusable(level: int = 0) -> Segmentation:
 
 
 def publish(outputs: Outputs, result: Segmentation) -> None:
-    outputs.mask(Header(), result.mask)
+    outputs.mask(Header(), result.mask, (4, 6))
     outputs.report(Header(), result, NodeTiming(), Ledger())
     outputs.pictures(Header(), np.zeros((4, 6, 3), np.uint8), result, NodeConfig())
 
