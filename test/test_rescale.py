@@ -12,6 +12,7 @@ from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
 from lowlat_seg_ros.engine.refine import Refiner
 from lowlat_seg_ros.engine.rescale import at_size, resampled
 from lowlat_seg_ros.engine.resize import Geometry, network_input, plan, resample
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Frame, Outcome
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -105,7 +106,7 @@ def test_sh_of_the_very_key_frame_at_its_former_size(tiny: Segmenter, policy: st
     cache = KeyFrameCache()
     assert cache.replace(None, key)
     at_size(cache, HALF)
-    assert Refiner(tiny, cache, policy)(key, lambda: None) is Outcome.CARRIED
+    assert Refiner(Runner(tiny), cache, policy)(key, lambda: None) is Outcome.CARRIED
     current, _ = cache.snapshot()
     assert current is not None
     assert current.high is not None

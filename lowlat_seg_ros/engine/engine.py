@@ -26,6 +26,7 @@ from lowlat_seg_ros.engine.device import (
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger, OnRefinement
 from lowlat_seg_ros.engine.refine import Refiner
+from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.engine.steering import KeyFrameBudget
 from lowlat_seg_ros.engine.tracks import Tracks, Work
 from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
@@ -85,7 +86,7 @@ class Engine:
         if segmenter.training:
             raise ValueError("the segmenter is in training mode; call its eval() first")
         self.header: Header | None = None
-        self._net = segmenter
+        self._net, slow_net = runners(segmenter)
         self._config = config
         self._calibrated_threshold = threshold
         self._clock = clock
@@ -102,8 +103,8 @@ class Engine:
         self._reset_lock = threading.Lock()
         self._in_process = threading.Lock()
         self._closed = False
-        self._tracks = Tracks(segmenter, self._ledger, both_tracks_threads(config))
-        refine = Refiner(segmenter, self._cache, config.late_refinement)
+        self._tracks = Tracks(self._net, self._ledger, both_tracks_threads(config))
+        refine = Refiner(slow_net, self._cache, config.late_refinement)
         self._slow = slow_track(refine, self._ledger, config)
 
     @classmethod
@@ -187,9 +188,9 @@ class Engine:
             fixed = schedule.effective_threshold(self._calibrated_threshold, self._config)
             self._threshold = self._budget.threshold(fixed, self._config)
             duplicate = schedule.repeats(self._previous, frame) and not self._clock_stands
-            with self._slow.frame(index, frame.stamp_ns):
+            with self._slow.frame(index, frame.stamp_ns), self._net.turn():
                 busy = self._slow.state().running
-                watch = Stopwatch(self._clock)
+                watch = self._net.stopwatch(self._clock)
                 with watch.stage("preprocess_ms"):
                     key, epoch = rescale.at_size(self._cache, geometry)
                 turn = _Turn(frame, index, level, geometry, key, epoch, duplicate, confidence)
@@ -204,7 +205,7 @@ class Engine:
         frame = turn.frame
         work = self._tracks.run(frame, turn.geometry, turn.key, watch)
         with watch.stage("postprocess_ms"):
-            mask = resize.mask_of(work.logits, turn.geometry)
+            mask = self._net.mask(work.logits, turn.geometry)
         watch.mask_out()
 
         timing = watch.timing()
@@ -339,8 +340,8 @@ class Engine:
         if not must and not schedule.selects(age_frames, every, self._config):
             return None
         with watch.stage("selector_ms"):
-            selector_reduced = self._net.selector.reduce(work.low)
-            deviation = self._net.selector.deviation(key.selector_reduced, selector_reduced).item()
+            selector_reduced = self._net.selector_reduce(work.low)
+            deviation = self._net.deviation(key.selector_reduced, selector_reduced)
         threshold = self._threshold
         chosen = must or schedule.is_key(deviation, threshold, age_frames, self._config)
         if chosen:
@@ -358,7 +359,7 @@ class Engine:
             assert work.weights is not None  # the predictor has run: there was an F_h
             key = current
             with serial():
-                high = self._net.propagate(current.high, work.weights)
+                high = self._net.keep(self._net.propagate(current.high, work.weights))
             new = dataclasses.replace(new, high=high)
         return True
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,31 +17,44 @@ from lowlat_seg_ros.frames import StageTiming
 Clock = Callable[[], int]
 
 
+def _ms_between(start_ns: int, end_ns: int) -> float:
+    return (end_ns - start_ns) / 1e6
+
+
 class Stopwatch:
     """Collects one frame's stage times; starts when made."""
 
-    def __init__(self, clock: Clock = time.perf_counter_ns) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Clock = time.perf_counter_ns,
+        mark: Callable[[], Any] | None = None,
+        ms_between: Callable[[Any, Any], float] = _ms_between,
+    ) -> None:
+        """``mark`` and ``ms_between``: another way than ``clock`` to measure stages."""
+        self._clock, self._mark, self._ms_between = clock, mark or clock, ms_between
         self._start = clock()
-        self._stages: dict[str, float] = {}
+        self._latency_ms = 0.0
+        self._stages: list[tuple[str, Any, Any]] = []
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent inside to the StageTiming field ``name``."""
-        start = self._clock()
+        start = self._mark()
         try:
             yield
         finally:
-            spent_ms = (self._clock() - start) / 1e6
-            self._stages[name] = self._stages.get(name, 0.0) + spent_ms
+            self._stages.append((name, start, self._mark()))
 
     def mask_out(self) -> None:
         """The mask is out: what has passed is the frame's latency."""
-        self._stages["latency_ms"] = (self._clock() - self._start) / 1e6
+        self._latency_ms = _ms_between(self._start, self._clock())
 
     def timing(self) -> StageTiming:
         """What was measured so far."""
-        return StageTiming(**self._stages)
+        spent_ms = dict.fromkeys((name for name, _, _ in self._stages), 0.0)
+        for name, start, end in self._stages:
+            spent_ms[name] += self._ms_between(start, end)
+        return StageTiming(latency_ms=self._latency_ms, **spent_ms)
 
 
 @dataclass(frozen=True)

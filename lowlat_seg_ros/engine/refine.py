@@ -11,8 +11,8 @@ from torch import Tensor
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
 from lowlat_seg_ros.engine.device import serial
 from lowlat_seg_ros.engine.rescale import resampled
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Outcome
-from lowlat_seg_ros.network.segmenter import Segmenter
 
 Pause = Callable[[], None]
 
@@ -25,9 +25,9 @@ class NonFiniteError(ArithmeticError):
     """Sh gave features that hold NaN or infinity."""
 
 
-def exact_features(segmenter: Segmenter, low: Tensor, pause: Pause = lambda: None) -> Tensor:
+def exact_features(network: Runner, low: Tensor, pause: Pause = lambda: None) -> Tensor:
     """Sh: F_l -> F_h, checked; raises :class:`NonFiniteError` and whatever Sh raises."""
-    high = segmenter.higher(low, pause)
+    high = network.higher(low, pause)
     if not torch.isfinite(high).all():
         raise NonFiniteError("Sh gave features that are not finite; check the weights")
     return high
@@ -36,8 +36,8 @@ def exact_features(segmenter: Segmenter, low: Tensor, pause: Pause = lambda: Non
 class Refiner:
     """Computes a key frame's exact F_h and puts it where it is still of use."""
 
-    def __init__(self, segmenter: Segmenter, cache: KeyFrameCache, late_refinement: str) -> None:
-        self._segmenter = segmenter
+    def __init__(self, network: Runner, cache: KeyFrameCache, late_refinement: str) -> None:
+        self._net = network
         self._cache = cache
         self._late_refinement = late_refinement
 
@@ -53,8 +53,9 @@ class Refiner:
                 raise Cancelled
 
         checked_pause()
-        high = exact_features(self._segmenter, key.low, checked_pause)
-        return self._place(dataclasses.replace(key, high=high))
+        with self._net.turn():
+            high = exact_features(self._net, key.low, checked_pause)
+            return self._place(dataclasses.replace(key, high=high))
 
     def _place(self, done: KeyFrame) -> Outcome:
         while True:
@@ -66,6 +67,7 @@ class Refiner:
             # Of another size if load was shed meanwhile: then no more than better provisional ones.
             fitted = resampled(done, current.geometry)
             exact = fitted is done
+            self._net.settle()
             # Refused only if the foreground moved on in this instant; then look again.
             if self._cache.replace(
                 current, dataclasses.replace(current, high=fitted.high, exact=exact)
@@ -80,9 +82,10 @@ class Refiner:
         high = key.high
         assert high is not None  # Sh's, as set in __call__
         if self._late_refinement == "propagate":
-            weights = self._segmenter.predictor(key.reduced, current.reduced)
+            weights = self._net.kernels(key.reduced, current.reduced)
             with serial():
-                high = self._segmenter.propagate(high, weights)
+                high = self._net.keep(self._net.propagate(high, weights))
+        self._net.settle()
         if self._cache.replace(current, dataclasses.replace(current, high=high)):
             return Outcome.CARRIED
         return Outcome.LATE if self._cache.snapshot()[1] == done.epoch else Outcome.STALE

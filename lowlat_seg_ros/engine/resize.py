@@ -70,9 +70,9 @@ def _padded(scaled: tuple[int, int]) -> tuple[int, int]:
     return (-(-scaled[0] // STRIDE) * STRIDE, -(-scaled[1] // STRIDE) * STRIDE)
 
 
-def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -> Tensor:
-    """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last, on the network's device."""
-    (height, width), padded = geometry.scaled, np.empty((*geometry.padded, 3), np.uint8)
+def fill(image: np.ndarray, geometry: Geometry, padded: np.ndarray) -> None:
+    """Write ``image``, uint8 (H, W, 3), to ``padded`` at that size: scaled, its edges repeated."""
+    height, width = geometry.scaled
     if geometry.scaled != geometry.image:
         # Area averages when shrinking; bilinear would skip pixels and flicker.
         shrinks = height < geometry.image[0]
@@ -81,6 +81,12 @@ def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -
     padded[:height, :width] = image
     padded[:height, width:] = padded[:height, width - 1 : width]
     padded[height:] = padded[height - 1 : height]
+
+
+def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -> Tensor:
+    """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last, on the network's device."""
+    padded = np.empty((*geometry.padded, 3), np.uint8)
+    fill(image, geometry, padded)
     device = next(segmenter.parameters()).device
     if device.type == "cpu":
         normalised = torch.from_numpy(cv2.LUT(padded, _normalised_values()))
@@ -115,8 +121,13 @@ def mask_of(logits: Tensor, geometry: Geometry) -> np.ndarray:
     if logits.device.type == "cpu" and full is not None:
         (height, width), planes = geometry.mask, logits[0].float().contiguous()
         return np.ascontiguousarray(arg_max_at(planes.numpy(), full)[:height, :width])
-    mask: np.ndarray = _full_size(logits, geometry).argmax(dim=1).to(torch.uint8)[0].cpu().numpy()
+    mask: np.ndarray = ids_of(logits, geometry).cpu().numpy()
     return mask
+
+
+def ids_of(logits: Tensor, geometry: Geometry) -> Tensor:
+    """Logits (1, classes, h, w) -> uint8 (H, W) ids at the mask's size, on the same device."""
+    return _full_size(logits.float(), geometry).argmax(dim=1)[0].to(torch.uint8)
 
 
 def _whole_size(geometry: Geometry) -> tuple[int, int] | None:

@@ -13,8 +13,8 @@ from lowlat_seg_ros.engine.device import serial, threads
 from lowlat_seg_ros.engine.latency import Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import exact_features
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Frame, MaskKind
-from lowlat_seg_ros.network.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ class Work:
 class Tracks:
     """Runs the network's parts for one frame, in the order of the paper."""
 
-    def __init__(self, segmenter: Segmenter, ledger: Ledger, full_threads: int) -> None:
+    def __init__(self, network: Runner, ledger: Ledger, full_threads: int) -> None:
         """``full_threads``: CPU threads of Sh where it runs in the foreground."""
-        self._net = segmenter
+        self._net = network
         self._ledger = ledger
         self._full_threads = full_threads
 
@@ -53,7 +53,7 @@ class Tracks:
         Raises what the network raises, except in Sh.
         """
         with watch.stage("preprocess_ms"):
-            image = resize.network_input(frame.image, geometry, self._net)
+            image = self._net.image(frame.image, geometry)
         with watch.stage("lower_ms"):
             low = self._net.lower(image)  # F_l (1, Cl, H/8, W/8)
         if key is None:
@@ -90,8 +90,8 @@ class Tracks:
     ) -> Work:
         """Every other frame: kernel predictor, propagation, AdaptNet, fusion, classifier."""
         with watch.stage("predictor_ms"):
-            reduced = self._net.predictor.reduce(low)
-            weights = self._net.predictor(key_reduced, reduced)  # W(k,t)
+            reduced = self._net.reduce(low)
+            weights = self._net.kernels(key_reduced, reduced)  # W(k,t)
         with watch.stage("propagation_ms"), serial():
             high = self._net.propagate(key_high, weights)  # Eq. (1)
         with watch.stage("fusion_ms"):
@@ -110,16 +110,15 @@ class Tracks:
         selector_reduced: Tensor | None = None,
     ) -> KeyFrame:
         """``frame`` as key frame, with the reductions that its mask did not need."""
-        reduced = work.reduced
+        net, reduced = self._net, work.reduced
+        reduced = net.reduce(work.low) if reduced is None else reduced
+        if selector_reduced is None:
+            selector_reduced = net.selector_reduce(work.low)
         return KeyFrame(
-            low=work.low,
-            reduced=self._net.predictor.reduce(work.low) if reduced is None else reduced,
-            selector_reduced=(
-                self._net.selector.reduce(work.low)
-                if selector_reduced is None
-                else selector_reduced
-            ),
-            high=work.high,
+            low=net.keep(work.low),
+            reduced=net.keep(reduced),
+            selector_reduced=net.keep(selector_reduced),
+            high=None if work.high is None else net.keep(work.high),
             geometry=geometry,
             stamp_ns=frame.stamp_ns,
             index=index,

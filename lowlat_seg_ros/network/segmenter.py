@@ -34,6 +34,11 @@ def _no_pause() -> None:
     """Sh runs through."""
 
 
+def _as_it_is(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Run a slice of Sh."""
+    return function(*inputs)
+
+
 class Segmenter(nn.Module):
     """Sl, Sh and the modules that let Sl's features stand in for Sh.
 
@@ -75,13 +80,21 @@ class Segmenter(nn.Module):
         """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l."""
         return self.backbone.lower(image)
 
-    def higher(self, low: Tensor, pause: Callable[[], None] = _no_pause) -> Tensor:
-        """Sh: F_l -> F_h. ``pause`` is called between its blocks and may wait or raise."""
+    def higher(
+        self,
+        low: Tensor,
+        pause: Callable[[], None] = _no_pause,
+        step: Callable[..., Tensor] = _as_it_is,
+    ) -> Tensor:
+        """Sh: F_l -> F_h. ``pause`` is called between its slices and may wait or raise.
+
+        ``step`` runs each of them, a function of tensors to one tensor, always in the same order.
+        """
         x = low
         for block in self.backbone.higher_blocks():
-            x = block(x)
+            x = step(block, x)
             pause()
-        return self.context(x, low)
+        return step(self.context, x, low)
 
     def propagate(self, key_high: Tensor, weights: Tensor) -> Tensor:
         """F_h of the key frame and W(k,t) -> F_h carried to the current frame, Eq. (1)."""

@@ -1,0 +1,101 @@
+"""How one side of the engine, frames or the slow track, runs the network's parts on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+from torch import Tensor
+
+from lowlat_seg_ros.engine import resize
+from lowlat_seg_ros.engine.latency import Clock, Stopwatch
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+
+class Runner:
+    """The parts as they are, on whatever device the network is; :mod:`cuda` has the faster way.
+
+    What a part returns is valid until the same part runs again; :meth:`keep` what is needed longer.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self._net = segmenter
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Entered while this side computes; nothing that it began goes on afterwards."""
+        return nullcontext()
+
+    def run(self, name: str, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """``function`` of ``inputs``; what the same ``name`` stands for must never change."""
+        return function(*inputs)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """``tensor``, safe from the part that made it."""
+        return tensor
+
+    def settle(self) -> None:
+        """Wait until the other side may read what was computed."""
+
+    def stopwatch(self, clock: Clock) -> Stopwatch:
+        """For one frame's stages on this device."""
+        return Stopwatch(clock)
+
+    def image(self, image: np.ndarray, geometry: resize.Geometry) -> Tensor:
+        """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last."""
+        return resize.network_input(image, geometry, self._net)
+
+    def mask(self, logits: Tensor, geometry: resize.Geometry) -> np.ndarray:
+        """Logits (1, classes, h, w) -> uint8 (H, W) ids at the image's size."""
+        return resize.mask_of(logits, geometry)
+
+    def lower(self, image: Tensor) -> Tensor:
+        """Sl: image -> F_l."""
+        return self.run("lower", self._net.lower, image)
+
+    def higher(self, low: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
+        """Sh: F_l -> F_h; ``pause`` is called between its slices. The answer is safe to keep."""
+        return self._net.higher(low, pause)
+
+    def reduce(self, low: Tensor) -> Tensor:
+        """F_l -> what the kernel predictor needs of it."""
+        return self.run("reduce", self._net.predictor.reduce, low)
+
+    def kernels(self, reduced_key: Tensor, reduced: Tensor) -> Tensor:
+        """Reduced F_l of key and current frame -> W(k,t)."""
+        return self.run("kernels", self._net.predictor, reduced_key, reduced)
+
+    def propagate(self, key_high: Tensor, weights: Tensor) -> Tensor:
+        """Eq. (1): F_h of the key frame, carried to the current one."""
+        return self.run("propagate", self._net.propagate, key_high, weights)
+
+    def classify_fused(self, propagated: Tensor, low: Tensor) -> Tensor:
+        """The fast track's logits."""
+        return self.run("classify_fused", self._net.classify_fused, propagated, low)
+
+    def classify_high(self, high: Tensor) -> Tensor:
+        """The full network's logits."""
+        return self.run("classify_high", self._net.classify_high, high)
+
+    def classify_low(self, low: Tensor) -> Tensor:
+        """The logits of Sl and AdaptNet alone."""
+        return self.run("classify_low", self._net.classify_low, low)
+
+    def selector_reduce(self, low: Tensor) -> Tensor:
+        """F_l -> what the selector needs of it."""
+        return self.run("selector_reduce", self._net.selector.reduce, low)
+
+    def deviation(self, reduced_key: Tensor, reduced: Tensor) -> float:
+        """The selector's answer, a fraction of pixels."""
+        return self.run("deviation", self._net.selector.deviation, reduced_key, reduced).item()
+
+
+def runners(segmenter: Segmenter) -> tuple[Runner, Runner]:
+    """For frames and for the slow track of one engine."""
+    device = next(segmenter.parameters()).device
+    if device.type != "cuda":
+        return Runner(segmenter), Runner(segmenter)
+    from lowlat_seg_ros.engine.cuda import CudaRunner
+
+    frames = CudaRunner(segmenter, device)
+    return frames, CudaRunner(segmenter, device, after=frames)
