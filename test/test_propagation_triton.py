@@ -34,6 +34,12 @@ CASES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else fp32 would be rounded to it."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def case(shape: tuple[int, ...], kernel: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Features, weights and a gradient of the answer."""
     batch, _, height, width = shape

@@ -7,8 +7,9 @@ tile's own weights, which it makes in registers:
     out[site, c] += band[site, x] * row[x, c],    band[(i, j), x] = weights[i, j, (i - y, j - x)]
 
 Most of a band is zero, but matrix units multiply those zeros faster than other units could leave
-them out. Sums are fp32, fp32 itself is not rounded to TF32. A feature that is not finite spoils
-its tile, not only what its kernels reach.
+them out. Sums are fp32; fp32 itself is rounded to TF32 where PyTorch's convolutions are
+(``torch.backends.cudnn.allow_tf32``). A feature that is not finite spoils its tile, not only what
+its kernels reach.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TILE = tl.constexpr(8)
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 #: The most channels of a tile whose sums fit into registers.
-CHANNELS = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 64}
+CHANNELS = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128}
 
 #: Channels that are summed over at a time, as many as fit into any device's shared memory.
 SUMMED = 64
@@ -94,15 +95,17 @@ def _launch(
     tiles = triton.cdiv(out[1], tile) * triton.cdiv(out[2], tile)
     grid = (tiles, triton.cdiv(out[3], block), out[0])
     span = max(16, triton.next_power_of_2(tile + kernel - 1))
+    sizes = {"K": kernel, "SPAN": span, "BLOCK": block}
+    precision = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
     with torch.cuda.device_of(tensors[0]):
-        program[grid](*tensors, height, width, channels, K=kernel, SPAN=span, BLOCK=block)
+        program[grid](*tensors, height, width, channels, **sizes, PRECISION=precision)
 
 
 @triton.jit
-def _add_product(left, right, total):
+def _add_product(left, right, total, PRECISION: tl.constexpr):
     if INTERPRETED:
         left, right = left.to(tl.float32), right.to(tl.float32)
-    return tl.dot(left, right, total, input_precision="ieee")
+    return tl.dot(left, right, total, input_precision=PRECISION)
 
 
 @triton.jit
@@ -116,6 +119,7 @@ def _gather(
     K: tl.constexpr,
     SPAN: tl.constexpr,
     BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """out[site, c] = sum over taps of weights[site, tap] * features[site - tap, c]."""
     across = tl.cdiv(width, TILE)
@@ -140,7 +144,7 @@ def _gather(
         u = (i - y + K // 2)[:, None]
         ours = reached & (u >= 0) & (u < K)
         band = tl.load(weights + (first * (K * K) - y * K) + taps, mask=ours, other=0.0)
-        total = _add_product(band.to(row.dtype), row, total)
+        total = _add_product(band.to(row.dtype), row, total, PRECISION)
     total = total.to(out.dtype.element_ty)
     own = out + first * channels + site[:, None] * channels + c[None, :]
     tl.store(own, total, mask=here[:, None] & wanted)
@@ -157,6 +161,7 @@ def _scatter(
     K: tl.constexpr,
     SPAN: tl.constexpr,
     BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """out[cell, c] = sum over taps of weights[cell + tap, tap] * grad[cell + tap, c], padded."""
     across = tl.cdiv(width + K - 1, TILE)
@@ -180,7 +185,7 @@ def _scatter(
         u = (i - y + K - 1)[:, None]
         ours = reached & inside[None, :] & (u >= 0) & (u < K)
         band = tl.load(weights + (first + i * width) * (K * K) + i * K + taps, mask=ours, other=0.0)
-        total = _add_product(band.to(row.dtype), row, total)
+        total = _add_product(band.to(row.dtype), row, total, PRECISION)
     here = (y < height + K - 1) & (x < width + K - 1)
     padded = tl.program_id(2).to(tl.int64) * (height + K - 1) * (width + K - 1)
     cell = y * (width + K - 1) + x
@@ -199,6 +204,7 @@ def _correlate(
     K: tl.constexpr,
     SPAN: tl.constexpr,
     BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """out[site, tap] = sum over c of grad[site, c] * features[site - tap, c]."""
     across = tl.cdiv(width, TILE)
@@ -225,7 +231,7 @@ def _correlate(
             )
             own = grad + first * channels + site[:, None] * channels + c[None, :]
             known = here[:, None] & (c < channels)[None, :]
-            total = _add_product(tl.load(own, mask=known, other=0.0), row, total)
+            total = _add_product(tl.load(own, mask=known, other=0.0), row, total, PRECISION)
         u = (i - y + K // 2)[:, None]
         ours = reached & (u >= 0) & (u < K)
         total_out = total.to(out.dtype.element_ty)
