@@ -15,8 +15,8 @@ from lowlat_seg_ros.engine.gate import Gate
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Pause
 from lowlat_seg_ros.engine.resize import plan
+from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
 from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
-from lowlat_seg_ros.engine.worker import ThreadedSlowTrack
 from lowlat_seg_ros.frames import Outcome
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed

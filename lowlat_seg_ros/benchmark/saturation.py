@@ -8,7 +8,8 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.cache import KeyFrame
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Pause
-from lowlat_seg_ros.engine.worker import Refine, ThreadedSlowTrack
+from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
+from lowlat_seg_ros.engine.worker import Refine
 from lowlat_seg_ros.frames import Outcome
 
 

@@ -27,10 +27,11 @@ from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger, OnRefinement
 from lowlat_seg_ros.engine.refine import Refiner
 from lowlat_seg_ros.engine.runner import runners
+from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
 from lowlat_seg_ros.engine.steering import KeyFrameBudget
 from lowlat_seg_ros.engine.tracks import Tracks, Work
 from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
-from lowlat_seg_ros.engine.worker import Refine, SlowTrack, SlowTrackState, ThreadedSlowTrack
+from lowlat_seg_ros.engine.worker import Refine, SlowTrack, SlowTrackState
 from lowlat_seg_ros.frames import (
     Counters,
     Frame,
@@ -68,7 +69,8 @@ class Engine:
 
     ``process`` is called by one thread at a time; everything else may be called from any thread.
     ``threshold`` is the calibrated deviation (fraction of pixels) above which a frame becomes the
-    key frame. ``segmenter`` must be in eval mode on its device; the engine becomes its only user.
+    key frame. ``segmenter`` must be in eval mode on its device; engines may share it, with one
+    :class:`~.shared.SharedSlowTrack`, where one thread calls the ``process`` of all.
     ``on_refinement`` is told what became of each key frame that Sh was to refine, by the thread
     that knows.
     """
@@ -343,7 +345,9 @@ class Engine:
             selector_reduced = self._net.selector_reduce(work.low)
             deviation = self._net.deviation(key.selector_reduced, selector_reduced)
         threshold = self._threshold
-        chosen = must or schedule.is_key(deviation, threshold, age_frames, self._config)
+        chosen = schedule.is_key(deviation, threshold, age_frames, self._config)
+        # Cameras that share the slow track ask for Sh in turn; a newer frame of this one will.
+        chosen = must or (chosen and self._slow.admits())
         if chosen:
             chosen = self._promote(key, as_key(selector_reduced=selector_reduced), work)
             self._ledger.count(duplicates=int(chosen and turn.duplicate))

@@ -67,6 +67,10 @@ class VirtualSlowTrack:
                 self._queued = None
         yield
 
+    def admits(self) -> bool:
+        """There is one camera."""
+        return True
+
     def submit(self, key: KeyFrame) -> None:
         """Start ``key`` now, or let it wait behind the running job."""
         job = self._ledger.submit(key)
