@@ -28,7 +28,7 @@ from lowlat_seg_ros.evaluation.footage import Footage, load
 from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.evaluation.streaming import assumed, stream
 from lowlat_seg_ros.evaluation.summary import accuracy
-from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -88,7 +88,7 @@ def footage() -> Footage:
 
 
 def engine(weights: Path) -> Engine:
-    network, _ = checkpoint.load(weights)
+    network, _ = inference.load(weights, torch.device("cpu"))
     config = EngineConfig(foreground_threads=1, max_key_interval=3)
     return Engine.deterministic(network, config, threshold=THRESHOLD, delay_frames=DELAY)
 

@@ -34,7 +34,7 @@ from lowlat_seg_ros.frames import (
     Selection,
     StageTiming,
 )
-from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.ros.ledger import Ledger
@@ -97,7 +97,7 @@ def test_masks_and_reports_are_those_of_the_engine(
     words = ["--delay-frames", 2, "--max-key-interval", 3, "--deviation-threshold", 1]
     assert twin("--storage", storage, *words) == 0
     config = EngineConfig(foreground_threads=1, max_key_interval=3, deviation_threshold=1.0)
-    network, _ = checkpoint.load(weights)
+    network, _ = inference.load(weights, torch.device("cpu"))
     engine = Engine.deterministic(network, config, threshold=THRESHOLD, delay_frames=2)
     wanted = [engine.process(frame, confidence=True) for frame in frames()]
     assert engine.counters.refined > 0

@@ -290,7 +290,8 @@ def test_engine_from_a_checkpoint(tiny: Segmenter, make_frame: MakeFrame, tmp_pa
     classes = tuple(f"class{i}" for i in range(11))
     header = Header(NETWORKS["tiny"], classes, ((0, 0, 0),) * 11, threshold=0.125)
     save(tmp_path / "tiny.safetensors", tiny, header, torch.float32)
-    with Engine.from_checkpoint(tmp_path / "tiny.safetensors", device="cpu") as engine:
+    config = EngineConfig(precision="fp32")
+    with Engine.from_checkpoint(tmp_path / "tiny.safetensors", config, "cpu") as engine:
         assert engine.header == header
         first = engine.process(make_frame(0))
         assert (first.mask == engine_of(tiny, NEVER).process(make_frame(0)).mask).all()

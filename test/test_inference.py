@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.config import NETWORKS, EngineConfig
+from lowlat_seg_ros.data.synthetic import RenderedDrive
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.frames import Frame, MaskKind
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
+
+CPU = torch.device("cpu")
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -76,17 +84,40 @@ def test_the_rival_is_folded_wherever_a_convolution_precedes() -> None:
 
 
 @torch.inference_mode()
+def test_in_bf16_what_is_read_as_numbers_is_full_precision() -> None:
+    segmenter = inference.prepare(trained(Segmenter(NETWORKS["resnet18"])), torch.bfloat16)
+    assert isinstance(segmenter, Segmenter)
+    answers = every_answer(segmenter, torch.rand(1, 3, 64, 80))
+    assert {name for name, tensor in answers.items() if tensor.dtype == torch.bfloat16} == {"low"}
+    full = {name.rpartition(".")[0] for name, weight in segmenter.named_parameters()
+            if weight.dtype == torch.float32}  # fmt: skip
+    classifiers = {"classifier", "high_classifier", "low_classifier"}
+    others = {"context.project", "predictor.logits", "adapt.far.whole", "selector.unit"}
+    assert full == classifiers | others | {"selector.reduction"}
+
+
+def test_bf16_is_chosen_where_the_processor_multiplies_it() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    fast = "avx512_bf16" in flags or "amx_bf16" in flags
+    assert precision_of("auto", CPU) == (torch.bfloat16 if fast else torch.float32)
+    assert precision_of("bf16", CPU) == torch.bfloat16
+    assert precision_of("fp32", CPU) == torch.float32
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU)
+    assert segmenter.backbone.conv1.weight.dtype == precision_of(EngineConfig.precision, CPU)
+
+
+@torch.inference_mode()
 def test_preparing_twice_changes_nothing_more() -> None:
-    prepared = inference.prepare(trained(Segmenter(NETWORKS["tiny"])))
+    prepared = inference.prepare(trained(Segmenter(NETWORKS["tiny"])), torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in prepared.state_dict().items()}
-    after = inference.prepare(prepared).state_dict()
+    after = inference.prepare(prepared, torch.bfloat16).state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_the_checkpoint_stays_what_training_goes_on_from() -> None:
     digest = hashlib.sha256(DEFAULT_CHECKPOINT.read_bytes()).hexdigest()
-    prepared, header = inference.load(DEFAULT_CHECKPOINT)
+    prepared, header = inference.load(DEFAULT_CHECKPOINT, CPU)
     assert not prepared.training
     assert not any(parameter.requires_grad for parameter in prepared.parameters())
     assert hashlib.sha256(DEFAULT_CHECKPOINT.read_bytes()).hexdigest() == digest
@@ -99,3 +130,20 @@ def test_the_checkpoint_stays_what_training_goes_on_from() -> None:
 def test_a_network_in_training_is_refused() -> None:
     with pytest.raises(ValueError, match=r"training mode; call its eval\(\)"):
         inference.prepare(Segmenter(NETWORKS["tiny"]))
+
+
+@torch.inference_mode()
+def test_masks_in_bf16_agree_with_those_in_full_precision() -> None:
+    """What lets ``precision`` be auto: at least 99.9 % of pixels, of full and of carried masks."""
+    drive = RenderedDrive(seed=3, frames=7, rate_hz=15.0, size=(180, 240))
+    frames = [drive[index] for index in range(len(drive))]
+    masks = {}
+    for precision in ("fp32", "bf16"):
+        segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, precision)
+        config = EngineConfig(foreground_threads=1, max_key_interval=3, deviation_threshold=1.0)
+        with Engine.deterministic(segmenter, config, threshold=1.0, delay_frames=2) as engine:
+            results = [engine.process(Frame(frame.image, frame.stamp_ns)) for frame in frames]
+        masks[precision] = np.stack([result.mask for result in results])
+        kinds = [result.provenance.kind for result in results]
+        assert kinds == [MaskKind.FULL] + 6 * [MaskKind.PROPAGATED]
+    assert (masks["fp32"] == masks["bf16"]).mean() >= 0.999

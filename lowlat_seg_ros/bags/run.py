@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     names, path = topics.chosen(args), args.checkpoint or DEFAULT_CHECKPOINT
     with BagReader(args.bag) as source:
         _check_topics(source, names)
-        segmenter, header = inference.load(path, resolve_device(args.device))
+        segmenter, header = inference.load(path, resolve_device(args.device), config.precision)
         engine, pace = _engine(args, segmenter, header, config, source, names)
         facts = _facts(args, path, header, config)
         with closing(engine):

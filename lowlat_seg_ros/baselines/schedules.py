@@ -27,7 +27,7 @@ class FeatureChange:
     """Relative change of F_l, mean |F_l(t) - F_l(k)| / mean |F_l(k)|: nothing is learned."""
 
     def reduce(self, low: Tensor) -> Tensor:
-        return low
+        return low.float()
 
     def change(self, reduced_key: Tensor, reduced: Tensor) -> float:
         scale = reduced_key.abs().mean().clamp(min=1e-6)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TypeVar
 
 import torch
+from torch import nn
 
+from lowlat_seg_ros.benchmark.sides import IDLE
 from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def shipped(device: torch.device) -> tuple[Segmenter, str]:
     """The network of the package's checkpoint, and what its weights are."""
-    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, device)
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, device, IDLE.precision)
     digest = hashlib.sha256(DEFAULT_CHECKPOINT.read_bytes()).hexdigest()
     return segmenter, f"{DEFAULT_CHECKPOINT.name}, SHA-256 {digest}"
 
@@ -24,11 +30,16 @@ def with_random_weights(config: str, device: torch.device) -> tuple[Segmenter, s
     """The network ``config`` of ``NETWORKS``, and what its weights are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return inference.prepare(Segmenter(NETWORKS[config]).eval().to(device)), "random"
+        return _ready(Segmenter(NETWORKS[config]), device), "random"
 
 
 def ddrnet(num_classes: int, device: torch.device) -> DDRNet23Slim:
     """With random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return inference.prepare(DDRNet23Slim(num_classes).eval().to(device))
+        return _ready(DDRNet23Slim(num_classes), device)
+
+
+def _ready(network: Network, device: torch.device) -> Network:
+    """As :func:`~lowlat_seg_ros.network.inference.load` gives them."""
+    return inference.prepare(network.eval().to(device), precision_of(IDLE.precision, device))

@@ -117,7 +117,7 @@ class Engine:
         device: str = "auto",
     ) -> Engine:
         """Load weights; raises ``CheckpointError`` for the file, ``ConfigError`` for the device."""
-        segmenter, header = inference.load(path, resolve_device(device))
+        segmenter, header = inference.load(path, resolve_device(device), config.precision)
         engine = cls(segmenter, config, threshold=header.threshold)
         engine.header = header
         return engine

@@ -38,6 +38,7 @@ from lowlat_seg_ros.network.baselines.learned import (
 )
 from lowlat_seg_ros.network.baselines.recurrent import GatedRecurrentWarp
 from lowlat_seg_ros.network.checkpoint import Header
+from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 
@@ -90,8 +91,9 @@ def workshop(
             if spec.weights and weights.path_of(baselines_from, spec.name).is_file()
         }
     # Only now: baselines are bound to the checkpoint's own weights, and begin as parts of it.
+    dtype = precision_of(config.precision, next(segmenter.parameters()).device)
     for network in (segmenter, *baselines.values()):
-        inference.prepare(network.eval())
+        inference.prepare(network.eval(), dtype)
     names = {spec.schedule for spec in specs} & {"threshold", "adaptive"}
     replays = {}
     if names:
@@ -116,7 +118,8 @@ def _full_os16(shop: Workshop, spec: Spec) -> Method:
     config = dataclasses.replace(shop.header.network, output_stride=16)
     device = next(shop.segmenter.parameters()).device
     # Prepared like the one whose weights it takes.
-    coarse = inference.prepare(Segmenter(config).eval()).to(device)
+    coarse = Segmenter(config).eval().to(device)
+    inference.prepare(coarse, precision_of(shop.config.precision, device))
     checkpoint.restore(coarse, checkpoint.weights(shop.segmenter), "full_os16")
     return FullEngine(coarse, shop.config)
 

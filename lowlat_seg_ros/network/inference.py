@@ -1,7 +1,9 @@
 """Networks made ready for inference: the same answers at less cost.
 
 BatchNorm, which only scales and shifts in eval mode, becomes part of the convolution before it.
-What each step saves, and what was tried and saves nothing: docs/inference.md.
+These convolutions may then run in bfloat16. All others stay in float32, as their answers are read
+as numbers: F_h, of which propagation sums K*K, its kernels, and the logits. Sums of both are
+float32. What each step saves, and what was tried and saves nothing: docs/inference.md.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import Header
+from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -25,17 +29,22 @@ Network = TypeVar("Network", bound=nn.Module)
 _Layer = tuple[nn.Module, str, nn.Module]
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmenter, Header]:
-    """As :func:`~lowlat_seg_ros.network.checkpoint.load`, ready for inference."""
+def load(
+    path: str | Path, device: torch.device, precision: str = EngineConfig.precision
+) -> tuple[Segmenter, Header]:
+    """As :func:`~lowlat_seg_ros.network.checkpoint.load`, ready for inference.
+
+    ``precision`` as in ``EngineConfig``.
+    """
     segmenter, header = checkpoint.load(path, device)
-    return prepare(segmenter), header
+    return prepare(segmenter, precision_of(precision, device)), header
 
 
-def prepare(network: Network) -> Network:
-    """Fold ``network``, in eval mode, in place; returns it.
+def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
+    """Fold ``network``, in eval mode, in place, its inner convolutions in ``dtype``; returns it.
 
     It can be neither trained nor saved any more: its weights are no longer those of its
-    checkpoint, and it has no BatchNorm. A network that was prepared before stays as it is. Raises
+    checkpoint, and it has no BatchNorm. Parts that were prepared before stay as they are. Raises
     ``ValueError`` in training mode.
     """
     if network.training:
@@ -44,8 +53,26 @@ def prepare(network: Network) -> Network:
         for (_, _, conv), norm in itertools.pairwise(_in_order(module)):
             if isinstance(conv, nn.Conv2d) and isinstance(norm[2], nn.BatchNorm2d):
                 _fold(conv, norm)
+                conv.to(dtype)
+    if dtype != torch.float32:
+        _match_inputs(network)
     # PyTorch has this overload, its type stubs do not.
     return network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _match_inputs(network: nn.Module) -> None:
+    """Let every layer take inputs of any precision."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            known = module._forward_pre_hooks.values()
+            if _to_own_precision not in known:
+                module.register_forward_pre_hook(_to_own_precision)
+
+
+def _to_own_precision(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return inputs[0].to(weight.dtype)
 
 
 def _fold(conv: nn.Conv2d, norm: _Layer) -> None:

@@ -115,7 +115,8 @@ def _play(clip: Clip, job: _Job, progress: Progress) -> LiveRun:
 
 def _full_network(clip: Clip, run: LiveRun, job: _Job, progress: Progress) -> Full:
     """The whole network on the frames that have a mask, in this process, the node being gone."""
-    segmenter, header = inference.load(job.checkpoint, resolve_device(job.args.device))
+    device = resolve_device(job.args.device)
+    segmenter, header = inference.load(job.checkpoint, device, job.config.precision)
     engine, frames = FullEngine(segmenter, job.config), [answer.index for answer in run.answers]
     task = progress.add_task("full network on every frame", total=len(frames), note="")
     engine.process(Frame(clip.images[0], 0))  # warms up, as the node does

@@ -38,7 +38,7 @@ def load_model(settings: Settings) -> Model:
     path = Path(node.checkpoint or DEFAULT_CHECKPOINT)
     device = resolve_device(node.device)
     sha256 = digest.verify(path, node.checkpoint_sha256)
-    segmenter, header = inference.load(path, device)
+    segmenter, header = inference.load(path, device, settings.engine.precision)
     table = ClassTable(path.stem, header.classes, header.colours)
     size = node.expected_height, node.expected_width
     budget = measure(segmenter, settings.engine, size)

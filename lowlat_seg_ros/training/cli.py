@@ -26,6 +26,7 @@ from lowlat_seg_ros.network.baselines.learned import (
     PairMethod,
 )
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
+from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.base import BaseStage
@@ -36,7 +37,7 @@ from lowlat_seg_ros.training.options import configure
 from lowlat_seg_ros.training.parallel import Ranks, device_of, joined
 from lowlat_seg_ros.training.propagation import PropagationLoss, PropagationStage
 from lowlat_seg_ros.training.selector import SelectorStage, calibrate, deviation_bank, threshold_for
-from lowlat_seg_ros.training.settings import LoopConfig, precision_of
+from lowlat_seg_ros.training.settings import LoopConfig
 from lowlat_seg_ros.training.sources import (
     CALIBRATION_SEED,
     HELD_OUT_SEED,

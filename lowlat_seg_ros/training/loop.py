@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.training.log import Log
 from lowlat_seg_ros.training.parallel import Ranks
-from lowlat_seg_ros.training.settings import LoopConfig, precision_of
+from lowlat_seg_ros.training.settings import LoopConfig
 from lowlat_seg_ros.training.stage import Stage
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-
-from lowlat_seg_ros.config import check, setting
+from lowlat_seg_ros.config import PRECISIONS, check, setting
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class LoopConfig:
     precision: str = setting(
         "auto",
         "bf16 where the processor multiplies it fast, or fp32",
-        choices=("auto", "bf16", "fp32"),
+        choices=PRECISIONS,
     )
     log_every: int = setting(50, "steps between rows of losses in the log", low=1, high=10**8)
     evaluate_every: int = setting(250, "steps between evaluations", low=1, high=10**8)
@@ -43,18 +40,3 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         check(self)
-
-
-def precision_of(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that convolutions run in: bf16 by request, or where the hardware has it."""
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
-    return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    return "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
-
-
-def _cpu_flags() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
