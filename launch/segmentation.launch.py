@@ -5,7 +5,14 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
+from launch.events import Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -20,11 +27,15 @@ ARGUMENTS = {
     "params_file": (str(CONFIG / "segmentation.yaml"), "YAML file of the node's parameters."),
     "checkpoint": ("", "Weights, a .safetensors file; empty for params_file's."),
     "device": ("", "Where the network runs: auto, cpu, cuda, cuda:1; empty for params_file's."),
+    "autostart": ("", "false to wait for lifecycle transitions; empty for params_file's."),
     "use_sim_time": ("", "true for the clock of /clock, for bags and simulators; else false."),
     "log_level": ("info", "What is logged: debug, info, warn, error, fatal."),
     "rviz": ("false", "true to start rviz2 with the camera, the overlay and the mask."),
 }
-PARAMETERS = {"image_transport": str, "checkpoint": str, "device": str, "use_sim_time": bool}
+PARAMETERS = {
+    **{"image_transport": str, "checkpoint": str, "device": str},
+    **{"autostart": bool, "use_sim_time": bool},
+}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -60,8 +71,14 @@ def nodes(context: LaunchContext) -> list[Node]:
         remappings=[("image", value["image"])],
         arguments=["--ros-args", "--log-level", value["log_level"]],
         output="screen",
+        on_exit=end,
     )
     return [segmentation, *([rviz(value)] if value["rviz"].lower() == "true" else [])]
+
+
+def end(_: ProcessExited, context: LaunchContext) -> list[EmitEvent]:
+    """Nothing goes on without the node, so that whoever started this can start it again."""
+    return [] if context.is_shutdown else [EmitEvent(event=Shutdown(reason="the node has ended"))]
 
 
 def rviz(value: dict[str, str]) -> Node:

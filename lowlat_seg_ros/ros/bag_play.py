@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -66,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
         player = BagPlayer(node, bag, args.rate)
         for name in player.unknown:
             print(f"Left out, as its package is not installed: {name}", file=sys.stderr)
-        messages = sum(1 for _ in loops(args.loops) for _ in player.play())
+        messages = 0
+        with suppress(KeyboardInterrupt):  # how it is meant to end where it goes on for ever
+            for _ in loops(args.loops):
+                for _ in player.play():
+                    messages += 1
     print(f"{messages} messages played")
     return 0

@@ -1,4 +1,4 @@
-"""The launch file, on a machine with ros2 launch."""
+"""The launch files, on a machine with ros2 launch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,16 @@ from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from rcl_interfaces.srv import GetParameters
 from rclpy.node import Node
+from sensor_msgs.msg import Image
 
-FILE = Path(__file__).parents[2] / "launch" / "segmentation.launch.py"
+from lowlat_seg_ros import cli
+
+LAUNCH = Path(__file__).parents[2] / "launch"
 PROFILES = {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"}
 
 
-def description() -> LaunchDescription:
-    return runpy.run_path(str(FILE))["generate_launch_description"]()
+def description(file: str = "segmentation.launch.py") -> LaunchDescription:
+    return runpy.run_path(str(LAUNCH / file))["generate_launch_description"]()
 
 
 def variables() -> set[str]:
@@ -36,11 +40,11 @@ def variables() -> set[str]:
     return {action.name[0].text for action in actions}
 
 
-def test_every_argument_is_described() -> None:
-    arguments = {a.name: a for a in description().entities if isinstance(a, DeclareLaunchArgument)}
-    names = "image namespace params_file checkpoint device use_sim_time log_level rviz"
-    assert list(arguments) == names.split()
-    assert all(argument.description.endswith(".") for argument in arguments.values())
+@pytest.mark.parametrize("file", sorted(path.name for path in LAUNCH.glob("*.launch.py")))
+def test_every_argument_is_described(file: str) -> None:
+    own = [a for a in description(file).entities if isinstance(a, DeclareLaunchArgument)]
+    assert own
+    assert all(argument.description.endswith(".") for argument in own)
 
 
 def test_profile_for_large_images_is_set_unless_the_user_has_one(
@@ -60,6 +64,19 @@ def observer() -> Iterator[Node]:
     rclpy.shutdown()
 
 
+@contextmanager
+def launched(file: str, **arguments: object) -> Iterator[subprocess.Popen[bytes]]:
+    """``ros2 launch`` of a file of the installed package, ended by Ctrl-C, which must go well."""
+    given = [f"{name}:={value}" for name, value in arguments.items()]
+    process = subprocess.Popen(["ros2", "launch", "lowlat_seg_ros", file, *given])
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        status = process.wait(timeout=60)
+    assert status == 0
+
+
 def test_node_starts_with_its_arguments(observer: Node, tmp_path: Path, checkpoint: Path) -> None:
     file = tmp_path / "parameters.yaml"
     file.write_text("/**/segmentation_node: {ros__parameters: {max_key_interval: 7}}")
@@ -71,17 +88,46 @@ def test_node_starts_with_its_arguments(observer: Node, tmp_path: Path, checkpoi
         "device": "cpu",
         "use_sim_time": "true",
     }
-    given = [f"{name}:={value}" for name, value in arguments.items()]
-    command = ["ros2", "launch", "lowlat_seg_ros", FILE.name, *given]
-    process = subprocess.Popen(command)
-    try:
+    with launched("segmentation.launch.py", **arguments) as process:
         wait(lambda: observer.count_subscribers("/front/image") == 1, process)
         assert values(observer, ["max_key_interval", "use_sim_time", "device"]) == [7, True, "cpu"]
         assert observer.count_publishers("/car/segmentation_node/mask") == 1
-    finally:
-        process.send_signal(signal.SIGINT)
-        status = process.wait(timeout=60)
-    assert status == 0
+
+
+def test_node_waits_for_transitions_without_autostart(observer: Node, checkpoint: Path) -> None:
+    arguments = {"namespace": "car", "checkpoint": checkpoint, "autostart": "false"}
+    with launched("segmentation.launch.py", **arguments):
+        names = ["max_key_interval", "autostart", "checkpoint"]
+        assert values(observer, names) == [0, False, str(checkpoint)]
+        assert observer.count_subscribers("/camera/image_raw") == 0
+
+
+def test_launch_ends_with_its_node(tmp_path: Path) -> None:
+    arguments = {"checkpoint": tmp_path / "none.safetensors"}
+    with launched("segmentation.launch.py", **arguments) as process:
+        process.wait(timeout=60)
+
+
+def test_bag_is_played_again_and_again_by_its_clock(
+    observer: Node, tmp_path: Path, checkpoint: Path
+) -> None:
+    pytest.importorskip("rosbags", reason="bags are made with the library rosbags")
+    words = ["--size", "48x64", "--frames", "6", "--rate", "10", "--out", str(tmp_path / "bag")]
+    assert cli.main(["bag", "make", *words]) == 0
+    arguments = {"bag": tmp_path / "bag", "loop": "true", "rate": 2.0, "namespace": "car"}
+    stamps: list[int] = []
+    observer.create_subscription(
+        Image, "/car/segmentation_node/mask", lambda mask: stamps.append(mask.header.stamp.sec), 10
+    )
+
+    def looped() -> bool:
+        rclpy.spin_once(observer, timeout_sec=0.1)
+        return len(stamps) > 12  # of 6 frames
+
+    with launched("replay.launch.py", checkpoint=checkpoint, device="cpu", **arguments) as process:
+        wait(looped, process)
+        assert set(stamps) == {1}  # the first second of the bag, as it was recorded
+        assert values(observer, ["max_key_interval", "use_sim_time", "device"]) == [0, True, "cpu"]
 
 
 def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

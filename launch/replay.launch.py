@@ -1,0 +1,107 @@
+"""``ros2 launch lowlat_seg_ros replay.launch.py``: the node on a bag, or on a data set as a bag."""
+
+import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import Action, LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    TimerAction,
+)
+from launch.event_handlers import OnProcessExit, OnShutdown
+from launch.events import Shutdown
+from launch.events.process import ProcessExited
+from launch.substitutions import LaunchConfiguration
+from launch_ros.ros_adapters import get_ros_node
+
+LAUNCH = Path(get_package_share_directory("lowlat_seg_ros")) / "launch"
+# Name: default and meaning, beside the arguments of segmentation.launch.py.
+ARGUMENTS = {
+    "bag": ("", "Folder of a rosbag2 bag with images on the topic that `image` names."),
+    "dataset": ("drive", "Without a bag: drive (rendered), camvid, cityscapes, folder."),
+    "root": ("", "Folder of the data set."),
+    "rate": ("1.0", "Times as fast as it was recorded."),
+    "loop": ("false", "true to play it again and again."),
+}
+CLOCK_HZ = "100"
+# How long to wait between looking for the node's subscription.
+POLL_S = 0.2
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The arguments, the node by the clock of the bag, and the bag."""
+    node = IncludeLaunchDescription(
+        str(LAUNCH / "segmentation.launch.py"), launch_arguments={"use_sim_time": "true"}.items()
+    )
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(name, default_value=default, description=meaning)
+                for name, (default, meaning) in ARGUMENTS.items()
+            ),
+            node,
+            OpaqueFunction(function=prepare),
+        ]
+    )
+
+
+def prepare(context: LaunchContext) -> list[Action]:
+    """Play the bag, or make one of the data set first."""
+    if value(context, "bag"):
+        return [OpaqueFunction(function=play, args=[value(context, "bag")])]
+    folder = tempfile.mkdtemp(prefix="lowlat_seg_ros_")
+    bag = str(Path(folder) / "bag")
+    command = ["lowlat-seg", "bag", "make", "--dataset", value(context, "dataset"), "--out", bag]
+    command += ["--root", value(context, "root")] if value(context, "root") else []
+    command += ["--image-topic", value(context, "image")]
+
+    def go_on(event: ProcessExited, _: LaunchContext) -> list[Action]:
+        if event.returncode == 0:
+            return [OpaqueFunction(function=play, args=[bag])]
+        return [EmitEvent(event=Shutdown(reason="the data set could not be made a bag"))]
+
+    def clean_up(*_: object) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    make = ExecuteProcess(cmd=command, output="screen", name="make_bag")
+    return [
+        RegisterEventHandler(OnProcessExit(target_action=make, on_exit=go_on)),
+        RegisterEventHandler(OnShutdown(on_shutdown=clean_up)),
+        make,
+    ]
+
+
+def play(context: LaunchContext, bag: str) -> list[Action]:
+    """Play ``bag`` as soon as the node listens: it loads and warms up first."""
+    image, node = value(context, "image"), get_ros_node(context)
+    if not any(node.count_subscribers(topic) for topic in (image, f"{image}/compressed")):
+        return [TimerAction(period=POLL_S, actions=[OpaqueFunction(function=play, args=[bag])])]
+    loop = value(context, "loop").lower() == "true"
+    if importlib.util.find_spec("rosbag2_py") is not None:
+        command = ["ros2", "bag", "play", bag, "--clock", CLOCK_HZ, "--disable-keyboard-controls"]
+        command += ["--loop"] if loop else []
+    else:  # ROS 2 from PyPI has no `ros2 bag`
+        command = ["lowlat-seg", "bag", "play", bag, "--loops", "0" if loop else "1"]
+    command += ["--rate", value(context, "rate")]
+    player = ExecuteProcess(cmd=command, output="screen", name="play_bag")
+    return [RegisterEventHandler(OnProcessExit(target_action=player, on_exit=played)), player]
+
+
+def played(event: ProcessExited, context: LaunchContext) -> list[Action]:
+    """The node goes on, with its last frame in rviz."""
+    done = "The bag is at its end; Ctrl-C ends the node."
+    return [LogInfo(msg=done)] if event.returncode == 0 and not context.is_shutdown else []
+
+
+def value(context: LaunchContext, name: str) -> str:
+    """What is given for an argument, or its default."""
+    return LaunchConfiguration(name).perform(context)
