@@ -96,7 +96,8 @@ class Stream(ABC):
         provenance = Provenance(
             kind, stamp_ns, index - key_index, age_ms, exact, resets, self._reset
         )
-        self.counters = Counters(index + 1, keys + (kind is MaskKind.FULL), resets)
+        keys += kind is MaskKind.FULL
+        self.counters = Counters(frames=index + 1, key_frames=keys, resets=resets)
         self._previous, self._reset = frame, None
         return Segmentation(
             mask, frame.stamp_ns, frame.frame_id, provenance, watch.timing(), self.counters

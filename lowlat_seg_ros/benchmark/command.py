@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lowlat_seg_ros.arguments import changed, size
-from lowlat_seg_ros.config import NETWORKS, ConfigError
+from lowlat_seg_ros.config import NETWORKS, PRECISIONS, ConfigError, EngineConfig
 
 EXAMPLES = """\
 examples:
@@ -90,6 +90,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK} frames of each, whatever --frames says"
     )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=EngineConfig.precision,
+        help="of the inner convolutions of all networks (default %(default)s)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write a page with tables and charts to this folder"
@@ -111,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
         size=args.resolution,
         rate_hz=args.rate,
         frames=QUICK if args.quick else args.frames,
+        precision=args.precision,
     )
     done = measure.everything(wanted)
     console = Console()

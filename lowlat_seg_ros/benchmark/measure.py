@@ -19,6 +19,7 @@ from lowlat_seg_ros.engine.device import cores, foreground_threads, use_threads
 from lowlat_seg_ros.engine.neighbours import Neighbours
 from lowlat_seg_ros.evaluation.machine import describe
 from lowlat_seg_ros.network.device import resolve_device
+from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
 #: Fewest repeats of a kernel; otherwise a quarter of the frames, as unfold takes long.
@@ -28,7 +29,7 @@ REPEATS = 3
 @dataclass(frozen=True)
 class Wanted:
     """What to measure: ``config`` a name of ``NETWORKS``, ``size`` (H, W) of the frames or None,
-    ``frames`` of each side. ``command`` is for the report.
+    ``frames`` of each side, ``precision`` as in ``EngineConfig``. ``command`` is for the report.
     """
 
     command: str
@@ -37,6 +38,7 @@ class Wanted:
     size: tuple[int, int] | None
     rate_hz: float
     frames: int
+    precision: str
 
 
 def everything(wanted: Wanted) -> Benchmark:
@@ -50,10 +52,10 @@ def everything(wanted: Wanted) -> Benchmark:
         seen = camera.rendered(wanted.size, wanted.rate_hz, camera.IMAGES, step)
     before_mb = memory.resident_mb()
     if wanted.config == SHIPPED:
-        segmenter, weights = networks.shipped(device)
+        segmenter, weights = networks.shipped(device, wanted.precision)
     else:
-        segmenter, weights = networks.with_random_weights(wanted.config, device)
-    ddrnet = networks.ddrnet(segmenter.config.num_classes, device)
+        segmenter, weights = networks.with_random_weights(wanted.config, device, wanted.precision)
+    ddrnet = networks.ddrnet(segmenter.config.num_classes, device, wanted.precision)
     with _bar("sides", contest.steps(segmenter, wanted.frames)) as step:
         sides = contest.hold(segmenter, ddrnet, seen, wanted.frames, wanted.rate_hz, step)
     peak_mb, gpu_peak_mb = memory.peak_mb(), memory.gpu_peak_mb(device)
@@ -70,6 +72,7 @@ def everything(wanted: Wanted) -> Benchmark:
         frames=wanted.frames,
         rate_hz=wanted.rate_hz,
         device=str(device),
+        precision=str(precision_of(wanted.precision, device)).removeprefix("torch."),
         slow_track_threads=IDLE.slow_track_threads or cores(),
         load_average=load_average,
         other_cores=neighbours.cores(),

@@ -8,7 +8,6 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from lowlat_seg_ros.benchmark.sides import IDLE
 from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
@@ -19,27 +18,27 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def shipped(device: torch.device) -> tuple[Segmenter, str]:
+def shipped(device: torch.device, precision: str) -> tuple[Segmenter, str]:
     """The network of the package's checkpoint, and what its weights are."""
-    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, device, IDLE.precision)
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, device, precision)
     digest = hashlib.sha256(DEFAULT_CHECKPOINT.read_bytes()).hexdigest()
     return segmenter, f"{DEFAULT_CHECKPOINT.name}, SHA-256 {digest}"
 
 
-def with_random_weights(config: str, device: torch.device) -> tuple[Segmenter, str]:
+def with_random_weights(config: str, device: torch.device, precision: str) -> tuple[Segmenter, str]:
     """The network ``config`` of ``NETWORKS``, and what its weights are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _ready(Segmenter(NETWORKS[config]), device), "random"
+        return _ready(Segmenter(NETWORKS[config]), device, precision), "random"
 
 
-def ddrnet(num_classes: int, device: torch.device) -> DDRNet23Slim:
+def ddrnet(num_classes: int, device: torch.device, precision: str) -> DDRNet23Slim:
     """With random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _ready(DDRNet23Slim(num_classes), device)
+        return _ready(DDRNet23Slim(num_classes), device, precision)
 
 
-def _ready(network: Network, device: torch.device) -> Network:
+def _ready(network: Network, device: torch.device, precision: str) -> Network:
     """As :func:`~lowlat_seg_ros.network.inference.load` gives them."""
-    return inference.prepare(network.eval().to(device), precision_of(IDLE.precision, device))
+    return inference.prepare(network.eval().to(device), precision_of(precision, device))

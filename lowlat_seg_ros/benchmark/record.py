@@ -19,6 +19,7 @@ class Facts:
 
     ``command``: what was run, without the places of files. ``weights``: name and SHA-256 of the
     checkpoint, or that they are random. ``size``: (H, W) of the frames, ``frames`` of each side.
+    ``precision``: what the inner convolutions of all networks run in.
     ``slow_track_threads``: CPU threads of Sh; those of the others stand with their figures.
     ``load_average``: threads of all processes that wanted a core in the minute before;
     ``other_cores``: those that other processes kept busy during the run.
@@ -31,6 +32,7 @@ class Facts:
     frames: int
     rate_hz: float
     device: str
+    precision: str
     slow_track_threads: int
     load_average: float
     other_cores: float

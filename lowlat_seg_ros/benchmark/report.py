@@ -36,7 +36,7 @@ def notes(done: Benchmark) -> list[str]:
         f"Over the resolution: {line.base_ms:.1f} ms + {line.ms_per_megapixel:.0f} ms per "
         f"megapixel, within {line.linear_deviation:.0%}. Several cameras are segmented one after "
         "another, and the time is that of all of them.",
-        f"Weights: {facts.weights}.",
+        f"Weights: {facts.weights}. Inner convolutions of all networks: {facts.precision}.",
         f"Measured on {facts.machine}; load average {facts.load_average:.1f} before.",
     ]
     return said + _warnings(done)
