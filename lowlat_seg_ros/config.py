@@ -71,10 +71,6 @@ def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-#: Number formats of convolutions; ``auto`` is bf16 where the hardware multiplies it fast.
-PRECISIONS = ("auto", "bf16", "fp32")
-
-
 @dataclass(frozen=True)
 class NetworkConfig:
     """Sizes of the network (paper Sec. 3 and 4); the named ones are in :data:`NETWORKS`."""
@@ -102,6 +98,13 @@ class NetworkConfig:
     context_channels: int = setting(
         64, "channels of each branch of the pyramid-pooling context head", low=4, high=1024
     )
+    context_merge: int = setting(
+        0,
+        "channels of the 3x3 convolution that ends the context head before F_h is projected (512 "
+        "in PSPNet), 0 for those of F_h",
+        low=0,
+        high=2048,
+    )
     context_bins: tuple[int, ...] = setting(
         (1, 2, 3, 6), "grid sizes of the pyramid-pooling context head"
     )
@@ -127,6 +130,11 @@ class NetworkConfig:
         low=0,
         high=1024,
     )
+    shared_reduction: bool = setting(
+        False,
+        "whether selector, predictor and AdaptNet read one 1x1 reduction of F_l instead of each "
+        "beginning with a 3x3 convolution of all of it, as published",
+    )
     residual_fusion: bool = setting(
         False,
         "whether fusion corrects the full network's classifier on the propagated F_h instead of "
@@ -147,7 +155,8 @@ class NetworkConfig:
 
 #: Named networks. ``resnet18`` is the default and runs on a CPU; ``paper_resnet18`` is the paper's
 #: arrangement at its size, without what goes beyond it; ``paper_resnet101`` has the sizes published
-#: in Sec. 4; ``tiny`` is for tests.
+#: in Sec. 4, and ``resnet101_fast`` differs from it by the shared reduction alone; ``tiny`` is for
+#: tests.
 NETWORKS: dict[str, NetworkConfig] = {
     "resnet18": NetworkConfig(
         context_skip=32, classifier_upsampling=2, adapt_context=128, residual_fusion=True
@@ -170,6 +179,17 @@ NETWORKS: dict[str, NetworkConfig] = {
         module_channels=256,
         high_channels=256,
         context_channels=512,
+        context_merge=512,
+    ),
+    "resnet101_fast": NetworkConfig(
+        backbone="resnet101",
+        split="layer3.2",
+        num_classes=19,
+        module_channels=256,
+        high_channels=256,
+        context_channels=512,
+        context_merge=512,
+        shared_reduction=True,
     ),
     "tiny": NetworkConfig(
         backbone="tiny",
@@ -197,13 +217,6 @@ class EngineConfig:
         unit="px",
         low=0,
         high=4320,
-    )
-    precision: str = setting(
-        "auto",
-        "number format of the network's inner convolutions: bf16 takes half the time where the "
-        "processor multiplies it (CPUs with avx512_bf16 or amx_bf16, GPUs) and moves one pixel in "
-        "two thousand, more time elsewhere; auto chooses it where it is fast, or fp32",
-        choices=PRECISIONS,
     )
     deviation_threshold: float = setting(
         -1.0,

@@ -119,6 +119,38 @@ def test_paper_network_has_the_papers_sizes() -> None:
     assert len(blocks) == (23 - 3) + 3  # conv4_4 .. conv4_23 and conv5_1 .. conv5_3
 
 
+def test_a_shared_reduction_travels_with_f_l() -> None:
+    """Selector, predictor and AdaptNet read it and nothing else, and Sh reads F_l without it."""
+    torch.manual_seed(0)
+    net = Segmenter(dataclasses.replace(NETWORKS["tiny"], shared_reduction=True)).eval()
+    image, high = torch.randn(1, 3, 32, 40), torch.randn(1, 8, 4, 5)
+    with torch.inference_mode():
+        low = net.lower(image)
+        own = net.backbone.lower(image)
+        assert low.shape == (1, net.low_channels, 4, 5)
+        assert torch.equal(low[:, :-8], own)
+        reduced = net.predictor.reduce(low)
+        assert torch.equal(reduced, net.shared.reduce(own))
+        assert torch.equal(net.selector.reduce(low), reduced)
+        blind = torch.cat([torch.zeros_like(own), reduced], dim=1)
+        assert torch.equal(net.classify_low(blind), net.classify_low(low))
+        assert torch.equal(net.classify_fused(high, blind), net.classify_fused(high, low))
+        deaf = torch.cat([own, torch.zeros_like(reduced)], dim=1)
+        assert torch.equal(net.higher(deaf), net.higher(low))
+
+
+def test_a_shared_reduction_is_all_that_resnet101_fast_changes() -> None:
+    fast, paper = NETWORKS["resnet101_fast"], NETWORKS["paper_resnet101"]
+    assert dataclasses.replace(fast, shared_reduction=False) == paper
+    with torch.device("meta"):
+        net = Segmenter(fast)
+    shared = net.shared.reduce[0]
+    assert shared.weight.shape == (256, 1024, 1, 1)
+    readers = (net.predictor, net.selector, net.adapt)
+    inputs = {m.in_channels for r in readers for m in r.modules() if isinstance(m, torch.nn.Conv2d)}
+    assert inputs == {256, 512}  # none of F_l's 1024, 512 for both frames
+
+
 def test_block_split_runs_every_block_once() -> None:
     """Sl and Sh together are the network, wherever it is cut."""
     base = NETWORKS["tiny"]

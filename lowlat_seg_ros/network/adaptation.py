@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.layers import conv_bn_relu, separable
+from lowlat_seg_ros.network.sharing import Reduced
 
 
 class AdaptNet(nn.Module):
@@ -17,9 +18,12 @@ class AdaptNet(nn.Module):
     look alike to the fast track.
     """
 
-    def __init__(self, low_channels: int, width: int, context: int = 0) -> None:
+    def __init__(
+        self, low_channels: int, width: int, context: int = 0, shares: bool = False
+    ) -> None:
+        """``shares``: the reduction of :mod:`sharing` stands for the first convolution."""
         super().__init__()
-        self.first = conv_bn_relu(low_channels, width)
+        self.first = Reduced(width) if shares else conv_bn_relu(low_channels, width)
         self.second = conv_bn_relu(width, width)
         self.third = conv_bn_relu(width, width)
         self.far = FarBranch(width, context) if context else None

@@ -168,6 +168,6 @@ def _skip_is_new(source: Segmenter, target: Segmenter) -> bool:
     """Whether the context head reads F_l besides, after what it has read before."""
     skip = target.config.context_skip
     wider = dataclasses.replace(source.config, context_skip=skip)
-    sizes = ("backbone", "high_channels", "context_channels", "context_bins")
+    sizes = ("backbone", "high_channels", "context_channels", "context_merge", "context_bins")
     same = all(getattr(wider, name) == getattr(target.config, name) for name in sizes)
     return same and skip > source.config.context_skip == 0

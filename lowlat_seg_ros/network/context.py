@@ -28,8 +28,9 @@ class ContextHead(nn.Module):
         skip = config.context_skip
         self.skip = conv_bn_relu(low_channels, skip, kernel=1) if skip else None
         total = in_channels + len(self.bins) * config.context_channels + skip
-        self.merge = conv_bn_relu(total, config.high_channels)
-        self.project = nn.Conv2d(config.high_channels, config.high_channels, 1)
+        merged = config.context_merge or config.high_channels
+        self.merge = conv_bn_relu(total, merged)
+        self.project = nn.Conv2d(merged, config.high_channels, 1)
 
     def forward(self, x: Tensor, low: Tensor) -> Tensor:
         """(N, C, h, w) of Sh's last stage and F_l (N, Cl, H/8, W/8) -> F_h (N, Ch, H/8, W/8)."""

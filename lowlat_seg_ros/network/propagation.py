@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.layers import conv_bn_relu
+from lowlat_seg_ros.network.sharing import Reduced
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +24,13 @@ FUSED = (torch.float16, torch.bfloat16, torch.float32)
 class KernelPredictor(nn.Module):
     """Predicts, for every location, the K x K weights that carry F_h from key to current frame."""
 
-    def __init__(self, low_channels: int, width: int, kernel_size: int) -> None:
+    def __init__(
+        self, low_channels: int, width: int, kernel_size: int, shares: bool = False
+    ) -> None:
+        """``shares``: reads the reduction of :mod:`sharing` instead of its own."""
         super().__init__()
         # One reduction for both frames, so that the key frame's is computed once and kept.
-        self.reduction = conv_bn_relu(low_channels, width)
+        self.reduction = Reduced(width) if shares else conv_bn_relu(low_channels, width)
         self.mix = conv_bn_relu(2 * width, width)
         self.logits = nn.Conv2d(width, kernel_size**2, 1)
         # Begin by carrying features over where they are, half of the weight being the centre's:
@@ -37,7 +41,8 @@ class KernelPredictor(nn.Module):
 
     def reduce(self, low: Tensor) -> Tensor:
         """F_l (N, Cl, H/8, W/8) -> reduced (N, width, H/8, W/8)."""
-        return self.reduction(low)
+        reduced: Tensor = self.reduction(low)
+        return reduced
 
     def forward(self, reduced_key: Tensor, reduced: Tensor) -> Tensor:
         """Reduced F_l of key and current frame -> W (N, K*K, H/8, W/8), summing to 1 over dim 1."""

@@ -14,6 +14,7 @@ from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.context import ContextHead
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.selector import KeyFrameSelector
+from lowlat_seg_ros.network.sharing import SharedReduction
 
 #: ImageNet statistics, RGB in [0, 1]: what torchvision's files were trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -61,24 +62,32 @@ class Segmenter(nn.Module):
         self.config = config
         width, high = config.module_channels, config.high_channels
         self.backbone = Backbone(config)
-        low = self.backbone.low_channels
+        low, shares = self.backbone.low_channels, config.shared_reduction
+        self.shared = SharedReduction(low, width) if shares else nn.Identity()
         self.context = ContextHead(low, self.backbone.out_channels, config)
-        self.predictor = KernelPredictor(low, width, config.kernel_size)
-        self.adapt = AdaptNet(low, width, config.adapt_context)
+        self.predictor = KernelPredictor(low, width, config.kernel_size, shares)
+        self.adapt = AdaptNet(low, width, config.adapt_context, shares)
         self.fusion = Fusion(high, width)
-        self.selector = KeyFrameSelector(low, width)
+        self.selector = KeyFrameSelector(low, width, shares)
         answers = (config.num_classes, config.classifier_upsampling)
         self.classifier = new_classifier(config)
         self.high_classifier = Classifier(high, *answers)
         self.low_classifier = Classifier(width, *answers)
+
+    @property
+    def low_channels(self) -> int:
+        """Channels of what :meth:`lower` gives."""
+        shared = self.config.module_channels if self.config.shared_reduction else 0
+        return self.backbone.low_channels + shared
 
     def normalise(self, image: Tensor) -> Tensor:
         """RGB in [0, 1] (N, 3, H, W) -> what Sl expects."""
         return normalise(image)
 
     def lower(self, image: Tensor) -> Tensor:
-        """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l."""
-        return self.backbone.lower(image)
+        """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l, and what is shared."""
+        low: Tensor = self.shared(self.backbone.lower(image))
+        return low
 
     def higher(
         self,
@@ -90,7 +99,7 @@ class Segmenter(nn.Module):
 
         ``step`` runs each of them, a function of tensors to one tensor, always in the same order.
         """
-        x = low
+        x = low = low[:, : self.backbone.low_channels]
         for block in self.backbone.higher_blocks():
             x = step(block, x)
             pause()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.layers import conv_bn_relu
+from lowlat_seg_ros.network.sharing import Reduced
 
 
 class KeyFrameSelector(nn.Module):
@@ -13,9 +14,11 @@ class KeyFrameSelector(nn.Module):
     The deviation is the fraction of pixels whose label differs from the key frame's.
     """
 
-    def __init__(self, low_channels: int, width: int) -> None:
+    def __init__(self, low_channels: int, width: int, shares: bool = False) -> None:
+        """``shares``: reads the reduction of :mod:`sharing` instead of its own."""
         super().__init__()
-        self.reduction = nn.Conv2d(low_channels, width, 3, padding=1)
+        own = nn.Conv2d(low_channels, width, 3, padding=1)
+        self.reduction = Reduced(width) if shares else own
         # Without a ReLU before the pooling the answer would only flip its sign with the
         # direction of the change.
         self.mix = conv_bn_relu(width, width)
@@ -23,7 +26,8 @@ class KeyFrameSelector(nn.Module):
 
     def reduce(self, low: Tensor) -> Tensor:
         """F_l (N, Cl, H/8, W/8) -> reduced (N, width, H/8, W/8), cached for the key frame."""
-        return self.reduction(low)
+        reduced: Tensor = self.reduction(low)
+        return reduced
 
     def forward(self, reduced_key: Tensor, reduced: Tensor) -> Tensor:
         """Reduced F_l of key and current frame -> logit of the deviation (N,)."""

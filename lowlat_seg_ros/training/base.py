@@ -30,7 +30,12 @@ class BaseStage:
     def trained(self) -> list[list[torch.nn.Module]]:
         """Everything the full and the auxiliary mask need."""
         net = self.segmenter
-        return [[net.backbone, net.context, net.high_classifier, net.adapt, net.low_classifier]]
+        return [
+            [
+                *(net.backbone, net.shared, net.context),
+                *(net.high_classifier, net.adapt, net.low_classifier),
+            ]
+        ]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch."""

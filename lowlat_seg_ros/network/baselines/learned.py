@@ -182,7 +182,7 @@ def _carried(make: Callable[[Segmenter], Carrier], fuse: bool, base: Segmenter) 
 
 def _adaptive(base: Segmenter) -> Carrier:
     config = base.config
-    low = base.backbone.low_channels
+    low = base.low_channels
     return Adaptive(KernelPredictor(low, config.module_channels, config.kernel_size))
 
 
