@@ -71,6 +71,10 @@ def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+#: Number formats of convolutions; ``auto`` is bf16 where the hardware multiplies it fast.
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """Sizes of the network (paper Sec. 3 and 4); the named ones are in :data:`NETWORKS`."""
@@ -217,6 +221,13 @@ class EngineConfig:
         unit="px",
         low=0,
         high=4320,
+    )
+    precision: str = setting(
+        "auto",
+        "number format of the network's inner convolutions: bf16 takes half the time where the "
+        "processor multiplies it (CPUs with avx512_bf16 or amx_bf16, GPUs) and moves one pixel in "
+        "two thousand, more time elsewhere; auto chooses it where it is fast, or fp32",
+        choices=PRECISIONS,
     )
     deviation_threshold: float = setting(
         -1.0,
