@@ -296,12 +296,19 @@ class EngineConfig:
     )
     foreground_threads: int = setting(
         0,
-        "CPU threads of the fast track, 0 for the cores that the slow track leaves",
+        "CPU threads of the fast track, 0 for the cores that other processes leave, less those of "
+        "a slow track that does not give way",
         low=0,
         high=256,
     )
     slow_track_threads: int = setting(
         1, "CPU threads of the slow track (Sh), 0 for all cores", low=0, high=256
+    )
+    slow_track_priority: str = setting(
+        "idle",
+        "idle: Sh gives way to all else on its cores (Linux' SCHED_IDLE, where there are at least "
+        "two); normal: it competes, and the fast track leaves it its cores",
+        choices=("idle", "normal"),
     )
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ from lowlat_seg_ros.benchmark.scaling import fit
 from lowlat_seg_ros.benchmark.sides import IDLE, SATURATED, FastTrack, Saturated, drain
 from lowlat_seg_ros.benchmark.timing import WARM_UP, Latency, alternating, busy_core
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
-from lowlat_seg_ros.engine.device import cores, foreground_threads
+from lowlat_seg_ros.engine.device import cores
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.network.segmenter import Segmenter
 

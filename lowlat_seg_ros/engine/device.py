@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
 
 import torch
 
@@ -17,12 +19,52 @@ def cores() -> int:
 
 
 def foreground_threads(config: EngineConfig) -> int:
-    """CPU threads of the fast track: as set, or the cores that the slow track leaves.
+    """CPU threads of the fast track at most: as set, or the cores that the slow track leaves.
 
-    More threads than free cores are worse than one: the team waits for the displaced thread.
+    More threads than free cores are worse than one: the team waits for the displaced thread. One
+    that gives way displaces none.
     """
-    slow = config.slow_track_threads or cores()
-    return config.foreground_threads or max(1, cores() - slow)
+    leaves = cores() if gives_way(config) else max(1, cores() - slow_threads(config))
+    return config.foreground_threads or leaves
+
+
+def slow_threads(config: EngineConfig) -> int:
+    """CPU threads of the slow track."""
+    return config.slow_track_threads or cores()
+
+
+def gives_way(config: EngineConfig) -> bool:
+    """Whether the slow track is to call :func:`give_way`.
+
+    Not on a single core, which the foreground would leave it nothing of.
+    """
+    return config.slow_track_priority == "idle" and cores() > 1 and _can_give_way()
+
+
+def give_way() -> None:
+    """Let the calling thread, and those that it starts, run only where nothing else wants to.
+
+    Another thread that wants its core gets it at once, even in the middle of a convolution. There
+    may be no way back: that takes privileges. Raises ``OSError`` where the system does not allow
+    it, ``AttributeError`` where it is not Linux.
+    """
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # 0: of the calling thread
+
+
+@cache
+def _can_give_way() -> bool:
+    """Tried by a thread of its own, as it cannot be undone."""
+    allowed: list[bool] = []
+
+    def attempt() -> None:
+        with suppress(AttributeError, OSError):
+            give_way()
+            allowed.append(True)
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return bool(allowed)
 
 
 def use_threads(count: int) -> None:
@@ -35,11 +77,6 @@ def use_threads(count: int) -> None:
     # counts as such.
     torch.get_num_threads()
     torch.set_num_threads(count or cores())
-
-
-def both_tracks_threads(config: EngineConfig) -> int:
-    """CPU threads of a frame that runs Sh itself, when the slow track has nothing to do."""
-    return min(cores(), foreground_threads(config) + (config.slow_track_threads or cores()))
 
 
 def serial() -> AbstractContextManager[None]:

@@ -17,18 +17,14 @@ from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import rescale, resize, schedule
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
 from lowlat_seg_ros.engine.deadline import Level, LoadShedder
-from lowlat_seg_ros.engine.device import (
-    both_tracks_threads,
-    foreground_threads,
-    serial,
-    use_threads,
-)
+from lowlat_seg_ros.engine.device import serial, use_threads
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger, OnRefinement
 from lowlat_seg_ros.engine.refine import Refiner
 from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
 from lowlat_seg_ros.engine.steering import KeyFrameBudget
+from lowlat_seg_ros.engine.threads import ForegroundThreads
 from lowlat_seg_ros.engine.tracks import Tracks, Work
 from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
 from lowlat_seg_ros.engine.worker import Refine, SlowTrack, SlowTrackState
@@ -105,7 +101,8 @@ class Engine:
         self._reset_lock = threading.Lock()
         self._in_process = threading.Lock()
         self._closed = False
-        self._tracks = Tracks(self._net, self._ledger, both_tracks_threads(config))
+        self._threads = ForegroundThreads(config)
+        self._tracks = Tracks(self._net, self._ledger, lambda: self._threads.full())
         refine = Refiner(slow_net, self._cache, config.late_refinement)
         self._slow = slow_track(refine, self._ledger, config)
 
@@ -146,7 +143,9 @@ class Engine:
         delay = Delay(delay_frames, delay_ms)
         track = partial(VirtualSlowTrack, delay=delay)
         clock = clock or time.perf_counter_ns
-        return cls(segmenter, config, threshold=threshold, clock=clock, slow_track=track)
+        engine = cls(segmenter, config, threshold=threshold, clock=clock, slow_track=track)
+        engine._threads = ForegroundThreads(config, None)
+        return engine
 
     def process(
         self,
@@ -305,7 +304,7 @@ class Engine:
             raise RuntimeError("process() runs in another thread; call it from one at a time")
         try:
             # Costs nothing, and the caller may be another thread than last time.
-            use_threads(foreground_threads(self._config))
+            use_threads(self._threads.count(starved=self._slow.starved()))
             with torch.inference_mode():
                 yield
         finally:

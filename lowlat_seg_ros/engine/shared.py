@@ -12,7 +12,7 @@ import torch
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.cache import KeyFrame
-from lowlat_seg_ros.engine.device import use_threads
+from lowlat_seg_ros.engine.device import give_way, gives_way, use_threads
 from lowlat_seg_ros.engine.gate import Gate
 from lowlat_seg_ros.engine.ledger import Job, Ledger
 from lowlat_seg_ros.engine.refine import Cancelled
@@ -39,7 +39,7 @@ class SharedSlowTrack:
     """
 
     def __init__(self, config: EngineConfig) -> None:
-        self._threads = config.slow_track_threads
+        self._threads, self._gives_way = config.slow_track_threads, gives_way(config)
         self.gate = Gate(config.slow_track_min_share)
         self._changed = threading.Condition()
         self._waiting: dict[Lane, Job] = {}  # the lane that began to wait first comes first
@@ -109,6 +109,8 @@ class SharedSlowTrack:
             return self._changed.wait_for(done, timeout_s)
 
     def _loop(self) -> None:
+        if self._gives_way:
+            give_way()  # before its first parallel work, whose threads inherit it
         use_threads(self._threads)
         with torch.inference_mode():
             while (taken := self._take()) is not None:
@@ -116,6 +118,7 @@ class SharedSlowTrack:
                 self.gate.begin_job()
                 began = time.perf_counter()
                 error = run_job(lane.refine, job, partial(self._pause, lane), lane.ledger)
+                self.gate.end_job()
                 lane.done((time.perf_counter() - began) * 1e3, error)
                 del lane, job, taken  # an idle slow track must not keep features alive
                 with self._changed:
@@ -166,6 +169,10 @@ class Lane:
         dropped = self._track.drop(self)
         if dropped is not None:
             self.settle(dropped, Outcome.STALE)
+
+    def starved(self) -> bool:
+        """Whether the running job, of whichever lane, gets less than its share."""
+        return self._track.gate.starved()
 
     def set_min_share(self, share: float) -> None:
         """Takes effect at Sh's next block, whoever it runs for: this lane's frame comes next."""

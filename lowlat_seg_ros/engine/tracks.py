@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -39,8 +40,8 @@ class Work:
 class Tracks:
     """Runs the network's parts for one frame, in the order of the paper."""
 
-    def __init__(self, network: Runner, ledger: Ledger, full_threads: int) -> None:
-        """``full_threads``: CPU threads of Sh where it runs in the foreground."""
+    def __init__(self, network: Runner, ledger: Ledger, full_threads: Callable[[], int]) -> None:
+        """``full_threads``: CPU threads of Sh where it runs in the foreground, asked each time."""
         self._net = network
         self._ledger = ledger
         self._full_threads = full_threads
@@ -65,7 +66,7 @@ class Tracks:
     def _full(self, low: Tensor, watch: Stopwatch) -> Work:
         """The first frame of an epoch: Sh in the foreground, and F_h alone is classified."""
         try:
-            with watch.stage("higher_ms"), threads(self._full_threads):
+            with watch.stage("higher_ms"), threads(self._full_threads()):
                 high = exact_features(self._net, low)
         except Exception as error:
             # Whatever Sh raises must not stop masks; it is logged and reported in the counters.

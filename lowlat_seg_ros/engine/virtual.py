@@ -89,6 +89,10 @@ class VirtualSlowTrack:
         for job in dropped:
             self._ledger.settle(job, Outcome.STALE)
 
+    def starved(self) -> bool:
+        """The virtual clock knows no contention."""
+        return False
+
     def set_min_share(self, share: float) -> None:
         """The virtual clock knows no contention."""
 

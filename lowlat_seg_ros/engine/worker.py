@@ -52,6 +52,9 @@ class SlowTrack(Protocol):
     def cancel(self) -> None:
         """Drop what waits: a reset made it stale."""
 
+    def starved(self) -> bool:
+        """Whether what runs gets less than its share, so that the foreground must leave cores."""
+
     def set_min_share(self, share: float) -> None:
         """Change ``EngineConfig.slow_track_min_share``."""
 

@@ -1,0 +1,124 @@
+"""CPU threads of frames: as many as cores are free, and one less where Sh is starved."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine import gate, threads
+from lowlat_seg_ros.engine.cache import KeyFrame
+from lowlat_seg_ros.engine.device import cores, foreground_threads, give_way, gives_way
+from lowlat_seg_ros.engine.gate import Gate
+from lowlat_seg_ros.engine.ledger import Ledger
+from lowlat_seg_ros.engine.refine import Pause
+from lowlat_seg_ros.engine.resize import plan
+from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
+from lowlat_seg_ros.engine.threads import LOOK_S, ForegroundThreads
+from lowlat_seg_ros.frames import Outcome
+
+WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
+AUTO = EngineConfig()
+
+
+def account(stat: Path, busy_s: float) -> Path:
+    """Linux' account of one core that this process may use."""
+    ticks = round(busy_s * os.sysconf("SC_CLK_TCK"))
+    stat.write_text(f"cpu{min(os.sched_getaffinity(0))} {ticks} 0 0 0 0 0 0 0 0 0\n")
+    return stat
+
+
+def test_a_frame_leaves_the_cores_that_other_processes_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = account(tmp_path / "stat", 0)
+    frames = ForegroundThreads(AUTO, stat)
+    assert frames.count(starved=False) == foreground_threads(AUTO)
+    account(stat, 1e6)  # more than there are cores
+    time.sleep(LOOK_S)
+    assert frames.count(starved=False) == 1
+    time.sleep(LOOK_S)
+    assert frames.count(starved=False) == 1  # they may be back any moment
+    monkeypatch.setattr(threads, "CALM_S", 0.0)
+    time.sleep(LOOK_S)
+    assert frames.count(starved=False) == foreground_threads(AUTO)
+
+
+def test_all_cores_are_free_where_nobody_knows(tmp_path: Path) -> None:
+    frames = ForegroundThreads(AUTO, tmp_path / "none")
+    time.sleep(LOOK_S)
+    assert frames.count(starved=False) == foreground_threads(AUTO)
+
+
+def test_a_starved_slow_track_is_left_its_cores() -> None:
+    frames = ForegroundThreads(AUTO, None)
+    left = foreground_threads(AUTO) - AUTO.slow_track_threads * gives_way(AUTO)
+    assert frames.count(starved=True) == max(1, left)
+    assert frames.count(starved=False) == foreground_threads(AUTO)
+
+
+def test_threads_that_are_set_stay(tmp_path: Path) -> None:
+    stat = account(tmp_path / "stat", 0)
+    frames = ForegroundThreads(EngineConfig(foreground_threads=3), stat)
+    account(stat, 1e6)
+    time.sleep(LOOK_S)
+    assert frames.count(starved=True) == 3
+
+
+@pytest.mark.parametrize("priority", ["idle", "normal"])
+def test_a_frame_with_sh_uses_no_more_than_the_cores(priority: str) -> None:
+    frames = ForegroundThreads(EngineConfig(slow_track_priority=priority), None)
+    frames.count(starved=False)
+    assert frames.full() == cores()
+
+
+def test_only_the_slow_track_gives_way() -> None:
+    seen: dict[str, int] = {}
+    empty = torch.empty(0)
+    key = KeyFrame(empty, empty, empty, None, plan((8, 8), 0), 0, 0, 0, exact=False)
+    for priority in ("idle", "normal"):
+        config, ended = EngineConfig(slow_track_priority=priority), threading.Event()
+
+        def look(job: KeyFrame, pause: Pause, name: str = priority) -> Outcome:
+            seen[name] = os.sched_getscheduler(0)
+            ended.set()  # noqa: B023 - waited for before the next one is made
+            return Outcome.REFINED
+
+        track = ThreadedSlowTrack(look, Ledger(), config)
+        track.submit(key)
+        assert ended.wait(WAIT_S)
+        assert track.close(WAIT_S)
+    own = os.sched_getscheduler(0)
+    idle = os.SCHED_IDLE if gives_way(EngineConfig(slow_track_priority="idle")) else own
+    assert seen == {"idle": idle, "normal": own}
+
+
+def test_a_thread_that_gives_way_still_runs() -> None:
+    ran: list[float] = []
+
+    def body() -> None:
+        give_way()
+        ran.append(float(torch.ones(10).sum()))
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    thread.join(WAIT_S)
+    assert ran == [10.0]
+
+
+def test_a_job_without_a_core_is_starved(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = Gate(min_share=0.9)
+    assert not door.starved()  # there is no job
+    door.begin_job()
+    time.sleep(0.02)
+    assert not door.starved()  # it may just have come at a bad moment
+    monkeypatch.setattr(gate, "STARVED_S", 0.0)
+    assert door.starved()
+    door.min_share = 0.0
+    assert not door.starved()
+    door.min_share = 0.9
+    door.end_job()
+    assert not door.starved()
