@@ -15,11 +15,11 @@ class FullEngine(Stream):
     def step(self, image: Tensor, key_age: int | None, watch: Stopwatch) -> tuple[Tensor, MaskKind]:
         """The full mask."""
         with watch.stage("lower_ms"):
-            low = self.segmenter.lower(image)
+            low = self.runner.lower(image)
         with watch.stage("higher_ms"):
-            high = self.segmenter.higher(low)
+            high = self.runner.higher(low)
         with watch.stage("fusion_ms"):
-            return self.segmenter.classify_high(high), MaskKind.FULL
+            return self.runner.classify_high(high), MaskKind.FULL
 
     def forget(self) -> None:
         """Frames do not depend on one another."""

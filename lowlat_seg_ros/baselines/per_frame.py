@@ -32,11 +32,12 @@ class PerFrameEngine(Stream):
     ) -> None:
         super().__init__(segmenter, config, clock=clock)
         self._network, self._kind = network, kind
+        self._name = object()  # of this network and no other
 
     def step(self, image: Tensor, key_age: int | None, watch: Stopwatch) -> tuple[Tensor, MaskKind]:
         """The network's answer."""
         with watch.stage("lower_ms"):
-            return self._network(image), self._kind
+            return self.runner.run(self._name, self._network, image), self._kind
 
     def forget(self) -> None:
         """Nothing is kept."""

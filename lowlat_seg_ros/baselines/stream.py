@@ -15,6 +15,7 @@ from lowlat_seg_ros.engine import resize, schedule
 from lowlat_seg_ros.engine.device import use_threads
 from lowlat_seg_ros.engine.engine import Publish
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
+from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.frames import (
     Counters,
     Frame,
@@ -30,7 +31,8 @@ class Stream(ABC):
     """``process`` and ``reset`` as the engine's; a method says what becomes of one image.
 
     It resets itself where the engine does (size, frame id, time, gap), and may use all cores, as
-    nothing runs beside it. What the network raises comes through. ``segmenter`` prepares images.
+    nothing runs beside it. What the network raises comes through. ``segmenter`` prepares images;
+    ``runner`` runs its parts as the engine's frames do.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Stream(ABC):
         clock: Clock = time.perf_counter_ns,
     ) -> None:
         self.segmenter = segmenter
+        self.runner, _ = runners(segmenter)
         self._config, self._clock = config, clock
         self._previous: Frame | None = None
         self._key: tuple[int, int] | None = None  # stamp and index of the key frame
@@ -66,16 +69,18 @@ class Stream(ABC):
         reason = schedule.needs_reset(self._previous, frame, self._config)
         if reason is not None and self._key is not None:
             self.reset(reason)
-        watch, index = Stopwatch(self._clock), self.counters.frames
-        with watch.stage("preprocess_ms"):
-            geometry = resize.plan(frame.image.shape[:2], self._config.inference_height)
-            image = resize.network_input(frame.image, geometry, self.segmenter)
-        age = None if self._key is None else index - self._key[1]
-        logits, kind = self.step(image, age, watch)
-        with watch.stage("postprocess_ms"):
-            mask = resize.mask_of(logits, geometry)
-        watch.mask_out()
-        result = self._record(frame, mask, kind, watch)
+        with self.runner.turn():
+            watch, index = self.runner.stopwatch(self._clock), self.counters.frames
+            with watch.stage("preprocess_ms"):
+                geometry = resize.plan(frame.image.shape[:2], self._config.inference_height)
+                # A method may keep it with its key frame.
+                image = self.runner.keep(self.runner.image(frame.image, geometry))
+            age = None if self._key is None else index - self._key[1]
+            logits, kind = self.step(image, age, watch)
+            with watch.stage("postprocess_ms"):
+                mask = self.runner.mask(logits, geometry)
+            watch.mask_out()
+            result = self._record(frame, mask, kind, watch)
         if publish is not None:
             publish(result)
         return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -26,7 +26,7 @@ class Runner:
         """Entered while this side computes; nothing that it began goes on afterwards."""
         return nullcontext()
 
-    def run(self, name: str, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def run(self, name: Hashable, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """``function`` of ``inputs``; what the same ``name`` stands for must never change."""
         return function(*inputs)
 
