@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -17,8 +18,9 @@ import torch
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.bags import topics
+from lowlat_seg_ros.bags import recording, topics
 from lowlat_seg_ros.bags.make import START_NS
+from lowlat_seg_ros.bags.scores import score
 from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
 from lowlat_seg_ros.data.labels import CAMVID, overlay
@@ -254,6 +256,22 @@ def test_a_bag_that_others_recorded_says_no_facts(masks: Path, tmp_path: Path) -
     assert figures["account"]["superseded"] == 1  # by the newest report
     assert figures["accuracy"]["own"]["miou"] == report(masks)[0]["accuracy"]["own"]["miou"]
     assert embedded(page)["pictures"][0]["confidence"] is None
+
+
+def test_recording_of_a_looped_bag(masks: Path, tmp_path: Path) -> None:
+    """Each stamp comes twice, and each mask is of the image of its own time."""
+    with BagReader(masks) as source, BagWriter(tmp_path / "looped", "mcap") as target:
+        for shift_ns in (0, 2 * 10**9):
+            for raw in source.raw():
+                target.copy(dataclasses.replace(raw, time_ns=raw.time_ns + shift_ns))
+    with BagReader(masks) as once, BagReader(tmp_path / "looped") as twice:
+        first, both = (recording.read(bag, topics.Topics(), CAMVID) for bag in (once, twice))
+    assert [mask.index for mask in both.published] == SEGMENTED + [9 + i for i in SEGMENTED]
+    assert score(both).own == dataclasses.replace(score(first).own, frames=2 * len(SEGMENTED))
+    latency = [
+        (mask.published_ns - both.arrivals[mask.index].arrived_ns) for mask in both.published
+    ]
+    assert latency[:8] == latency[8:]
 
 
 @pytest.mark.parametrize("topic", [topics.CAMERA, topics.MASK, topics.REPORT])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,19 +100,29 @@ def _by_stamp(bag: BagReader, topic: str) -> dict[int, np.ndarray]:
 def _published(
     bag: BagReader, topics: Topics, arrivals: list[Arrival]
 ) -> tuple[list[Published], Ledger]:
-    """Masks of the images ``arrivals`` that have a report, and the newest ledger."""
-    reports, ledger = {}, Ledger()
+    """Masks of the images ``arrivals`` that have a report, and the newest ledger.
+
+    Where a looped bag was recorded, stamps come again and again: a mask is of the newest such image
+    before it, and goes with the report that is nearest to it.
+    """
+    reports, ledger = defaultdict[int, list[tuple[int, Any]]](list), Ledger()
     for raw in bag.raw([topics.report]):
         report = bag.decode(raw)
-        reports[stamp_ns(report.header.stamp)] = report
+        reports[stamp_ns(report.header.stamp)].append((raw.time_ns, report))
         ledger = record_of(Ledger, report.ledger)
-    indices = {arrival.stamp_ns: index for index, arrival in enumerate(arrivals)}
+    indices = defaultdict[int, list[int]](list)
+    for index, arrival in enumerate(arrivals):
+        indices[arrival.stamp_ns].append(index)
     found = []
     for raw in bag.raw([topics.mask]):
-        message = bag.decode(raw)
+        message, now_ns = bag.decode(raw), raw.time_ns
         stamp = stamp_ns(message.header.stamp)
         if stamp in reports and stamp in indices:
-            result = frame_reports.segmentation(reports[stamp], images.to_ids(message))
-            times = record_of(Times, reports[stamp])
-            found.append(Published(indices[stamp], raw.time_ns, result, times))
+            same = indices[stamp]
+            before = [index for index in same if arrivals[index].arrived_ns <= now_ns]
+            _, report = min(reports[stamp], key=lambda pair: abs(pair[0] - now_ns))
+            result = frame_reports.segmentation(report, images.to_ids(message))
+            # A recorder may get a mask before its image.
+            index = before[-1] if before else same[0]
+            found.append(Published(index, now_ns, result, record_of(Times, report)))
     return found, ledger
