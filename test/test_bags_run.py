@@ -182,6 +182,20 @@ def test_images_that_cannot_be_read_are_counted_and_the_rest_goes_on(
     assert len(read(tmp_path / "out", topics.MASK)) == FRAMES - 2
 
 
+def test_another_encoding_starts_afresh_as_in_the_node(
+    twin: Callable[..., int], tmp_path: Path
+) -> None:
+    with BagWriter(tmp_path / "bag", "mcap") as bag:
+        for index, frame in enumerate(frames()):
+            encoding = "bgr8" if index >= 4 else "rgb8"
+            header = bag.messages.header(frame.stamp_ns, "front")
+            message = bag.messages.image(header, frame.image, encoding)
+            bag.write(topics.CAMERA, message, frame.stamp_ns)
+    assert twin(bag=tmp_path / "bag") == 0
+    reasons = [report.reset_reason for _, report in read(tmp_path / "out", topics.REPORT)]
+    assert reasons == ["first_frame", "", "", "", "encoding_changed", "", ""]
+
+
 def test_without_a_single_mask_the_status_says_so(twin: Callable[..., int], tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag", "mcap") as bag:
         message = bag.messages.make(IMAGE, encoding="rgb8")

@@ -20,6 +20,11 @@ def to_rgb(message: Any) -> np.ndarray:
     return decode(message)
 
 
+def encoding(message: Any) -> str:
+    """What the camera sent the image as, as the node names it."""
+    return str(message.format if hasattr(message, "format") else message.encoding)
+
+
 def to_ids(message: Any) -> np.ndarray:
     """A mono8 ``sensor_msgs/Image``, such as a mask, as uint8 (H, W); DataError for others."""
     try:

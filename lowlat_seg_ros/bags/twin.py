@@ -66,7 +66,8 @@ class Twin:
         message = self._source.decode(raw)
         image = images.to_rgb(message)
         converted_ns = time.perf_counter_ns()
-        frame = Frame(image, stamp_ns(message.header.stamp), message.header.frame_id)
+        stamp, encoding = stamp_ns(message.header.stamp), images.encoding(message)
+        frame = Frame(image, stamp, message.header.frame_id, encoding)
         header = self._out.messages.header(frame.stamp_ns, frame.frame_id)
         wait_ms = (now_ns - raw.time_ns) / 1e6
         times, published_ns = Times(), 0
