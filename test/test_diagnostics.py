@@ -122,7 +122,8 @@ def test_what_the_doctor_finds_is_told() -> None:
     status = connections_status(found)
     assert (status.level, status.message) == (ERROR, "some are lost; start the camera")
     waiting = dataclasses.replace(stream(), findings=found[1:])
-    assert camera_status(waiting, CONFIG).message == "no image yet on /image: start the camera"
+    camera = camera_status(waiting, CONFIG)
+    assert (camera.level, camera.message) == (ERROR, "no image yet on /image: start the camera")
 
 
 def test_lifecycle_tells_what_frames_cost_and_why_a_transition_failed() -> None:

@@ -98,6 +98,7 @@ class CameraStream:
             self._engine.slow_track(),
             self._engine.threshold,
             tuple(self._examine(times, rates)),
+            tuple(self._out.findings()),
         )
 
     def start(self) -> None:
@@ -218,7 +219,7 @@ class CameraStream:
             received=rates.received,
             busy_share=rates.output_hz * times.processing_ms.p50 / 1e3,
         )
-        return [*examine_input(state, config.max_lost_share), *self._out.findings()]
+        return examine_input(state, config.max_lost_share)
 
     def _measure(
         self, frame: Frame, wait_ms: float, began_ns: int, converted_ns: int, out_ns: int

@@ -180,7 +180,9 @@ def policy_of(event: Any) -> str:
 
 
 def full_name(info: Any) -> str:
-    """The node that an endpoint belongs to."""
+    """The node that an endpoint belongs to; "a node" until that is known."""
+    if "UNKNOWN" in info.node_name:
+        return "a node"
     return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
 
 

@@ -17,7 +17,7 @@ from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.latency import Percentiles
 from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Counters, Deadline
-from lowlat_seg_ros.ros.doctor import Finding
+from lowlat_seg_ros.ros.doctor import Finding, Severity
 from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.monitor import StreamTimes
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
@@ -57,7 +57,10 @@ class RateMeter:
 
 @dataclass(frozen=True)
 class StreamState:
-    """A camera stream at one moment; ``camera`` is its name, empty if there is but one."""
+    """A camera stream at one moment; ``camera`` is its name, empty if there is but one.
+
+    The doctor's findings on the images come worst first, apart from those on the outputs.
+    """
 
     camera: str
     topic: str
@@ -69,6 +72,7 @@ class StreamState:
     slow_track: SlowTrackState
     threshold: float = 0.0
     findings: tuple[Finding, ...] = ()
+    output_findings: tuple[Finding, ...] = ()
 
 
 def diagnostics(
@@ -94,7 +98,7 @@ def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticS
         slow_track_status(stream.slow_track, counters, settings.node),
         key_frames_status(counters, stream.threshold, settings.engine),
         ledger_status(stream.ledger, rates, settings.node),
-        connections_status(stream.findings),
+        connections_status([*stream.findings, *stream.output_findings]),
     ]
     for status in statuses:
         status.name = f"{stream.camera}: {status.name}" if stream.camera else status.name
@@ -118,7 +122,9 @@ def camera_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
     since_ms, age_ms = stream.times.since_image_ms, stream.times.image_age_ms
     if since_ms is None or age_ms is None:
         values["state"] = "waiting"
-        return _status("camera", WARN, f"no image yet on {stream.topic}{why}", values)
+        hopeless = any(finding.severity is Severity.ERROR for finding in stream.findings)
+        level = ERROR if hopeless else WARN
+        return _status("camera", level, f"no image yet on {stream.topic}{why}", values)
     stale = 0 < config.camera_timeout_ms < since_ms
     values |= {
         "state": "stale" if stale else "active",

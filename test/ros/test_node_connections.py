@@ -1,0 +1,70 @@
+"""The QoS doctor on a live node: what it says of cameras and subscribers, and when it is well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conftest import Start
+from harness import NODE, RELIABLE, Bench, message, picture
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image
+
+RGB = picture()
+ERROR, WARN, OK = b"\2", b"\1", b"\0"
+
+
+def told(bench: Bench, *texts: str, of: str = "connections", level: bytes = ERROR) -> Any:
+    """The first status ``of`` the node of this level with all of these in its message."""
+    name = f"{bench.node.get_namespace()[1:]}/{NODE}: {of}"
+    return bench.diagnostics.first(
+        lambda s: s.name == name and s.level == level and all(t in s.message for t in texts)
+    )
+
+
+def test_camera_that_offers_too_little_is_told_until_it_is_gone(start: Start) -> None:
+    reliable = {"/strict_camera": {"subscription": {"reliability": "reliable"}}}
+    node, bench = start(
+        arguments=("-r", "image:=/strict_camera"), listen=False, qos_overrides=reliable,
+        camera_timeout_ms=0.0,
+    )  # fmt: skip
+    weak = bench.node.create_publisher(Image, "/strict_camera", qos_profile_sensor_data)
+    fix = "set the parameter qos_overrides./strict_camera.subscription.reliability to best_effort"
+    told(bench, "/bench offers less reliability on /strict_camera", fix)
+    told(bench, "no image yet on /strict_camera", fix, of="camera")
+    node.wait_for_log(fix)
+    bench.camera = bench.node.create_publisher(Image, "/strict_camera", RELIABLE)
+    told(bench, fix, level=WARN)  # of the two one fits
+    bench.node.destroy_publisher(weak)
+    bench.wait_for_node()
+    told(bench, "every topic's ends fit", level=OK)
+
+
+def test_missing_camera_is_told_with_the_topics_there_are(start: Start) -> None:
+    _, bench = start(arguments=("-r", "image:=/nowhere"), listen=False, camera_timeout_ms=100.0)
+    there = f"{bench.node.get_namespace()}/image"
+    told(bench, "nobody publishes /nowhere; start the camera, or remap image", there)
+    told(bench, "no image yet on /nowhere: nobody", of="camera")
+    bench.node.create_publisher(CompressedImage, "/nowhere", RELIABLE)
+    told(bench, "sends sensor_msgs/msg/CompressedImage", "image_transport to compressed")
+
+
+def test_silent_camera_is_told_with_what_to_look_at(start: Start) -> None:
+    _, bench = start(camera_timeout_ms=300.0)
+    bench.send(message(RGB, "rgb8", 1.0))
+    topic = f"{bench.node.get_namespace()}/image"
+    told(bench, "fit, but no image came for", f"ros2 topic hz {topic}", "fastdds_large_images.xml")
+    told(bench, "no image for", "fit, but no image came for", of="camera")
+
+
+def test_subscriber_that_asks_for_too_much_is_told(start: Start) -> None:
+    _, bench = start()
+    wants = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    bench.listen(Image, "confidence", wants)
+    topic = f"{bench.node.get_namespace()}/{NODE}/confidence"
+    fix = f"set the parameter qos_overrides.{topic}.publisher.durability to transient_local"
+    told(bench, f"/bench asks for more durability on {topic}", fix, level=WARN)
+
+
+def test_time_that_does_not_begin_is_told(start: Start) -> None:
+    _, bench = start(use_sim_time=True, listen=False)
+    told(bench, "no time on /clock", "set use_sim_time to false", level=WARN)
