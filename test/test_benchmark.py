@@ -170,6 +170,12 @@ def test_memory_and_facts_are_given(figures: dict[str, Any], tmp_path: Path) -> 
     assert facts["command"] == f"{command} --quick"
 
 
+def test_multiply_adds_are_those_of_the_network(figures: dict[str, Any]) -> None:
+    counted = vars(count(NETWORKS["tiny"], (48, 64)))
+    assert figures["multiply_adds"] == pytest.approx(counted, abs=1e-6)
+    assert figures["graphs"] == {"captured": 0, "failed": 0}
+
+
 def test_the_page_has_tables_and_its_charts(folder: Path, figures: dict[str, Any]) -> None:
     page = (folder / "page" / "benchmark.md").read_text()
     for name in (*SIDES, *figures["bars"], *figures["memory"], "64x48", "beside_busy_core"):

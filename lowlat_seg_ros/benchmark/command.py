@@ -12,7 +12,7 @@ EXAMPLES = """\
 examples:
   lowlat-seg benchmark --json benchmark.json            all of it; minutes on two CPU cores
   lowlat-seg benchmark --json benchmark.json --out DIR  and a page with tables and charts
-  lowlat-seg benchmark --config paper_resnet101 --resolution 512x1024 --device cuda --rate 30
+  lowlat-seg benchmark --config paper_resnet101 --resolution 1024x2048 --device cuda --rate 30
   lowlat-seg benchmark --quick                          a few frames, to see whether it works
 
 measured, warm, in one process whose parts take turns in blocks, so that drifts hit all of them:
@@ -26,13 +26,14 @@ measured, warm, in one process whose parts take turns in blocks, so that drifts 
                   where Sh is faster than the camera it meanwhile refines the last one again
   refinements     jobs of the slow track per second: in fast_busy, and alone without any frame; the
                   first as a share of what the time without a frame in the foreground allows
-  stages          of full and of the fast track, slow track idle; on a GPU in frames of their own,
-                  as telling stages apart takes waiting for each
-  propagation     Eq. (1) at 256 channels, 45x60 (and at the size of this network), against
-                  F.unfold with a weighted sum and a 3x3 convolution, alone and beside a busy core;
-                  and against the machine's limits in memory and multiply-adds
+  stages          of full and of the fast track, slow track idle; on a GPU by its own clock
+  propagation     Eq. (1) at 256 channels, 45x60, or 128x256 in bf16 on a GPU (and at the size of
+                  this network), against F.unfold with a weighted sum and a 3x3 convolution, alone
+                  and beside a busy core; and against the limits in memory and multiply-adds
   resolutions     the fast track at 1/2, 3/4, 1 and 3/2 of the width and height, with a line fitted
   cameras         1 to 6 of them, each with its engine, segmented one after another
+  multiply_adds   of the network's parts, counted, and the share of the fast track
+  graphs          CUDA graphs captured, and parts that could not be; on a GPU
   memory          of the networks, of the process, of each further camera
 
 written to --json, times in ms:
@@ -41,7 +42,8 @@ written to --json, times in ms:
   refinements_per_s   in fast_busy; "refinements" has the rest
   propagation         ms; vs_unfold and vs_conv3x3: how many times as fast; roofline_fraction: share
                       of what the machine's limits allow; beside_busy_core
-  bars                all ratios; stages, resolutions, cameras, limits, memory, facts
+  bars                all ratios; stages, resolutions, cameras, limits, memory, multiply_adds,
+                      graphs, facts
 
 written to --out: benchmark.md with all tables, figures/latency.png, figures/scaling.png
 

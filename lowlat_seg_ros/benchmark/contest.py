@@ -17,7 +17,7 @@ from lowlat_seg_ros.baselines.per_frame import PerFrameEngine
 from lowlat_seg_ros.benchmark.camera import Camera
 from lowlat_seg_ros.benchmark.saturation import EndlessSlowTrack
 from lowlat_seg_ros.benchmark.sides import IDLE, FastTrack, Saturated, Side, job_ms
-from lowlat_seg_ros.benchmark.timing import Latency, synchronised_clock
+from lowlat_seg_ros.benchmark.timing import Latency
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.device import cores, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
@@ -109,15 +109,12 @@ def hold(
 
     One network serves all sides, so that all have the same optimisations, and one engine both
     states of the slow track. The fast track gets frames at ``rate_hz``, the networks that run on
-    every frame get them back to back. ``progress`` is told of each frame, of :func:`steps` in all.
+    every frame get them back to back. ``progress`` is told of each frame, of 4 * ``frames`` in all.
     Raises ``RuntimeError`` if Sh fails.
     """
-    clock, endless = synchronised_clock(device_of(segmenter)), threading.Event()
+    endless = threading.Event()
     track = partial(EndlessSlowTrack, endless)
-    with (
-        Engine(segmenter, IDLE, threshold=1.0, slow_track=track) as engine,
-        Engine(segmenter, IDLE, threshold=1.0, clock=clock) as staged_engine,
-    ):
+    with Engine(segmenter, IDLE, threshold=1.0, slow_track=track) as engine:
         threads = foreground_threads(IDLE)
         saturated = Saturated("fast_busy", engine, endless, threads, rate_hz)
         sides = [
@@ -126,22 +123,14 @@ def hold(
             FastTrack("fast_idle", engine, IDLE, threads, rate_hz),
             saturated,
         ]
-        staged = {"full": sides[0], "fast": sides[2]}
-        if on_gpu(segmenter):
-            # Its stages can only be told apart by waiting for each, which makes frames slower.
-            staged = {
-                "full": Side("full", FullEngine(segmenter, clock=clock), sides[0].threads),
-                "fast": FastTrack("fast", staged_engine, IDLE, threads, rate_hz),
-            }
-        turns = list(dict.fromkeys([*sides, *staged.values()]))
         jobs_ms = []
         for start in range(0, frames, BLOCK):
-            for side in turns:
+            for side in sides:
                 side.block(camera, min(BLOCK, frames - start), progress)
             jobs_ms += [job_ms(engine, camera) for _ in range(JOBS)]
     return Contest(
         sides={side.name: SideResult.of(side) for side in sides},
-        stages={name: _stages(side.timings) for name, side in staged.items()},
+        stages={"full": _stages(sides[0].timings), "fast": _stages(sides[2].timings)},
         refinements=Refinements.of(saturated, jobs_ms),
     )
 
@@ -161,16 +150,6 @@ def fastest(name: str, make: Callable[[EngineConfig], Method], camera: Camera) -
     best = min(sides, key=lambda side: Latency.of(side.latencies_ms).p50_ms)
     best.forget()
     return best
-
-
-def steps(segmenter: Segmenter, frames: int) -> int:
-    """Frames that :func:`hold` plays in all."""
-    return frames * (6 if on_gpu(segmenter) else 4)
-
-
-def on_gpu(segmenter: Segmenter) -> bool:
-    """Whether its device works behind the CPU's back."""
-    return device_of(segmenter).type != "cpu"
 
 
 def device_of(network: nn.Module) -> torch.device:

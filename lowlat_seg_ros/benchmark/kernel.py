@@ -9,19 +9,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.benchmark.limits import Limits
-from lowlat_seg_ros.benchmark.timing import Latency, alternating, busy_core, synchroniser
+from lowlat_seg_ros.benchmark.timing import (
+    CALLS,
+    Latency,
+    alternating,
+    busy_core,
+    many,
+    synchroniser,
+)
 from lowlat_seg_ros.engine.device import serial
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Features (1, channels, height, width) and a kernel x kernel weight for each location."""
+    """Features (1, channels, height, width) and a kernel x kernel weight for each location.
+
+    ``dtype``: of both, by its name in torch.
+    """
 
     channels: int
     height: int
     width: int
     kernel: int
+    dtype: str = "float32"
 
     @property
     def multiply_adds(self) -> int:
@@ -30,16 +41,20 @@ class Shape:
 
     @property
     def bytes_moved(self) -> int:
-        """Features in and out and weights in float32, each touched once."""
-        return 4 * self.height * self.width * (2 * self.channels + self.kernel**2)
+        """Features in and out and weights, each touched once."""
+        size: int = getattr(torch, self.dtype).itemsize
+        return size * self.height * self.width * (2 * self.channels + self.kernel**2)
 
     def __str__(self) -> str:
         size = f"{self.height}x{self.width}"
-        return f"C={self.channels}, {size}, {self.kernel}x{self.kernel} kernels"
+        return f"C={self.channels}, {size}, {self.kernel}x{self.kernel} kernels, {self.dtype}"
 
 
 #: The paper's channels on a frame of 360x480.
 PAPER = Shape(256, 45, 60, 9)
+
+#: On a GPU: the paper's channels on a frame of 1024x2048.
+PAPER_GPU = Shape(256, 128, 256, 9, "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -100,20 +115,23 @@ def measure(shape: Shape, device: torch.device, limits: Limits, repeats: int) ->
     generator = torch.Generator().manual_seed(0)
     layout = torch.channels_last  # that of the network's features
     features = torch.randn(1, channels, *size, generator=generator)
-    features = features.to(device, memory_format=layout)
+    dtype: torch.dtype = getattr(torch, shape.dtype)
+    features = features.to(device, dtype, memory_format=layout)
     weights = torch.randn(1, taps, *size, generator=generator).softmax(dim=1)
-    weights = weights.to(device, memory_format=layout)
-    convolution = nn.Conv2d(channels, channels, 3, padding=1, device=device)
+    weights = weights.to(device, dtype, memory_format=layout)
+    convolution = nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
     convolution.weight.data = convolution.weight.data.contiguous(memory_format=layout)
     works = {
         "ours": lambda: propagate(features, weights),
         "unfold": lambda: propagate_by_unfold(features, weights),
         "conv3x3": lambda: convolution(features),
     }
-    wait = synchroniser(device)
-    alone = Times.of(alternating(works, repeats, wait))
+    turns, calls, wait = works, 1, synchroniser(device)
+    if device.type == "cuda":
+        turns, calls = {name: many(work, device) for name, work in works.items()}, CALLS
+    alone = Times.of(alternating(turns, repeats, wait, calls))
     with busy_core():
-        beside = Times.of(alternating(works, repeats, wait))
+        beside = Times.of(alternating(turns, repeats, wait, calls))
     least_ms = limits.least_ms(shape.bytes_moved, shape.multiply_adds)
     return Kernel(
         shape=shape,
@@ -121,5 +139,5 @@ def measure(shape: Shape, device: torch.device, limits: Limits, repeats: int) ->
         beside_busy_core=beside,
         roofline_ms=least_ms,
         roofline_fraction=least_ms / alone.ms,
-        largest_difference=float((works["ours"]() - works["unfold"]()).abs().max()),
+        largest_difference=float((works["ours"]() - works["unfold"]()).abs().max().float()),
     )

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from lowlat_seg_ros.benchmark import camera, contest, limits, memory, networks, scaling
+from lowlat_seg_ros.benchmark import arithmetic, camera, contest, limits, memory, networks, scaling
 from lowlat_seg_ros.benchmark.command import SHIPPED
-from lowlat_seg_ros.benchmark.kernel import PAPER, Kernel, Shape
+from lowlat_seg_ros.benchmark.kernel import PAPER, PAPER_GPU, Kernel, Shape
 from lowlat_seg_ros.benchmark.kernel import measure as measure_kernel
 from lowlat_seg_ros.benchmark.record import Benchmark, Facts
 from lowlat_seg_ros.benchmark.sides import IDLE
 from lowlat_seg_ros.engine.device import cores, foreground_threads, use_threads
 from lowlat_seg_ros.engine.neighbours import Neighbours
+from lowlat_seg_ros.engine.runner import captures
 from lowlat_seg_ros.evaluation.machine import describe
 from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.network.precision import precision_of
@@ -56,7 +57,7 @@ def everything(wanted: Wanted) -> Benchmark:
     else:
         segmenter, weights = networks.with_random_weights(wanted.config, device, wanted.precision)
     ddrnet = networks.ddrnet(segmenter.config.num_classes, device, wanted.precision)
-    with _bar("sides", contest.steps(segmenter, wanted.frames)) as step:
+    with _bar("sides", 4 * wanted.frames) as step:
         sides = contest.hold(segmenter, ddrnet, seen, wanted.frames, wanted.rate_hz, step)
     peak_mb, gpu_peak_mb = memory.peak_mb(), memory.gpu_peak_mb(device)
     with _bar("resolutions", len(scaling.SIDES) * wanted.frames) as step:
@@ -86,7 +87,19 @@ def everything(wanted: Wanted) -> Benchmark:
         gpu_peak_mb=gpu_peak_mb,
         camera_mb=scaling.camera_mb(rigs),
     )
-    return Benchmark(facts, sides, kernel, own_kernel, best, resolutions, rigs, held)
+    counted, graphs = arithmetic.count(segmenter.config, seen.size), captures(segmenter)
+    return Benchmark(
+        facts,
+        sides,
+        kernel,
+        own_kernel,
+        best,
+        resolutions,
+        rigs,
+        held,
+        counted,
+        graphs,
+    )
 
 
 def _kernels(
@@ -101,7 +114,7 @@ def _kernels(
         best = limits.measure(device, repeats)
         step(1)
         measured = []
-        for shape in (PAPER, here):
+        for shape in (PAPER if device.type == "cpu" else PAPER_GPU, here):
             measured.append(measure_kernel(shape, device, best, repeats))
             step(1)
     return best, measured[0], measured[1]

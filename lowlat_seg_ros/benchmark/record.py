@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lowlat_seg_ros.benchmark.arithmetic import MultiplyAdds
 from lowlat_seg_ros.benchmark.contest import Contest, SideResult
 from lowlat_seg_ros.benchmark.kernel import Kernel
 from lowlat_seg_ros.benchmark.limits import Limits
 from lowlat_seg_ros.benchmark.memory import Memory
 from lowlat_seg_ros.benchmark.scaling import Resolutions, Rig
+from lowlat_seg_ros.engine.runner import Captures
 from lowlat_seg_ros.evaluation.machine import Machine
 
 
@@ -66,7 +68,10 @@ class Bars:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """``kernel`` is measured at the paper's size, ``own_kernel`` at that of the network here."""
+    """``kernel`` is measured at the paper's size, ``own_kernel`` at that of the network here.
+
+    ``graphs``: what CUDA graphs were captured; nothing on a CPU.
+    """
 
     facts: Facts
     contest: Contest
@@ -76,6 +81,8 @@ class Benchmark:
     resolutions: Resolutions
     rigs: tuple[Rig, ...]
     memory: Memory
+    multiply_adds: MultiplyAdds
+    graphs: Captures
 
     @property
     def bars(self) -> Bars:
@@ -109,6 +116,8 @@ class Benchmark:
             "resolutions": asdict(self.resolutions),
             "cameras": [asdict(rig) for rig in self.rigs],
             "memory": asdict(self.memory),
+            "multiply_adds": asdict(self.multiply_adds),
+            "graphs": asdict(self.graphs),
             "bars": asdict(self.bars),
         }
 

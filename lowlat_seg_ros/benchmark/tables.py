@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from lowlat_seg_ros.benchmark.kernel import Kernel, Times
 from lowlat_seg_ros.benchmark.record import Benchmark
@@ -27,6 +28,8 @@ def tables(done: Benchmark) -> dict[str, Grid]:
         "Fast track over the resolution, ms": _resolutions(done),
         "Fast track over the number of cameras, ms": _cameras(done),
         "Memory, MB": _memory(done),
+        "Multiply-adds of a frame": _multiply_adds(done),
+        "CUDA graphs": _grid(("graphs", "number"), _named(asdict(done.graphs), "d")),
     }
 
 
@@ -97,6 +100,14 @@ def _cameras(done: Benchmark) -> Grid:
         for rig in done.rigs
     ]  # fmt: skip
     return _grid(("cameras", *_PERCENTILES, "ms each", "max Hz"), rows)
+
+
+def _multiply_adds(done: Benchmark) -> Grid:
+    return _grid(("part", "1e9, or share"), _named(asdict(done.multiply_adds), ".3g"))
+
+
+def _named(values: dict[str, Any], form: str) -> list[Row]:
+    return [(name, f"{value:{form}}") for name, value in values.items()]
 
 
 def _memory(done: Benchmark) -> Grid:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lowlat_seg_ros.engine.latency import Clock
-
 #: Calls of each work that are not counted: memory and threads are not there yet.
 WARM_UP = 2
+
+#: Calls of a work of microseconds that are timed together on a GPU.
+CALLS = 20
 
 # It ends with its parent, however that ends.
 _SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
@@ -46,26 +47,32 @@ def synchroniser(device: torch.device) -> Callable[[], None]:
     return lambda: torch.cuda.synchronize(device)
 
 
-def synchronised_clock(device: torch.device) -> Clock:
-    """A clock that first waits for ``device``, so that stages are not timed by their launches.
+def many(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """:data:`CALLS` calls of ``work`` in one CUDA graph, else launching them would be timed.
 
-    A GPU then idles between the stages: frames take longer than without.
+    What ``work`` reads is then in the caches, as far as it fits there.
     """
-    wait = synchroniser(device)
-
-    def clock() -> int:
-        wait()
-        return time.perf_counter_ns()
-
-    return clock
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            work()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(CALLS):
+            work()
+    return graph.replay
 
 
 def alternating(
-    works: Mapping[str, Callable[[], object]], repeats: int, wait: Callable[[], None]
+    works: Mapping[str, Callable[[], object]],
+    repeats: int,
+    wait: Callable[[], None],
+    calls: int = 1,
 ) -> dict[str, Latency]:
     """Time each of ``works`` ``repeats`` times, in turns, so that drifts hit all of them.
 
-    ``wait`` is called before each reading of the clock, see :func:`synchroniser`.
+    ``wait`` is called before each reading of the clock, see :func:`synchroniser`. Each work makes
+    ``calls`` calls, of which one's share of the time is told.
     """
     taken: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(WARM_UP + repeats):
@@ -75,7 +82,7 @@ def alternating(
             work()
             wait()
             if turn >= WARM_UP:
-                taken[name].append((time.perf_counter() - begin) * 1e3)
+                taken[name].append((time.perf_counter() - begin) * 1e3 / calls)
     return {name: Latency.of(values) for name, values in taken.items()}
 
 

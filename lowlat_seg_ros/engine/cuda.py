@@ -50,6 +50,11 @@ class Side:
 _sides: weakref.WeakKeyDictionary[Segmenter, dict[int, Side]] = weakref.WeakKeyDictionary()
 
 
+def graphs_of(segmenter: Segmenter) -> list[Graphs]:
+    """Those of its sides, for their counts."""
+    return [side.graphs for side in _sides.get(segmenter, {}).values()]
+
+
 class CudaRunner(Runner):
     """A side of an engine; the slow track's comes ``after`` that of its frames."""
 
@@ -66,11 +71,6 @@ class CudaRunner(Runner):
             torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD)
         )
         self._dtype = next(segmenter.parameters()).dtype
-
-    @property
-    def graphs(self) -> Graphs:
-        """Those of this side, for their counts."""
-        return self._side.graphs
 
     @contextmanager
     def turn(self) -> Iterator[None]:

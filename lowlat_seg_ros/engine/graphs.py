@@ -17,8 +17,9 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-#: Sizes of the network's input whose graphs are kept: those that shedding load goes through.
-SIZES = 3
+#: Sizes of the network's input whose graphs are kept: those that shedding load goes through, and
+#: one more.
+SIZES = 4
 
 # One at a time in the process: a capture begins with waiting for the whole device, which another
 # one, in the thread of another engine or of the slow track, would not survive.
@@ -133,12 +134,14 @@ class Graphs:
         bound: Sequence[bool],
         pool: str,
     ) -> Graph | None:
-        now = self._now
+        now, stream = self._now, torch.cuda.current_stream()
         handle = now.pools.setdefault(pool, torch.cuda.graph_pool_handle()) if pool else None
         try:
             graph = Graph(function, inputs, bound, self._stream, handle)
         except Exception as error:
-            # Whatever cannot be captured can still be run.
+            # Whatever cannot be captured can still be run, but where this thread was before:
+            # a capture that fails at its end leaves it on the stream of captures.
+            torch.cuda.set_stream(stream)
             self.failed += 1
             logger.warning("A part of the network runs without a CUDA graph: %s", error)
             return None
