@@ -127,18 +127,19 @@ def test_what_the_doctor_finds_is_told() -> None:
 
 
 def test_lifecycle_tells_what_frames_cost_and_why_a_transition_failed() -> None:
-    status = lifecycle_status("inactive", "", Budget(640, 480, 12.5, 80.0, 90.0))
+    status = lifecycle_status("inactive", "", Budget(640, 480, 12.5, 80.0, 90.0), cameras=4)
     values = {pair.key: pair.value for pair in status.values}
     assert (status.level, values["state"]) == (OK, "inactive")
     assert values["budget_fast_track_ms"] == "12.500"
     assert (values["budget_slow_track_ms"], values["budget_full_frame_ms"]) == ("80.000", "90.000")
-    failed = lifecycle_status("unconfigured", "Cannot configure: no such file", None)
+    assert (values["budget_rate_hz"], values["cameras"]) == ("20.000", "4")  # they take turns
+    failed = lifecycle_status("unconfigured", "Cannot configure: no such file")
     assert (failed.level, failed.message) == (ERROR, "Cannot configure: no such file")
 
 
 def test_message_names_node_and_device() -> None:
     settings = Settings(CONFIG, EngineConfig())
-    statuses = [lifecycle_status("active", "", None), *camera_statuses(stream(), settings)]
+    statuses = [lifecycle_status("active", ""), *camera_statuses(stream(), settings)]
     message = diagnostics("car/node", "cpu", 1_500_000_000, statuses)
     names = ["lifecycle", "camera", "processing", "deadline", "slow track"]
     names += ["key frames", "ledger", "connections"]

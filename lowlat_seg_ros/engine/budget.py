@@ -34,6 +34,10 @@ class Budget:
     slow_track_ms: float
     full_frame_ms: float
 
+    def rate_hz(self, cameras: int) -> float:
+        """Frames a second of each of so many ``cameras`` that take turns, Sh idle."""
+        return 1e3 / (cameras * self.fast_track_ms)
+
 
 def measure(segmenter: Segmenter, config: EngineConfig, size: tuple[int, int]) -> Budget:
     """Run every stage at ``size`` (height, width) until allocators have settled, and time it.

@@ -105,11 +105,14 @@ def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticS
     return statuses
 
 
-def lifecycle_status(state: str, problem: str, budget: Budget | None) -> DiagnosticStatus:
+def lifecycle_status(
+    state: str, problem: str, budget: Budget | None = None, cameras: int = 1
+) -> DiagnosticStatus:
     """The node's state, and while it is configured what frames were measured to cost."""
     values: Values = {"state": state}
     if budget is not None:
         values |= {f"budget_{name}": value for name, value in vars(budget).items()}
+        values |= {"budget_rate_hz": budget.rate_hz(cameras), "cameras": cameras}
     if problem:
         return _status("lifecycle", ERROR, problem, values)
     return _status("lifecycle", OK, f"the node is {state}", values)

@@ -30,7 +30,7 @@ class Model:
 
 
 def load_model(settings: Settings) -> Model:
-    """Check the hash, load, and run every stage at the expected size; seconds.
+    """Check the hash, load, and run every stage at the expected size, which takes seconds.
 
     Raises ``CheckpointError`` for the file or its hash, ``ConfigError`` for the device.
     """

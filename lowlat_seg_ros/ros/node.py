@@ -6,10 +6,9 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
@@ -20,19 +19,17 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 
 from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError
-from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.ledger import OnRefinement
 from lowlat_seg_ros.engine.memory import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.frames import FrameError, ResetReason
 from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.ros import qos
-from lowlat_seg_ros.ros.camera import CameraStream
 from lowlat_seg_ros.ros.diagnostics import camera_statuses, diagnostics, lifecycle_status
 from lowlat_seg_ros.ros.executor import OwnThreadExecutor
 from lowlat_seg_ros.ros.lifecycle import ManagedNode
-from lowlat_seg_ros.ros.model import Model, load_model
+from lowlat_seg_ros.ros.model import load_model
 from lowlat_seg_ros.ros.params import SettingsParameters, unknown_parameters
+from lowlat_seg_ros.ros.rig import Rig
 
 #: How long a frame, and then Sh, may take to end when the process is stopped.
 STOP_TIMEOUT_S = 2.0
@@ -45,14 +42,6 @@ START_ERRORS = (
     *(CheckpointError, ConfigError, FrameError),
     *(ParameterException, InvalidQosOverridesError),
 )
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """What there is between configure and cleanup."""
-
-    model: Model
-    cameras: tuple[CameraStream, ...]
 
 
 class SegmentationNode(ManagedNode):
@@ -76,7 +65,7 @@ class SegmentationNode(ManagedNode):
             qos.output(),
             qos_overriding_options=qos.overridable(),
         )
-        self._loaded: _Loaded | None = None
+        self._rig: Rig | None = None  # from configure to cleanup
         self._start_timer()
 
     @property
@@ -88,13 +77,11 @@ class SegmentationNode(ManagedNode):
         """Load, warm up and measure; raises ``CheckpointError`` and ``ConfigError``."""
         settings = self._settings.current
         model = load_model(settings)
-        self._loaded = _Loaded(
-            model, tuple(self._camera(model, name) for name in settings.node.cameras or [""])
-        )
+        self._rig = Rig(self, model, lambda: self._settings.current)
         self._settings.fixed = True
         self._start_timer()  # its period may be another
         threshold = effective_threshold(model.header.threshold, settings.engine)
-        budget = model.budget
+        budget, cameras = model.budget, len(self._rig.topics)
         self.get_logger().info(
             f"lowlat_seg_ros {__version__}: {model.header.network.backbone} with "
             f"{len(model.table)} classes on {model.device}, from {model.path} (SHA-256 "
@@ -103,24 +90,21 @@ class SegmentationNode(ManagedNode):
         self.get_logger().info(
             f"At {budget.width}x{budget.height}: {budget.fast_track_ms:.0f} ms a frame, Sh "
             f"{budget.slow_track_ms:.0f} ms in the background, {budget.full_frame_ms:.0f} ms for "
-            "a first frame"
+            f"a first frame; at most {budget.rate_hz(cameras):.1f} Hz with {cameras} camera(s)"
         )
 
     def activate(self) -> None:
         """Subscribe to the cameras."""
-        assert self._loaded is not None
-        for camera in self._loaded.cameras:
-            camera.start()
+        assert self._rig is not None
+        self._rig.start()
         for sentence in unknown_parameters(self):
             self.get_logger().warning(f"Parameters: {sentence}")
-        topics = ", ".join(camera.topic for camera in self._loaded.cameras)
-        self.get_logger().info(f"Waiting for images on {topics}")
+        self.get_logger().info(f"Waiting for images on {', '.join(self._rig.topics)}")
 
     def deactivate(self) -> None:
         """Stop listening; raises ``TimeoutError`` if the frame being worked on does not end."""
-        assert self._loaded is not None
-        stopped = [camera.stop(TRANSITION_TIMEOUT_S) for camera in self._loaded.cameras]
-        if not all(stopped):
+        assert self._rig is not None
+        if not self._rig.stop(TRANSITION_TIMEOUT_S):
             raise TimeoutError(f"the frame does not end within {TRANSITION_TIMEOUT_S:g} s")
         self.get_logger().info("Images are no longer listened to")
 
@@ -132,28 +116,14 @@ class SegmentationNode(ManagedNode):
 
     def release(self, timeout_s: float = TRANSITION_TIMEOUT_S) -> bool:
         """Forget all that :meth:`configure` made; False if the frame or Sh does not end in time."""
-        loaded, self._loaded = self._loaded, None
+        rig, self._rig = self._rig, None
         self._settings.fixed = False
-        if loaded is None:
+        if rig is None:
             return True
-        ended = [camera.stop(timeout_s) for camera in loaded.cameras]
-        ended += [camera.destroy(timeout_s) for camera in loaded.cameras]
-        del loaded
+        ended = rig.close(timeout_s)
+        del rig
         release_unused()
-        return all(ended)
-
-    def _camera(self, model: Model, name: str) -> CameraStream:
-        settings = self._settings.current
-
-        def engine(on_refinement: OnRefinement) -> Engine:
-            return Engine(
-                model.segmenter,
-                settings.engine,
-                threshold=model.header.threshold,
-                on_refinement=on_refinement,
-            )
-
-        return CameraStream(self, engine, model.table, lambda: self._settings.current, name)
+        return ended
 
     def _start_timer(self) -> None:
         if hasattr(self, "_timer"):
@@ -166,22 +136,23 @@ class SegmentationNode(ManagedNode):
         )
 
     def _on_time_jump(self, jump: TimeJump) -> None:
-        for camera in self._loaded.cameras if self._loaded else ():
-            camera.reset(ResetReason.TIME_JUMPED_BACK)
+        if self._rig is not None:
+            self._rig.reset(ResetReason.TIME_JUMPED_BACK)
         self.get_logger().warning(
             f"ROS time jumped by {jump.delta.nanoseconds / 1e9:.3f} s; the next frame starts afresh"
         )
 
     def _publish_diagnostics(self) -> None:
-        now_ns, loaded = self.get_clock().now().nanoseconds, self._loaded
-        budget = loaded.model.budget if loaded else None
-        statuses: list[DiagnosticStatus] = [lifecycle_status(self.state, self.problem, budget)]
-        for camera in loaded.cameras if loaded else ():
-            if camera.active:
-                state = camera.state(time.monotonic())
-                statuses += camera_statuses(state, self._settings.current)
+        now_ns, settings = self.get_clock().now().nanoseconds, self._settings.current
+        rig, device = self._rig, settings.node.device
+        if rig is None:
+            statuses = [lifecycle_status(self.state, self.problem)]
+        else:
+            device, budget = str(rig.model.device), rig.model.budget
+            statuses = [lifecycle_status(self.state, self.problem, budget, len(rig.topics))]
+            for state in rig.states(time.monotonic()):
+                statuses += camera_statuses(state, settings)
         name = self.get_fully_qualified_name().lstrip("/")
-        device = str(loaded.model.device) if loaded else self._settings.current.node.device
         self._diagnostics.publish(diagnostics(name, device, now_ns, statuses))
 
 

@@ -1,0 +1,173 @@
+"""Several cameras on one live node: each has its own masks, ledger and epochs, none starves."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Start, _starter
+from harness import RELIABLE, Bench, mask_of, message, picture, values_of, wait_until
+from lowlat_seg_ros.msg import FrameReport, Ledger
+from sensor_msgs.msg import Image
+
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.frames import Frame
+
+NAMES = ["front", "left", "rear"]
+SIZES = {"front": (48, 64), "left": (96, 80), "rear": (48, 64)}
+STATES = ["camera", "processing", "deadline", "slow track", "ledger"]
+
+
+class End:
+    """One camera of the node: it publishes images here, and its masks and reports come in."""
+
+    def __init__(self, bench: Bench, name: str) -> None:
+        self.name, self._seconds = name, itertools.count(1)
+        self._camera = bench.node.create_publisher(Image, f"{name}/image", RELIABLE)
+        self.masks = bench.listen(Image, f"{name}/mask")
+        self.reports = bench.listen(FrameReport, f"{name}/frame_report")
+
+    def publish(self, image: Image) -> None:
+        self._camera.publish(image)
+
+    def image(self, seed: int, size: tuple[int, int] | None = None) -> Image:
+        """The camera's next image, half a second after the last."""
+        pixels = picture(*(size or SIZES[self.name]), seed=seed)
+        return message(pixels, "rgb8", next(self._seconds) / 2, f"{self.name}_lens")
+
+    def report_on(self, image: Image) -> FrameReport:
+        return self.reports.first(lambda report: report.header == image.header)
+
+    def send(self, image: Image) -> FrameReport:
+        self.publish(image)
+        return self.report_on(image)
+
+    def connect(self) -> FrameReport:
+        """The report on an image, when all before it have come in or were superseded."""
+        probe = self.image(0)
+
+        def answered() -> bool:
+            self.publish(probe)
+            return bool(self.masks.all() and self.reports.all())
+
+        wait_until(answered, lambda: f"{self.name} is not answered", every_s=0.1)
+        return self.send(self.image(0))
+
+
+def balances(ledger: Ledger) -> bool:
+    ended = ledger.published + ledger.rejected + ledger.failed
+    return ledger.received == ended + ledger.in_flight
+
+
+def connected(bench: Bench) -> dict[str, End]:
+    ends = {name: End(bench, name) for name in NAMES}
+    for end in ends.values():
+        end.connect()
+    return ends
+
+
+@pytest.fixture(scope="module")
+def rig(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Path
+) -> Iterator[tuple[Bench, dict[str, End]]]:
+    """A node with three cameras, every frame of which is a key frame."""
+    with ExitStack() as stack:
+        start = _starter(stack, tmp_path_factory.mktemp("rig"), checkpoint)
+        _, bench = start(listen=False, cameras=NAMES, deviation_threshold=0.0)
+        yield bench, connected(bench)
+
+
+def test_every_mask_is_of_its_own_camera(
+    rig: tuple[Bench, dict[str, End]], checkpoint: Path
+) -> None:
+    _, ends = rig
+    before = {name: end.send(end.image(1)) for name, end in ends.items()}
+    for seed in range(2, 8):
+        images = {name: end.image(seed) for name, end in ends.items()}
+        for name, image in images.items():  # all three at once
+            ends[name].publish(image)
+        reports = {name: ends[name].report_on(image) for name, image in images.items()}
+    for name, end in ends.items():
+        assert {m.header.frame_id for m in end.masks.all()} == {f"{name}_lens"}
+        assert {(m.height, m.width) for m in end.masks.all()} == {SIZES[name]}
+        assert all(balances(report.ledger) for report in end.reports.all())
+        assert reports[name].ledger.published == before[name].ledger.published + 6
+        assert reports[name].epoch == before[name].epoch
+    with Engine.from_checkpoint(checkpoint, EngineConfig(foreground_threads=1), "cpu") as engine:
+        for end in ends.values():
+            probe = end.masks.all()[0]
+            wanted = engine.process(Frame(picture(probe.height, probe.width), 0)).mask
+            np.testing.assert_array_equal(mask_of(probe), wanted)
+            engine.reset()
+
+
+def test_reset_of_one_camera_leaves_the_others_alone(rig: tuple[Bench, dict[str, End]]) -> None:
+    _, ends = rig
+    before = {name: end.send(end.image(10)) for name, end in ends.items()}
+    left = ends["left"].send(ends["left"].image(11, size=(48, 80)))
+    assert (left.kind, left.reset_reason) == (FrameReport.FULL, "size_changed")
+    for name in ("front", "rear"):
+        after = ends[name].send(ends[name].image(11))
+        assert (after.kind, after.epoch) == (FrameReport.PROPAGATED, before[name].epoch)
+        assert after.counters.resets == before[name].counters.resets
+    assert left.counters.resets == before["left"].counters.resets + 1
+    ends["left"].send(ends["left"].image(12))  # back at its size
+
+
+def test_each_camera_has_its_share_of_the_slow_track_and_its_states(
+    rig: tuple[Bench, dict[str, End]],
+) -> None:
+    bench, ends = rig
+
+    def refined(name: str) -> bool:
+        counters = ends[name].send(ends[name].image(20)).counters
+        return bool(counters.refined + counters.carried >= 2)
+
+    for name in NAMES:
+        wait_until(lambda name=name: refined(name), lambda: "Sh never comes to a camera")
+    for name, state in itertools.product(NAMES, STATES):
+        status = bench.status(f"{name}: {state}", lambda _: True)
+        if state == "camera":
+            assert values_of(status)["topic"] == f"{bench.node.get_namespace()}/{name}/image"
+
+
+def test_no_camera_starves_under_overload(start: Start) -> None:
+    """One camera sends four times as much as the others, and each more than can be segmented."""
+    _, bench = start(listen=False, cameras=NAMES)
+    ends = connected(bench)
+    large = {name: picture(480, 640, seed) for seed, name in enumerate(NAMES)}
+
+    def image(name: str, number: int) -> Image:
+        return message(large[name], "rgb8", 100 + number / 100, f"{name}_lens")
+
+    before = {name: end.send(image(name, 0)).ledger for name, end in ends.items()}
+    sent = dict.fromkeys(NAMES, 0)
+    overload = itertools.count(1)
+
+    def share(counted: Callable[[Ledger], Any]) -> dict[str, Any]:
+        newest = {name: end.reports.all()[-1].ledger for name, end in ends.items()}
+        return {name: counted(newest[name]) - counted(before[name]) for name in NAMES}
+
+    def enough() -> bool:
+        number = next(overload)
+        for name in ["front"] * 4 + NAMES[1:]:
+            ends[name].publish(image(name, number))
+            sent[name] += 1
+        return min(share(lambda ledger: ledger.published).values()) >= 10
+
+    wait_until(enough, lambda: f"a camera starves: {sent}", every_s=0.01)
+    published = share(lambda ledger: ledger.published)
+    assert max(published.values()) <= 2 * min(published.values())  # in spite of four times as many
+    for name, end in ends.items():
+        after = end.send(image(name, next(overload))).ledger  # the newest, so never superseded
+        received = after.received - before[name].received
+        superseded = after.superseded - before[name].superseded
+        assert received + superseded == sent[name] + 1
+        assert superseded > 0  # it was an overload
+        assert all(balances(report.ledger) for report in end.reports.all())
