@@ -88,13 +88,17 @@ def _facts(
 ) -> Facts:
     from lowlat_seg_ros.engine.device import foreground_threads
     from lowlat_seg_ros.evaluation import machine, report
+    from lowlat_seg_ros.network.device import resolve_device
+    from lowlat_seg_ros.network.precision import precision_of
 
+    precision = precision_of(config.precision, resolve_device(args.device))
     return report.facts_of(
         footage,
         command=" ".join(["lowlat-seg evaluate", *_words(args)]),
         checkpoint=path.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         provenance=header.provenance,
+        precision=str(precision).removeprefix("torch."),
         fast_track_threads=foreground_threads(config),
         speed=args.speed if args.streaming else None,
         load_average=load_average,

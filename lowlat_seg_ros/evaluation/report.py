@@ -29,11 +29,11 @@ QUIET = 0.2
 class Facts:
     """What figures mean nothing without.
 
-    ``command``: what was run, without the places of files. ``fast_track_threads`` are the CPU
-    threads of the engine, which leaves some to Sh unless they are set; each method's own stand
-    with its figures. ``speed``: that of the machine assumed for streaming, 1 for this one.
-    ``load_average``: threads of all processes that wanted a core in the minute before; times are
-    those of a machine that has this to do besides.
+    ``command``: what was run, without the places of files. ``precision``: of the networks' inner
+    convolutions. ``fast_track_threads`` are the CPU threads of the engine, which leaves some to Sh
+    unless they are set; each method's own stand with its figures. ``speed``: that of the machine
+    assumed for streaming, 1 for this one. ``load_average``: threads of all processes that wanted a
+    core in the minute before; times are those of a machine that has this to do besides.
     """
 
     dataset: str
@@ -45,6 +45,7 @@ class Facts:
     checkpoint: str
     sha256: str
     provenance: dict[str, Any]
+    precision: str
     fast_track_threads: int
     speed: float | None
     load_average: float
@@ -102,7 +103,8 @@ def notes(facts: Facts, done: Comparison) -> list[str]:
         "Latency is frame in to mask out, without the first frames of drives. The engine's Sh runs "
         "on a virtual clock and adds no load.",
         _threads(done),
-        f"Measured on {facts.machine}; load average {facts.load_average:.1f} before.{_busy(done)}",
+        f"Measured in {facts.precision} on {facts.machine}; load average "
+        f"{facts.load_average:.1f} before.{_busy(done)}",
     ]
     if facts.speed is not None:
         machine = "this machine" if facts.speed == 1 else f"a machine {facts.speed:g} times as fast"

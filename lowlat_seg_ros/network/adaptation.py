@@ -76,4 +76,5 @@ class Fusion(nn.Module):
 
     def forward(self, propagated: Tensor, adapted: Tensor) -> Tensor:
         """(N, Ch, H/8, W/8) and (N, width, H/8, W/8) -> fused (N, width, H/8, W/8)."""
-        return self.mix(torch.cat([propagated, adapted], dim=1))
+        # F_h is float32 where the rest may be bf16: this halves the copy.
+        return self.mix(torch.cat([propagated.to(adapted.dtype), adapted], dim=1))
