@@ -12,12 +12,13 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import gate, threads
 from lowlat_seg_ros.engine.cache import KeyFrame
 from lowlat_seg_ros.engine.device import cores, foreground_threads, give_way, gives_way
+from lowlat_seg_ros.engine.device import threads as use
 from lowlat_seg_ros.engine.gate import Gate
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Pause
 from lowlat_seg_ros.engine.resize import plan
 from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
-from lowlat_seg_ros.engine.threads import LOOK_S, ForegroundThreads
+from lowlat_seg_ros.engine.threads import LOOK_S, WAITED_S, ForegroundThreads
 from lowlat_seg_ros.frames import Outcome
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
@@ -29,6 +30,12 @@ def account(stat: Path, busy_s: float) -> Path:
     ticks = round(busy_s * os.sysconf("SC_CLK_TCK"))
     stat.write_text(f"cpu{min(os.sched_getaffinity(0))} {ticks} 0 0 0 0 0 0 0 0 0\n")
     return stat
+
+
+def alone(config: EngineConfig) -> ForegroundThreads:
+    frames = ForegroundThreads(config)
+    frames.ignore_others()
+    return frames
 
 
 def test_a_frame_leaves_the_cores_that_other_processes_use(
@@ -53,8 +60,30 @@ def test_all_cores_are_free_where_nobody_knows(tmp_path: Path) -> None:
     assert frames.count(starved=False) == foreground_threads(AUTO)
 
 
+@pytest.mark.skipif(foreground_threads(AUTO) == 1, reason="a frame has one thread anyway")
+def test_a_frame_that_waits_for_its_threads_goes_on_alone(tmp_path: Path) -> None:
+    with use(2):
+        frames = ForegroundThreads(AUTO, tmp_path / "none")
+        frames.count(starved=False)
+        frames.relieve()
+        assert torch.get_num_threads() == 2
+        time.sleep(2 * WAITED_S)
+        frames.relieve()
+        assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("frames", [ForegroundThreads(EngineConfig(foreground_threads=2)),
+                                    alone(AUTO)])  # fmt: skip
+def test_threads_that_are_set_or_must_not_vary_are_kept(frames: ForegroundThreads) -> None:
+    with use(2):
+        frames.count(starved=False)
+        time.sleep(2 * WAITED_S)
+        frames.relieve()
+        assert torch.get_num_threads() == 2
+
+
 def test_a_starved_slow_track_is_left_its_cores() -> None:
-    frames = ForegroundThreads(AUTO, None)
+    frames = alone(AUTO)
     left = foreground_threads(AUTO) - AUTO.slow_track_threads * gives_way(AUTO)
     assert frames.count(starved=True) == max(1, left)
     assert frames.count(starved=False) == foreground_threads(AUTO)
@@ -70,7 +99,7 @@ def test_threads_that_are_set_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("priority", ["idle", "normal"])
 def test_a_frame_with_sh_uses_no_more_than_the_cores(priority: str) -> None:
-    frames = ForegroundThreads(EngineConfig(slow_track_priority=priority), None)
+    frames = alone(EngineConfig(slow_track_priority=priority))
     frames.count(starved=False)
     assert frames.full() == cores()
 

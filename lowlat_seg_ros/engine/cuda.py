@@ -122,6 +122,10 @@ class CudaRunner(Runner):
         mask: np.ndarray = host.numpy()
         return mask
 
+    def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
+        """Sl: image -> F_l, in one."""
+        return self.run("lower", self._net.lower, image)
+
     def higher(self, low: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
         """A graph for each slice."""
         numbers = itertools.count()

@@ -102,7 +102,7 @@ class Engine:
         self._in_process = threading.Lock()
         self._closed = False
         self._threads = ForegroundThreads(config)
-        self._tracks = Tracks(self._net, self._ledger, lambda: self._threads.full())
+        self._tracks = Tracks(self._net, self._ledger, self._threads)
         refine = Refiner(slow_net, self._cache, config.late_refinement)
         self._slow = slow_track(refine, self._ledger, config)
 
@@ -144,7 +144,7 @@ class Engine:
         track = partial(VirtualSlowTrack, delay=delay)
         clock = clock or time.perf_counter_ns
         engine = cls(segmenter, config, threshold=threshold, clock=clock, slow_track=track)
-        engine._threads = ForegroundThreads(config, None)
+        engine._threads.ignore_others()
         return engine
 
     def process(

@@ -50,9 +50,9 @@ class Runner:
         """Logits (1, classes, h, w) -> uint8 (H, W) ids at the image's size."""
         return resize.mask_of(logits, geometry)
 
-    def lower(self, image: Tensor) -> Tensor:
-        """Sl: image -> F_l."""
-        return self.run("lower", self._net.lower, image)
+    def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
+        """Sl: image -> F_l; ``pause`` is called between its blocks, if it runs in several."""
+        return self._net.lower(image, pause)
 
     def higher(self, low: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
         """Sh: F_l -> F_h; ``pause`` is called between its slices. The answer is safe to keep."""

@@ -2,8 +2,9 @@
 
 PyTorch shares a frame's layers out to a team of threads that meet after each of some hundred
 steps. On two free cores that nearly halves the time. But where another process keeps one of them
-busy, every step waits for the thread that lost its core: frames then take several times as long as
-on one thread. So the team is as large as the cores that are free now.
+busy, every step waits for the thread that lost its core: frames then take many times as long as on
+one thread. So the team is as large as the cores that were free lately, and a frame that finds
+itself waiting nevertheless goes on with one thread.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ import math
 import time
 from pathlib import Path
 
+import torch
+
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.device import cores, foreground_threads, gives_way, slow_threads
 from lowlat_seg_ros.engine.neighbours import STAT, Neighbours
+
+#: A frame that has waited so long, for others of its team or for a core, goes on alone.
+WAITED_S = 0.01
 
 #: Shortest time over which other processes are looked at: Linux counts in steps of 10 ms.
 LOOK_S = 0.1
@@ -27,41 +33,58 @@ CALM_S = 1.0
 
 
 class ForegroundThreads:
-    """CPU threads for the frames of one engine; used by one thread.
+    """CPU threads for the frames of one engine; used by the thread that the frame is in.
 
-    What the user has set stays. ``stat``: Linux' account of the cores, None to take all of them as
-    free, so that threads do not depend on other processes.
+    What the user has set stays. ``stat``: Linux' account of the cores.
     """
 
-    def __init__(self, config: EngineConfig, stat: Path | None = STAT) -> None:
+    def __init__(self, config: EngineConfig, stat: Path = STAT) -> None:
         self._most = foreground_threads(config)
         self._is_set = config.foreground_threads > 0
         self._slow = slow_threads(config)
         self._beside = self._is_set or not gives_way(config)
-        self._stat = None if self._is_set or self._most == 1 else stat
+        self._adapts = not self._is_set and self._most > 1
+        self._stat = stat
         self._taken, self._calm_since = 0, 0.0
         self._count = self._most
         self._look()
+        self._begin()
+
+    def ignore_others(self) -> None:
+        """Let threads depend on no other process from now on: equal work on every run."""
+        self._adapts = False
 
     def count(self, *, starved: bool) -> int:
-        """Threads of the next frame; a slow track that is ``starved`` is left its cores."""
+        """Threads of the frame that begins now; a ``starved`` slow track is left its cores."""
         if self._is_set:
             return self._count
-        if self._stat is not None and time.perf_counter() - self._looked >= LOOK_S:
+        if self._adapts and time.perf_counter() - self._looked >= LOOK_S:
             self._take(self._neighbours.cores())
             self._look()
         owed = self._slow if starved and not self._beside else 0
         self._count = max(1, self._most - self._taken - owed)
+        self._begin()
         return self._count
+
+    def relieve(self) -> None:
+        """Between two layers: if the frame waits for displaced threads, go on without them.
+
+        Until its end: the next frame asks :meth:`count` again.
+        """
+        if self._adapts and torch.get_num_threads() > 1:
+            past = time.perf_counter() - self._began
+            if past - (time.thread_time() - self._worked) > WAITED_S:
+                torch.set_num_threads(1)
 
     def full(self) -> int:
         """Threads of Sh in the foreground: its own too, as the slow track has nothing to do."""
         return min(cores(), self._count + self._slow) if self._beside else self._count
 
+    def _begin(self) -> None:
+        self._began, self._worked = time.perf_counter(), time.thread_time()
+
     def _look(self) -> None:
-        self._looked = time.perf_counter()
-        if self._stat is not None:
-            self._neighbours = Neighbours(self._stat)
+        self._looked, self._neighbours = time.perf_counter(), Neighbours(self._stat)
 
     def _take(self, used: float) -> None:
         """Other processes ``used`` so many cores since the last look, NaN if nobody knows."""

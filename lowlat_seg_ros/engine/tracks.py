@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -15,6 +14,7 @@ from lowlat_seg_ros.engine.latency import Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import exact_features
 from lowlat_seg_ros.engine.runner import Runner
+from lowlat_seg_ros.engine.threads import ForegroundThreads
 from lowlat_seg_ros.frames import Frame, MaskKind
 
 logger = logging.getLogger(__name__)
@@ -40,11 +40,11 @@ class Work:
 class Tracks:
     """Runs the network's parts for one frame, in the order of the paper."""
 
-    def __init__(self, network: Runner, ledger: Ledger, full_threads: Callable[[], int]) -> None:
-        """``full_threads``: CPU threads of Sh where it runs in the foreground, asked each time."""
+    def __init__(self, network: Runner, ledger: Ledger, team: ForegroundThreads) -> None:
+        """``team``: the frames' CPU threads."""
         self._net = network
         self._ledger = ledger
-        self._full_threads = full_threads
+        self._team = team
 
     def run(
         self, frame: Frame, geometry: resize.Geometry, key: KeyFrame | None, watch: Stopwatch
@@ -56,7 +56,7 @@ class Tracks:
         with watch.stage("preprocess_ms"):
             image = self._net.image(frame.image, geometry)
         with watch.stage("lower_ms"):
-            low = self._net.lower(image)  # F_l (1, Cl, H/8, W/8)
+            low = self._net.lower(image, self._team.relieve)  # F_l (1, Cl, H/8, W/8)
         if key is None:
             return self._full(low, watch)
         if key.high is None:
@@ -66,8 +66,8 @@ class Tracks:
     def _full(self, low: Tensor, watch: Stopwatch) -> Work:
         """The first frame of an epoch: Sh in the foreground, and F_h alone is classified."""
         try:
-            with watch.stage("higher_ms"), threads(self._full_threads()):
-                high = exact_features(self._net, low)
+            with watch.stage("higher_ms"), threads(self._team.full()):
+                high = exact_features(self._net, low, self._team.relieve)
         except Exception as error:
             # Whatever Sh raises must not stop masks; it is logged and reported in the counters.
             message = f"Sh failed in the foreground: {type(error).__name__}: {error}"

@@ -6,7 +6,7 @@ are dilated instead of strided, which keeps the features at 1/8 of the image (or
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -150,11 +150,15 @@ class Backbone(nn.Module):
         last = block.bn2 if isinstance(block, BasicBlock) else block.bn3
         return int(last.num_features)  # type: ignore[union-attr,arg-type]
 
-    def lower(self, image: Tensor) -> Tensor:
-        """Sl: normalised image (N, 3, H, W) -> F_l (N, Cl, H/8, W/8)."""
+    def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
+        """Sl: normalised image (N, 3, H, W) -> F_l (N, Cl, H/8, W/8).
+
+        ``pause`` is called between its blocks.
+        """
         # Other than torchvision's, but equal: the ReLU has a quarter left to do.
         x = self.relu(self.maxpool(self.bn1(self.conv1(image))))
         for block in self.lower_blocks():
+            pause()
             x = block(x)
         return x
 

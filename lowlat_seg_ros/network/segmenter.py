@@ -84,9 +84,12 @@ class Segmenter(nn.Module):
         """RGB in [0, 1] (N, 3, H, W) -> what Sl expects."""
         return normalise(image)
 
-    def lower(self, image: Tensor) -> Tensor:
-        """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l, and what is shared."""
-        low: Tensor = self.shared(self.backbone.lower(image))
+    def lower(self, image: Tensor, pause: Callable[[], None] = _no_pause) -> Tensor:
+        """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l, and what is shared.
+
+        ``pause`` is called between its blocks.
+        """
+        low: Tensor = self.shared(self.backbone.lower(image, pause))
         return low
 
     def higher(
