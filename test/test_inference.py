@@ -78,8 +78,13 @@ def test_the_rival_is_folded_wherever_a_convolution_precedes() -> None:
     # Those before a convolution: what they read is pooled or summed.
     assert left
     assert all(name.startswith(("context.", "head.0.", "auxiliary.0.")) for name in left)
+    fast = inference.prepare(copy.deepcopy(plain), torch.bfloat16)
+    convolutions = {n: m for n, m in fast.named_modules() if isinstance(m, nn.Conv2d)}
+    full = {name for name, layer in convolutions.items() if layer.weight.dtype == torch.float32}
+    assert full == {"head.3", "auxiliary.3"}  # the logits
     image = torch.rand(1, 3, 64, 80)
     expected = plain(image)
+    assert (fast(image) - expected).abs().max() < 0.05 * expected.abs().max()
     assert (prepared(image) - expected).abs().max() < 1e-4 * expected.abs().max()
 
 

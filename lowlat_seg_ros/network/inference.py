@@ -1,9 +1,10 @@
 """Networks made ready for inference: the same answers at less cost.
 
 BatchNorm, which only scales and shifts in eval mode, becomes part of the convolution before it.
-These convolutions may then run in bfloat16. All others stay in float32, as their answers are read
-as numbers: F_h, of which propagation sums K*K, its kernels, and the logits. Sums of both are
-float32. What each step saves, and what was tried and saves nothing: docs/inference.md.
+These convolutions may then run in bfloat16, and those without a bias that come after one. All
+others stay in float32, as their answers are read as numbers: F_h, of which propagation sums K*K,
+its kernels, and the logits. Sums of both are float32. What each step saves, and what was tried and
+saves nothing: docs/inference.md.
 """
 
 from __future__ import annotations
@@ -50,10 +51,16 @@ def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     if network.training:
         raise ValueError("the network is in training mode; call its eval() first")
     for module in network.modules():
-        for (_, _, conv), norm in itertools.pairwise(_in_order(module)):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm[2], nn.BatchNorm2d):
-                _fold(conv, norm)
-                conv.to(dtype)
+        layers, after_norm = _in_order(module), False
+        for (_, _, layer), following in itertools.zip_longest(layers, layers[1:]):
+            after_norm |= isinstance(layer, nn.BatchNorm2d)
+            if not isinstance(layer, nn.Conv2d):
+                continue
+            if following is not None and isinstance(following[2], nn.BatchNorm2d):
+                _fold(layer, following)
+                layer.to(dtype)
+            elif after_norm and layer.bias is None:
+                layer.to(dtype)
     if dtype != torch.float32:
         _match_inputs(network)
     # PyTorch has this overload, its type stubs do not.
