@@ -67,5 +67,12 @@ def test_middleware_without_numbers(number: int | None) -> None:
     assert missing(1, number, 9, 10) == [0, 0, 0, 0]
 
 
+def test_what_a_publisher_that_is_gone_left_over_is_no_base_for_counting() -> None:
+    gaps = SequenceGaps()
+    assert gaps.missing(1000, 1) == 0
+    gaps.restart()  # another came and went; its last message, 7, is still to come
+    assert [gaps.missing(number, 1) for number in (7, 1003, 1004, 1006)] == [0, 0, 0, 1]
+
+
 def test_numbers_of_several_publishers_say_nothing() -> None:
     assert missing(1, 500, 2, 501, publishers=2) == [0, 0, 0, 0]

@@ -52,7 +52,10 @@ class CameraStream:
         self._transport = TRANSPORTS[settings().node.image_transport]
         image = f"{camera}/image" if camera else "image"
         self._images = ImageConnection(
-            node, self._transport.topic(node, image), self._transport.message, self._restart_gaps
+            node,
+            self._transport.topic(node, image),
+            self._transport.message,
+            self._on_other_publishers,
         )
         self._books, self._gaps = Bookkeeper(), SequenceGaps()
         self._monitor = StreamMonitor(self._now_ns)
@@ -204,9 +207,8 @@ class CameraStream:
         answer.success, answer.message = True, "the next frame becomes the key frame"
         return answer
 
-    def _restart_gaps(self) -> None:
-        """Another publisher's numbers begin elsewhere."""
-        self._gaps = SequenceGaps()
+    def _on_other_publishers(self) -> None:
+        self._gaps.restart()
 
     def _examine(self, times: StreamTimes, rates: Rates) -> list[Finding]:
         config = self._settings().node

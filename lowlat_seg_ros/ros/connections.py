@@ -31,7 +31,8 @@ from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES
 class ImageConnection:
     """The subscription of a camera's images, made and destroyed as often as wanted.
 
-    ``changed`` is called, in the subscription's group, when a publisher that fits came or went.
+    ``changed`` is called, in the subscription's group, when a publisher that fits came or went,
+    other than the first one that comes.
     """
 
     def __init__(self, node: Node, topic: str, message: Any, changed: Callable[[], None]) -> None:
@@ -114,7 +115,8 @@ class ImageConnection:
 
     def _on_matched(self, event: Any) -> None:
         self._matched = event.current_count
-        self._changed()
+        if event.total_count > 1:
+            self._changed()
 
     def _others(self) -> tuple[str, ...]:
         """Topics that somebody publishes images on, of the type that is asked for."""
