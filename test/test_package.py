@@ -94,6 +94,16 @@ def test_version_is_the_same_everywhere() -> None:
     assert lowlat_seg_ros.__version__ == xml == setup.split()[-1]
 
 
+def test_ros_packages_that_are_imported_are_declared() -> None:
+    xml = ElementTree.parse(ROOT / "package.xml").getroot()
+    declared = {item.text for kind in ("depend", "exec_depend") for item in xml.iter(kind)}
+    ros = r"^ *(?:from|import) (rclpy|launch|launch_ros|ament_index_python|\w+(?=\.(?:msg|srv)\b))"
+    sources = [*PACKAGE.rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    imported = {name for path in sources for name in re.findall(ros, path.read_text(), re.M)}
+    assert {"rclpy", "launch", "sensor_msgs", "std_srvs"} <= imported  # they are found
+    assert imported - {"lowlat_seg_ros"} <= declared
+
+
 def test_imports_point_one_way() -> None:
     wrong = [
         f"{module} imports {name}"
