@@ -12,8 +12,13 @@ def precision_of(name: str, device: torch.device) -> torch.dtype:
 
     bf16 by request, or for ``auto`` where the hardware multiplies it fast.
     """
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
+    fast = _gpu_has_bf16(device) if device.type == "cuda" else _cpu_has_bf16()
     return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
+
+
+def _gpu_has_bf16(device: torch.device) -> bool:
+    # torch.cuda.is_bf16_supported also says yes where it is emulated.
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _cpu_has_bf16() -> bool:
