@@ -3,8 +3,10 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,13 +15,15 @@ from lowlat_seg_ros.engine import gate, threads
 from lowlat_seg_ros.engine.cache import KeyFrame
 from lowlat_seg_ros.engine.device import cores, foreground_threads, give_way, gives_way
 from lowlat_seg_ros.engine.device import threads as use
+from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.gate import Gate
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Pause
 from lowlat_seg_ros.engine.resize import plan
 from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
 from lowlat_seg_ros.engine.threads import LOOK_S, WAITED_S, ForegroundThreads
-from lowlat_seg_ros.frames import Outcome
+from lowlat_seg_ros.frames import Frame, Outcome
+from lowlat_seg_ros.network.segmenter import Segmenter
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
 AUTO = EngineConfig()
@@ -80,6 +84,20 @@ def test_threads_that_are_set_or_must_not_vary_are_kept(frames: ForegroundThread
         time.sleep(2 * WAITED_S)
         frames.relieve()
         assert torch.get_num_threads() == 2
+
+
+def test_masks_do_not_depend_on_threads(
+    tiny: Segmenter, make_frame: Callable[..., Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def masks(config: EngineConfig) -> list[np.ndarray]:
+        # One key frame, so that Sh has nothing to do; what the engine sets ends with it.
+        with use(1), Engine(tiny, config, threshold=1.0) as engine:
+            return [engine.process(make_frame(index)).mask for index in range(4)]
+
+    expected = masks(EngineConfig(foreground_threads=1))
+    assert np.array_equal(masks(EngineConfig(foreground_threads=cores())), expected)
+    monkeypatch.setattr(threads, "WAITED_S", -1.0)  # each frame finds itself waiting
+    assert np.array_equal(masks(AUTO), expected)
 
 
 def test_a_starved_slow_track_is_left_its_cores() -> None:
