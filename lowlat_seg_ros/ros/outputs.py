@@ -86,8 +86,12 @@ class Outputs:
 
     def refinement(self, refinement: Refinement) -> None:
         """Publish what became of a key frame; any thread may call it."""
-        if self._refinement.wanted:
-            self._refinement.publisher.publish(refinement_report(refinement))
+        try:
+            if self._refinement.wanted:
+                self._refinement.publisher.publish(refinement_report(refinement))
+        except RuntimeError:  # as all of rclpy's are
+            if self._node.context.ok():
+                raise  # else it was shut down meanwhile, and what is left of Sh is dropped
 
     def pictures(
         self, header: Header, image: np.ndarray, result: Segmentation, settings: NodeConfig

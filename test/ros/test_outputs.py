@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rclpy
 from harness import wait_until
-from lowlat_seg_ros.msg import FrameReport
+from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement
 from rclpy.context import Context
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
@@ -30,6 +30,7 @@ TOPICS = {
     "overlay": Image,
     "overlay/compressed": CompressedImage,
     "frame_report": FrameReport,
+    "key_frame_refinement": KeyFrameRefinement,
 }
 
 
@@ -47,15 +48,18 @@ def node() -> Iterator[Node]:
     context.try_shutdown()
 
 
+nothing: Any = None
+
+
 def unusable(level: int = 0) -> Segmentation:
     """A result of which nothing can be made, so that trying to is seen."""
     source = Provenance(MaskKind.FULL, 0, 0, 0.0, True, 0)
-    nothing: Any = None
     return Segmentation(nothing, 0, "", source, nothing, deadline=Deadline(level))
 
 
 def publish(outputs: Outputs, result: Segmentation) -> None:
     outputs.mask(Header(), result.mask, (4, 6))
+    outputs.refinement(nothing)
     outputs.report(Header(), result, NodeTiming(), Ledger())
     outputs.pictures(Header(), np.zeros((4, 6, 3), np.uint8), result, NodeConfig())
 
