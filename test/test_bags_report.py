@@ -242,6 +242,17 @@ def test_without_labels_there_are_no_scores(masks: Path, tmp_path: Path) -> None
     assert embedded(page)["frames"][0]["mask"]["right"] is None
 
 
+def test_without_labels_only_what_is_shown_is_kept(masks: Path, tmp_path: Path) -> None:
+    bare = copied(masks, tmp_path / "bare", lambda raw: raw.topic != topics.LABEL, source="x")
+    for path, kept in ((bare, {0, 4, 8}), (masks, set(SEGMENTED))):
+        with BagReader(path) as bag:
+            found = recording.read(bag, topics.Topics(), CAMVID, 3)
+        assert found.shown == (0, 4, 8)
+        assert {p.index for p in found.published if p.segmentation.mask.size} == kept
+    page = report(bare, "--pictures", 3)[1]
+    assert all(entry["overlay"] for entry in embedded(page)["pictures"])
+
+
 def test_labels_of_other_classes_are_not_scored(masks: Path, tmp_path: Path) -> None:
     other = copied(masks, tmp_path / "other", lambda raw: True, classes=["a", "b"])
     figures = report(other)[0]
@@ -265,7 +276,7 @@ def test_recording_of_a_looped_bag(masks: Path, tmp_path: Path) -> None:
             for raw in source.raw():
                 target.copy(dataclasses.replace(raw, time_ns=raw.time_ns + shift_ns))
     with BagReader(masks) as once, BagReader(tmp_path / "looped") as twice:
-        first, both = (recording.read(bag, topics.Topics(), CAMVID) for bag in (once, twice))
+        first, both = (recording.read(bag, topics.Topics(), CAMVID, 50) for bag in (once, twice))
     assert [mask.index for mask in both.published] == SEGMENTED + [9 + i for i in SEGMENTED]
     assert score(both).own.iou == score(first).own.iou
     latency = [mask.published_ns - both.arrivals[mask.index].arrived_ns for mask in both.published]

@@ -92,7 +92,9 @@ def write(source: Source, out: Path, storage: str, names: topics.Topics) -> int:
     count = 0
     with BagWriter(out, storage) as bag:
         make = bag.messages
-        for shot in tqdm(source.shots, total=source.count or None, unit="frame", desc=source.name):
+        for shot in tqdm(
+            source.shots, total=source.count or None, unit="frame", desc=source.name, disable=None
+        ):
             now_ns = START_NS + shot.stamp_ns
             header = make.header(now_ns, FRAME_ID)
             # The clock first: who plays the bag by it is at the image's time when it comes.

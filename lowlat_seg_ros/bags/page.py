@@ -27,16 +27,9 @@ WIDTH, QUALITY = 640, 80
 
 
 def write(
-    path: Path,
-    bag: BagReader,
-    topics: Topics,
-    recording: Recording,
-    scores: Scores | None,
-    pictures: int,
+    path: Path, bag: BagReader, topics: Topics, recording: Recording, scores: Scores | None
 ) -> None:
-    """Write the page with pictures of at most ``pictures`` frames, evenly spaced."""
-    count = len(recording.arrivals)
-    shown = sorted({round(i) for i in np.linspace(0, count - 1, min(pictures, count))})
+    """Write the page, with pictures of the frames that the recording says are to be shown."""
     data = plain({
         "figures": figures.as_json(recording, scores),
         "classes": [
@@ -45,7 +38,7 @@ def write(
         ],
         "stages": figures.stages(),
         "frames": frames(recording),
-        "pictures": _pictures(bag, topics, recording, shown),
+        "pictures": _pictures(bag, topics, recording),
     })  # fmt: skip
     template = (Path(__file__).parent / "page.html").read_text()
     title = html.escape(f"{bag.path.resolve().name}: {recording.facts.get('source', 'recording')}")
@@ -98,10 +91,9 @@ def _right(mask: np.ndarray, label: np.ndarray | None) -> float | None:
     return float((mask == label)[label != IGNORE_LABEL].mean())
 
 
-def _pictures(
-    bag: BagReader, topics: Topics, recording: Recording, shown: list[int]
-) -> list[dict[str, Any]]:
-    """Input, overlay and confidence of the frames ``shown``, as data URIs where there are any."""
+def _pictures(bag: BagReader, topics: Topics, recording: Recording) -> list[dict[str, Any]]:
+    """Input, overlay and confidence of the frames shown, as data URIs where there are any."""
+    shown = set(recording.shown)
     masks = {p.index: p.segmentation.mask for p in recording.published}
     wanted = {recording.arrivals[index].stamp_ns for index in shown}
     sure: dict[int, np.ndarray] = {}

@@ -18,6 +18,9 @@ from lowlat_seg_ros.data.sequence import DataError
 from lowlat_seg_ros.frames import Segmentation
 from lowlat_seg_ros.ros.ledger import Ledger
 
+#: Of one that nobody asks for.
+NO_MASK = np.zeros((0, 0), np.uint8)
+
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
@@ -30,7 +33,10 @@ class Arrival:
 
 @dataclass(frozen=True, eq=False)
 class Published:
-    """A mask, for image ``index`` of the bag, and what its report says."""
+    """A mask, for image ``index`` of the bag, and what its report says.
+
+    The mask itself has no pixels, shape (0, 0), where nobody asks for it: see :class:`Recording`.
+    """
 
     index: int
     published_ns: int
@@ -43,7 +49,8 @@ class Recording:
     """``arrivals`` and ``published`` in the order in which they were recorded.
 
     ``table``: the classes of the masks. ``ledger``: the newest. ``labelled``: there are labels of
-    the same classes; if there are labels of others, ``notes`` says so.
+    the same classes; if there are labels of others, ``notes`` says so. ``shown``: the images that
+    pictures are made of. Without labels only their masks are kept, as hours fit into a bag.
     """
 
     arrivals: tuple[Arrival, ...]
@@ -51,14 +58,16 @@ class Recording:
     table: ClassTable
     ledger: Ledger
     labelled: bool
+    shown: tuple[int, ...]
     facts: dict[str, Any]
     notes: tuple[str, ...] = ()
 
 
-def read(bag: BagReader, topics: Topics, table: ClassTable) -> Recording:
-    """The whole run, labels and masks in memory; ``table`` where the bag does not say its own.
+def read(bag: BagReader, topics: Topics, table: ClassTable, pictures: int) -> Recording:
+    """The whole run; ``table`` where the bag does not say its own.
 
-    DataError if a topic is missing, or if there is no mask.
+    At most ``pictures`` images are to be shown, evenly spaced. DataError if a topic is missing, or
+    if there is no mask.
     """
     bag.require(topics.image, (IMAGE, COMPRESSED), "--image-topic")
     bag.require(topics.mask, (IMAGE,), "--mask-topic")
@@ -76,7 +85,10 @@ def read(bag: BagReader, topics: Topics, table: ClassTable) -> Recording:
     for raw in bag.raw([topics.image]):
         stamp = stamp_ns(bag.decode(raw).header.stamp)
         arrivals.append(Arrival(stamp, raw.time_ns, labels.get(stamp)))
-    published, newest = _published(bag, topics, arrivals)
+    count = len(arrivals)
+    shown = sorted({round(i) for i in np.linspace(0, count - 1, min(pictures, count))})
+    kept = range(count) if labelled else shown
+    published, newest = _published(bag, topics, arrivals, set(kept))
     if not published:
         raise DataError(
             f"{bag.path} has no mask with a frame report for its images on {topics.image}; "
@@ -84,8 +96,9 @@ def read(bag: BagReader, topics: Topics, table: ClassTable) -> Recording:
         )
     ledger = Ledger(**facts["ledger"]) if "ledger" in facts else newest
     return Recording(
-        tuple(arrivals), tuple(published), table, ledger, labelled, facts, tuple(notes)
-    )
+        tuple(arrivals), tuple(published), table, ledger, labelled, tuple(shown), facts,
+        tuple(notes),
+    )  # fmt: skip
 
 
 def _table(names: list[str], colours: list[list[int]]) -> ClassTable:
@@ -98,9 +111,9 @@ def _by_stamp(bag: BagReader, topic: str) -> dict[int, np.ndarray]:
 
 
 def _published(
-    bag: BagReader, topics: Topics, arrivals: list[Arrival]
+    bag: BagReader, topics: Topics, arrivals: list[Arrival], kept: set[int]
 ) -> tuple[list[Published], Ledger]:
-    """Masks of the images ``arrivals`` that have a report, and the newest ledger.
+    """Masks of the images ``arrivals`` that have a report, ``kept`` or not, and the newest ledger.
 
     Where a looped bag was recorded, stamps come again and again: a mask is of the newest such image
     before it, and goes with the report that is nearest to it.
@@ -121,8 +134,9 @@ def _published(
             same = indices[stamp]
             before = [index for index in same if arrivals[index].arrived_ns <= now_ns]
             _, report = min(reports[stamp], key=lambda pair: abs(pair[0] - now_ns))
-            result = frame_reports.segmentation(report, images.to_ids(message))
             # A recorder may get a mask before its image.
             index = before[-1] if before else same[0]
+            mask = images.to_ids(message)
+            result = frame_reports.segmentation(report, mask if index in kept else NO_MASK)
             found.append(Published(index, now_ns, result, record_of(Times, report)))
     return found, ledger

@@ -62,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
     names, header = topics.chosen(args), read_header(args.checkpoint or DEFAULT_CHECKPOINT)
     table = ClassTable("masks", header.classes, header.colours)
     with BagReader(args.bag) as bag:
-        found = recording.read(bag, names, table)
+        found = recording.read(bag, names, table, args.pictures)
         scores = score(found) if found.labelled else None
         args.out.mkdir(parents=True, exist_ok=True)
         write_json(args.out / "report.json", figures.as_json(found, scores))
-        page.write(args.out / "report.html", bag, names, found, scores, args.pictures)
+        page.write(args.out / "report.html", bag, names, found, scores)
     print(summary(found, scores))
     print(f"Written: {args.out / 'report.json'}, {args.out / 'report.html'}")
     return 0 if figures.account(found).unaccounted == 0 else 1

@@ -119,7 +119,7 @@ def _play(
 def _bar(args: argparse.Namespace, source: BagReader, names: Topics) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=source.counts[names.image], unit="frame", desc=args.bag.name)
+    return tqdm(total=source.counts[names.image], unit="frame", desc=args.bag.name, disable=None)
 
 
 def _engine(

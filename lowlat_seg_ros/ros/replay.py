@@ -140,7 +140,7 @@ def _play(args: argparse.Namespace, bag: BagReader, player: BagPlayer, process: 
     """Returns how many images there were."""
     played = 0
     total = args.loops * bag.counts[args.image_topic]
-    with tqdm(total=total, unit="frame", desc=args.bag.name) as bar:
+    with tqdm(total=total, unit="frame", desc=args.bag.name, disable=None) as bar:
         for _ in loops(args.loops):
             for raw in player.play():
                 if raw.topic == args.image_topic:
