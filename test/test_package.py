@@ -50,7 +50,14 @@ ALLOWED = {
     "training": {"config", "frames", "arguments", "network", "data", "evaluation.metrics"},
     "ros": {
         *("config", "frames", "arguments", "network", "engine", "baselines", "data", "evaluation"),
-        *("images", "bags.images", "bags.messages", "bags.storage", "bags.topics"),
+        *(
+            "images",
+            "bags.frame_reports",
+            "bags.images",
+            "bags.messages",
+            "bags.storage",
+            "bags.topics",
+        ),
         "msg",  # generated
     },
 }

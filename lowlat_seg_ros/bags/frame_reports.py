@@ -1,6 +1,7 @@
-"""``FrameReport`` messages of a bag, from the engine's records and back.
+"""``FrameReport`` messages of a bag from the engine's records, and of bag or node back to records.
 
-The same as :mod:`lowlat_seg_ros.ros.reports`, whose messages need ROS; a test compares the two.
+Those for bags are the same as those of :mod:`lowlat_seg_ros.ros.reports`, which need ROS; a test
+compares the two.
 """
 
 from __future__ import annotations

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
 
 import numpy as np
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from lowlat_seg_ros.bags.frame_reports import record_of, segmentation
 from lowlat_seg_ros.evaluation.record import Account, Answer
-from lowlat_seg_ros.frames import (
-    Counters,
-    Deadline,
-    MaskKind,
-    Provenance,
-    ResetReason,
-    Segmentation,
-    Selection,
-    StageTiming,
-)
+from lowlat_seg_ros.images.raw import to_ids
 from lowlat_seg_ros.msg import FrameReport
 from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.reports import stamp_ns
-
-Record = TypeVar("Record")
-
-_KINDS = {
-    FrameReport.FULL: MaskKind.FULL,
-    FrameReport.PROPAGATED: MaskKind.PROPAGATED,
-    FrameReport.DEGRADED: MaskKind.DEGRADED,
-}
 
 
 class Recorder:
@@ -88,7 +70,7 @@ class Recorder:
 
     def _on_mask(self, message: Image) -> None:
         now_ns, stamp = self._node.get_clock().now().nanoseconds, stamp_ns(message.header.stamp)
-        self._keep(lambda: self._masks.update({stamp: (mask_of(message), (now_ns - stamp) / 1e6)}))
+        self._keep(lambda: self._masks.update({stamp: (to_ids(message), (now_ns - stamp) / 1e6)}))
 
     def _on_report(self, message: FrameReport) -> None:
         self._keep(lambda: self._reports.update({stamp_ns(message.header.stamp): message}))
@@ -97,38 +79,3 @@ class Recorder:
         with self._changed:
             store()
             self._changed.notify_all()
-
-
-def mask_of(message: Image) -> np.ndarray:
-    """The class ids of a ``~/mask`` message, uint8 (H, W)."""
-    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
-    return rows[:, : message.width]
-
-
-def segmentation(report: FrameReport, mask: np.ndarray) -> Segmentation:
-    """The engine's record from which the node made ``report``, with its ``mask``."""
-    chosen = Selection(report.deviation, report.threshold, report.is_key)
-    return Segmentation(
-        mask,
-        stamp_ns(report.header.stamp),
-        report.header.frame_id,
-        Provenance(
-            _KINDS[report.kind],
-            stamp_ns(report.key_stamp),
-            report.key_age_frames,
-            report.key_age_ms,
-            report.exact,
-            report.epoch,
-            ResetReason(report.reset_reason) if report.reset_reason else None,
-        ),
-        record_of(StageTiming, report.timing),
-        record_of(Counters, report.counters),
-        chosen if report.selected else None,
-        record_of(Deadline, report.deadline),
-    )
-
-
-def record_of(kind: type[Record], message: Any) -> Record:
-    """The record ``kind`` from the ``message`` that mirrors it."""
-    names = (item.name for item in dataclasses.fields(kind))  # type: ignore[arg-type]
-    return kind(**{name: getattr(message, name) for name in names})

@@ -17,6 +17,7 @@ from sensor_msgs.msg import Image
 from tqdm import tqdm
 
 from lowlat_seg_ros.bags import images
+from lowlat_seg_ros.bags.frame_reports import record_of
 from lowlat_seg_ros.bags.messages import COMPRESSED, IMAGE
 from lowlat_seg_ros.bags.storage import BagReader
 from lowlat_seg_ros.config import EngineConfig
@@ -30,7 +31,6 @@ from lowlat_seg_ros.ros.bag_player import BagPlayer
 from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.live import LAST_TIMEOUT_S, NODE, spun_node, wait_until_connected
 from lowlat_seg_ros.ros.process import NodeProcess
-from lowlat_seg_ros.ros.recorder import record_of
 
 #: So often the last images are asked after.
 POLL_S = 0.05

@@ -23,6 +23,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from lowlat_seg_ros.bags.frame_reports import segmentation
 from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
@@ -39,7 +40,7 @@ from lowlat_seg_ros.ros.environment import RosError
 from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.live import live_node
 from lowlat_seg_ros.ros.player import Player
-from lowlat_seg_ros.ros.recorder import Recorder, segmentation
+from lowlat_seg_ros.ros.recorder import Recorder
 from lowlat_seg_ros.ros.reports import NodeTiming, frame_report, time_message
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
