@@ -200,7 +200,7 @@ def _correlate(
     out,
     height,
     width,
-    channels,
+    channels: tl.constexpr,
     K: tl.constexpr,
     SPAN: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -222,6 +222,7 @@ def _correlate(
         y = top - K // 2 + step
         edge = tl.minimum(tl.maximum(y, 0), height - 1)
         total = tl.zeros((TILE * TILE, SPAN), tl.float32)
+        # Up to a constant: interpreters of Triton 3.6 cannot count to anything else.
         for start in range(0, channels, BLOCK):
             c = start + tl.arange(0, BLOCK)
             cells = column[None, :] * channels + c[:, None]
