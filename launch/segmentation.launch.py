@@ -1,4 +1,7 @@
-"""``ros2 launch lowlat_seg_ros segmentation.launch.py``: the node, and rviz2 if asked."""
+"""``ros2 launch lowlat_seg_ros segmentation.launch.py``: the node, and rviz2 if asked.
+
+multi_camera.launch.py includes it and sets ``cameras`` and ``images``.
+"""
 
 import os
 from pathlib import Path
@@ -62,18 +65,38 @@ def nodes(context: LaunchContext) -> list[Node]:
         for name, kind in PARAMETERS.items()
         if value[name]
     }
+    if cameras := names(context, "cameras"):
+        given["cameras"] = cameras
     segmentation = Node(
         package="lowlat_seg_ros",
         executable="segmentation_node",
         name="segmentation_node",
         namespace=value["namespace"],
         parameters=[value["params_file"], *([given] if given else [])],
-        remappings=[("image", value["image"])],
+        remappings=[("image", value["image"]), *images_of(context)],
         arguments=["--ros-args", "--log-level", value["log_level"]],
         output="screen",
         on_exit=end,
     )
     return [segmentation, *([rviz(value)] if value["rviz"].lower() == "true" else [])]
+
+
+def images_of(context: LaunchContext) -> list[tuple[str, str]]:
+    """Where the images of each of several cameras come from."""
+    cameras, topics = names(context, "cameras"), names(context, "images")
+    topics = topics or [f"/{camera}/image_raw" for camera in cameras]
+    if len(topics) != len(cameras):
+        raise ValueError(
+            f"{len(topics)} topics in images ({', '.join(topics)}) for {len(cameras)} cameras "
+            f"({', '.join(cameras)}); give one for each, in the same order"
+        )
+    return [(f"{camera}/image", topic) for camera, topic in zip(cameras, topics, strict=True)]
+
+
+def names(context: LaunchContext, argument: str) -> list[str]:
+    """The parts of an argument of multi_camera.launch.py, none where only this file was started."""
+    given = context.launch_configurations.get(argument, "")
+    return [name.strip() for name in given.split(",") if name.strip()]
 
 
 def end(_: ProcessExited, context: LaunchContext) -> list[EmitEvent]:

@@ -52,7 +52,7 @@ class Outputs:
         if camera_info:
             self._info = MaskCameraInfo(node, camera_info, self._output(CameraInfo, "camera_info"))
         if label_info.LabelInfo is None:
-            node.get_logger().info("No topic ~/label_info: vision_msgs is not installed")
+            node.get_logger().info("No topic ~/label_info: vision_msgs is not installed", once=True)
         else:
             labels = self._output(label_info.LabelInfo, "label_info", qos.latched())
             now_ns = node.get_clock().now().nanoseconds

@@ -67,6 +67,13 @@ def start(tmp_path: Path, checkpoint: Path) -> Iterator[Start]:
         yield _starter(stack, tmp_path, checkpoint)
 
 
+@pytest.fixture(scope="module")
+def start_once(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Start]:
+    """Starts nodes that the tests of a file share."""
+    with ExitStack() as stack:
+        yield _starter(stack, tmp_path_factory.mktemp("shared"), checkpoint)
+
+
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Bench]:
     """One node for all tests that leave it as they found it; give each its own ``frame_id``."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Start, _starter
+from conftest import Start
 from harness import RELIABLE, Bench, mask_of, message, picture, values_of, wait_until
 from lowlat_seg_ros.msg import FrameReport, Ledger
 from sensor_msgs.msg import Image
@@ -21,6 +20,7 @@ from lowlat_seg_ros.frames import Frame
 
 NAMES = ["front", "left", "rear"]
 SIZES = {"front": (48, 64), "left": (96, 80), "rear": (48, 64)}
+TOPICS = {"front": "front/image", "left": "port_side", "rear": "rear/image"}  # left is remapped
 STATES = ["camera", "processing", "deadline", "slow track", "ledger"]
 
 
@@ -29,7 +29,7 @@ class End:
 
     def __init__(self, bench: Bench, name: str) -> None:
         self.name, self._seconds = name, itertools.count(1)
-        self._camera = bench.node.create_publisher(Image, f"{name}/image", RELIABLE)
+        self._camera = bench.node.create_publisher(Image, TOPICS[name], RELIABLE)
         self.masks = bench.listen(Image, f"{name}/mask")
         self.reports = bench.listen(FrameReport, f"{name}/frame_report")
 
@@ -73,14 +73,11 @@ def connected(bench: Bench) -> dict[str, End]:
 
 
 @pytest.fixture(scope="module")
-def rig(
-    tmp_path_factory: pytest.TempPathFactory, checkpoint: Path
-) -> Iterator[tuple[Bench, dict[str, End]]]:
+def rig(start_once: Start) -> tuple[Bench, dict[str, End]]:
     """A node with three cameras, every frame of which is a key frame."""
-    with ExitStack() as stack:
-        start = _starter(stack, tmp_path_factory.mktemp("rig"), checkpoint)
-        _, bench = start(listen=False, cameras=NAMES, deviation_threshold=0.0)
-        yield bench, connected(bench)
+    remap = ("-r", f"left/image:={TOPICS['left']}")
+    _, bench = start_once(arguments=remap, listen=False, cameras=NAMES, deviation_threshold=0.0)
+    return bench, connected(bench)
 
 
 def test_every_mask_is_of_its_own_camera(
@@ -134,12 +131,14 @@ def test_each_camera_has_its_share_of_the_slow_track_and_its_states(
     for name, state in itertools.product(NAMES, STATES):
         status = bench.status(f"{name}: {state}", lambda _: True)
         if state == "camera":
-            assert values_of(status)["topic"] == f"{bench.node.get_namespace()}/{name}/image"
+            wanted = bench.node.resolve_topic_name(TOPICS[name])
+            assert values_of(status)["topic"] == wanted
 
 
 def test_no_camera_starves_under_overload(start: Start) -> None:
     """All send more than can be segmented, in bursts, so that images wait whoever is served."""
-    _, bench = start(listen=False, cameras=NAMES)
+    remap = ("-r", f"left/image:={TOPICS['left']}")
+    _, bench = start(arguments=remap, listen=False, cameras=NAMES)
     ends = connected(bench)
     large = {name: picture(480, 640, seed) for seed, name in enumerate(NAMES)}
 

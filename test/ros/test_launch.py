@@ -102,6 +102,16 @@ def test_node_waits_for_transitions_without_autostart(observer: Node, checkpoint
         assert observer.count_subscribers("/camera/image_raw") == 0
 
 
+def test_node_starts_with_several_cameras(observer: Node, checkpoint: Path) -> None:
+    arguments = {"namespace": "car", "checkpoint": checkpoint, "device": "cpu"}
+    cameras = {"cameras": "front,left", "images": "/front/image_raw,/port_side"}
+    with launched("multi_camera.launch.py", **arguments, **cameras) as process:
+        for topic in ("/front/image_raw", "/port_side"):
+            wait(lambda topic=topic: observer.count_subscribers(topic) == 1, process)
+        for name in ("front", "left"):
+            assert observer.count_publishers(f"/car/segmentation_node/{name}/mask") == 1
+
+
 def test_launch_ends_with_its_node(tmp_path: Path) -> None:
     arguments = {"checkpoint": tmp_path / "none.safetensors"}
     with launched("segmentation.launch.py", **arguments) as process:
