@@ -96,7 +96,7 @@ def test_engine_keeps_to_its_budget(
     tiny: Segmenter, make_frame: Callable[..., Frame], name: str
 ) -> None:
     """Sh takes two frames, so with the slow track at work on half of them a quarter are keys."""
-    config = EngineConfig(**{name: 0.5})
+    config = EngineConfig(foreground_threads=1, **{name: 0.5})
     engine = Engine.deterministic(tiny, config, threshold=1.0, delay_frames=2)
     results = [engine.process(make_frame(index, size=(16, 24))) for index in range(150)]
     newest = [result.selection for result in results[50:] if result.selection is not None]
