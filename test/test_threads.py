@@ -13,7 +13,7 @@ import torch
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import gate, threads
 from lowlat_seg_ros.engine.cache import KeyFrame
-from lowlat_seg_ros.engine.device import cores, foreground_threads, give_way, gives_way
+from lowlat_seg_ros.engine.device import apart, cores, foreground_threads, give_way, gives_way
 from lowlat_seg_ros.engine.device import threads as use
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.gate import Gate
@@ -154,6 +154,20 @@ def test_a_thread_that_gives_way_still_runs() -> None:
     thread.start()
     thread.join(WAIT_S)
     assert ran == [10.0]
+
+
+def test_what_runs_apart_leaves_no_thread_behind() -> None:
+    seen: list[threading.Thread] = []
+
+    def body() -> float:
+        seen.append(threading.current_thread())
+        return float(torch.ones(10).sum())
+
+    assert apart(body) == 10.0
+    assert seen[0] is not threading.current_thread()
+    assert not seen[0].is_alive()
+    with pytest.raises(ZeroDivisionError):
+        apart(lambda: 1 // 0)
 
 
 def test_a_job_without_a_core_is_starved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
+from typing import TypeVar
 
 import torch
 
 from lowlat_seg_ros.config import EngineConfig
+
+Result = TypeVar("Result")
 
 
 def cores() -> int:
@@ -77,6 +81,29 @@ def use_threads(count: int) -> None:
     # counts as such.
     torch.get_num_threads()
     torch.set_num_threads(count or cores())
+
+
+def apart(function: Callable[[], Result]) -> Result:
+    """Run ``function`` in a thread that has ended when this returns or raises what it raised.
+
+    A thread keeps the OpenMP team of its parallel work, and while all teams together have more
+    threads than there are cores, OpenMP does not let them spin: frames then take half as long
+    again. So what is run once, such as loading, must not leave a team with a thread that stays.
+    """
+    done: Future[Result] = Future()
+
+    def body() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as error:
+            done.set_exception(error)
+
+    thread = threading.Thread(target=body, name="apart", daemon=True)
+    thread.start()
+    try:
+        return done.result()
+    finally:  # also of a KeyboardInterrupt: Python cannot end under a thread in PyTorch
+        thread.join()
 
 
 def serial() -> AbstractContextManager[None]:

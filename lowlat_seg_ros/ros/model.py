@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from lowlat_seg_ros.data.labels import ClassTable
 from lowlat_seg_ros.engine.budget import Budget, measure
+from lowlat_seg_ros.engine.device import apart
 from lowlat_seg_ros.network import digest, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
 from lowlat_seg_ros.network.device import resolve_device
@@ -34,6 +36,10 @@ def load_model(settings: Settings) -> Model:
 
     Raises ``CheckpointError`` for the file or its hash, ``ConfigError`` for the device.
     """
+    return apart(partial(_load, settings))
+
+
+def _load(settings: Settings) -> Model:
     node = settings.node
     path = Path(node.checkpoint or DEFAULT_CHECKPOINT)
     device = resolve_device(node.device)
