@@ -101,6 +101,11 @@ def test_ledger_warns_while_images_give_no_mask() -> None:
     bad = Ledger(received=8, published=5, rejected=2, failed=1)
     rates = meter.update(bad, 2.0)
     assert rates == Rates(input_hz=4.0, output_hz=2.5, refused=3, received=8)
+    later = Ledger(received=10, published=7, rejected=2, failed=1, superseded=4)
+    busy = RateMeter(0.0)
+    busy.update(bad, 2.0, busy_s=0.5)
+    expected = Rates(2.0, 2.0, received=2, superseded=4, busy_share=0.75)
+    assert busy.update(later, 3.0, busy_s=1.25) == expected
     assert ledger_status(bad, rates, CONFIG).level == WARN
     assert ledger_status(bad, rates, NodeConfig(max_refused_share=0.3)).level == ERROR
     assert ledger_status(bad, meter.update(bad, 3.0), CONFIG).level == OK

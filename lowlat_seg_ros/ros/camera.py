@@ -24,7 +24,7 @@ from lowlat_seg_ros.ros.diagnostics import RateMeter, Rates, StreamState
 from lowlat_seg_ros.ros.doctor import Finding, examine_input
 from lowlat_seg_ros.ros.executor import OwnThreadGroup
 from lowlat_seg_ros.ros.ledger import Bookkeeper, Ledger, SequenceGaps
-from lowlat_seg_ros.ros.monitor import StreamMonitor, StreamTimes, since_ms
+from lowlat_seg_ros.ros.monitor import BusyTime, StreamMonitor, StreamTimes, since_ms
 from lowlat_seg_ros.ros.outputs import Outputs
 from lowlat_seg_ros.ros.params import Settings
 from lowlat_seg_ros.ros.reports import NodeTiming, stamp_ns
@@ -36,7 +36,7 @@ class CameraStream:
     """Masks for the images of one camera; made once, started and stopped as often as wanted.
 
     Its callbacks run one at a time, in a group of their own. ``settings`` is asked once a frame.
-    ``camera`` is its name where there are several, and part of its topics.
+    ``camera`` is its name where there are several, and part of its topics; ``busy`` is that of all.
     """
 
     def __init__(
@@ -46,6 +46,8 @@ class CameraStream:
         table: ClassTable,
         settings: Callable[[], Settings],
         camera: str = "",
+        *,
+        busy: BusyTime,
     ) -> None:
         self._node, self._settings, self._camera = node, settings, camera
         self._group = OwnThreadGroup()
@@ -61,7 +63,7 @@ class CameraStream:
         self._monitor = StreamMonitor(self._now_ns)
         self._log_error = Throttle(node.get_logger().error)
         self._reset_due: ResetReason | None = None
-        self._rates = RateMeter(time.monotonic())
+        self._rates, self._busy = RateMeter(time.monotonic()), busy
         self._active = False
         self._idle = threading.Lock()  # held by the image callback
         scaled = settings().node.output_size == "network"
@@ -89,7 +91,7 @@ class CameraStream:
     def state(self, now_s: float) -> StreamState:
         """How the stream fares, for diagnostics; rates are since the last call."""
         ledger, times = self.ledger, self._monitor.times()
-        rates = self._rates.update(ledger, now_s)
+        rates = self._rates.update(ledger, now_s, self._busy.total_s)
         return StreamState(
             self._camera,
             self.topic,
@@ -141,6 +143,10 @@ class CameraStream:
 
     def _on_image(self, msg: Any, info: dict[str, Any]) -> None:
         began_ns = time.perf_counter_ns()
+        self._answer(msg, info, began_ns)
+        self._busy.add(time.perf_counter_ns() - began_ns)
+
+    def _answer(self, msg: Any, info: dict[str, Any], began_ns: int) -> None:
         wait_ms = _wait_ms(info)
         with self._idle:
             if not self._active:
@@ -219,7 +225,7 @@ class CameraStream:
             timeout_ms=config.camera_timeout_ms,
             missing=rates.superseded,
             received=rates.received,
-            busy_share=rates.output_hz * times.processing_ms.p50 / 1e3,
+            busy_share=rates.busy_share,
         )
         return examine_input(state, config.max_lost_share)
 

@@ -41,6 +41,22 @@ class _Published:
     delayed_ms: float
 
 
+class BusyTime:
+    """How long images have been worked on, of all cameras: they share a thread, which writes it."""
+
+    def __init__(self) -> None:
+        self._total_ns = 0
+
+    @property
+    def total_s(self) -> float:
+        """Seconds in all."""
+        return self._total_ns / 1e9
+
+    def add(self, ns: int) -> None:
+        """An image took so long."""
+        self._total_ns += ns
+
+
 class StreamMonitor:
     """Written by the image callback, read by any thread; ``ros_now_ns`` is the node's clock."""
 

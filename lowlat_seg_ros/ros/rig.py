@@ -15,6 +15,7 @@ from lowlat_seg_ros.frames import ResetReason
 from lowlat_seg_ros.ros.camera import CameraStream
 from lowlat_seg_ros.ros.diagnostics import StreamState
 from lowlat_seg_ros.ros.model import Model
+from lowlat_seg_ros.ros.monitor import BusyTime
 from lowlat_seg_ros.ros.params import Settings
 
 
@@ -31,10 +32,10 @@ class Rig:
         self.model = model
         self._slow_track = SharedSlowTrack(settings().engine)
         self._cameras: list[CameraStream] = []
-        engine = partial(self._engine, settings().engine)
+        engine, busy = partial(self._engine, settings().engine), BusyTime()
         try:
             for name in settings().node.cameras or [""]:
-                stream = CameraStream(node, engine, model.table, settings, name)
+                stream = CameraStream(node, engine, model.table, settings, name, busy=busy)
                 self._cameras.append(stream)
         except BaseException:
             self.close(0.0)
