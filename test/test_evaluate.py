@@ -120,8 +120,12 @@ def test_iou_of_each_class_stands_beside_their_mean(weights: Path, tmp_path: Pat
 def test_each_method_says_how_many_threads_it_used(weights: Path, tmp_path: Path) -> None:
     path, chosen = tmp_path / "figures.json", "full,adaptive,adaptive_low_latency"
     words = ("--checkpoint", weights, "--methods", chosen, "--json", path)
-    for given, expected in ((2, {2}), (0, {cores(), max(1, cores() - 1)})):
-        assert evaluate(*words, "--foreground-threads", given) == 0
+    few = max(1, cores() - 1)
+    for given, expected in (
+        (("--foreground-threads", 2), {2}),
+        (("--slow-track-priority", "normal"), {cores(), few}),
+    ):
+        assert evaluate(*words, *given) == 0
         used = {name: row["threads"] for name, row in figures(path)["methods"].items()}
         assert set(used.values()) == expected
         assert used["full"] == used["adaptive"] == max(expected)

@@ -28,9 +28,8 @@ Key frames of the schedules threshold and adaptive are taken where the change ex
 that gives the wanted mean interval on these frames. Sh of adaptive_low_latency takes a given number
 of frames, so that its masks do not depend on the machine. All frames are held in memory.
 
-threads: adaptive_low_latency leaves cores to Sh, as on a vehicle (see --slow-track-threads); all
-others, which run in the foreground alone, use every core. To compare latencies at equal numbers,
---foreground-threads N gives every method N. The column thr and the key "threads" say what each one
+threads: every method uses every core. With --slow-track-priority normal adaptive_low_latency leaves
+Sh its own (--slow-track-threads); --foreground-threads N then gives every method N. The column thr and the key "threads" say what each one
 used, and the chart of latency marks those that used fewer. Propagation uses one thread in all.
 
 written to --json, after each method: scores in [0, 1], times in ms, IoU by class. "complete" is
