@@ -123,7 +123,7 @@ def test_each_method_says_how_many_threads_it_used(weights: Path, tmp_path: Path
     few = max(1, cores() - 1)
     for given, expected in (
         (("--foreground-threads", 2), {2}),
-        (("--slow-track-priority", "normal"), {cores(), few}),
+        (("--foreground-threads", 0, "--slow-track-priority", "normal"), {cores(), few}),
     ):
         assert evaluate(*words, *given) == 0
         used = {name: row["threads"] for name, row in figures(path)["methods"].items()}

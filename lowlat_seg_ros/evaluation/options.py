@@ -29,8 +29,9 @@ that gives the wanted mean interval on these frames. Sh of adaptive_low_latency 
 of frames, so that its masks do not depend on the machine. All frames are held in memory.
 
 threads: every method uses every core. With --slow-track-priority normal adaptive_low_latency leaves
-Sh its own (--slow-track-threads); --foreground-threads N then gives every method N. The column thr and the key "threads" say what each one
-used, and the chart of latency marks those that used fewer. Propagation uses one thread in all.
+Sh its own (--slow-track-threads); --foreground-threads N then gives every method N. The column thr
+and the key "threads" say what each one used, and the chart of latency marks those that used fewer.
+Propagation uses one thread in all.
 
 written to --json, after each method: scores in [0, 1], times in ms, IoU by class. "complete" is
 false until the last method is done, so that a run that was stopped keeps what it has and says so.
