@@ -38,7 +38,7 @@ class OwnThreadExecutor(Executor):
     def __init__(self, *, context: Context | None = None) -> None:
         super().__init__(context=context)
         self._work: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        # What waits or runs in the own thread: tasks are offered again until they have begun.
+        # What waits or runs in the own thread; may be offered once more.
         self._handed_over: set[Task] = set()
         self._failure: BaseException | None = None
         # A daemon, so that a callback that does not end cannot keep the process alive.
@@ -56,6 +56,7 @@ class OwnThreadExecutor(Executor):
                 self._run(task)
             elif task not in self._handed_over:
                 self._handed_over.add(task)
+                self._forget(task)
                 self._work.put(task)
         if self._failure is not None:
             raise self._failure
@@ -65,6 +66,16 @@ class OwnThreadExecutor(Executor):
         self._work.put(None)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def _forget(self, task: Task) -> None:
+        """Have ``task`` no longer offered.
+
+        rclpy (of Jazzy) does not wait while there is one that has not begun: this thread would go
+        round and round and take the interpreter from the one that works.
+        """
+        if hasattr(self, "_tasks"):
+            with self._tasks_lock:
+                self._tasks = [item for item in self._tasks if item[0] is not task]
 
     def _has_failed(self) -> bool:
         return self._failure is not None

@@ -11,6 +11,7 @@ import pytest
 import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
+from std_msgs.msg import Header
 
 from lowlat_seg_ros.ros.executor import OwnThreadExecutor, OwnThreadGroup
 
@@ -67,6 +68,32 @@ def test_groups_of_the_own_thread_take_turns(node: Node) -> None:
     assert executor.join(10.0)
     rounds = [turns[start : start + 3] for start in range(3, 33, 3)]  # after all are under way
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds), turns
+
+
+def test_spinning_rests_while_messages_wait_for_the_own_thread(node: Node) -> None:
+    """Else it takes the interpreter from the callbacks: frames then take seconds."""
+    ran, enough = [], threading.Event()
+
+    def take(name: str, _: Header) -> None:
+        time.sleep(0.05)  # the others' messages wait meanwhile
+        ran.append(name)
+        publishers[name].publish(Header())
+        if len(ran) >= 24:
+            enough.set()
+
+    publishers = {name: node.create_publisher(Header, name, 1) for name in "abc"}
+    for name in publishers:
+        node.create_subscription(Header, name, partial(take, name), 1, callback_group=GROUP())
+    executor = OwnThreadExecutor(context=node.context)
+    executor.add_node(node)
+    for publisher in publishers.values():
+        publisher.publish(Header())
+    rounds = 0
+    while not enough.is_set():
+        executor.spin_once()
+        rounds += 1
+    assert executor.join(10.0)
+    assert rounds < 20 * len(ran)  # a thousand times as many where it goes round and round
 
 
 def test_others_go_on_while_the_group_is_busy(node: Node) -> None:
