@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.context import Context
@@ -17,7 +18,18 @@ from rclpy.task import Task
 
 
 class OwnThreadGroup(MutuallyExclusiveCallbackGroup):
-    """Callbacks for the own thread of an :class:`OwnThreadExecutor`, such as those of a camera."""
+    """Callbacks for the own thread of an :class:`OwnThreadExecutor`, such as those of a camera.
+
+    ``waits``: one of them has been handed over and is not done. None of the others is waited for
+    then: Fast DDS takes a message that waits for a sign of the subscription's events, too, and
+    would not let the spinning thread rest.
+    """
+
+    waits = False
+
+    def can_execute(self, entity: Any) -> bool:
+        """Whether to wait for ``entity``, and to run what it has."""
+        return not self.waits and bool(super().can_execute(entity))
 
 
 class OwnThreadExecutor(Executor):
@@ -37,8 +49,8 @@ class OwnThreadExecutor(Executor):
 
     def __init__(self, *, context: Context | None = None) -> None:
         super().__init__(context=context)
-        self._work: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        # What waits or runs in the own thread; may be offered once more.
+        self._work: queue.SimpleQueue[tuple[Task, OwnThreadGroup] | None] = queue.SimpleQueue()
+        # What waits or runs in the own thread: tasks are offered again until they have begun.
         self._handed_over: set[Task] = set()
         self._failure: BaseException | None = None
         # A daemon, so that a callback that does not end cannot keep the process alive.
@@ -56,8 +68,8 @@ class OwnThreadExecutor(Executor):
                 self._run(task)
             elif task not in self._handed_over:
                 self._handed_over.add(task)
-                self._forget(task)
-                self._work.put(task)
+                entity.callback_group.waits = True
+                self._work.put((task, entity.callback_group))
         if self._failure is not None:
             raise self._failure
 
@@ -67,26 +79,17 @@ class OwnThreadExecutor(Executor):
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _forget(self, task: Task) -> None:
-        """Have ``task`` no longer offered.
-
-        rclpy (of Jazzy) does not wait while there is one that has not begun: this thread would go
-        round and round and take the interpreter from the one that works.
-        """
-        if hasattr(self, "_tasks"):
-            with self._tasks_lock:
-                self._tasks = [item for item in self._tasks if item[0] is not task]
-
     def _has_failed(self) -> bool:
         return self._failure is not None
 
     def _loop(self) -> None:
-        while (task := self._work.get()) is not None:
+        while (handed_over := self._work.get()) is not None:
+            task, group = handed_over
             self._run(task)
             self._handed_over.discard(task)
-            del task  # it holds the image
-            if self._failure is not None:
-                self.wake()
+            del task, handed_over  # they hold the image
+            group.waits = False
+            self.wake()  # to wait for the group again, or to raise what failed
 
     def _run(self, task: Task) -> None:
         task()
