@@ -258,10 +258,13 @@ def values_of(status: Any) -> dict[str, str]:
 
 
 def wait_until(
-    condition: Callable[[], bool], failure: Callable[[], str], every_s: float = 0.02
+    condition: Callable[[], bool],
+    failure: Callable[[], str],
+    every_s: float = 0.02,
+    within_s: float = TIMEOUT_S,
 ) -> None:
     """Poll ``condition``; AssertionError with ``failure()`` if it does not come true in time."""
-    end = time.monotonic() + TIMEOUT_S
+    end = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < end, failure()
         time.sleep(every_s)

@@ -313,7 +313,6 @@ def test_deadline_is_set_missed_and_reported(start: Start) -> None:
     assert (status.level, values_of(status)["shed_level"]) == (b"\2", "4")
     assert "level 4 of 4" in status.message
     assert "set a smaller inference_height or a larger max_latency_ms" in status.message
-    bench.status("deadline", lambda v: v["shed_level"] in "123")
 
     assert all(r.successful for r in bench.set_parameters(max_latency_ms=0.0))
     after = send(17)

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from harness import NODE, ROOT, Bench, wait_until
+from rclpy.node import NodeNameNonExistentError
 
 #: Only with vision_msgs; with masks at the network's size; with compressed images; in simulated
 #: time; where the client library listens to them.
@@ -30,7 +31,11 @@ def allowed(kind: str, right: str) -> set[str]:
 
 def of_node(ask: Callable[[str, str], list[tuple[str, list[str]]]], namespace: str) -> set[str]:
     """Names in the node's graph, its own without its name, and the camera's as it is launched."""
-    names = {name.removeprefix(f"{namespace}/{NODE}/") for name, _ in ask(NODE, namespace)}
+    try:
+        found = ask(NODE, namespace)
+    except NodeNameNonExistentError:  # not yet discovered
+        return set()
+    names = {name.removeprefix(f"{namespace}/{NODE}/") for name, _ in found}
     return {"/camera/image_raw" if name == f"{namespace}/image" else name for name in names}
 
 
