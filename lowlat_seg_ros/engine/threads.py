@@ -22,8 +22,9 @@ from lowlat_seg_ros.engine.neighbours import STAT, Neighbours
 #: A frame that has waited so long, for others of its team or for a core, goes on alone.
 WAITED_S = 0.01
 
-#: Shortest time over which other processes are looked at: Linux counts in steps of 10 ms.
-LOOK_S = 0.1
+#: Shortest time over which other processes are looked at. Linux counts in steps of 10 ms, and may
+#: be some of them off on each core: over 0.1 s that alone looked like half a core of other work.
+LOOK_S = 0.5
 
 #: Cores that they may use without taking one: a driver's few milliseconds for each frame.
 TOLERANCE = 0.25
