@@ -30,6 +30,17 @@ def test_the_default_is_the_named_network_with_its_provenance() -> None:
     assert "research use only" in DEFAULT_CHECKPOINT.with_suffix(".md").read_text()
 
 
+def test_weights_of_rendered_drives_alone_are_under_the_licence_of_the_project() -> None:
+    path = DEFAULT_CHECKPOINT.with_name("resnet18_rendered.safetensors")
+    assert path.stat().st_size <= 25_000_000
+    header = read_header(path)
+    assert header.network == NETWORKS["resnet18"]
+    assert header.provenance["licence"] == "Apache-2.0"
+    used = {name for stage in header.provenance["stages"] for name in stage["data"]}
+    assert all("rendered" in name for name in used)
+    assert "Apache-2.0" in path.with_suffix(".md").read_text()
+
+
 def test_masks_of_a_drive_never_trained_on_are_street_scenes() -> None:
     """Full and propagated masks agree with the exact labels far beyond chance (about 0.05)."""
     segmenter, header = load(DEFAULT_CHECKPOINT)
