@@ -7,10 +7,11 @@ The core (everything but :mod:`lowlat_seg_ros.ros`) needs no ROS installation.
 import os
 import pkgutil
 
-# PyTorch's OpenMP threads wait for each other spinning, by default for 3 ms: a thread that lost its
-# core to another process cannot even have that of one which waits for it. Long enough for the next
-# layer, and short enough to let go. OpenMP reads it when PyTorch is loaded, so it is set here.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# How long PyTorch's OpenMP threads wait for each other spinning. Long enough for the gaps within a
+# frame: a thread that falls asleep in one wakes late where the core has slept since the last frame.
+# The engine sees to it that no team waits for a core (docs/latency.md has figures). OpenMP reads it
+# when PyTorch is loaded, so it is set here.
+os.environ.setdefault("GOMP_SPINCOUNT", "500000")
 
 # The generated messages (lowlat_seg_ros.msg) are installed beside the package by colcon; this
 # lets a source checkout and an installed copy be seen as one package.
