@@ -59,7 +59,7 @@ COMMANDS = {
         "render a drive with exact labels, write it as images, and say how fast that goes",
     ),
     "bag": Command(
-        "lowlat_seg_ros.bags.command",
+        "lowlat_seg_ros.cli_bag",
         "make rosbag2 bags, run the node's engine on them without ROS, and report on what it did",
     ),
 }

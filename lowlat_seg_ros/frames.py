@@ -99,6 +99,23 @@ class StageTiming:
 
 
 @dataclass(frozen=True)
+class NodeTiming:
+    """Milliseconds around the engine's own stages, as ``FrameReport`` has them.
+
+    ``wait_ms`` runs from the message's arrival on this machine to the begin of its handling, on the
+    system clock; 0 where the middleware does not say. ``processing_ms`` runs from there to the
+    published mask, on a monotonic clock. ``age_ms`` is the published mask's time minus the image's
+    stamp, on the ROS clock or the bag's.
+    """
+
+    wait_ms: float = 0.0
+    convert_ms: float = 0.0
+    publish_ms: float = 0.0
+    processing_ms: float = 0.0
+    age_ms: float = 0.0
+
+
+@dataclass(frozen=True)
 class Selection:
     """The selector's verdict on a frame, known after its mask is out (paper Sec. 3.2).
 

@@ -28,16 +28,17 @@ from lowlat_seg_ros.frames import (
     Deadline,
     Frame,
     MaskKind,
+    NodeTiming,
     Provenance,
     ResetReason,
     Segmentation,
     Selection,
     StageTiming,
 )
+from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.ros.ledger import Ledger
 
 FRAMES, THRESHOLD = 7, 0.3
 
@@ -290,15 +291,14 @@ def test_a_report_is_the_node_s() -> None:
     result = Segmentation(
         np.zeros((2, 2), np.uint8), 5_000_000_007, "cam",
         Provenance(MaskKind.DEGRADED, 4_000_000_001, 3, 1000.5, True, 9, ResetReason.GAP),
-        StageTiming(*range(9)), Counters(*range(13), "Sh failed"),
+        StageTiming(*range(9)), Counters(*range(23), "Sh failed"),
         Selection(0.25, 0.125, True), Deadline(2, 7.5, True),
     )  # fmt: skip
     ledger = Ledger(10, 4, 3, 2, 1, 6)
     make = Messages(known_types())
-    own = frame_reports.message_of(
-        make, make.header(5_000_000_007, "cam"), result, frame_reports.Times(1, 2, 3, 4, 5), ledger
-    )
+    timing = NodeTiming(1, 2, 3, 4, 5)
+    header = make.header(5_000_000_007, "cam")
+    own = frame_reports.message_of(make, header, result, timing, ledger)
     header = RosHeader(frame_id="cam", stamp=reports.time_message(5_000_000_007))
-    times = reports.NodeTiming(wait_ms=1, convert_ms=2, publish_ms=3, processing_ms=4, age_ms=5)
-    assert plain(own) == plain(reports.frame_report(header, result, times, ledger))
+    assert plain(own) == plain(reports.frame_report(header, result, timing, ledger))
     assert without_times(frame_reports.segmentation(own, result.mask)) == without_times(result)

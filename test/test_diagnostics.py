@@ -13,6 +13,7 @@ from lowlat_seg_ros.engine.budget import Budget
 from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Counters, Deadline
+from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.ros.diagnostics import (
     ERROR,
     OK,
@@ -32,7 +33,6 @@ from lowlat_seg_ros.ros.diagnostics import (
     slow_track_status,
 )
 from lowlat_seg_ros.ros.doctor import Finding, Severity
-from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.monitor import StreamTimes
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
 

@@ -6,9 +6,8 @@ import pytest
 
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
-from lowlat_seg_ros.frames import Deadline, StageTiming
+from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
 from lowlat_seg_ros.ros.monitor import StreamMonitor, StreamTimes
-from lowlat_seg_ros.ros.reports import NodeTiming
 
 MS = 1_000_000
 

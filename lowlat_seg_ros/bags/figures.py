@@ -103,7 +103,7 @@ def _stage(name: str) -> Callable[[Published], float]:
 #: for the engine. ``age``: image's stamp to mask published.
 _TIMES: dict[str, Callable[[Published], float]] = {
     "engine": _stage("latency_ms"),
-    "processing": lambda mask: mask.times.processing_ms,
-    "waiting": lambda mask: mask.times.wait_ms,
-    "age": lambda mask: mask.times.age_ms,
+    "processing": lambda mask: mask.timing.processing_ms,
+    "waiting": lambda mask: mask.timing.wait_ms,
+    "age": lambda mask: mask.timing.age_ms,
 }

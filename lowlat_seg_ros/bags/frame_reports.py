@@ -7,7 +7,6 @@ compares the two.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,13 +16,14 @@ from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
     MaskKind,
+    NodeTiming,
     Provenance,
     ResetReason,
     Segmentation,
     Selection,
     StageTiming,
 )
-from lowlat_seg_ros.ros.ledger import Ledger
+from lowlat_seg_ros.images.ledger import Ledger
 
 Record = TypeVar("Record")
 
@@ -31,22 +31,8 @@ Record = TypeVar("Record")
 _KINDS = list(MaskKind)
 
 
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds around the engine's own, as the fields of ``FrameReport`` have them.
-
-    ``age_ms``: the published mask's time minus the image's stamp, on the bag's clock.
-    """
-
-    wait_ms: float = 0.0
-    convert_ms: float = 0.0
-    publish_ms: float = 0.0
-    processing_ms: float = 0.0
-    age_ms: float = 0.0
-
-
 def message_of(
-    make: Messages, header: Any, result: Segmentation, times: Times, ledger: Ledger
+    make: Messages, header: Any, result: Segmentation, timing: NodeTiming, ledger: Ledger
 ) -> Any:
     """What ``~/frame_report`` says of one published mask."""
     source, chosen = result.provenance, result.selection
@@ -65,7 +51,7 @@ def message_of(
         deadline=_mirror(make, "Deadline", result.deadline),
         counters=_mirror(make, "Counters", result.counters),
         ledger=_mirror(make, "Ledger", ledger),
-        **vars(times),
+        **vars(timing),
         **verdict,
     )
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from lowlat_seg_ros.bags import frame_reports, images
-from lowlat_seg_ros.bags.frame_reports import Times, record_of
+from lowlat_seg_ros.bags.frame_reports import record_of
 from lowlat_seg_ros.bags.messages import COMPRESSED, IMAGE, REPORT, stamp_ns
 from lowlat_seg_ros.bags.storage import BagReader
 from lowlat_seg_ros.bags.topics import Topics
 from lowlat_seg_ros.data.labels import ClassTable
 from lowlat_seg_ros.data.sequence import DataError
-from lowlat_seg_ros.frames import Segmentation
-from lowlat_seg_ros.ros.ledger import Ledger
+from lowlat_seg_ros.frames import NodeTiming, Segmentation
+from lowlat_seg_ros.images.ledger import Ledger
 
 #: Of one that nobody asks for.
 NO_MASK = np.zeros((0, 0), np.uint8)
@@ -41,7 +41,7 @@ class Published:
     index: int
     published_ns: int
     segmentation: Segmentation
-    times: Times
+    timing: NodeTiming
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,5 +138,5 @@ def _published(
             index = before[-1] if before else same[0]
             mask = images.to_ids(message)
             result = frame_reports.segmentation(report, mask if index in kept else NO_MASK)
-            found.append(Published(index, now_ns, result, record_of(Times, report)))
+            found.append(Published(index, now_ns, result, record_of(NodeTiming, report)))
     return found, ledger

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowlat_seg_ros.bags import frame_reports, images
-from lowlat_seg_ros.bags.frame_reports import Times
 from lowlat_seg_ros.bags.messages import stamp_ns
 from lowlat_seg_ros.bags.pace import Pace, Waiting
 from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
 from lowlat_seg_ros.bags.topics import Topics
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.frames import Frame, FrameError, Segmentation
+from lowlat_seg_ros.frames import Frame, FrameError, NodeTiming, Segmentation
+from lowlat_seg_ros.images.ledger import Bookkeeper, Ledger
 from lowlat_seg_ros.images.raw import ImageError
-from lowlat_seg_ros.ros.ledger import Bookkeeper, Ledger
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,10 @@ class Twin:
         frame = Frame(image, stamp, message.header.frame_id, encoding)
         header = self._out.messages.header(frame.stamp_ns, frame.frame_id)
         wait_ms = (now_ns - raw.time_ns) / 1e6
-        times, published_ns = Times(), 0
+        timing, published_ns = NodeTiming(), 0
 
         def publish(result: Segmentation) -> None:
-            nonlocal times, published_ns
+            nonlocal timing, published_ns
             out_ns = time.perf_counter_ns()
             published_ns = self._pace.mask_out()
             mask = self._out.messages.image(header, result.mask, "mono8")
@@ -81,7 +80,7 @@ class Twin:
             self._books.publish()
             convert_ms = (converted_ns - began_ns) / 1e6
             publish_ms = (time.perf_counter_ns() - out_ns) / 1e6
-            times = Times(
+            timing = NodeTiming(
                 wait_ms=wait_ms,
                 convert_ms=convert_ms,
                 publish_ms=publish_ms,
@@ -93,7 +92,7 @@ class Twin:
         waited_ms = wait_ms + (converted_ns - began_ns) / 1e6
         result = self._engine.process(frame, publish, waited_ms=waited_ms, confidence=True)
         make, ledger = self._out.messages, self._books.ledger
-        report = frame_reports.message_of(make, header, result, times, ledger)
+        report = frame_reports.message_of(make, header, result, timing, ledger)
         self._out.write(self._topics.report, report, published_ns)
         assert result.confidence is not None  # it was asked for
         confidence = make.image(header, result.confidence, "mono8")

@@ -1,1 +1,1 @@
-"""Image messages as RGB arrays, whatever library made the messages: rclpy's or one for bags."""
+"""Image messages as RGB arrays, and their ledger, whatever library made the messages."""

@@ -16,18 +16,19 @@ from std_srvs.srv import Trigger
 from lowlat_seg_ros.data.labels import ClassTable
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.ledger import OnRefinement
-from lowlat_seg_ros.frames import Frame, FrameError, ResetReason, Segmentation
+from lowlat_seg_ros.frames import Frame, FrameError, NodeTiming, ResetReason, Segmentation
+from lowlat_seg_ros.images.ledger import Bookkeeper, Ledger
 from lowlat_seg_ros.images.raw import ImageError
 from lowlat_seg_ros.ros.camera_info import topic_beside
 from lowlat_seg_ros.ros.connections import ImageConnection
 from lowlat_seg_ros.ros.diagnostics import RateMeter, Rates, StreamState
 from lowlat_seg_ros.ros.doctor import Finding, examine_input
 from lowlat_seg_ros.ros.executor import OwnThreadGroup
-from lowlat_seg_ros.ros.ledger import Bookkeeper, Ledger, SequenceGaps
+from lowlat_seg_ros.ros.gaps import SequenceGaps
 from lowlat_seg_ros.ros.monitor import BusyTime, StreamMonitor, StreamTimes, since_ms
 from lowlat_seg_ros.ros.outputs import Outputs
 from lowlat_seg_ros.ros.params import Settings
-from lowlat_seg_ros.ros.reports import NodeTiming, stamp_ns
+from lowlat_seg_ros.ros.reports import stamp_ns
 from lowlat_seg_ros.ros.throttle import Throttle
 from lowlat_seg_ros.ros.transport import TRANSPORTS
 

@@ -17,8 +17,8 @@ from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.latency import Percentiles
 from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Counters, Deadline
+from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.ros.doctor import Finding, Severity
-from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.monitor import StreamTimes
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
 from lowlat_seg_ros.ros.reports import time_message

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lowlat_seg_ros.engine.latency import Percentiles, PercentileTracker
-from lowlat_seg_ros.frames import Deadline, StageTiming
-from lowlat_seg_ros.ros.reports import NodeTiming
+from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
 
 
 @dataclass(frozen=True)

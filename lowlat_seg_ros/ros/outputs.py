@@ -14,16 +14,16 @@ from std_msgs.msg import Header
 from lowlat_seg_ros.data.labels import ClassTable, colour_mask, overlay
 from lowlat_seg_ros.data.legend import Legend
 from lowlat_seg_ros.engine.deadline import LEVELS
-from lowlat_seg_ros.frames import Refinement, Segmentation
+from lowlat_seg_ros.frames import NodeTiming, Refinement, Segmentation
+from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement
 from lowlat_seg_ros.ros import label_info, qos
 from lowlat_seg_ros.ros.camera_info import MaskCameraInfo
 from lowlat_seg_ros.ros.connections import OutputConnection
 from lowlat_seg_ros.ros.conversion import image_message, jpeg_message
 from lowlat_seg_ros.ros.doctor import Finding, examine_output
-from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.params import NodeConfig
-from lowlat_seg_ros.ros.reports import NodeTiming, frame_report, refinement_report
+from lowlat_seg_ros.ros.reports import frame_report, refinement_report
 
 
 class Outputs:

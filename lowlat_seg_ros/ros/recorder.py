@@ -12,9 +12,9 @@ from sensor_msgs.msg import Image
 
 from lowlat_seg_ros.bags.frame_reports import record_of, segmentation
 from lowlat_seg_ros.evaluation.record import Account, Answer
+from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.images.raw import to_ids
 from lowlat_seg_ros.msg import FrameReport
-from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.reports import stamp_ns
 
 

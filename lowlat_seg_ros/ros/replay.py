@@ -24,11 +24,11 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.data.sequence import DataError
 from lowlat_seg_ros.evaluation.record import Account
 from lowlat_seg_ros.evaluation.summary import Latency
+from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.images.raw import ImageError
 from lowlat_seg_ros.msg import FrameReport
 from lowlat_seg_ros.ros.bag_play import loops
 from lowlat_seg_ros.ros.bag_player import BagPlayer
-from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.live import LAST_TIMEOUT_S, NODE, spun_node, wait_until_connected
 from lowlat_seg_ros.ros.process import NodeProcess
 

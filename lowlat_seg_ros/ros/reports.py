@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 from builtin_interfaces.msg import Time
 from std_msgs.msg import Header
 
 from lowlat_seg_ros import msg as messages
-from lowlat_seg_ros.frames import MaskKind, Refinement, Segmentation
-from lowlat_seg_ros.ros.ledger import Ledger
+from lowlat_seg_ros.frames import MaskKind, NodeTiming, Refinement, Segmentation
+from lowlat_seg_ros.images.ledger import Ledger
 
 _KINDS = {
     MaskKind.FULL: messages.FrameReport.FULL,
     MaskKind.PROPAGATED: messages.FrameReport.PROPAGATED,
     MaskKind.DEGRADED: messages.FrameReport.DEGRADED,
 }
-
-
-@dataclass(frozen=True)
-class NodeTiming:
-    """Milliseconds the node spent on one frame, around the engine's own stages.
-
-    ``processing_ms`` runs from the image callback's begin to the published mask, on a monotonic
-    clock. ``age_ms`` is the published mask's time minus the image's stamp, on the ROS clock.
-    ``wait_ms`` runs from the message's arrival on this machine to the image callback's begin, on
-    the system clock; 0 where the middleware does not say.
-    """
-
-    convert_ms: float = 0.0
-    publish_ms: float = 0.0
-    processing_ms: float = 0.0
-    age_ms: float = 0.0
-    wait_ms: float = 0.0
 
 
 def frame_report(
@@ -52,14 +34,10 @@ def frame_report(
         epoch=source.epoch,
         reset_reason=source.reset.value if source.reset else "",
         timing=_mirror(messages.StageTiming, result.timing),
-        wait_ms=timing.wait_ms,
-        convert_ms=timing.convert_ms,
-        publish_ms=timing.publish_ms,
-        processing_ms=timing.processing_ms,
-        age_ms=timing.age_ms,
         deadline=_mirror(messages.Deadline, result.deadline),
         counters=_mirror(messages.Counters, result.counters),
         ledger=_mirror(messages.Ledger, ledger),
+        **vars(timing),
     )
     if result.selection is not None:
         report.selected = True

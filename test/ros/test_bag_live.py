@@ -22,8 +22,8 @@ from lowlat_seg_ros import cli
 from lowlat_seg_ros.bags import topics
 from lowlat_seg_ros.bags.make import START_NS
 from lowlat_seg_ros.bags.storage import BagReader, BagWriter
+from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.ros.bag_player import BagPlayer
-from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.live import spun_node
 from lowlat_seg_ros.ros.reports import stamp_ns
 

@@ -28,20 +28,21 @@ from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
     MaskKind,
+    NodeTiming,
     Provenance,
     ResetReason,
     Segmentation,
     Selection,
     StageTiming,
 )
+from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.ros import environment, qos
 from lowlat_seg_ros.ros.conversion import image_message
 from lowlat_seg_ros.ros.environment import RosError
-from lowlat_seg_ros.ros.ledger import Ledger
 from lowlat_seg_ros.ros.live import live_node
 from lowlat_seg_ros.ros.player import Player
 from lowlat_seg_ros.ros.recorder import Recorder
-from lowlat_seg_ros.ros.reports import NodeTiming, frame_report, time_message
+from lowlat_seg_ros.ros.reports import frame_report, time_message
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 
