@@ -68,7 +68,8 @@ demo: build ## Run the node on a rendered drive; results in demo_output/ (DEMO_A
 lock: $(INSTALLED) ## Pin the newest packages that pyproject.toml allows
 	python -m pip install --quiet uv
 	{ sed -n '/^#/p' constraints.txt; \
-	  uv pip compile --quiet pyproject.toml --extra test --group ros --group build --group check \
+	  uv pip compile --quiet pyproject.toml --extra fast --extra test \
+	    --group ros --group build --group check \
 	    --universal --python-version 3.10 --no-header --no-annotate \
 	  | grep -vE '^(cuda|nvidia|triton)|win32'; } > constraints.new
 	mv constraints.new constraints.txt

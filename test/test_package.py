@@ -64,8 +64,8 @@ ALLOWED = {
 
 _MODULE = re.compile(r"lowlat_seg_ros(\.\w+)+")
 
-# Modules that are imported only where this package is: it comes with CUDA builds of torch.
-NEEDS = {"network.propagation_triton": "triton"}
+# Modules that are imported only where these packages are; triton comes with CUDA builds of torch.
+NEEDS = {"network.propagation_numba": "numba", "network.propagation_triton": "triton"}
 
 
 def modules() -> list[str]:
@@ -169,7 +169,8 @@ def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = project["dependency-groups"].values()
     wanted = [*project["project"]["dependencies"], *(text for group in groups for text in group)]
-    wanted += project["project"]["optional-dependencies"]["test"]
+    extras = project["project"]["optional-dependencies"]
+    wanted += [*extras["fast"], *extras["test"]]
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
     versions = {

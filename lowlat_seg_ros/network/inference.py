@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network import checkpoint, propagation
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -35,9 +35,11 @@ def load(
 ) -> tuple[Segmenter, Header]:
     """As :func:`~lowlat_seg_ros.network.checkpoint.load`, ready for inference.
 
-    ``precision`` as in ``EngineConfig``.
+    ``precision`` as in ``EngineConfig``. On a CPU Eq. (1) is compiled, too, where it can be.
     """
     segmenter, header = checkpoint.load(path, device)
+    if device.type == "cpu":
+        propagation.compiled(header.network.kernel_size)  # else the second frame would wait for it
     return prepare(segmenter, precision_of(precision, device)), header
 
 

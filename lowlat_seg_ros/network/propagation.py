@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,7 +58,8 @@ def spatially_variant_convolution(features: Tensor, weights: Tensor) -> Tensor:
 
     ``features`` (N, C, H, W); ``weights`` (N, K*K, H, W) with K odd and (u, v) in row-major order
     from -K//2. Features beyond the border repeat the edge, which keeps a constant constant.
-    Differentiable in both inputs; both have one floating dtype.
+    Differentiable in both inputs; both have one floating dtype. Where no gradient is asked for, a
+    CPU takes the kernel of :func:`compiled`: call that before it matters how long this takes.
 
     Raises ``ValueError`` if the shapes do not fit.
     """
@@ -69,11 +71,35 @@ def spatially_variant_convolution(features: Tensor, weights: Tensor) -> Tensor:
             f"weights {tuple(weights.shape)} and features {tuple(features.shape)} must agree in "
             "batch, height and width"
         )
+    learns = torch.is_grad_enabled() and (features.requires_grad or weights.requires_grad)
+    plain = features.device.type == "cpu" and features.dtype == torch.float32 and not learns
+    gather = compiled(kernel) if plain and features.numel() else None
+    if gather is not None:
+        return gather(features, weights.float())
     way = _fused(features.device) if features.dtype in FUSED else None
     if way is None:
         way, weights = _SpatiallyVariantConvolution, weights.to(features.dtype)
     out: Tensor = way.apply(features, weights, kernel)
     return out
+
+
+@functools.cache
+def compiled(kernel: int) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The numba kernel for ``kernel`` x ``kernel`` weights on a CPU; None without numba.
+
+    For float32, without gradients. The first call of a process takes up to two seconds, or half of
+    one where the machine code was kept.
+    """
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        from lowlat_seg_ros.network import propagation_numba
+
+        return propagation_numba.compiled(kernel)
+    except Exception as error:
+        # Such as a numba that knows neither this NumPy nor this Python: the shift loop needs none.
+        logger.warning("No numba kernel, propagation will be slow: %s", error)
+        return None
 
 
 @functools.cache
