@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lowlat_seg_ros.config import ConfigError
+
 Record = TypeVar("Record")
 
 
@@ -32,6 +34,27 @@ def settings_from(args: argparse.Namespace, kind: type[Record]) -> Record:
     """The record ``kind`` with the values parsed; raises ConfigError where one is out of range."""
     names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: getattr(args, name) for name in names})
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint`` and ``--device``."""
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="weights (default: those of the package)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)"
+    )
+
+
+def check_camera(args: argparse.Namespace) -> None:
+    """Raise ConfigError for a ``rate``, ``size`` or ``seed`` that no camera or drive can have."""
+    if args.rate is not None and not 0.0 < args.rate <= 1000.0:
+        raise ConfigError(f"--rate is {args.rate}; it must lie in (0, 1000] Hz")
+    if args.size is not None and min(args.size) < 16:
+        height, width = args.size
+        raise ConfigError(f"--size is {height}x{width}; it must be 16 pixels or more each way")
+    if args.seed < 0:
+        raise ConfigError(f"--seed is {args.seed}; it must be 0 or more")
 
 
 def changed(

@@ -154,7 +154,7 @@ def test_the_page_says_what_was_run_but_not_where(weights: Path, tmp_path: Path)
     assert evaluate(*words, "--delay-frames", 2, "--out", out) == 0
     page = (out / "results.md").read_text()
     command = re.findall(r"^lowlat-seg .*", page, re.MULTILINE)[0]
-    assert "--methods 'full*,grfp,adaptive*4' --frames 6 --size 48x64" in command
+    assert "--frames 6 --size 48x64 --methods 'full*,grfp,adaptive*4'" in command
     assert "--checkpoint tiny.safetensors" in command
     assert "--out" not in command
     assert str(tmp_path) not in page
@@ -173,7 +173,7 @@ def test_a_command_line_is_told_by_its_changes_and_without_folders() -> None:
     parser = argparse.ArgumentParser()
     configure(parser)
     words = ["--methods", "full*", "--size", "48x64", "--baselines", "/home/me/runs", "--streaming"]
-    told = "--methods 'full*' --size 48x64 --baselines runs --streaming"
+    told = "--size 48x64 --methods 'full*' --baselines runs --streaming"
     assert " ".join(changed(parser.parse_args(words), configure)) == told
     assert changed(parser.parse_args([]), configure) == []
 
@@ -279,6 +279,7 @@ def test_choosing_methods() -> None:
         (["--baselines", "nowhere"], "--baselines is nowhere"),
         (["--speed", "0"], "--speed is 0"),
         (["--frames", "-1"], "--frames is -1"),
+        (["--size", "8x80"], "--size is 8x80"),
         (["--delay-frames", "-1"], "--delay-frames is -1"),
         (["--max-latency-ms", "50"], "--max-latency-ms is 50"),
         (["--rate", "nan"], "--rate is nan"),

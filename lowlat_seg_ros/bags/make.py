@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowlat_seg_ros.arguments import size
 from lowlat_seg_ros.bags import options, topics
-from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.evaluation import dataset
 
 if TYPE_CHECKING:
     from lowlat_seg_ros.bags.source import Source
@@ -36,30 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     parser.add_argument("--out", type=Path, required=True, metavar="BAG", help="folder to make")
-    parser.add_argument(
-        "--dataset",
-        choices=("drive", "camvid", "cityscapes", "folder"),
-        default="drive",
-        help="a rendered drive, CamVid, a Cityscapes snippet, or a folder with images, labels and "
-        "classes.yaml (default %(default)s)",
-    )
+    dataset.configure(parser)
     parser.add_argument("--video", type=Path, metavar="FILE", help="a video file instead")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="the data set's folder")
-    parser.add_argument(
-        "--split", default="val", help="of CamVid or Cityscapes (default %(default)s)"
-    )
     parser.add_argument(
         "--drive", metavar="NAME", help="of the data set (default: its first one; a bag holds one)"
-    )
-    parser.add_argument(
-        "--frames", type=int, default=0, metavar="N",
-        help="first frames, 0 for all; of a drive 50 are rendered",
-    )  # fmt: skip
-    parser.add_argument(
-        "--size", type=size, metavar="HxW", help="of the images (360x480, or the data's own)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=1, help="of the rendered drive (default %(default)s)"
     )
     parser.add_argument(
         "--rate", type=float, metavar="HZ",
@@ -71,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the bag; DataError for what cannot be read or written."""
-    _check(args)
+    dataset.check(args)
     source = _source(args)
     count = write(source, args.out, args.storage, topics.chosen(args))
     print(f"{count} frames of {source.name} written to {args.out}")
@@ -116,33 +95,8 @@ def classes(table: ClassTable) -> dict[str, object]:
 
 def _source(args: argparse.Namespace) -> Source:
     from lowlat_seg_ros.bags.source import of_sequence, of_video
-    from lowlat_seg_ros.evaluation import clip
 
     if args.video is not None:
         return of_video(args.video, args.frames, args.rate, args.size)
-    rate_hz = args.rate or 15.0
-    if args.dataset == "camvid":
-        name, sequence = clip.camvid(args.root, args.split, args.size)
-    elif args.dataset == "cityscapes":
-        name, sequence = clip.cityscapes(args.root, args.split, args.size)
-    elif args.dataset == "folder":
-        name, sequence = clip.folder(args.root, rate_hz)
-    else:
-        name, sequence = clip.rendered(args.seed, args.frames or 50, rate_hz, args.size)
+    name, sequence = dataset.chosen(args, args.rate or 15.0)
     return of_sequence(name, sequence, args.drive, args.frames)
-
-
-def _check(args: argparse.Namespace) -> None:
-    if args.video is None and args.dataset != "drive" and args.root is None:
-        raise ConfigError(f"--dataset {args.dataset} needs --root, the folder that holds it")
-    if args.video is None and args.dataset == "folder" and args.size is not None:
-        raise ConfigError("--size does not resize a folder's images; leave it out")
-    if args.frames < 0:
-        raise ConfigError(f"--frames is {args.frames}; give a number, or 0 for all")
-    if args.rate is not None and not 0.0 < args.rate <= 1000.0:
-        raise ConfigError(f"--rate is {args.rate}; it must lie in (0, 1000] Hz")
-    if args.size is not None and min(args.size) < 16:
-        height, width = args.size
-        raise ConfigError(f"--size is {height}x{width}; it must be 16 pixels or more each way")
-    if args.seed < 0:
-        raise ConfigError(f"--seed is {args.seed}; it must be 0 or more")

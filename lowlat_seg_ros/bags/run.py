@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowlat_seg_ros.arguments import add_settings, settings_from
+from lowlat_seg_ros.arguments import add_network, add_settings, settings_from
 from lowlat_seg_ros.bags import options, topics
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 
@@ -60,12 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--latency-ms", type=float, default=0.0, metavar="MS",
         help="time that a mask takes in virtual time (default %(default)s: no image is superseded)",
     )  # fmt: skip
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="weights (default: those of the package)"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)"
-    )
+    add_network(parser)
     options.storage(parser)
     topics.configure(parser, "image")
     add_settings(parser, EngineConfig)
@@ -183,12 +177,13 @@ def _facts(
     """How the masks were made, for the bag's metadata."""
     import lowlat_seg_ros
     from lowlat_seg_ros.evaluation.machine import describe
+    from lowlat_seg_ros.network.digest import sha256
 
     virtual = {"delay_frames": args.delay_frames, "latency_ms": args.latency_ms}
     return {
         "version": lowlat_seg_ros.__version__,
         "checkpoint": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": sha256(path),
         "mask_classes": list(header.classes),
         "mask_colours": [list(colour) for colour in header.colours],
         "engine": asdict(config),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowlat_seg_ros.arguments import changed, settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.evaluation import dataset
 from lowlat_seg_ros.evaluation.catalogue import catalogue, choose
 from lowlat_seg_ros.evaluation.options import check, configure
 
@@ -88,6 +88,7 @@ def _facts(
 ) -> Facts:
     from lowlat_seg_ros.engine.device import foreground_threads
     from lowlat_seg_ros.evaluation import machine, report
+    from lowlat_seg_ros.network import digest
     from lowlat_seg_ros.network.device import resolve_device
     from lowlat_seg_ros.network.precision import precision_of
 
@@ -96,7 +97,7 @@ def _facts(
         footage,
         command=" ".join(["lowlat-seg evaluate", *_words(args)]),
         checkpoint=path.name,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=digest.sha256(path),
         provenance=header.provenance,
         precision=str(precision).removeprefix("torch."),
         fast_track_threads=foreground_threads(config),
@@ -117,17 +118,9 @@ def _words(args: argparse.Namespace) -> list[str]:
 def _footage(args: argparse.Namespace) -> Footage:
     from tqdm import tqdm
 
-    from lowlat_seg_ros.evaluation import clip
     from lowlat_seg_ros.evaluation.footage import load
 
-    if args.dataset == "camvid":
-        name, sequence = clip.camvid(args.root, args.split, args.size)
-    elif args.dataset == "cityscapes":
-        name, sequence = clip.cityscapes(args.root, args.split, args.size)
-    elif args.dataset == "folder":
-        name, sequence = clip.folder(args.root, args.rate)
-    else:
-        name, sequence = clip.rendered(args.seed, args.frames or 50, args.rate, args.size)
+    name, sequence = dataset.chosen(args, args.rate)
     with tqdm(total=min(args.frames or len(sequence), len(sequence)), unit="frame") as bar:
         bar.set_description("loading")
         return load(name, sequence, args.frames, bar.update)

@@ -6,8 +6,9 @@ import argparse
 import math
 from pathlib import Path
 
-from lowlat_seg_ros.arguments import add_settings, size
+from lowlat_seg_ros.arguments import add_network, add_settings
 from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.evaluation import dataset
 from lowlat_seg_ros.evaluation.catalogue import DELAYS, catalogue
 
 #: Frames that Sh takes unless told otherwise: about a quarter of a second at CamVid's 15 Hz.
@@ -48,33 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     lines = "\n".join(f"  {spec.name + '*' * spec.weights:26}{spec.help}" for spec in specs)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES.format(methods=lines)
-    parser.add_argument(
-        "--dataset",
-        choices=("drive", "camvid", "cityscapes", "folder"),
-        default="drive",
-        help="a rendered drive, CamVid, Cityscapes' snippets, or a folder with images, labels and "
-        "classes.yaml (default %(default)s)",
-    )
-    parser.add_argument("--root", type=Path, metavar="DIR", help="the data set's folder")
-    parser.add_argument(
-        "--split",
-        default="val",
-        help="of CamVid, where only val is continuous video, or Cityscapes (default %(default)s)",
-    )
+    dataset.configure(parser)
     parser.add_argument(
         "--methods", default="all", help="all, or names with * and ?, comma-separated (all)"
     )
-    parser.add_argument(
-        "--frames",
-        type=int,
-        default=0,
-        metavar="N",
-        help="first frames of the data, 0 for all; of a drive 50 are rendered",
-    )
-    parser.add_argument(
-        "--size", type=size, metavar="HxW", help="of the images (360x480, or the data set's own)"
-    )
-    parser.add_argument("--seed", type=int, default=1, help="of the drive (default %(default)s)")
     parser.add_argument(
         "--rate", type=float, default=15.0, metavar="HZ", help="of drive or folder (%(default)s)"
     )
@@ -85,17 +63,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frames that Sh takes in adaptive_low_latency (default %(default)s)",
     )
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="weights (default: those of the package)"
-    )
+    add_network(parser)
     parser.add_argument(
         "--baselines",
         type=Path,
         metavar="DIR",
         help="weights of the methods that have their own, from 'lowlat-seg train baseline'",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)"
     )
     parser.add_argument(
         "--streaming",
@@ -118,12 +91,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise ``ConfigError`` for options that contradict each other or make no sense."""
-    if args.dataset != "drive" and args.root is None:
-        raise ConfigError(f"--dataset {args.dataset} needs --root, the folder that holds it")
-    if args.dataset == "folder" and args.size is not None:
-        raise ConfigError("--size does not resize a folder's images; give --inference-height")
-    if args.frames < 0:
-        raise ConfigError(f"--frames is {args.frames}; give a number, or 0 for all")
+    dataset.check(args)
     if args.max_latency_ms > 0:
         raise ConfigError(
             f"--max-latency-ms is {args.max_latency_ms}, but evaluated masks must not depend on "
@@ -135,5 +103,3 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--baselines is {args.baselines}, which is no folder; check the path")
     if not 0.0 < args.speed < math.inf:
         raise ConfigError(f"--speed is {args.speed}; it must be above 0, 1 for this machine")
-    if not 0.0 < args.rate <= 1000.0:
-        raise ConfigError(f"--rate is {args.rate}; it must lie in (0, 1000] Hz")

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowlat_seg_ros.arguments import size
+from lowlat_seg_ros.arguments import check_camera, size
 from lowlat_seg_ros.config import ConfigError
 
 if TYPE_CHECKING:
@@ -138,12 +138,6 @@ def _keeper(
 def _check(args: argparse.Namespace) -> None:
     if args.frames < 2:
         raise ConfigError(f"--frames is {args.frames}; render at least 2")
-    if args.seed < 0:
-        raise ConfigError(f"--seed is {args.seed}; it must be 0 or more")
-    if not 0.0 < args.rate <= 1000.0:
-        raise ConfigError(f"--rate is {args.rate}; it must lie in (0, 1000] Hz")
-    if args.size is not None and min(args.size) < 16:
-        height, width = args.size
-        raise ConfigError(f"--size is {height}x{width}; it must be 16 pixels or more each way")
+    check_camera(args)
     if args.video and args.out is None:
         raise ConfigError("--video needs --out, the folder that it is written to")

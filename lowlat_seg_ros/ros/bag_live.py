@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lowlat_seg_ros.arguments import add_settings, settings_from
+from lowlat_seg_ros.arguments import add_network, add_settings, settings_from
 from lowlat_seg_ros.bags import topics
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.ros.bag_play import add_pace, check_pace
@@ -36,12 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log", type=Path, metavar="FILE", help="what the node says (default: told if it fails)"
     )
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="weights (default: those of the package)"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)"
-    )
+    add_network(parser)
     topics.configure(parser, "image")
     add_settings(parser, EngineConfig)
 

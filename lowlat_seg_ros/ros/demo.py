@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lowlat_seg_ros.arguments import add_settings, settings_from, size
+from lowlat_seg_ros.arguments import add_network, add_settings, check_camera, settings_from, size
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.ros.environment import isolate, require_ros
 
@@ -80,12 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=1, help="which drive is rendered (default %(default)s)"
     )
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="weights (default: those of the package)"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)"
-    )
+    add_network(parser)
     parser.add_argument(
         "--no-full",
         action="store_true",
@@ -117,7 +112,6 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.dataset == "camvid" and args.root is None:
         raise ConfigError("--dataset camvid needs --root, the folder that holds CamVid")
-    if not 0.0 < args.rate <= 1000.0:
-        raise ConfigError(f"--rate is {args.rate}; it must lie in (0, 1000] Hz")
+    check_camera(args)
     if args.frames < 2:
         raise ConfigError(f"--frames is {args.frames}; play at least 2")
