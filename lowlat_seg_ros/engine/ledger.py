@@ -78,7 +78,7 @@ class Ledger:
         try:
             self._on_refinement(self._refinement(job, outcome, error))
         except Exception:
-            # Whoever listens must stop neither frames nor the slow track.
+            # Others' code: whatever it raises must stop neither frames nor the slow track.
             logger.exception("Telling of a job of the slow track failed")
 
     def failure(self, message: str) -> None:

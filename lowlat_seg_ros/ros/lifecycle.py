@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 
-class ManagedNode(LifecycleNode):
+class ManagedNode(LifecycleNode, ABC):
     """Takes the steps :meth:`configure`, :meth:`activate`, ... when the transitions are asked for.
 
     A step that raises one of ``expected`` (what a user can have got wrong, so that the message says
@@ -38,25 +39,25 @@ class ManagedNode(LifecycleNode):
         """Why the newest transition failed; empty if it did not."""
         return self._problem
 
+    @abstractmethod
     def configure(self) -> None:
         """Unconfigured -> inactive: load and prepare."""
-        raise NotImplementedError
 
+    @abstractmethod
     def activate(self) -> None:
         """Inactive -> active: begin to work."""
-        raise NotImplementedError
 
+    @abstractmethod
     def deactivate(self) -> None:
         """Active -> inactive: end it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cleanup(self) -> None:
         """Inactive -> unconfigured: let go of what :meth:`configure` made."""
-        raise NotImplementedError
 
+    @abstractmethod
     def release(self) -> bool:
         """Let go of everything, in any state; False if something did not end in time."""
-        raise NotImplementedError
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy, as are those below."""
@@ -97,7 +98,8 @@ class ManagedNode(LifecycleNode):
             # rclpy would swallow it; whatever it is, the node must stay manageable.
             self._problem = f"Cannot {what}: {type(error).__name__}: {error}"
             if self.context.ok():  # else it was asked to end meanwhile
-                self.get_logger().error("".join([f"{self._problem}\n", *_traceback(error)]))
+                trace = "".join(traceback.format_exception(error))
+                self.get_logger().error(f"{self._problem}\n{trace}")
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
 
@@ -110,7 +112,3 @@ class ManagedNode(LifecycleNode):
             self.get_logger().warning(f"There is no transition {wanted} from the state {before}")
             response.success = False
             return response
-
-
-def _traceback(error: Exception) -> list[str]:
-    return traceback.format_exception(error)

@@ -11,7 +11,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import NotInitializedException, ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.logging import get_logger
@@ -162,25 +162,27 @@ def main(args: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     rclpy.init(args=args)
     try:
-        node = SegmentationNode()
-        started = not node.autostart or _autostart(node)
+        return _run()
     except KeyboardInterrupt:
         return 0
+
+
+def _run() -> int:
+    try:
+        node = SegmentationNode()
+        if node.autostart and not _autostart(node):
+            return 1 if rclpy.ok() else 0
+        executor = OwnThreadExecutor()
+        executor.add_node(node)
     except START_ERRORS as error:
         get_logger("segmentation_node").fatal(f"Cannot start: {error}")
         return 1
-    except Exception:
+    except (RuntimeError, NotInitializedException):  # as rclpy's are once it is shut down
         if rclpy.ok():
             raise
         return 0  # asked to end while starting: the middleware then makes no more topics
-    if not started:
-        return 1 if rclpy.ok() else 0
-    executor = OwnThreadExecutor()
-    executor.add_node(node)
     try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # how rclpy says that it was asked to end
+        _spin(executor)
     finally:
         _end(node, executor)
     return 0
@@ -192,10 +194,24 @@ def _autostart(node: SegmentationNode) -> bool:
     return all(step() == TransitionCallbackReturn.SUCCESS for step in steps)
 
 
+def _spin(executor: OwnThreadExecutor) -> None:
+    """Until a signal comes; those that follow it are ignored."""
+    try:
+        try:
+            executor.spin()
+        finally:
+            for number in (
+                signal.SIGINT,
+                signal.SIGTERM,
+            ):  # impatient users and launch send several
+                signal.signal(number, signal.SIG_IGN)
+    # Of one signal both come, of rclpy and of Python, and the second one a moment later.
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+
+
 def _end(node: SegmentationNode, executor: OwnThreadExecutor) -> None:
     """Let go of everything; where a thread does not let itself be stopped, leave it behind."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # impatient users and launch send several
-        signal.signal(number, signal.SIG_IGN)
     ended = [node.release(STOP_TIMEOUT_S), executor.join(STOP_TIMEOUT_S)]
     if not all(ended):
         # Python's own exit would pull the interpreter away under that thread and crash.

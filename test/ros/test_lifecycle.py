@@ -187,6 +187,8 @@ class Faulty(ManagedNode):
     def configure(self) -> None:
         raise ZeroDivisionError("on purpose")
 
+    activate = deactivate = cleanup = configure
+
     def release(self) -> bool:
         return self.ends
 
