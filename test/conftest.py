@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 
@@ -73,6 +77,15 @@ def tiny(tiny_weights: dict[str, torch.Tensor]) -> Segmenter:
     segmenter = Segmenter(NETWORKS["tiny"])
     segmenter.load_state_dict(tiny_weights)
     return segmenter.eval()
+
+
+@pytest.fixture
+def weights(tiny: Segmenter, tmp_path: Path) -> Path:
+    """A checkpoint of ``tiny``, with CamVid's classes."""
+    path = tmp_path / "tiny.safetensors"
+    header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, 0.3, {"licence": "none"})
+    checkpoint.save(path, tiny, header, torch.float32)
+    return path
 
 
 @pytest.fixture

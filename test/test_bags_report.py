@@ -22,7 +22,7 @@ from lowlat_seg_ros.bags import recording, topics
 from lowlat_seg_ros.bags.make import START_NS
 from lowlat_seg_ros.bags.scores import score
 from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
-from lowlat_seg_ros.config import NETWORKS, EngineConfig
+from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.data.labels import CAMVID, overlay
 from lowlat_seg_ros.data.synthetic import RenderedDrive
 from lowlat_seg_ros.engine.engine import Engine
@@ -30,9 +30,7 @@ from lowlat_seg_ros.evaluation.footage import Footage, load
 from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.evaluation.streaming import assumed, stream
 from lowlat_seg_ros.evaluation.summary import accuracy
-from lowlat_seg_ros.network import checkpoint, inference
-from lowlat_seg_ros.network.checkpoint import Header
-from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network import inference
 
 FRAMES, THRESHOLD, DELAY, LATENCY_MS = 9, 0.9, 2, 120
 #: At 10 Hz with LATENCY_MS for each mask, the newest image being taken when one is done.
@@ -41,28 +39,12 @@ PUBLISHED_MS = [120, 240, 360, 480, 600, 720, 840, 960]
 
 
 @pytest.fixture
-def weights(tiny: Segmenter, tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.safetensors"
-    header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, THRESHOLD)
-    checkpoint.save(path, tiny, header, torch.float32)
-    return path
-
-
-@pytest.fixture
 def masks(weights: Path, tmp_path: Path) -> Path:
     """The bag of a run over a rendered drive in virtual time."""
     drive = ["--size", "48x80", "--frames", FRAMES, "--rate", 10, "--out", tmp_path / "drive"]
     assert command("make", *drive) == 0
-    words = [
-        "--checkpoint",
-        weights,
-        "--device",
-        "cpu",
-        "--foreground-threads",
-        1,
-        "--max-key-interval",
-        3,
-    ]
+    words = ["--checkpoint", weights, "--device", "cpu", "--foreground-threads", 1]
+    words += ["--max-key-interval", 3, "--deviation-threshold", THRESHOLD]
     words += ["--delay-frames", DELAY, "--latency-ms", LATENCY_MS, "--out", tmp_path / "masks"]
     assert command("run", tmp_path / "drive", *words) == 0
     return tmp_path / "masks"

@@ -19,7 +19,7 @@ from lowlat_seg_ros.bags.make import FRAME_ID, START_NS
 from lowlat_seg_ros.bags.messages import IMAGE, Messages, known_types, stamp_ns
 from lowlat_seg_ros.bags.pace import VirtualTime, Waiting
 from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
-from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
+from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.synthetic import RenderedDrive
 from lowlat_seg_ros.engine.engine import Engine
@@ -36,19 +36,9 @@ from lowlat_seg_ros.frames import (
     StageTiming,
 )
 from lowlat_seg_ros.images.ledger import Ledger
-from lowlat_seg_ros.network import checkpoint, inference
-from lowlat_seg_ros.network.checkpoint import Header
-from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network import inference
 
-FRAMES, THRESHOLD = 7, 0.3
-
-
-@pytest.fixture
-def weights(tiny: Segmenter, tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.safetensors"
-    header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, THRESHOLD)
-    checkpoint.save(path, tiny, header, torch.float32)
-    return path
+FRAMES = 7
 
 
 @pytest.fixture
@@ -98,8 +88,8 @@ def test_masks_and_reports_are_those_of_the_engine(
     words = ["--delay-frames", 2, "--max-key-interval", 3, "--deviation-threshold", 1]
     assert twin("--storage", storage, *words) == 0
     config = EngineConfig(foreground_threads=1, max_key_interval=3, deviation_threshold=1.0)
-    network, _ = inference.load(weights, torch.device("cpu"))
-    engine = Engine.deterministic(network, config, threshold=THRESHOLD, delay_frames=2)
+    network, header = inference.load(weights, torch.device("cpu"))
+    engine = Engine.deterministic(network, config, threshold=header.threshold, delay_frames=2)
     wanted = [engine.process(frame, confidence=True) for frame in frames()]
     assert engine.counters.refined > 0
     masks, reports = read(tmp_path / "out", topics.MASK), read(tmp_path / "out", topics.REPORT)

@@ -69,14 +69,6 @@ def footage() -> Footage:
     return Footage("noise", CAMVID, 10.0, tuple(frames), ("a",) * 6 + ("b",) * 4)
 
 
-@pytest.fixture
-def weights(tiny: Segmenter, tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.safetensors"
-    header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, 0.3, {"licence": "none"})
-    checkpoint.save(path, tiny, header, torch.float32)
-    return path
-
-
 def evaluate(*words: object) -> int:
     common = "evaluate --size 48x64 --frames 6 --device cpu --foreground-threads 1"
     return cli.main([*common.split(), *map(str, words)])

@@ -8,17 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.evaluation.figures import grid_rows
 from lowlat_seg_ros.evaluation.footage import Footage
 from lowlat_seg_ros.evaluation.frontier import front_of
-from lowlat_seg_ros.network import checkpoint
-from lowlat_seg_ros.network.checkpoint import Header
-from lowlat_seg_ros.network.segmenter import Segmenter
 
 
 def test_the_front_holds_what_no_other_beats() -> None:
@@ -34,14 +29,6 @@ def test_grid_rows_are_frames_of_the_footage(count: int) -> None:
     assert rows == sorted(set(rows))
     assert len(rows) == min(4, count)
     assert set(rows) <= set(range(count))
-
-
-@pytest.fixture
-def weights(tiny: Segmenter, tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.safetensors"
-    header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, 0.3)
-    checkpoint.save(path, tiny, header, torch.float32)
-    return path
 
 
 def drawn(weights: Path, out: Path, methods: str, *words: str) -> set[str]:
