@@ -28,7 +28,7 @@ def setting(
 ) -> Any:
     """Declare one setting: ``default`` and what a user needs to know to change it.
 
-    ``dynamic`` settings may change while the node runs; the others need a restart.
+    ``dynamic`` settings may change while the node runs; the others while it is unconfigured.
     """
     metadata = {
         "doc": doc,
@@ -217,7 +217,7 @@ class EngineConfig:
         0,
         "height at which the network runs, 0 for the input's own; the width follows from the "
         "aspect ratio, and both are padded (edge pixels repeated, right and bottom) to a multiple "
-        "of 8; the mask always has the input's size",
+        "of 8; the mask has the input's size unless output_size of the node says otherwise",
         unit="px",
         low=0,
         high=4320,
