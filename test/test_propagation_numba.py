@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.network import inference, propagation
-from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
+from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytest.importorskip("numba", reason="numba is not installed; pip install '.[fast]' adds it")
 from lowlat_seg_ros.network import propagation_numba
@@ -106,10 +107,10 @@ def test_several_threads_at_once() -> None:
     assert all(map(torch.equal, together, alone * 8))
 
 
-def test_compiles_when_a_checkpoint_is_loaded() -> None:
+def test_compiles_when_a_segmenter_is_prepared() -> None:
     """Not on the first frame that needs it."""
     propagation.compiled.cache_clear()
-    inference.load(DEFAULT_CHECKPOINT, torch.device("cpu"))
+    inference.prepare(Segmenter(NETWORKS["tiny"]).eval())
     assert propagation.compiled.cache_info().currsize == 1
 
 

@@ -35,11 +35,9 @@ def load(
 ) -> tuple[Segmenter, Header]:
     """As :func:`~lowlat_seg_ros.network.checkpoint.load`, ready for inference.
 
-    ``precision`` as in ``EngineConfig``. On a CPU Eq. (1) is compiled, too, where it can be.
+    ``precision`` as in ``EngineConfig``.
     """
     segmenter, header = checkpoint.load(path, device)
-    if device.type == "cpu":
-        propagation.compiled(header.network.kernel_size)  # else the second frame would wait for it
     return prepare(segmenter, precision_of(precision, device)), header
 
 
@@ -47,7 +45,8 @@ def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     """Fold ``network``, in eval mode, in place, its inner convolutions in ``dtype``; returns it.
 
     It can be neither trained nor saved any more: its weights are no longer those of its
-    checkpoint, and it has no BatchNorm. Parts that were prepared before stay as they are. Raises
+    checkpoint, and it has no BatchNorm. Parts that were prepared before stay as they are. For a
+    segmenter on a CPU Eq. (1) is compiled, see :func:`~.propagation.compiled`. Raises
     ``ValueError`` in training mode.
     """
     if network.training:
@@ -65,6 +64,8 @@ def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
                 layer.to(dtype)
     if dtype != torch.float32:
         _match_inputs(network)
+    if isinstance(network, Segmenter) and next(network.parameters()).device.type == "cpu":
+        propagation.compiled(network.config.kernel_size)  # else the second frame would wait for it
     # PyTorch has this overload, its type stubs do not.
     return network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
