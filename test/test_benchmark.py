@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -27,11 +28,13 @@ from lowlat_seg_ros.benchmark.kernel import PAPER, Shape, propagate, propagate_b
 from lowlat_seg_ros.benchmark.limits import Limits
 from lowlat_seg_ros.benchmark.saturation import EndlessSlowTrack
 from lowlat_seg_ros.benchmark.scaling import fit
-from lowlat_seg_ros.benchmark.sides import IDLE, SATURATED, FastTrack, Saturated, drain
+from lowlat_seg_ros.benchmark.sides import IDLE, SATURATED, FastTrack, Saturated, Side, drain
 from lowlat_seg_ros.benchmark.timing import WARM_UP, Latency, alternating, busy_core
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
 from lowlat_seg_ros.engine.device import cores
-from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.engine.engine import Engine, Publish
+from lowlat_seg_ros.frames import Frame, Segmentation
+from lowlat_seg_ros.network.checkpoint import Header, save
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 SIDES = ("full", "ddrnet23_slim", "fast_idle", "fast_busy")
@@ -188,6 +191,45 @@ def test_the_page_has_tables_and_its_charts(folder: Path, figures: dict[str, Any
         assert (folder / "page" / link).read_bytes().startswith(b"\x89PNG")
 
 
+def test_parts_that_are_not_wanted_are_not_there(tmp_path: Path, tiny: Segmenter) -> None:
+    """Of a network that is given by its checkpoint."""
+    weights, json_file = tmp_path / "own.safetensors", tmp_path / "figures.json"
+    classes = tuple(map(str, range(tiny.config.num_classes)))
+    colours = tuple((index, 0, 0) for index in range(len(classes)))
+    save(weights, tiny, Header(tiny.config, classes, colours, 0.1), torch.float32)
+    options = ["--quick", "--device", "cpu", "--resolution", "48x64", "--only", "resolutions"]
+    written = ["--json", str(json_file), "--out", str(tmp_path)]
+    assert cli.main(["benchmark", "--checkpoint", str(weights), *options, *written]) == 0
+    figures = json.loads(json_file.read_text())
+    assert set(figures) == {"facts", "resolutions", "multiply_adds", "graphs", "bars"}
+    assert set(figures["bars"]) == {"linear_deviation"}
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert figures["facts"]["weights"] == f"own.safetensors, SHA-256 {digest}"
+    assert (figures["facts"]["config"], str(tmp_path) in json_file.read_text()) == ("own", False)
+    page = (tmp_path / "benchmark.md").read_text()
+    assert re.findall(r"^## (.*)$", page, re.MULTILINE) == [
+        "Ratios",
+        "Fast track over the resolution, ms",
+        "Multiply-adds of a frame",
+        "CUDA graphs",
+    ]
+    assert "fast_busy" not in page
+
+
+def test_a_block_leaves_no_threads_to_the_next_side(tiny: Segmenter, camera: Camera) -> None:
+    seen: list[threading.Thread] = []
+
+    class Method(FullEngine):
+        def process(self, frame: Frame, publish: Publish | None = None) -> Segmentation:
+            seen.append(threading.current_thread())
+            return super().process(frame, publish)
+
+    side = Side("full", Method(tiny), threads=1)
+    side.block(camera, 1, lambda step: None)
+    assert threading.current_thread() not in seen
+    assert not any(thread.is_alive() for thread in seen)
+
+
 @pytest.mark.parametrize("kernel", [1, 3, 9])
 def test_unfold_computes_the_same(kernel: int) -> None:
     generator = torch.Generator().manual_seed(kernel)
@@ -327,6 +369,8 @@ def test_line_through_costs() -> None:
     ("options", "told"),
     [
         (["--frames", "1"], "--frames is 1"),
+        (["--only", "sides,speed"], "--only is 'sides,speed'; choose of sides, propagation"),
+        (["--checkpoint", "/none.safetensors"], "/none.safetensors is not a readable"),
         (["--rate", "0"], "--rate is 0.0"),
         (["--rate", "nan"], "--rate is nan"),
         (["--device", "tpu"], "device is 'tpu'"),

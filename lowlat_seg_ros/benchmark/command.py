@@ -13,9 +13,12 @@ examples:
   lowlat-seg benchmark --json benchmark.json            all of it; minutes on two CPU cores
   lowlat-seg benchmark --json benchmark.json --out DIR  and a page with tables and charts
   lowlat-seg benchmark --config paper_resnet101 --resolution 1024x2048 --device cuda --rate 30
+  lowlat-seg benchmark --checkpoint FILE --only sides   another network, frame in to mask out alone
   lowlat-seg benchmark --quick                          a few frames, to see whether it works
 
-measured, warm, in one process whose parts take turns in blocks, so that drifts hit all of them:
+measured, warm, in one process whose sides take turns in blocks, so that drifts hit all of them;
+[in brackets the part for --only, what has none is always there]:
+  [sides]
   full            the full network on every frame, back to back, on all cores (or, where that is
                   faster because other work displaces threads, on those of the fast track); the
                   network is the engine's own, with the same optimisations
@@ -27,16 +30,17 @@ measured, warm, in one process whose parts take turns in blocks, so that drifts 
   refinements     jobs of the slow track per second: in fast_busy, and alone without any frame; the
                   first as a share of what the time without a frame in the foreground allows
   stages          of full and of the fast track, slow track idle; on a GPU by its own clock
-  propagation     Eq. (1) at 256 channels, 45x60, or 128x256 in bf16 on a GPU (and at the size of
+  memory          of the networks, of the process, of each further camera
+  [propagation]   Eq. (1) at 256 channels, 45x60, or 128x256 in bf16 on a GPU (and at the size of
                   this network), against F.unfold with a weighted sum and a 3x3 convolution, alone
                   and beside a busy core; and against the limits in memory and multiply-adds
-  resolutions     the fast track at 1/2, 3/4, 1 and 3/2 of the width and height, with a line fitted
-  cameras         1 to 6 of them, each with its engine, segmented one after another
+  [resolutions]   the fast track at 1/2, 3/4, 1 and 3/2 of the width and height, with a line fitted
+  [cameras]       1 to 6 of them, each with its engine, segmented one after another
+  -
   multiply_adds   of the network's parts, counted, and the share of the fast track
   graphs          CUDA graphs captured, and parts that could not be; on a GPU
-  memory          of the networks, of the process, of each further camera
 
-written to --json, times in ms:
+written to --json, times in ms, without what --only leaves out:
   full, ddrnet23_slim, fast_idle, fast_busy   each p50_ms, p95_ms, p99_ms, max_ms and its threads
   ratio_busy_p99      fast_busy p99 / full p50
   refinements_per_s   in fast_busy; "refinements" has the rest
@@ -48,12 +52,13 @@ written to --json, times in ms:
 written to --out: benchmark.md with all tables, figures/latency.png, figures/scaling.png
 
 Times depend on what else the machine does: close other programs. The report says how many cores
-other processes kept busy. Latency does not depend on weights or on what is seen: weights are the
-package's own with the default --config, random with others, and the frames are a rendered drive.
+other processes kept busy. Latency does not depend on weights or on what is seen: weights are those
+of --checkpoint, the package's own where it has some for --config, else random, and the frames are a
+rendered drive.
 """
 
-#: The network whose weights the package ships; the others get random ones.
-SHIPPED = "resnet18"
+#: What can be measured by itself.
+PARTS = ("sides", "propagation", "resolutions", "cameras")
 
 #: Frames of each side with --quick.
 QUICK = 6
@@ -66,8 +71,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         choices=tuple(NETWORKS),
-        default=SHIPPED,
+        default="resnet18",
         help="network (default %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="its network, instead of --config"
+    )
+    parser.add_argument(
+        "--only",
+        default=",".join(PARTS),
+        metavar="PART[,PART]",
+        help="measure these parts alone (default %(default)s)",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)"
@@ -111,10 +125,14 @@ def run(args: argparse.Namespace) -> int:
 
     from lowlat_seg_ros.benchmark import measure, report
     from lowlat_seg_ros.evaluation.summary import write_json
+    from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 
+    shipped = DEFAULT_CHECKPOINT.with_name(f"{args.config}.safetensors")
     wanted = measure.Wanted(
         command=" ".join(["lowlat-seg benchmark", *_words(args)]),
         config=args.config,
+        checkpoint=args.checkpoint or (shipped if shipped.is_file() else None),
+        parts=args.only.split(","),
         device=args.device,
         size=args.resolution,
         rate_hz=args.rate,
@@ -138,6 +156,8 @@ def _words(args: argparse.Namespace) -> list[str]:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if not set(args.only.split(",")) <= set(PARTS):
+        raise ConfigError(f"--only is {args.only!r}; choose of {', '.join(PARTS)}")
     if args.frames < 2:
         raise ConfigError(f"--frames is {args.frames}; measure at least 2, better 200")
     if not 0.0 < args.rate <= 1000.0:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from lowlat_seg_ros.benchmark import arithmetic, camera, contest, limits, memory, networks, scaling
-from lowlat_seg_ros.benchmark.command import SHIPPED
-from lowlat_seg_ros.benchmark.kernel import PAPER, PAPER_GPU, Kernel, Shape
+from lowlat_seg_ros.benchmark.kernel import PAPER, PAPER_GPU, Shape
 from lowlat_seg_ros.benchmark.kernel import measure as measure_kernel
-from lowlat_seg_ros.benchmark.record import Benchmark, Facts
+from lowlat_seg_ros.benchmark.record import Benchmark, Facts, Kernels, Sides
 from lowlat_seg_ros.benchmark.sides import IDLE
-from lowlat_seg_ros.engine.device import cores, foreground_threads, use_threads
+from lowlat_seg_ros.engine.device import apart, cores, foreground_threads, use_threads
 from lowlat_seg_ros.engine.neighbours import Neighbours
 from lowlat_seg_ros.engine.runner import captures
 from lowlat_seg_ros.evaluation.machine import describe
@@ -29,12 +31,16 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to measure: ``config`` a name of ``NETWORKS``, ``size`` (H, W) of the frames or None,
-    ``frames`` of each side, ``precision`` as in ``EngineConfig``. ``command`` is for the report.
+    """What to measure: the network of ``checkpoint``, or ``config`` of ``NETWORKS`` at random.
+
+    ``parts`` of ``PARTS``; ``size`` (H, W) of the frames or None, ``frames`` of each side,
+    ``precision`` as in ``EngineConfig``. ``command`` is for the report.
     """
 
     command: str
     config: str
+    checkpoint: Path | None
+    parts: Collection[str]
     device: str
     size: tuple[int, int] | None
     rate_hz: float
@@ -43,34 +49,38 @@ class Wanted:
 
 
 def everything(wanted: Wanted) -> Benchmark:
-    """Measure; minutes, with progress on the terminal.
+    """Measure the parts that are wanted; minutes, with progress on the terminal.
 
-    Raises ``ConfigError`` for the device, ``DataError`` for a size that cannot be rendered.
+    Raises ``ConfigError`` for the device, ``DataError`` for a size that cannot be rendered,
+    ``CheckpointError``.
     """
-    device = resolve_device(wanted.device)
+    device, frames = resolve_device(wanted.device), wanted.frames
     load_average, neighbours = os.getloadavg()[0], Neighbours()
     with _bar("rendering", camera.IMAGES) as step:
         seen = camera.rendered(wanted.size, wanted.rate_hz, camera.IMAGES, step)
     before_mb = memory.resident_mb()
-    if wanted.config == SHIPPED:
-        segmenter, weights = networks.shipped(device, wanted.precision)
-    else:
-        segmenter, weights = networks.with_random_weights(wanted.config, device, wanted.precision)
-    ddrnet = networks.ddrnet(segmenter.config.num_classes, device, wanted.precision)
-    with _bar("sides", 4 * wanted.frames) as step:
-        sides = contest.hold(segmenter, ddrnet, seen, wanted.frames, wanted.rate_hz, step)
-    peak_mb, gpu_peak_mb = memory.peak_mb(), memory.gpu_peak_mb(device)
-    with _bar("resolutions", len(scaling.SIDES) * wanted.frames) as step:
-        resolutions = scaling.over_resolutions(segmenter, seen, wanted.frames, step)
-    with _bar("cameras", len(scaling.CAMERAS)) as step:
-        rigs = scaling.over_cameras(segmenter, seen, wanted.frames, step)
-    best, kernel, own_kernel = _kernels(segmenter, seen.size, max(REPEATS, wanted.frames // 4))
+    # Loading must leave no OpenMP team with this thread, see `apart`.
+    segmenter, weights = apart(lambda: _network(wanted, device))
+    contested = rigs = resolutions = kernels = None
+    if "sides" in wanted.parts:
+        contested = _sides(segmenter, seen, wanted, before_mb)
+    if "resolutions" in wanted.parts:
+        with _bar("resolutions", len(scaling.SIDES) * frames) as step:
+            resolutions = scaling.over_resolutions(segmenter, seen, frames, step)
+    if "cameras" in wanted.parts:
+        with _bar("cameras", len(scaling.CAMERAS)) as step:
+            rigs = scaling.over_cameras(segmenter, seen, frames, step)
+    if contested is not None and rigs is not None:
+        held = dataclasses.replace(contested.memory, camera_mb=scaling.camera_mb(rigs))
+        contested = dataclasses.replace(contested, memory=held)
+    if "propagation" in wanted.parts:
+        kernels = _kernels(segmenter, seen.size, max(REPEATS, frames // 4))
     facts = Facts(
         command=wanted.command,
-        config=wanted.config,
+        config=wanted.config if wanted.checkpoint is None else wanted.checkpoint.stem,
         weights=weights,
         size=seen.size,
-        frames=wanted.frames,
+        frames=frames,
         rate_hz=wanted.rate_hz,
         device=str(device),
         precision=str(precision_of(wanted.precision, device)).removeprefix("torch."),
@@ -79,32 +89,34 @@ def everything(wanted: Wanted) -> Benchmark:
         other_cores=neighbours.cores(),
         machine=describe(device.type),
     )
-    held = memory.Memory(
+    counted, graphs = arithmetic.count(segmenter.config, seen.size), captures(segmenter)
+    return Benchmark(facts, counted, graphs, contested, kernels, resolutions, rigs or ())
+
+
+def _network(wanted: Wanted, device: torch.device) -> tuple[Segmenter, str]:
+    if wanted.checkpoint is None:
+        return networks.with_random_weights(wanted.config, device, wanted.precision)
+    return networks.loaded(wanted.checkpoint, device, wanted.precision)
+
+
+def _sides(segmenter: Segmenter, seen: camera.Camera, wanted: Wanted, before_mb: float) -> Sides:
+    """The contest, and what memory it took; ``before_mb`` before there was a network."""
+    device, classes = contest.device_of(segmenter), segmenter.config.num_classes
+    ddrnet = apart(lambda: networks.ddrnet(classes, device, wanted.precision))
+    with _bar("sides", 4 * wanted.frames) as step:
+        held = contest.hold(segmenter, ddrnet, seen, wanted.frames, wanted.rate_hz, step)
+    used = memory.Memory(
         weights_mb=memory.weights_mb(segmenter),
         ddrnet_weights_mb=memory.weights_mb(ddrnet),
         before_mb=before_mb,
-        peak_mb=peak_mb,
-        gpu_peak_mb=gpu_peak_mb,
-        camera_mb=scaling.camera_mb(rigs),
+        peak_mb=memory.peak_mb(),
+        gpu_peak_mb=memory.gpu_peak_mb(device),
+        camera_mb=float("nan"),
     )
-    counted, graphs = arithmetic.count(segmenter.config, seen.size), captures(segmenter)
-    return Benchmark(
-        facts,
-        sides,
-        kernel,
-        own_kernel,
-        best,
-        resolutions,
-        rigs,
-        held,
-        counted,
-        graphs,
-    )
+    return Sides(held, used)
 
 
-def _kernels(
-    segmenter: Segmenter, size: tuple[int, int], repeats: int
-) -> tuple[limits.Limits, Kernel, Kernel]:
+def _kernels(segmenter: Segmenter, size: tuple[int, int], repeats: int) -> Kernels:
     """The machine's limits, and propagation at the paper's size and at that of this network."""
     device, config = contest.device_of(segmenter), segmenter.config
     height, width = (-(-side // STRIDE) for side in size)
@@ -117,7 +129,7 @@ def _kernels(
         for shape in (PAPER if device.type == "cpu" else PAPER_GPU, here):
             measured.append(measure_kernel(shape, device, best, repeats))
             step(1)
-    return best, measured[0], measured[1]
+    return Kernels(measured[0], measured[1], best)
 
 
 @contextmanager

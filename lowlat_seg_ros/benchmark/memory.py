@@ -19,7 +19,7 @@ class Memory:
     ``weights_mb``, ``ddrnet_weights_mb``: parameters and buffers of the two networks.
     ``before_mb``: the process with its libraries and images, before any network. ``peak_mb``: the
     most until all sides had run. ``gpu_peak_mb``: the same on the GPU, 0 without one.
-    ``camera_mb``: what each further camera takes.
+    ``camera_mb``: what each further camera takes, NaN if that was not measured either.
     """
 
     weights_mb: float

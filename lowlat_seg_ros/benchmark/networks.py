@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -10,7 +11,6 @@ from torch import nn
 
 from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.network import inference
-from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -18,11 +18,13 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def shipped(device: torch.device, precision: str) -> tuple[Segmenter, str]:
-    """The network of the package's checkpoint, and what its weights are."""
-    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, device, precision)
-    digest = hashlib.sha256(DEFAULT_CHECKPOINT.read_bytes()).hexdigest()
-    return segmenter, f"{DEFAULT_CHECKPOINT.name}, SHA-256 {digest}"
+def loaded(path: Path, device: torch.device, precision: str) -> tuple[Segmenter, str]:
+    """The network of the checkpoint at ``path``, and what its weights are.
+
+    Raises ``CheckpointError``.
+    """
+    segmenter, _ = inference.load(path, device, precision)
+    return segmenter, f"{path.name}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def with_random_weights(config: str, device: torch.device, precision: str) -> tuple[Segmenter, str]:

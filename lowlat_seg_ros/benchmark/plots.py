@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from lowlat_seg_ros.benchmark.record import Benchmark
+from lowlat_seg_ros.benchmark.contest import Contest
+from lowlat_seg_ros.benchmark.scaling import Resolutions, Rig
 from lowlat_seg_ros.benchmark.tables import ms_text
 from lowlat_seg_ros.evaluation.axes import OTHERS, OURS, PER_FRAME, VARIANTS, new_axes, save
 
@@ -22,10 +24,10 @@ _LINES = {
 }
 
 
-def latency_chart(path: Path, done: Benchmark) -> None:
+def latency_chart(path: Path, title: str, contest: Contest) -> None:
     """Write a PNG: for each side the share of frames whose mask is out within a time."""
-    figure, axes = new_axes((9.5, 4.5), done.facts.title)
-    for name, side in done.contest.sides.items():
+    figure, axes = new_axes((9.5, 4.5), title)
+    for name, side in contest.sides.items():
         colour, style = _LINES[name]
         times = np.sort([timing.latency_ms for timing in side.timings])
         share = np.arange(1, len(times) + 1) / len(times)
@@ -42,12 +44,11 @@ def latency_chart(path: Path, done: Benchmark) -> None:
     save(figure, axes, path)
 
 
-def scaling_chart(path: Path, done: Benchmark) -> None:
+def scaling_chart(path: Path, line: Resolutions, rigs: Sequence[Rig]) -> None:
     """Write a PNG: the fast track's median over pixels, with the line fitted, and over cameras."""
     figure = Figure(figsize=(9.5, 4), layout="constrained")
     FigureCanvasAgg(figure)
     pixels, cameras = figure.subplots(1, 2)
-    line = done.resolutions
     x = [point.megapixels for point in line.sizes]
     p50, p99 = ([getattr(p.latency, f) for p in line.sizes] for f in ("p50_ms", "p99_ms"))
     ends = np.array([0.0, max(x)])
@@ -55,9 +56,9 @@ def scaling_chart(path: Path, done: Benchmark) -> None:
     pixels.plot(x, p50, "o", color=OURS, label="p50")
     pixels.plot(x, p99, "^", color=PER_FRAME, label="p99")
     pixels.set_xlabel("megapixels")
-    counts = [rig.cameras for rig in done.rigs]
-    cameras.plot(counts, [rig.latency.p50_ms for rig in done.rigs], "o-", color=OURS, label="p50")
-    cameras.plot(counts, [rig.latency.p99_ms for rig in done.rigs], "^", color=PER_FRAME,
+    counts = [rig.cameras for rig in rigs]
+    cameras.plot(counts, [rig.latency.p50_ms for rig in rigs], "o-", color=OURS, label="p50")
+    cameras.plot(counts, [rig.latency.p99_ms for rig in rigs], "^", color=PER_FRAME,
                  label="p99")  # fmt: skip
     cameras.set_xlabel("cameras, one after another")
     for axes in (pixels, cameras):

@@ -51,74 +51,113 @@ class Facts:
 class Bars:
     """The ratios by which the engine is judged; those of latencies are better when small.
 
-    ``propagation_vs_*``: how many times as fast as the other. ``linear_deviation``: of the cost
-    over the pixels from a straight line.
+    None where a part was not measured. ``propagation_vs_*``: how many times as fast as the other.
+    ``linear_deviation``: of the cost over the pixels from a straight line.
     """
 
-    fast_busy_p99_over_full_p50: float
-    fast_busy_p99_over_fast_idle_p50: float
-    fast_busy_p99_over_ddrnet_p50: float
-    refinements_share_of_allowed: float
-    propagation_vs_unfold: float
-    propagation_vs_conv3x3: float
-    propagation_vs_unfold_beside_busy_core: float
-    propagation_vs_conv3x3_beside_busy_core: float
-    linear_deviation: float
+    fast_busy_p99_over_full_p50: float | None = None
+    fast_busy_p99_over_fast_idle_p50: float | None = None
+    fast_busy_p99_over_ddrnet_p50: float | None = None
+    refinements_share_of_allowed: float | None = None
+    propagation_vs_unfold: float | None = None
+    propagation_vs_conv3x3: float | None = None
+    propagation_vs_unfold_beside_busy_core: float | None = None
+    propagation_vs_conv3x3_beside_busy_core: float | None = None
+    linear_deviation: float | None = None
+
+    def measured(self) -> dict[str, float]:
+        """Those that are not None, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Sides:
+    """``contest`` of the sides, and the ``memory`` that their process took."""
+
+    contest: Contest
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Propagation at the ``paper``'s size and at that of the network ``here``; the ``limits``."""
+
+    paper: Kernel
+    here: Kernel
+    limits: Limits
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """``kernel`` is measured at the paper's size, ``own_kernel`` at that of the network here.
+    """``sides``, ``propagation``, ``resolutions``: None where not measured; ``cameras``: empty.
 
     ``graphs``: what CUDA graphs were captured; nothing on a CPU.
     """
 
     facts: Facts
-    contest: Contest
-    kernel: Kernel
-    own_kernel: Kernel
-    limits: Limits
-    resolutions: Resolutions
-    rigs: tuple[Rig, ...]
-    memory: Memory
     multiply_adds: MultiplyAdds
     graphs: Captures
+    sides: Sides | None = None
+    propagation: Kernels | None = None
+    resolutions: Resolutions | None = None
+    cameras: tuple[Rig, ...] = ()
 
     @property
     def bars(self) -> Bars:
         """What the figures say."""
-        latency = {name: side.latency for name, side in self.contest.sides.items()}
-        worst = latency["fast_busy"].p99_ms
-        return Bars(
-            fast_busy_p99_over_full_p50=worst / latency["full"].p50_ms,
-            fast_busy_p99_over_fast_idle_p50=worst / latency["fast_idle"].p50_ms,
-            fast_busy_p99_over_ddrnet_p50=worst / latency["ddrnet23_slim"].p50_ms,
-            refinements_share_of_allowed=self.contest.refinements.share_of_allowed,
-            propagation_vs_unfold=self.kernel.alone.vs_unfold,
-            propagation_vs_conv3x3=self.kernel.alone.vs_conv3x3,
-            propagation_vs_unfold_beside_busy_core=self.kernel.beside_busy_core.vs_unfold,
-            propagation_vs_conv3x3_beside_busy_core=self.kernel.beside_busy_core.vs_conv3x3,
-            linear_deviation=self.resolutions.linear_deviation,
-        )
+        ratios = {}
+        if self.sides is not None:
+            contest = self.sides.contest
+            latency = {name: side.latency for name, side in contest.sides.items()}
+            worst = latency["fast_busy"].p99_ms
+            ratios = {
+                "fast_busy_p99_over_full_p50": worst / latency["full"].p50_ms,
+                "fast_busy_p99_over_fast_idle_p50": worst / latency["fast_idle"].p50_ms,
+                "fast_busy_p99_over_ddrnet_p50": worst / latency["ddrnet23_slim"].p50_ms,
+                "refinements_share_of_allowed": contest.refinements.share_of_allowed,
+            }
+        if self.propagation is not None:
+            paper = self.propagation.paper
+            ratios |= {
+                "propagation_vs_unfold": paper.alone.vs_unfold,
+                "propagation_vs_conv3x3": paper.alone.vs_conv3x3,
+                "propagation_vs_unfold_beside_busy_core": paper.beside_busy_core.vs_unfold,
+                "propagation_vs_conv3x3_beside_busy_core": paper.beside_busy_core.vs_conv3x3,
+            }
+        if self.resolutions is not None:
+            ratios["linear_deviation"] = self.resolutions.linear_deviation
+        return Bars(**ratios)
 
     def as_json(self) -> dict[str, Any]:
-        """For :func:`~lowlat_seg_ros.evaluation.summary.write_json`; units stand in the names."""
-        return {
-            "facts": asdict(self.facts),
-            **{name: _side(side) for name, side in self.contest.sides.items()},
-            "ratio_busy_p99": self.bars.fast_busy_p99_over_full_p50,
-            "refinements_per_s": self.contest.refinements.busy_per_s,
-            "refinements": asdict(self.contest.refinements),
-            "stages": self.contest.stages,
-            "propagation": _kernel(self.kernel),
-            "propagation_here": _kernel(self.own_kernel),
-            "limits": asdict(self.limits),
-            "resolutions": asdict(self.resolutions),
-            "cameras": [asdict(rig) for rig in self.rigs],
-            "memory": asdict(self.memory),
+        """For :func:`~lowlat_seg_ros.evaluation.summary.write_json`; units stand in the names.
+
+        What was not measured is not there.
+        """
+        written: dict[str, Any] = {"facts": asdict(self.facts)}
+        if self.sides is not None:
+            contest = self.sides.contest
+            written |= {name: _side(side) for name, side in contest.sides.items()}
+            written |= {
+                "ratio_busy_p99": self.bars.fast_busy_p99_over_full_p50,
+                "refinements_per_s": contest.refinements.busy_per_s,
+                "refinements": asdict(contest.refinements),
+                "stages": contest.stages,
+                "memory": asdict(self.sides.memory),
+            }
+        if self.propagation is not None:
+            written |= {
+                "propagation": _kernel(self.propagation.paper),
+                "propagation_here": _kernel(self.propagation.here),
+                "limits": asdict(self.propagation.limits),
+            }
+        if self.resolutions is not None:
+            written["resolutions"] = asdict(self.resolutions)
+        if self.cameras:
+            written["cameras"] = [asdict(rig) for rig in self.cameras]
+        return written | {
             "multiply_adds": asdict(self.multiply_adds),
             "graphs": asdict(self.graphs),
-            "bars": asdict(self.bars),
+            "bars": self.bars.measured(),
         }
 
 

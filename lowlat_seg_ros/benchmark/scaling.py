@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from lowlat_seg_ros.benchmark.contest import BLOCK, device_of
 from lowlat_seg_ros.benchmark.memory import memory_mb
 from lowlat_seg_ros.benchmark.sides import IDLE, WARM_UP, FastTrack
 from lowlat_seg_ros.benchmark.timing import Latency
-from lowlat_seg_ros.engine.device import foreground_threads
+from lowlat_seg_ros.engine.device import apart, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
@@ -106,7 +107,8 @@ def over_cameras(
             # An engine is the only user of its network.
             network = copy.deepcopy(segmenter)
             engines.append(stack.enter_context(Engine(network, IDLE, threshold=1.0)))
-            rigs.append(_rounds(engines, camera, -(-frames // cameras), device))
+            rounds = -(-frames // cameras)
+            rigs.append(apart(partial(_rounds, engines, camera, rounds, device)))
             progress(1)
     return tuple(rigs)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from lowlat_seg_ros.benchmark.camera import Camera, Pace
 from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.device import apart
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.neighbours import Neighbours
 from lowlat_seg_ros.evaluation.run import Method
@@ -43,7 +44,13 @@ class Side:
         self._window_s = self._foreground_s = self._other_s = 0.0
 
     def block(self, camera: Camera, frames: int, progress: Callable[[int], object]) -> None:
-        """Warm up, then count ``frames`` frames; ``progress`` is told of each."""
+        """Warm up, then count ``frames`` frames; ``progress`` is told of each.
+
+        In a thread that ends, as one side's OpenMP team would slow down the next side's.
+        """
+        apart(lambda: self._block(camera, frames, progress))
+
+    def _block(self, camera: Camera, frames: int, progress: Callable[[int], object]) -> None:
         self.enter()
         pace = Pace(self._rate_hz)
         for _ in range(WARM_UP):
@@ -186,7 +193,7 @@ def job_ms(engine: Engine, camera: Camera) -> float:
     ``engine`` has segmented frames of ``camera`` before.
     """
     engine.reconfigure(SATURATED)
-    engine.process(camera.frame())
+    apart(lambda: engine.process(camera.frame()))
     drain(engine)
     return engine.slow_track().last_ms
 

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from lowlat_seg_ros.benchmark.contest import Contest, Refinements
 from lowlat_seg_ros.benchmark.kernel import Kernel, Times
+from lowlat_seg_ros.benchmark.memory import Memory
 from lowlat_seg_ros.benchmark.record import Benchmark
+from lowlat_seg_ros.benchmark.scaling import Resolutions, Rig
 from lowlat_seg_ros.benchmark.timing import Latency
 from lowlat_seg_ros.evaluation.grid import Grid, Row
 
@@ -16,50 +19,51 @@ _PERCENTILES = ("p50", "p95", "p99", "max")
 
 def tables(done: Benchmark) -> dict[str, Grid]:
     """All tables by their titles; the first column holds names as in the JSON."""
-    return {
-        "Frame in to mask out, ms": _sides(done),
-        "Ratios": _ratios(done),
-        "Stages, ms": _stages(done),
-        "Slow track": _slow_track(done),
-        **{
-            f"Propagation, {kernel.shape}, median ms": _propagation(kernel)
-            for kernel in (done.kernel, done.own_kernel)
-        },
-        "Fast track over the resolution, ms": _resolutions(done),
-        "Fast track over the number of cameras, ms": _cameras(done),
-        "Memory, MB": _memory(done),
-        "Multiply-adds of a frame": _multiply_adds(done),
-        "CUDA graphs": _grid(("graphs", "number"), _named(asdict(done.graphs), "d")),
-    }
+    grids = {}
+    if done.sides is not None:
+        grids["Frame in to mask out, ms"] = _sides(done.sides.contest)
+    if ratios := done.bars.measured():
+        grids["Ratios"] = _grid(("ratio", "value"), _named(ratios, ".3f"))
+    if done.sides is not None:
+        grids["Stages, ms"] = _stages(done.sides.contest)
+        grids["Slow track"] = _slow_track(done.sides.contest.refinements)
+    if done.propagation is not None:
+        for kernel in (done.propagation.paper, done.propagation.here):
+            grids[f"Propagation, {kernel.shape}, median ms"] = _propagation(kernel)
+    if done.resolutions is not None:
+        grids["Fast track over the resolution, ms"] = _resolutions(done.resolutions)
+    if done.cameras:
+        grids["Fast track over the number of cameras, ms"] = _cameras(done.cameras)
+    if done.sides is not None:
+        grids["Memory, MB"] = _memory(done.sides.memory)
+    multiply_adds = _named(asdict(done.multiply_adds), ".3g")
+    grids["Multiply-adds of a frame"] = _grid(("part", "1e9, or share"), multiply_adds)
+    grids["CUDA graphs"] = _grid(("graphs", "number"), _named(asdict(done.graphs), "d"))
+    return grids
 
 
-def _sides(done: Benchmark) -> Grid:
+def _sides(contest: Contest) -> Grid:
     columns = ("side", *_PERCENTILES, "frames/s", "thr", "others")
     return _grid(
         columns,
         [
             (name, *_four(side.latency), f"{side.rate_hz:.1f}", str(side.threads),
              f"{side.other_cores:.1f}")
-            for name, side in done.contest.sides.items()
+            for name, side in contest.sides.items()
         ],
     )  # fmt: skip
 
 
-def _ratios(done: Benchmark) -> Grid:
-    return _grid(("ratio", "value"), [(n, f"{v:.3f}") for n, v in asdict(done.bars).items()])
-
-
-def _stages(done: Benchmark) -> Grid:
+def _stages(contest: Contest) -> Grid:
     rows = [
         (f"{side}: {stage.removesuffix('_ms')}", *_four(latency))
-        for side, stages in done.contest.stages.items()
+        for side, stages in contest.stages.items()
         for stage, latency in stages.items()
     ]
     return _grid(("stage", *_PERCENTILES), rows)
 
 
-def _slow_track(done: Benchmark) -> Grid:
-    work = done.contest.refinements
+def _slow_track(work: Refinements) -> Grid:
     rows = [
         ("job", f"{work.job.p50_ms:.1f} ms (p50), {work.job.max_ms:.1f} ms (max)"),
         ("busy_per_s", f"{work.busy_per_s:.2f} refinements/s"),
@@ -84,34 +88,30 @@ def _times(times: Times) -> Row:
     return (*medians, f"{times.vs_unfold:.1f}x", f"{times.vs_conv3x3:.2f}x")
 
 
-def _resolutions(done: Benchmark) -> Grid:
+def _resolutions(done: Resolutions) -> Grid:
     rows = [
         (f"{point.width}x{point.height}", f"{point.megapixels:.3f}", *_four(point.latency),
          f"{point.latency.p50_ms / point.megapixels:.0f}")
-        for point in done.resolutions.sizes
+        for point in done.sizes
     ]  # fmt: skip
     return _grid(("size", "Mpx", *_PERCENTILES, "ms/Mpx"), rows)
 
 
-def _cameras(done: Benchmark) -> Grid:
+def _cameras(rigs: Sequence[Rig]) -> Grid:
     rows = [
         (str(rig.cameras), *_four(rig.latency), ms_text(rig.latency.p50_ms / rig.cameras),
          f"{1e3 / rig.latency.p50_ms:.1f}")
-        for rig in done.rigs
+        for rig in rigs
     ]  # fmt: skip
     return _grid(("cameras", *_PERCENTILES, "ms each", "max Hz"), rows)
-
-
-def _multiply_adds(done: Benchmark) -> Grid:
-    return _grid(("part", "1e9, or share"), _named(asdict(done.multiply_adds), ".3g"))
 
 
 def _named(values: dict[str, Any], form: str) -> list[Row]:
     return [(name, f"{value:{form}}") for name, value in values.items()]
 
 
-def _memory(done: Benchmark) -> Grid:
-    values = asdict(done.memory).items()
+def _memory(memory: Memory) -> Grid:
+    values = asdict(memory).items()
     rows = [(name, "-" if value != value else f"{value:.0f}") for name, value in values]
     return _grid(("memory", "MB"), rows)
 
