@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
 from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
-from lowlat_seg_ros.ros.monitor import StreamMonitor, StreamTimes
+from lowlat_seg_ros.images.ledger import Ledger
+from lowlat_seg_ros.ros.monitor import RateMeter, Rates, StreamMonitor, StreamTimes
 
 MS = 1_000_000
 
@@ -68,3 +69,13 @@ def test_delay_lasts_from_the_first_late_frame_to_the_next_in_time() -> None:
     assert publish(monitor, 500, 100.0, 100.0) == 0.0
     assert publish(monitor, 600, 101.0, 100.0) == 101.0
     assert publish(monitor, 700, 101.0, 0.0) == 0.0  # 0 for never
+
+
+def test_rates_are_since_the_last_call() -> None:
+    meter = RateMeter(0.0)
+    first = Ledger(received=8, published=5, rejected=2, failed=1)
+    found = meter.update(first, 2.0, busy_s=0.5)
+    assert found == Rates(4.0, 2.5, refused=3, received=8, busy_share=0.25)
+    later = Ledger(received=10, published=7, rejected=2, failed=1, superseded=4)
+    expected = Rates(2.0, 2.0, received=2, superseded=4, busy_share=0.75)
+    assert meter.update(later, 3.0, busy_s=1.25) == expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,31 +134,20 @@ def _engine(
             segmenter, config, threshold=header.threshold, delay_frames=args.delay_frames
         )
         return engine, pace
-    _warm_up(segmenter, header, config, source, names)
+    _warm_up(segmenter, config, source, names)
     return Engine(segmenter, config, threshold=header.threshold), RealTime()
 
 
-def _warm_up(
-    segmenter: Segmenter, header: Header, config: EngineConfig, source: BagReader, names: Topics
-) -> None:
+def _warm_up(segmenter: Segmenter, config: EngineConfig, source: BagReader, names: Topics) -> None:
     """Run every stage at the images' size, as the node does before it subscribes."""
-    import numpy as np
-
     from lowlat_seg_ros.bags.images import to_rgb
-    from lowlat_seg_ros.engine.engine import Engine
-    from lowlat_seg_ros.frames import Frame
+    from lowlat_seg_ros.engine import budget
     from lowlat_seg_ros.images.raw import ImageError
 
     first = next(source.raw([names.image]), None)
-    if first is None:
-        return
-    try:
-        shape = to_rgb(source.decode(first)).shape
-    except ImageError:  # it will be told when its turn comes
-        return
-    with Engine(segmenter, config, threshold=header.threshold) as engine:
-        for stamp_ns in range(3):  # full, then propagated: allocators settle on the second
-            engine.process(Frame(np.zeros(shape, np.uint8), stamp_ns))
+    if first is not None:
+        with suppress(ImageError):  # it will be told when its turn comes
+            budget.measure(segmenter, config, to_rgb(source.decode(first)).shape[:2])
 
 
 def _check_topics(source: BagReader, names: Topics) -> None:

@@ -17,11 +17,11 @@ from lowlat_seg_ros.engine.ledger import OnRefinement
 from lowlat_seg_ros.frames import ResetReason
 from lowlat_seg_ros.ros.camera_info import topic_beside
 from lowlat_seg_ros.ros.connections import ImageConnection
-from lowlat_seg_ros.ros.diagnostics import RateMeter, Rates, StreamState
+from lowlat_seg_ros.ros.diagnostics import StreamState
 from lowlat_seg_ros.ros.doctor import Finding, examine_input
 from lowlat_seg_ros.ros.executor import OwnThreadGroup
 from lowlat_seg_ros.ros.gaps import SequenceGaps
-from lowlat_seg_ros.ros.monitor import BusyTime, StreamTimes, since_ms
+from lowlat_seg_ros.ros.monitor import BusyTime, RateMeter, Rates, StreamTimes, since_ms
 from lowlat_seg_ros.ros.outputs import Outputs
 from lowlat_seg_ros.ros.params import Settings
 from lowlat_seg_ros.ros.pipeline import Pipeline

@@ -19,52 +19,13 @@ from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Counters, Deadline
 from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.ros.doctor import Finding, Severity
-from lowlat_seg_ros.ros.monitor import StreamTimes
+from lowlat_seg_ros.ros.monitor import Rates, StreamTimes
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
 from lowlat_seg_ros.ros.reports import time_message
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 Values = dict[str, float | int | str | bool]
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What went through since the last message; ``refused`` counts rejected and failed.
-
-    ``busy_share`` is the share of that time in which images were worked on, of any camera.
-    """
-
-    input_hz: float = 0.0
-    output_hz: float = 0.0
-    refused: int = 0
-    received: int = 0
-    superseded: int = 0
-    busy_share: float = 0.0
-
-
-class RateMeter:
-    """Differences between the ledgers and busy times of successive calls."""
-
-    def __init__(self, now_s: float) -> None:
-        self._ledger, self._at_s, self._busy_s = Ledger(), now_s, 0.0
-
-    def update(self, ledger: Ledger, now_s: float, busy_s: float = 0.0) -> Rates:
-        """Rates since the last call; ``now_s`` is monotonic, ``busy_s`` the busy time in all."""
-        old, elapsed_s = self._ledger, now_s - self._at_s
-        busy_share = (busy_s - self._busy_s) / elapsed_s
-        self._ledger, self._at_s, self._busy_s = ledger, now_s, busy_s
-        refused = ledger.rejected + ledger.failed - old.rejected - old.failed
-        received, published = ledger.received - old.received, ledger.published - old.published
-        superseded = ledger.superseded - old.superseded
-        return Rates(
-            received / elapsed_s,
-            published / elapsed_s,
-            refused,
-            received,
-            superseded,
-            busy_share,
-        )
 
 
 @dataclass(frozen=True)

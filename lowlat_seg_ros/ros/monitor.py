@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lowlat_seg_ros.engine.latency import Percentiles, PercentileTracker
 from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
+from lowlat_seg_ros.images.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,45 @@ class StreamMonitor:
             timing=published.timing,
             deadline=published.deadline,
             **summaries,
+        )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What went through since the last message; ``refused`` counts rejected and failed.
+
+    ``busy_share`` is the share of that time in which images were worked on, of any camera.
+    """
+
+    input_hz: float = 0.0
+    output_hz: float = 0.0
+    refused: int = 0
+    received: int = 0
+    superseded: int = 0
+    busy_share: float = 0.0
+
+
+class RateMeter:
+    """Differences between the ledgers and busy times of successive calls."""
+
+    def __init__(self, now_s: float) -> None:
+        self._ledger, self._at_s, self._busy_s = Ledger(), now_s, 0.0
+
+    def update(self, ledger: Ledger, now_s: float, busy_s: float = 0.0) -> Rates:
+        """Rates since the last call; ``now_s`` is monotonic, ``busy_s`` the busy time in all."""
+        old, elapsed_s = self._ledger, now_s - self._at_s
+        busy_share = (busy_s - self._busy_s) / elapsed_s
+        self._ledger, self._at_s, self._busy_s = ledger, now_s, busy_s
+        refused = ledger.rejected + ledger.failed - old.rejected - old.failed
+        received, published = ledger.received - old.received, ledger.published - old.published
+        superseded = ledger.superseded - old.superseded
+        return Rates(
+            received / elapsed_s,
+            published / elapsed_s,
+            refused,
+            received,
+            superseded,
+            busy_share,
         )
 
 

@@ -9,24 +9,19 @@ from builtin_interfaces.msg import Time
 from std_msgs.msg import Header
 
 from lowlat_seg_ros import msg as messages
-from lowlat_seg_ros.frames import MaskKind, NodeTiming, Refinement, Segmentation
+from lowlat_seg_ros.frames import NodeTiming, Refinement, Segmentation
 from lowlat_seg_ros.images.ledger import Ledger
-
-_KINDS = {
-    MaskKind.FULL: messages.FrameReport.FULL,
-    MaskKind.PROPAGATED: messages.FrameReport.PROPAGATED,
-    MaskKind.DEGRADED: messages.FrameReport.DEGRADED,
-}
 
 
 def frame_report(
     header: Header, result: Segmentation, timing: NodeTiming, ledger: Ledger
 ) -> messages.FrameReport:
     """What ``~/frame_report`` says of one published mask."""
-    source = result.provenance
-    report = messages.FrameReport(
+    source, chosen = result.provenance, result.selection
+    verdict = {} if chosen is None else {"selected": True, **vars(chosen)}
+    return messages.FrameReport(
         header=header,
-        kind=_KINDS[source.kind],
+        kind=getattr(messages.FrameReport, source.kind.name),
         key_stamp=time_message(source.key_stamp_ns),
         key_age_frames=source.key_age_frames,
         key_age_ms=source.key_age_ms,
@@ -38,13 +33,8 @@ def frame_report(
         counters=_mirror(messages.Counters, result.counters),
         ledger=_mirror(messages.Ledger, ledger),
         **vars(timing),
+        **verdict,
     )
-    if result.selection is not None:
-        report.selected = True
-        report.deviation = result.selection.deviation
-        report.threshold = result.selection.threshold
-        report.is_key = result.selection.is_key
-    return report
 
 
 def refinement_report(refinement: Refinement) -> messages.KeyFrameRefinement:
