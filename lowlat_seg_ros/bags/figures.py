@@ -21,14 +21,14 @@ def as_json(recording: Recording, scores: Scores | None) -> dict[str, Any]:
     The keys ``BasicPerformanceMetrics.*`` are those of ros2_benchmark, the others are our own.
     """
     masks = recording.published
-    last = masks[-1].segmentation
+    last, balance = masks[-1].segmentation, account(recording)
     return {
         **basic_metrics(recording),
         "latency": {name: latency(masks, of) for name, of in _TIMES.items()},
         "stages": {name: latency(masks, _stage(name)) for name in stages()},
         "accuracy": scores,
-        "account": account(recording),
-        "unaccounted": account(recording).unaccounted,
+        "account": balance,
+        "unaccounted": balance.unaccounted,
         "ledger": recording.ledger,
         "counters": recording.facts.get("counters", last.counters),
         "key_frames": last.counters.key_frames,

@@ -14,7 +14,6 @@ import numpy as np
 from lowlat_seg_ros.bags import figures, images
 from lowlat_seg_ros.bags.messages import IMAGE, stamp_ns
 from lowlat_seg_ros.bags.recording import Published, Recording
-from lowlat_seg_ros.bags.scores import Scores
 from lowlat_seg_ros.bags.storage import BagReader
 from lowlat_seg_ros.bags.topics import Topics
 from lowlat_seg_ros.data.labels import overlay
@@ -27,11 +26,14 @@ WIDTH, QUALITY = 640, 80
 
 
 def write(
-    path: Path, bag: BagReader, topics: Topics, recording: Recording, scores: Scores | None
+    path: Path, bag: BagReader, topics: Topics, recording: Recording, whole: dict[str, Any]
 ) -> None:
-    """Write the page, with pictures of the frames that the recording says are to be shown."""
+    """Write the page, with pictures of the frames that the recording says are to be shown.
+
+    ``whole``: what :func:`figures.as_json` says of the recording.
+    """
     data = plain({
-        "figures": figures.as_json(recording, scores),
+        "figures": whole,
         "classes": [
             {"name": name, "colour": colour}
             for name, colour in zip(recording.table.names, recording.table.colours, strict=True)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lowlat_seg_ros.bags import topics
 from lowlat_seg_ros.config import ConfigError
-
-if TYPE_CHECKING:
-    from lowlat_seg_ros.bags.recording import Recording
-    from lowlat_seg_ros.bags.scores import Scores
 
 #: Frames with pictures on the page: 50 of 480x360 make about 5 MB.
 PICTURES = 50
@@ -63,31 +59,26 @@ def run(args: argparse.Namespace) -> int:
     table = ClassTable("masks", header.classes, header.colours)
     with BagReader(args.bag) as bag:
         found = recording.read(bag, names, table, args.pictures)
-        scores = score(found) if found.labelled else None
+        whole = figures.as_json(found, score(found) if found.labelled else None)
         args.out.mkdir(parents=True, exist_ok=True)
-        write_json(args.out / "report.json", figures.as_json(found, scores))
-        page.write(args.out / "report.html", bag, names, found, scores)
-    print(summary(found, scores))
+        write_json(args.out / "report.json", whole)
+        page.write(args.out / "report.html", bag, names, found, whole)
+    print(summary(whole))
     print(f"Written: {args.out / 'report.json'}, {args.out / 'report.html'}")
-    return 0 if figures.account(found).unaccounted == 0 else 1
+    return 0 if whole["unaccounted"] == 0 else 1
 
 
-def summary(found: Recording, scores: Scores | None) -> str:
-    """The most telling figures, as lines."""
-    from lowlat_seg_ros.bags import figures
-
-    whole = figures.as_json(found, scores)
+def summary(whole: dict[str, Any]) -> str:
+    """The most telling of the figures, as lines."""
     engine, age = (whole["latency"][name].steady for name in ("engine", "age"))
-    played = whole["account"]
     lines = [
-        f"{played.played} images = {played.masks} masks + {played.superseded} superseded + "
-        f"{played.rejected} rejected + {played.failed} failed + {played.unaccounted} unaccounted",
+        str(whole["account"]),
         f"engine p50 {engine.p50:.1f}, p99 {engine.p99:.1f} ms; stamp to mask p50 {age.p50:.1f}, "
         f"p99 {age.p99:.1f} ms; key frames {100 * whole['key_share']:.0f} %",
     ]
-    if scores is not None:
+    if (scores := whole["accuracy"]) is not None:
         lines.append(
             f"mIoU {100 * scores.own.miou:.1f} %; as seen at publish time "
             f"{100 * scores.miou_at_publish:.1f} %; streaming {100 * scores.miou_streaming:.1f} %"
         )
-    return "\n".join([*lines, *found.notes])
+    return "\n".join([*lines, *whole["notes"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from contextlib import AbstractContextManager
@@ -91,12 +92,12 @@ class SharedSlowTrack:
                 return True
             return self._turns.take(lane, free=not self._waiting, now_s=time.monotonic())
 
-    def state(self, lane: Lane) -> tuple[bool, bool, float, bool]:
-        """Whether a job runs, one of ``lane`` waits; the running one's age in ms; alive."""
+    def state(self, lane: Lane) -> SlowTrackState:
+        """What runs, whoever it is for, and whether a job of ``lane`` waits."""
         with self._changed:
             age_ms = (time.perf_counter() - self._running.began) * 1e3 if self._running else 0.0
             running, waiting = self._running is not None, lane in self._waiting
-            return running, waiting, age_ms, self._thread.is_alive()
+            return SlowTrackState(running, waiting, age_ms, alive=self._thread.is_alive())
 
     def wait_until_done(self, lane: Lane, timeout_s: float) -> bool:
         """Wait for the end of the job of ``lane``, if one runs; False if it takes longer."""
@@ -180,9 +181,8 @@ class Lane:
 
     def state(self) -> SlowTrackState:
         """A snapshot: what runs may be another lane's job; what waits and ended last is its own."""
-        running, waiting, age_ms, alive = self._track.state(self)
         last_ms, error = self._last
-        return SlowTrackState(running, waiting, age_ms, last_ms, error, alive)
+        return dataclasses.replace(self._track.state(self), last_ms=last_ms, last_error=error)
 
     def close(self, timeout_s: float) -> bool:
         """End this lane alone; False if its running job did not let itself be stopped in time."""

@@ -39,3 +39,9 @@ class Account:
     def unaccounted(self) -> int:
         """Frames that nobody accounts for; 0 unless something was lost (or counted twice: < 0)."""
         return self.played - self.masks - self.superseded - self.rejected - self.failed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.played} images = {self.masks} masks + {self.superseded} superseded + "
+            f"{self.rejected} rejected + {self.failed} failed + {self.unaccounted} unaccounted"
+        )
