@@ -125,11 +125,9 @@ def replay(args: argparse.Namespace, config: EngineConfig) -> Replay:
 
 def summary(found: Replay) -> str:
     """The most telling figures, as lines."""
-    account, engine, age = found.account, found.engine.steady, found.age.steady
+    engine, age = found.engine.steady, found.age.steady
     return (
-        f"{account.played} images = {account.masks} masks + {account.superseded} superseded + "
-        f"{account.rejected} rejected + {account.failed} failed + {account.unaccounted} "
-        f"unaccounted\n"
+        f"{found.account}\n"
         f"begun afresh: {', '.join(f'{why} {times}' for why, times in found.fresh.items())}\n"
         f"engine p50 {engine.p50:.1f}, p99 {engine.p99:.1f} ms; stamp to mask, by the bag's clock, "
         f"p50 {age.p50:.1f}, p99 {age.p99:.1f} ms"
