@@ -42,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rate", type=float, metavar="HZ",
-        help="of drive or folder (15), or of a video's frames instead of its own times",
+        help=f"of drive or folder ({dataset.RATE_HZ:g}), or of a video's frames instead of its own "
+        "times",
     )  # fmt: skip
     options.storage(parser)
     topics.configure(parser, "image", "label")
@@ -98,5 +99,5 @@ def _source(args: argparse.Namespace) -> Source:
 
     if args.video is not None:
         return of_video(args.video, args.frames, args.rate, args.size)
-    name, sequence = dataset.chosen(args, args.rate or 15.0)
+    name, sequence = dataset.chosen(args, args.rate or dataset.RATE_HZ)
     return of_sequence(name, sequence, args.drive, args.frames)

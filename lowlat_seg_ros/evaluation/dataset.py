@@ -12,8 +12,11 @@ from lowlat_seg_ros.config import ConfigError
 if TYPE_CHECKING:
     from lowlat_seg_ros.data.sequence import Sequence
 
-#: Of a rendered drive, unless told otherwise.
+#: Of a rendered drive, unless told otherwise: as many as CamVid's labelled clip has.
 RENDERED_FRAMES = 50
+
+#: Of a rendered drive or a folder, unless told otherwise: CamVid's.
+RATE_HZ = 15.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

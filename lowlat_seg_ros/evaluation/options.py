@@ -54,7 +54,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--methods", default="all", help="all, or names with * and ?, comma-separated (all)"
     )
     parser.add_argument(
-        "--rate", type=float, default=15.0, metavar="HZ", help="of drive or folder (%(default)s)"
+        "--rate",
+        type=float,
+        default=dataset.RATE_HZ,
+        metavar="HZ",
+        help="of drive or folder (%(default)s)",
     )
     parser.add_argument(
         "--delay-frames",

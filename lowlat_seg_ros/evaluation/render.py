@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lowlat_seg_ros.arguments import check_camera, size
 from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.evaluation.dataset import RATE_HZ, RENDERED_FRAMES
 
 if TYPE_CHECKING:
     from lowlat_seg_ros.data.sequence import LabelledFrame, Sequence
@@ -37,9 +38,6 @@ The time that is printed is that of image and labels, from the second frame on; 
 and writing files are not part of it.
 """
 
-#: As many as CamVid's labelled clip.
-FRAMES = 50
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
@@ -52,10 +50,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=1, help="street, light and traffic (default %(default)s)"
     )
     parser.add_argument(
-        "--frames", type=int, default=FRAMES, metavar="N", help="how many (default %(default)s)"
+        "--frames",
+        type=int,
+        default=RENDERED_FRAMES,
+        metavar="N",
+        help="how many (default %(default)s)",
     )
     parser.add_argument(
-        "--rate", type=float, default=15.0, metavar="HZ", help="of the camera (default %(default)s)"
+        "--rate",
+        type=float,
+        default=RATE_HZ,
+        metavar="HZ",
+        help="of the camera (default %(default)s)",
     )
     parser.add_argument(
         "--size", type=size, metavar="HxW", help="of the images, in pixels (default 360x480)"
