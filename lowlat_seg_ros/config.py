@@ -301,6 +301,13 @@ class EngineConfig:
         low=0,
         high=256,
     )
+    foreground_priority: str = setting(
+        "realtime",
+        "realtime: while a frame is segmented, nothing of normal priority takes its cores, where "
+        "the system allows it (Linux' SCHED_RR, lowest priority: as root, with CAP_SYS_NICE or an "
+        "rtprio limit); normal: frames compete with other programs",
+        choices=("realtime", "normal"),
+    )
     slow_track_threads: int = setting(
         1, "CPU threads of the slow track (Sh), 0 for all cores", low=0, high=256
     )

@@ -13,7 +13,14 @@ import torch
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import gate, threads
 from lowlat_seg_ros.engine.cache import KeyFrame
-from lowlat_seg_ros.engine.device import apart, cores, foreground_threads, give_way, gives_way
+from lowlat_seg_ros.engine.device import (
+    apart,
+    cores,
+    foreground_threads,
+    give_way,
+    gives_way,
+    urgent,
+)
 from lowlat_seg_ros.engine.device import threads as use
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.gate import Gate
@@ -22,7 +29,7 @@ from lowlat_seg_ros.engine.refine import Pause
 from lowlat_seg_ros.engine.resize import plan
 from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
 from lowlat_seg_ros.engine.threads import LOOK_S, WAITED_S, ForegroundThreads
-from lowlat_seg_ros.frames import Frame, Outcome
+from lowlat_seg_ros.frames import Frame, Outcome, Segmentation
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
@@ -154,6 +161,58 @@ def test_a_thread_that_gives_way_still_runs() -> None:
     thread.start()
     thread.join(WAIT_S)
     assert ran == [10.0]
+
+
+def tasks() -> set[int]:
+    """This process's threads."""
+    return {int(task) for task in os.listdir("/proc/self/task")}
+
+
+def may_be_urgent() -> bool:
+    with urgent():
+        return os.sched_getscheduler(0) == os.SCHED_RR
+
+
+@pytest.mark.parametrize("priority", ["realtime", "normal"])
+def test_a_frame_and_its_team_are_urgent_as_set_and_nothing_after_it(
+    tiny: Segmenter, make_frame: Callable[..., Frame], priority: str
+) -> None:
+    """Where that is allowed; elsewhere frames are as without."""
+    config = EngineConfig(foreground_priority=priority, foreground_threads=2)
+    seen: list[int] = []
+
+    def body() -> None:
+        with Engine(tiny, config, threshold=1.0) as engine:
+            before = tasks()
+
+            def look(_: Segmentation) -> None:
+                torch.ones(2**20).add_(1)  # starts the team, if nothing has
+                team = tasks() - before
+                assert team
+                seen.extend(os.sched_getscheduler(task) for task in {0, *team})
+
+            engine.process(make_frame(0), look)
+            assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+    urged = priority == "realtime" and may_be_urgent()
+    apart(body)
+    assert set(seen) == {os.SCHED_RR if urged else os.SCHED_OTHER}
+
+
+def test_urgency_ends_with_an_error_and_a_class_of_its_own_is_kept() -> None:
+    seen: list[int] = []
+
+    def body() -> None:
+        give_way()
+        with urgent():
+            seen.append(os.sched_getscheduler(0))
+        seen.append(os.sched_getscheduler(0))
+
+    apart(body)
+    assert seen == [os.SCHED_IDLE, os.SCHED_IDLE]
+    with pytest.raises(ZeroDivisionError), urgent():
+        raise ZeroDivisionError
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_what_runs_apart_leaves_no_thread_behind() -> None:

@@ -305,7 +305,7 @@ class Engine:
         try:
             # Costs nothing, and the caller may be another thread than last time.
             use_threads(self._threads.count(starved=self._slow.starved()))
-            with torch.inference_mode():
+            with self._threads.priority(), torch.inference_mode():
                 yield
         finally:
             self._in_process.release()

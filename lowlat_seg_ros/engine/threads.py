@@ -11,12 +11,19 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.device import cores, foreground_threads, gives_way, slow_threads
+from lowlat_seg_ros.engine.device import (
+    cores,
+    foreground_threads,
+    gives_way,
+    slow_threads,
+    urgent,
+)
 from lowlat_seg_ros.engine.neighbours import STAT, Neighbours
 
 #: A frame that has waited so long, for others of its team or for a core, goes on alone.
@@ -42,6 +49,7 @@ class ForegroundThreads:
     def __init__(self, config: EngineConfig, stat: Path = STAT) -> None:
         self._most = foreground_threads(config)
         self._is_set = config.foreground_threads > 0
+        self._urgent = config.foreground_priority == "realtime"
         self._slow = slow_threads(config)
         self._beside = self._is_set or not gives_way(config)
         self._adapts = not self._is_set and self._most > 1
@@ -54,6 +62,10 @@ class ForegroundThreads:
     def ignore_others(self) -> None:
         """Let threads depend on no other process from now on: equal work on every run."""
         self._adapts = False
+
+    def priority(self) -> AbstractContextManager[None]:
+        """Entered by the frame's thread while it works."""
+        return urgent() if self._urgent else nullcontext()
 
     def count(self, *, starved: bool) -> int:
         """Threads of the frame that begins now; a ``starved`` slow track is left its cores."""
