@@ -34,7 +34,6 @@ from lowlat_seg_ros.config import NETWORKS, EngineConfig
 from lowlat_seg_ros.engine.device import cores
 from lowlat_seg_ros.engine.engine import Engine, Publish
 from lowlat_seg_ros.frames import Frame, Segmentation
-from lowlat_seg_ros.network.checkpoint import Header, save
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 SIDES = ("full", "ddrnet23_slim", "fast_idle", "fast_busy")
@@ -191,12 +190,9 @@ def test_the_page_has_tables_and_its_charts(folder: Path, figures: dict[str, Any
         assert (folder / "page" / link).read_bytes().startswith(b"\x89PNG")
 
 
-def test_parts_that_are_not_wanted_are_not_there(tmp_path: Path, tiny: Segmenter) -> None:
+def test_parts_that_are_not_wanted_are_not_there(tmp_path: Path, weights: Path) -> None:
     """Of a network that is given by its checkpoint."""
-    weights, json_file = tmp_path / "own.safetensors", tmp_path / "figures.json"
-    classes = tuple(map(str, range(tiny.config.num_classes)))
-    colours = tuple((index, 0, 0) for index in range(len(classes)))
-    save(weights, tiny, Header(tiny.config, classes, colours, 0.1), torch.float32)
+    json_file = tmp_path / "figures.json"
     options = ["--quick", "--device", "cpu", "--resolution", "48x64", "--only", "resolutions"]
     written = ["--json", str(json_file), "--out", str(tmp_path)]
     assert cli.main(["benchmark", "--checkpoint", str(weights), *options, *written]) == 0
@@ -204,8 +200,8 @@ def test_parts_that_are_not_wanted_are_not_there(tmp_path: Path, tiny: Segmenter
     assert set(figures) == {"facts", "resolutions", "multiply_adds", "graphs", "bars"}
     assert set(figures["bars"]) == {"linear_deviation"}
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert figures["facts"]["weights"] == f"own.safetensors, SHA-256 {digest}"
-    assert (figures["facts"]["config"], str(tmp_path) in json_file.read_text()) == ("own", False)
+    assert figures["facts"]["weights"] == f"tiny.safetensors, SHA-256 {digest}"
+    assert (figures["facts"]["config"], str(tmp_path) in json_file.read_text()) == ("tiny", False)
     page = (tmp_path / "benchmark.md").read_text()
     assert re.findall(r"^## (.*)$", page, re.MULTILINE) == [
         "Ratios",

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from lowlat_seg_ros.engine.resize import plan
 from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
 from lowlat_seg_ros.engine.threads import LOOK_S, WAITED_S, ForegroundThreads
 from lowlat_seg_ros.frames import Frame, Outcome, Segmentation
+from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
@@ -213,6 +215,22 @@ def test_urgency_ends_with_an_error_and_a_class_of_its_own_is_kept() -> None:
     with pytest.raises(ZeroDivisionError), urgent():
         raise ZeroDivisionError
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_loading_leaves_no_team_to_the_frames(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[threading.Thread] = []
+    load = inference.load
+
+    def look(*arguments: Any) -> Any:
+        seen.append(threading.current_thread())
+        return load(*arguments)
+
+    monkeypatch.setattr(inference, "load", look)
+    Engine.from_checkpoint(weights).close()
+    assert len(seen) == 1
+    assert not seen[0].is_alive()
 
 
 def test_what_runs_apart_leaves_no_thread_behind() -> None:

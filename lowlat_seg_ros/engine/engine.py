@@ -17,7 +17,7 @@ from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import rescale, resize, schedule
 from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
 from lowlat_seg_ros.engine.deadline import Level, LoadShedder
-from lowlat_seg_ros.engine.device import serial, use_threads
+from lowlat_seg_ros.engine.device import apart, serial, use_threads
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger, OnRefinement
 from lowlat_seg_ros.engine.refine import Refiner
@@ -114,7 +114,8 @@ class Engine:
         device: str = "auto",
     ) -> Engine:
         """Load weights; raises ``CheckpointError`` for the file, ``ConfigError`` for the device."""
-        segmenter, header = inference.load(path, resolve_device(device), config.precision)
+        load = partial(inference.load, path, resolve_device(device), config.precision)
+        segmenter, header = apart(load)  # lest it leave a team that is not the frames' own
         engine = cls(segmenter, config, threshold=header.threshold)
         engine.header = header
         return engine
