@@ -20,7 +20,8 @@ from lowlat_seg_ros.engine.device import (
     foreground_threads,
     give_way,
     gives_way,
-    urgent,
+    lower_priority,
+    raise_priority,
 )
 from lowlat_seg_ros.engine.device import threads as use
 from lowlat_seg_ros.engine.engine import Engine
@@ -65,6 +66,20 @@ def test_a_frame_leaves_the_cores_that_other_processes_use(
     monkeypatch.setattr(threads, "CALM_S", 0.0)
     time.sleep(LOOK_S)
     assert frames.count(starved=False) == foreground_threads(AUTO)
+
+
+def test_a_burst_of_others_takes_no_core_from_frames_that_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "LOOK_S", 0.0)
+    monkeypatch.setattr(threads, "raise_priority", lambda: True)
+    monkeypatch.setattr(threads, "lower_priority", lambda: None)
+    stat = account(tmp_path / "stat", 0)
+    frames = ForegroundThreads(AUTO, stat)
+    for busy_s, count in ((1e6, foreground_threads(AUTO)), (2e6, 1)):
+        with frames.priority():
+            account(stat, busy_s)
+        assert frames.count(starved=False) == count
 
 
 def test_all_cores_are_free_where_nobody_knows(tmp_path: Path) -> None:
@@ -170,9 +185,16 @@ def tasks() -> set[int]:
     return {int(task) for task in os.listdir("/proc/self/task")}
 
 
+def policy() -> int:
+    """Scheduling class of the calling thread."""
+    return os.sched_getscheduler(0)
+
+
 def may_be_urgent() -> bool:
-    with urgent():
-        return os.sched_getscheduler(0) == os.SCHED_RR
+    allowed = raise_priority()
+    if allowed:
+        lower_priority()
+    return allowed
 
 
 @pytest.mark.parametrize("priority", ["realtime", "normal"])
@@ -194,7 +216,7 @@ def test_a_frame_and_its_team_are_urgent_as_set_and_nothing_after_it(
                 seen.extend(os.sched_getscheduler(task) for task in {0, *team})
 
             engine.process(make_frame(0), look)
-            assert os.sched_getscheduler(0) == os.SCHED_OTHER
+            assert policy() == os.SCHED_OTHER
 
     urged = priority == "realtime" and may_be_urgent()
     apart(body)
@@ -202,19 +224,32 @@ def test_a_frame_and_its_team_are_urgent_as_set_and_nothing_after_it(
 
 
 def test_urgency_ends_with_an_error_and_a_class_of_its_own_is_kept() -> None:
-    seen: list[int] = []
+    frames, seen = alone(AUTO), list[int]()
 
     def body() -> None:
         give_way()
-        with urgent():
-            seen.append(os.sched_getscheduler(0))
-        seen.append(os.sched_getscheduler(0))
+        with frames.priority():
+            seen.append(policy())
+        seen.append(policy())
 
     apart(body)
     assert seen == [os.SCHED_IDLE, os.SCHED_IDLE]
-    with pytest.raises(ZeroDivisionError), urgent():
+    with pytest.raises(ZeroDivisionError), frames.priority():
         raise ZeroDivisionError
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    assert policy() == os.SCHED_OTHER
+
+
+def test_a_frame_that_takes_long_is_urgent_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = ForegroundThreads(AUTO)
+    urged = os.SCHED_RR if may_be_urgent() else os.SCHED_OTHER
+    with frames.priority():
+        frames.relieve()
+        assert policy() == urged
+        monkeypatch.setattr(threads, "URGENT_S", 0.0)
+        frames.relieve()
+        assert policy() == os.SCHED_OTHER
+    with frames.priority():
+        assert policy() == urged
 
 
 def test_loading_leaves_no_team_to_the_frames(

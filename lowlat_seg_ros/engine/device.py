@@ -58,23 +58,13 @@ def give_way() -> None:
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # 0: of the calling thread
 
 
-@contextmanager
-def urgent() -> Iterator[None]:
-    """Inside, nothing of normal priority takes a core from the calling thread.
+def raise_priority() -> bool:
+    """Let nothing of normal priority take a core from the calling thread, or from those it starts.
 
-    Nor from the threads that it starts inside, which stay so: its OpenMP team. No change where
-    the system does not allow it, or where the thread is of another class than the normal one.
+    False where the system does not allow it, or where the thread is of another class than the
+    normal one: then nothing has changed.
     """
-    # Called for every frame: a call that is refused costs a microsecond.
-    urged = _ask_for(getattr(os, "SCHED_RR", None))
-    try:
-        yield
-    finally:
-        if urged:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # the nice value stays
-
-
-def _ask_for(policy: int | None) -> bool:
+    policy = getattr(os, "SCHED_RR", None)
     if policy is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return False
     try:
@@ -82,6 +72,11 @@ def _ask_for(policy: int | None) -> bool:
     except OSError:
         return False
     return True
+
+
+def lower_priority() -> None:
+    """Undo :func:`raise_priority`; threads that were started in between stay as they are."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # the nice value stays
 
 
 @cache

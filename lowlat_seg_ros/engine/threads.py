@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,13 +22,17 @@ from lowlat_seg_ros.engine.device import (
     cores,
     foreground_threads,
     gives_way,
+    lower_priority,
+    raise_priority,
     slow_threads,
-    urgent,
 )
 from lowlat_seg_ros.engine.neighbours import STAT, Neighbours
 
 #: A frame that has waited so long, for others of its team or for a core, goes on alone.
 WAITED_S = 0.01
+
+#: A frame that takes longer is not to keep everything else from all cores.
+URGENT_S = 0.1
 
 #: Shortest time over which other processes are looked at. Linux counts in steps of 10 ms, and may
 #: be some of them off on each core: over 0.1 s that alone looked like half a core of other work.
@@ -54,7 +59,8 @@ class ForegroundThreads:
         self._beside = self._is_set or not gives_way(config)
         self._adapts = not self._is_set and self._most > 1
         self._stat = stat
-        self._taken, self._calm_since = 0, 0.0
+        self._comes_first = self._raised = False
+        self._taken, self._calm_since, self._used = 0, 0.0, 0.0
         self._count = self._most
         self._look()
         self._begin()
@@ -63,9 +69,18 @@ class ForegroundThreads:
         """Let threads depend on no other process from now on: equal work on every run."""
         self._adapts = False
 
-    def priority(self) -> AbstractContextManager[None]:
-        """Entered by the frame's thread while it works."""
-        return urgent() if self._urgent else nullcontext()
+    @contextmanager
+    def priority(self) -> Iterator[None]:
+        """Entered by the frame's thread while it works: it and its team come before other programs.
+
+        As far as the system allows it, and for :data:`URGENT_S` of a frame.
+        """
+        self._begin()
+        self._comes_first = self._raised = self._urgent and raise_priority()
+        try:
+            yield
+        finally:
+            self._lower()
 
     def count(self, *, starved: bool) -> int:
         """Threads of the frame that begins now; a ``starved`` slow track is left its cores."""
@@ -82,16 +97,25 @@ class ForegroundThreads:
     def relieve(self) -> None:
         """Between two layers: if the frame waits for displaced threads, go on without them.
 
-        Until its end: the next frame asks :meth:`count` again.
+        Until its end: the next frame asks :meth:`count` again. A frame that takes long also leaves
+        other programs their share from here on.
         """
+        past = time.perf_counter() - self._began
+        if past > URGENT_S:
+            self._lower()
         if self._adapts and torch.get_num_threads() > 1:
-            past = time.perf_counter() - self._began
-            if past - (time.thread_time() - self._worked) > WAITED_S:
+            waited = past - (time.thread_time() - self._worked)
+            if waited > WAITED_S:
                 torch.set_num_threads(1)
 
     def full(self) -> int:
         """Threads of Sh in the foreground: its own too, as the slow track has nothing to do."""
         return min(cores(), self._count + self._slow) if self._beside else self._count
+
+    def _lower(self) -> None:
+        if self._raised:
+            lower_priority()
+            self._raised = False
 
     def _begin(self) -> None:
         self._began, self._worked = time.perf_counter(), time.thread_time()
@@ -101,7 +125,10 @@ class ForegroundThreads:
 
     def _take(self, used: float) -> None:
         """Other processes ``used`` so many cores since the last look, NaN if nobody knows."""
-        taken = 0 if math.isnan(used) else max(0, math.ceil(used - TOLERANCE))
+        # A burst takes no core from a frame that comes first; what lasts is left its own.
+        lasting = min(used, self._used) if self._comes_first else used
+        self._used = used
+        taken = 0 if math.isnan(lasting) else max(0, math.ceil(lasting - TOLERANCE))
         now = time.perf_counter()
         if taken >= self._taken:
             self._taken, self._calm_since = taken, now
