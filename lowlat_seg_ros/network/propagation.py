@@ -87,8 +87,8 @@ def spatially_variant_convolution(features: Tensor, weights: Tensor) -> Tensor:
 def compiled(kernel: int) -> Callable[[Tensor, Tensor], Tensor] | None:
     """The numba kernel for ``kernel`` x ``kernel`` weights on a CPU; None without numba.
 
-    For float32, without gradients. The first call of a process takes up to two seconds, or half of
-    one where the machine code was kept.
+    For float32, without gradients. The first call of a process takes about a second and a half, or
+    a half where the machine code was kept.
     """
     if importlib.util.find_spec("numba") is None:
         return None
@@ -122,7 +122,7 @@ def _fused(device: torch.device) -> Any:
 
 
 class _SpatiallyVariantConvolution(torch.autograd.Function):
-    """K*K shifted multiply-adds in NHWC: on a CPU 50 to 100 times faster than ``F.unfold``."""
+    """K*K shifted multiply-adds in NHWC: on a CPU tens of times faster than ``F.unfold``."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weights: Tensor, kernel: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Eq. (1) as one fused kernel for CPUs, compiled by numba: ten times as fast as the shift loop.
+"""Eq. (1) as one fused kernel for CPUs, compiled by numba: many times as fast as the shift loop.
 
 The shift loop reads and writes all sums K*K times. Here those of some neighbouring locations and a
 block of channels stay in vector registers until all K*K taps are added; neighbours share all
