@@ -89,6 +89,17 @@ class NetworkConfig:
         "last part of Sl in torchvision's names: a stage ('layer2') or a block ('layer3.2', which "
         "the paper calls conv4_3); it must have stride 8",
     )
+    encoder: str = setting(
+        "backbone",
+        "what Sl is: the lower part of the ResNet, as published; or ddrnet, an encoder of its own, "
+        "the first stages of DDRNet-23-slim, beside a Sh that is the whole ResNet and reads the "
+        "image",
+        choices=("backbone", "ddrnet"),
+    )
+    encoder_width: int = setting(
+        32, "channels of the first stages of an encoder of its own; F_l has twice as many",
+        low=4, high=256,
+    )  # fmt: skip
     output_stride: int = setting(
         8, "stride of F_h before propagation (8 as published, or 16)", low=8, high=16
     )
@@ -134,6 +145,7 @@ class NetworkConfig:
         low=0,
         high=1024,
     )
+    adapt_depth: int = setting(3, "3x3 convolutions of AdaptNet, 3 as published", low=1, high=3)
     shared_reduction: bool = setting(
         False,
         "whether selector, predictor and AdaptNet read one 1x1 reduction of F_l instead of each "
@@ -143,6 +155,11 @@ class NetworkConfig:
         False,
         "whether fusion corrects the full network's classifier on the propagated F_h instead of "
         "answering by itself, as published",
+    )
+    ensemble: bool = setting(
+        False,
+        "whether residual fusion corrects the mean of that classifier's answer and of the "
+        "auxiliary one's, which has seen the frame's own F_l alone",
     )
 
     def __post_init__(self) -> None:
@@ -155,6 +172,8 @@ class NetworkConfig:
             raise ConfigError(
                 f"classifier_upsampling is {self.classifier_upsampling}; choose 1, 2, 4 or 8"
             )
+        if self.ensemble and not self.residual_fusion:
+            raise ConfigError("ensemble is set without residual_fusion, which it is a part of")
 
 
 #: Named networks. ``resnet18`` is the default and runs on a CPU; ``paper_resnet18`` is the paper's
@@ -164,6 +183,14 @@ class NetworkConfig:
 NETWORKS: dict[str, NetworkConfig] = {
     "resnet18": NetworkConfig(
         context_skip=32, classifier_upsampling=2, adapt_context=128, residual_fusion=True
+    ),
+    "resnet18_ddr": NetworkConfig(
+        encoder="ddrnet",
+        context_skip=32,
+        classifier_upsampling=2,
+        adapt_depth=1,
+        residual_fusion=True,
+        ensemble=True,
     ),
     "paper_resnet18": NetworkConfig(),
     "resnet50": NetworkConfig(
@@ -205,6 +232,20 @@ NETWORKS: dict[str, NetworkConfig] = {
         classifier_upsampling=2,
         adapt_context=8,
         residual_fusion=True,
+    ),
+    "tiny_ddr": NetworkConfig(
+        backbone="tiny",
+        encoder="ddrnet",
+        encoder_width=4,
+        module_channels=8,
+        high_channels=8,
+        context_channels=4,
+        context_bins=(1, 2),
+        context_skip=4,
+        classifier_upsampling=2,
+        adapt_depth=1,
+        residual_fusion=True,
+        ensemble=True,
     ),
 }
 

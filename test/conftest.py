@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,18 +44,18 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def tiny_weights() -> dict[str, torch.Tensor]:
+@functools.cache
+def lively_weights(name: str) -> dict[str, torch.Tensor]:
     """Random weights, brought to life: a fresh network gives one class nearly everywhere."""
     torch.manual_seed(0)
-    segmenter = Segmenter(NETWORKS["tiny"])
+    segmenter = Segmenter(NETWORKS[name])
     images = torch.randn(4, 3, 64, 64)
     with torch.no_grad():
         for _ in range(30):  # BatchNorm takes in the statistics of every part
             low = segmenter.lower(images)
             reduced = segmenter.predictor.reduce(low)
             weights = segmenter.predictor(reduced.roll(1, 0), reduced)
-            high = segmenter.higher(low)
+            high = segmenter.higher(segmenter.source(images, low))
             features = {
                 segmenter.high_classifier: high,
                 segmenter.low_classifier: segmenter.adapt(low),
@@ -71,12 +72,29 @@ def tiny_weights() -> dict[str, torch.Tensor]:
     return segmenter.state_dict()
 
 
-@pytest.fixture
-def tiny(tiny_weights: dict[str, torch.Tensor]) -> Segmenter:
-    """The smallest network with all parts; its masks show many classes."""
-    segmenter = Segmenter(NETWORKS["tiny"])
-    segmenter.load_state_dict(tiny_weights)
+def lively(name: str) -> Segmenter:
+    """A small named network with all parts; its masks show many classes."""
+    segmenter = Segmenter(NETWORKS[name])
+    segmenter.load_state_dict(lively_weights(name))
     return segmenter.eval()
+
+
+@pytest.fixture
+def tiny() -> Segmenter:
+    """The smallest network."""
+    return lively("tiny")
+
+
+@pytest.fixture
+def tiny_ddr() -> Segmenter:
+    """The smallest network whose Sl is an encoder of its own."""
+    return lively("tiny_ddr")
+
+
+@pytest.fixture(params=["tiny", "tiny_ddr"])
+def network(request: pytest.FixtureRequest) -> Segmenter:
+    """Each arrangement of Sl and Sh."""
+    return lively(request.param)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from lowlat_seg_ros.network.checkpoint import (
     transfer,
     weights,
 )
+from lowlat_seg_ros.network.eight_bit import LARGE
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 HEADER = Header(
@@ -190,3 +191,25 @@ def test_a_network_of_other_widths_begins_anew_where_it_differs(tiny: Segmenter)
     assert "fusion.mix" in fresh  # its inputs are others than they were
     assert "high_classifier" in {name.split(".")[0] for name in fresh}
     assert torch.equal(target.backbone.conv1.weight, tiny.backbone.conv1.weight)
+
+
+def test_large_convolutions_in_eight_bits(tmp_path: Path) -> None:
+    """Half the file; what is small is untouched, what is large nearly so, channel by channel."""
+    torch.manual_seed(0)
+    network = Segmenter(NETWORKS["resnet18_ddr"]).eval()
+    with torch.no_grad():
+        network.context.merge[0].weight[0] *= 1e-3  # a channel much smaller than the others
+        network.context.merge[0].weight[1] = 0.0
+    colours = tuple((i, i, i) for i in range(11))
+    header = Header(network.config, tuple("abcdefghijk"), colours, 0.2)
+    save(tmp_path / "whole", network, header, torch.float16)
+    save(tmp_path / "packed", network, header, torch.float16, eight_bit=True)
+    assert (tmp_path / "packed").stat().st_size < 0.52 * (tmp_path / "whole").stat().st_size
+    found, expected = weights(load(tmp_path / "packed")[0]), weights(load(tmp_path / "whole")[0])
+    assert found.keys() == expected.keys()
+    moved = {name for name in found if not torch.equal(found[name], expected[name])}
+    assert moved == {n for n, v in expected.items() if v.ndim == 4 and v.numel() >= LARGE}
+    for name in moved:
+        largest = expected[name].abs().amax(dim=(1, 2, 3))
+        error = (found[name] - expected[name]).abs().amax(dim=(1, 2, 3))
+        assert (error <= largest / 254 * 1.001).all(), name

@@ -39,6 +39,10 @@ class Reference:
     def low(self, frame: Frame) -> Tensor:
         return self.net.lower(network_input(frame.image, self.geometry, self.net))
 
+    def high(self, frame: Frame) -> Tensor:
+        image = network_input(frame.image, self.geometry, self.net)
+        return self.net.higher(self.net.source(image))
+
     def carry(self, high: Tensor, key: Tensor, low: Tensor) -> Tensor:
         predictor = self.net.predictor
         weights = predictor(predictor.reduce(key), predictor.reduce(low))
@@ -49,20 +53,20 @@ class Reference:
 
 
 @torch.inference_mode()
-def test_masks_are_the_papers(tiny: Segmenter, make_frame: MakeFrame) -> None:
+def test_masks_are_the_papers(network: Segmenter, make_frame: MakeFrame) -> None:
     """First frame full; then provisional features, then exact ones, each the right mask."""
     frames = [make_frame(i) for i in range(4)]
-    ref = Reference(tiny, frames[0])
-    engine = engine_of(tiny, ALWAYS, delay=1)
+    ref = Reference(network, frames[0])
+    engine = engine_of(network, ALWAYS, delay=1)
     results = [engine.process(frame) for frame in frames]
 
     low = [ref.low(frame) for frame in frames]
-    high = tiny.higher(low[0])
-    assert (results[0].mask == ref.mask(tiny.classify_high(high))).all()
+    high = ref.high(frames[0])
+    assert (results[0].mask == ref.mask(network.classify_high(high))).all()
     for t in (1, 2, 3):
         # Frame t-1's Sh is due at frame t, so its key frame is exact by then.
-        carried = ref.carry(tiny.higher(low[t - 1]), low[t - 1], low[t])
-        assert (results[t].mask == ref.mask(tiny.classify_fused(carried, low[t]))).all()
+        carried = ref.carry(ref.high(frames[t - 1]), low[t - 1], low[t])
+        assert (results[t].mask == ref.mask(network.classify_fused(carried, low[t]))).all()
     assert [r.provenance.kind for r in results] == [MaskKind.FULL] + 3 * [MaskKind.PROPAGATED]
     assert all(r.provenance.exact for r in results)
     assert all(len(np.unique(r.mask)) > 3 for r in results)  # so that equality says something
@@ -70,40 +74,40 @@ def test_masks_are_the_papers(tiny: Segmenter, make_frame: MakeFrame) -> None:
 
 @torch.inference_mode()
 def test_provisional_features_are_the_propagated_ones(
-    tiny: Segmenter, make_frame: MakeFrame
+    network: Segmenter, make_frame: MakeFrame
 ) -> None:
     frames = [make_frame(i) for i in range(3)]
-    ref = Reference(tiny, frames[0])
-    engine = engine_of(tiny, ALWAYS, delay=100)
+    ref = Reference(network, frames[0])
+    engine = engine_of(network, ALWAYS, delay=100)
     last = [engine.process(frame) for frame in frames][-1]
     low = [ref.low(frame) for frame in frames]
-    provisional = ref.carry(tiny.higher(low[0]), low[0], low[1])
+    provisional = ref.carry(ref.high(frames[0]), low[0], low[1])
     carried = ref.carry(provisional, low[1], low[2])
-    assert (last.mask == ref.mask(tiny.classify_fused(carried, low[2]))).all()
-    exact = ref.carry(tiny.higher(low[1]), low[1], low[2])
-    assert (last.mask != ref.mask(tiny.classify_fused(exact, low[2]))).any()
+    assert (last.mask == ref.mask(network.classify_fused(carried, low[2]))).all()
+    exact = ref.carry(ref.high(frames[1]), low[1], low[2])
+    assert (last.mask != ref.mask(network.classify_fused(exact, low[2]))).any()
     assert not last.provenance.exact
     assert last.provenance.key_stamp_ns == frames[1].stamp_ns
 
 
 @pytest.mark.parametrize("policy", ["propagate", "as_is", "drop"])
 @torch.inference_mode()
-def test_late_refinement(tiny: Segmenter, make_frame: MakeFrame, policy: str) -> None:
+def test_late_refinement(network: Segmenter, make_frame: MakeFrame, policy: str) -> None:
     """Frame 1's Sh is due at frame 3, when frame 2 is the key frame."""
     frames = [make_frame(i) for i in range(4)]
-    ref = Reference(tiny, frames[0])
-    engine = engine_of(tiny, ALWAYS, delay=2, late_refinement=policy)
+    ref = Reference(network, frames[0])
+    engine = engine_of(network, ALWAYS, delay=2, late_refinement=policy)
     last = [engine.process(frame) for frame in frames][-1]
     low = [ref.low(frame) for frame in frames]
-    exact_of_1 = tiny.higher(low[1])
+    exact_of_1 = ref.high(frames[1])
     of_2 = {
         "propagate": lambda: ref.carry(exact_of_1, low[1], low[2]),
         "as_is": lambda: exact_of_1,
         "drop": lambda: ref.carry(
-            ref.carry(tiny.higher(low[0]), low[0], low[1]), low[1], low[2]
+            ref.carry(ref.high(frames[0]), low[0], low[1]), low[1], low[2]
         ),
     }[policy]()  # fmt: skip
-    expected = tiny.classify_fused(ref.carry(of_2, low[2], low[3]), low[3])
+    expected = network.classify_fused(ref.carry(of_2, low[2], low[3]), low[3])
     assert (last.mask == ref.mask(expected)).all()
     assert not last.provenance.exact
     counters = engine.counters

@@ -40,7 +40,7 @@ def cells(geometry: Geometry) -> tuple[int, ...]:
 
 
 def is_of_one_size(key: KeyFrame) -> bool:
-    tensors = [key.low, key.reduced, key.selector_reduced, key.high]
+    tensors = [key.source, key.reduced, key.selector_reduced, key.high]
     return all(t is None or tuple(t.shape[2:]) == cells(key.geometry) for t in tensors)
 
 
@@ -102,7 +102,7 @@ def test_sh_of_the_very_key_frame_at_its_former_size(tiny: Segmenter, policy: st
     """Its result is fitted to the size that the key frame has by now, and is not exact there."""
     image = torch.randint(0, 256, (90, 130, 3), dtype=torch.uint8).numpy()
     low = tiny.lower(network_input(Frame(image, 0).image, FULL, tiny))
-    key = key_of(FULL, low=low, reduced=tiny.predictor.reduce(low), high=None, exact=False)
+    key = key_of(FULL, source=low, reduced=tiny.predictor.reduce(low), high=None, exact=False)
     cache = KeyFrameCache()
     assert cache.replace(None, key)
     at_size(cache, HALF)

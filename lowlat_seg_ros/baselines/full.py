@@ -15,9 +15,9 @@ class FullEngine(Stream):
     def step(self, image: Tensor, key_age: int | None, watch: Stopwatch) -> tuple[Tensor, MaskKind]:
         """The full mask."""
         with watch.stage("lower_ms"):
-            low = self.runner.lower(image)
+            source = self.runner.source(image)
         with watch.stage("higher_ms"):
-            high = self.runner.higher(low)
+            high = self.runner.higher(source)
         with watch.stage("fusion_ms"):
             return self.runner.classify_high(high), MaskKind.FULL
 

@@ -42,9 +42,9 @@ class GrfpEngine(Stream):
     def step(self, image: Tensor, key_age: int | None, watch: Stopwatch) -> tuple[Tensor, MaskKind]:
         """The network's answer on the first frame, the cell's on all others."""
         with watch.stage("lower_ms"):
-            low = self.segmenter.lower(image)
+            source = self.segmenter.source(image)
         with watch.stage("higher_ms"):
-            logits = self.segmenter.classify_high(self.segmenter.higher(low))
+            logits = self.segmenter.classify_high(self.segmenter.higher(source))
         with watch.stage("propagation_ms"):
             small = half_size(image)
             if self._past is not None:

@@ -56,7 +56,7 @@ class KeyedEngine(Stream):
 
     def _full(self, image: Tensor, low: Tensor, watch: Stopwatch) -> Tensor:
         with watch.stage("higher_ms"):
-            high = self.segmenter.higher(low)
+            high = self.segmenter.higher(self.segmenter.source(image, low))
         with watch.stage("predictor_ms"):
             self._state = self._network.key(image, low, high)
             self._schedule.keep(low)

@@ -35,8 +35,9 @@ def count(config: NetworkConfig, size: tuple[int, int]) -> MultiplyAdds:
     height, width = (-(-side // STRIDE) * STRIDE for side in size)
     with torch.device("meta"), torch.no_grad():
         net = Segmenter(config).eval()
-        low, lower = _giga(lambda: net.lower(torch.empty(1, 3, height, width)))
-        high, higher = _giga(lambda: net.higher(low))
+        image = torch.empty(1, 3, height, width)
+        low, lower = _giga(lambda: net.lower(image))
+        high, higher = _giga(lambda: net.higher(net.source(image, low)))
         _, classifier = _giga(lambda: net.classify_high(high))
         reduced, reduction = _giga(lambda: net.predictor.reduce(low))
         weights, kernels = _giga(lambda: net.predictor(reduced, reduced))
@@ -44,7 +45,8 @@ def count(config: NetworkConfig, size: tuple[int, int]) -> MultiplyAdds:
         seen, selector = _giga(lambda: net.selector.reduce(low))
         _, verdict = _giga(lambda: net.selector.deviation(seen, seen))
     propagation = weights.shape[1] * high.numel() / 1e9  # no operator that the counter knows
-    full = lower + higher + classifier
+    shared = lower if net.encoder is None else 0.0
+    full = shared + higher + classifier
     fast = lower + reduction + kernels + propagation + fusion
     last = selector + verdict
     return MultiplyAdds(lower, higher, full, fast, last, fast / full, (fast + last) / full)

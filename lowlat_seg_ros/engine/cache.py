@@ -14,7 +14,8 @@ from lowlat_seg_ros.engine.resize import Geometry
 class KeyFrame:
     """All that later frames need of a key frame k.
 
-    ``low`` is F_l (1, Cl, H/8, W/8); ``reduced`` and ``selector_reduced`` (1, width, H/8, W/8) are
+    ``source`` is what Sh begins with: F_l (1, Cl, H/8, W/8), or the normalised image (1, 3, H, W)
+    where Sl is an encoder of its own; ``reduced`` and ``selector_reduced`` (1, width, H/8, W/8) are
     the kernel predictor's and the selector's reductions of it, computed once. ``high`` is F_h
     (1, Ch, H/8, W/8): from Sh when ``exact``, carried over while provisional, None if no Sh has
     succeeded in this epoch yet. ``geometry`` is the size that all of them have: the frame's own,
@@ -22,7 +23,7 @@ class KeyFrame:
     numbers the frame among those of the engine.
     """
 
-    low: Tensor
+    source: Tensor
     reduced: Tensor
     selector_reduced: Tensor
     high: Tensor | None

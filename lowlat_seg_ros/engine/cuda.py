@@ -126,7 +126,7 @@ class CudaRunner(Runner):
         """Sl: image -> F_l, in one."""
         return self.run("lower", self._net.lower, image)
 
-    def higher(self, low: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
+    def higher(self, source: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
         """A graph for each slice."""
         numbers = itertools.count()
 
@@ -139,9 +139,9 @@ class CudaRunner(Runner):
             pause()
 
         if self._after is None:
-            return self.keep(self._net.higher(low, pause, step))
-        self._side.graphs.use(tuple(low.shape[2:]))
-        return self.keep(self._net.higher(low, one_at_a_time, step))
+            return self.keep(self._net.higher(source, pause, step))
+        self._side.graphs.use(tuple(source.shape[2:]))
+        return self.keep(self._net.higher(source, one_at_a_time, step))
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         image = pixels.permute(2, 0, 1).unsqueeze(0) / 255  # NHWC in memory

@@ -25,9 +25,9 @@ class NonFiniteError(ArithmeticError):
     """Sh gave features that hold NaN or infinity."""
 
 
-def exact_features(network: Runner, low: Tensor, pause: Pause = lambda: None) -> Tensor:
-    """Sh: F_l -> F_h, checked; raises :class:`NonFiniteError` and whatever Sh raises."""
-    high = network.higher(low, pause)
+def exact_features(network: Runner, source: Tensor, pause: Pause = lambda: None) -> Tensor:
+    """Sh: its source -> F_h, checked; raises :class:`NonFiniteError` and whatever Sh raises."""
+    high = network.higher(source, pause)
     if not torch.isfinite(high).all():
         raise NonFiniteError("Sh gave features that are not finite; check the weights")
     return high
@@ -54,7 +54,7 @@ class Refiner:
 
         checked_pause()
         with self._net.turn():
-            high = exact_features(self._net, key.low, checked_pause)
+            high = exact_features(self._net, key.source, checked_pause)
             return self._place(dataclasses.replace(key, high=high))
 
     def _place(self, done: KeyFrame) -> Outcome:

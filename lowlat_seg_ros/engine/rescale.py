@@ -26,7 +26,7 @@ def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
         return key
     return dataclasses.replace(
         key,
-        low=resample(key.low, old, geometry),
+        source=resample(key.source, old, geometry),
         reduced=resample(key.reduced, old, geometry),
         selector_reduced=resample(key.selector_reduced, old, geometry),
         high=None if key.high is None else resample(key.high, old, geometry),

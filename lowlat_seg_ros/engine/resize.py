@@ -106,9 +106,11 @@ def _normalised_values() -> np.ndarray:
 def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:
     """Features (1, C, h, w) of an image at ``old`` -> (1, C, h', w') of the same image at ``new``.
 
-    Bilinear, from cell centre to cell centre; cells of the padding repeat the edge.
+    Bilinear, from cell centre to cell centre; cells of the padding repeat the edge. The cells may
+    be of any stride that divides the padded sides, pixels among them.
     """
-    size = [side // STRIDE for side in new.padded]
+    stride = old.padded[0] // features.shape[2]
+    size = [side // stride for side in new.padded]
     # The scale is that of the unpadded region, as in :func:`mask_of`.
     scales = [after / before for after, before in zip(new.scaled, old.scaled, strict=True)]
     result: Tensor = torch.ops.aten.upsample_bilinear2d(features, size, False, *scales)

@@ -54,9 +54,15 @@ class Runner:
         """Sl: image -> F_l; ``pause`` is called between its blocks, if it runs in several."""
         return self._net.lower(image, pause)
 
-    def higher(self, low: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
-        """Sh: F_l -> F_h; ``pause`` is called between its slices. The answer is safe to keep."""
-        return self._net.higher(low, pause)
+    def source(self, image: Tensor, low: Tensor | None = None) -> Tensor:
+        """What Sh begins with: F_l (``low`` if known), or the image, as the network has it."""
+        if low is None and self._net.encoder is None:
+            low = self.lower(image)
+        return self._net.source(image, low)
+
+    def higher(self, source: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
+        """Sh: source -> F_h; ``pause`` is called between slices. The answer is safe to keep."""
+        return self._net.higher(source, pause)
 
     def reduce(self, low: Tensor) -> Tensor:
         """F_l -> what the kernel predictor needs of it."""

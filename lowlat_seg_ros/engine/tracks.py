@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 class Work:
     """What one frame's mask is made from, kept until the frame is done with.
 
-    ``logits`` (1, classes, H/8, W/8) at the network's size; ``low`` F_l; ``high`` F_h, exact or
+    ``logits`` (1, classes, H/8, W/8) at the network's size; ``low`` F_l; ``source`` what Sh begins
+    with; ``high`` F_h, exact or
     propagated, None for a degraded mask; ``reduced`` the predictor's reduction of F_l and
     ``weights`` W(k,t), None where the predictor did not run.
     """
@@ -32,6 +33,7 @@ class Work:
     kind: MaskKind
     logits: Tensor
     low: Tensor
+    source: Tensor
     high: Tensor | None
     reduced: Tensor | None = None
     weights: Tensor | None = None
@@ -57,34 +59,36 @@ class Tracks:
             image = self._net.image(frame.image, geometry)
         with watch.stage("lower_ms"):
             low = self._net.lower(image, self._team.relieve)  # F_l (1, Cl, H/8, W/8)
+        source = self._net.source(image, low)
         if key is None:
-            return self._full(low, watch)
+            return self._full(low, source, watch)
         if key.high is None:
-            return self._degraded(low, watch)
-        return self._fast(low, key.reduced, key.high, watch)
+            return self._degraded(low, source, watch)
+        return self._fast(low, source, key.reduced, key.high, watch)
 
-    def _full(self, low: Tensor, watch: Stopwatch) -> Work:
+    def _full(self, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
         """The first frame of an epoch: Sh in the foreground, and F_h alone is classified."""
         try:
             with watch.stage("higher_ms"), threads(self._team.full()):
-                high = exact_features(self._net, low, self._team.relieve)
+                high = exact_features(self._net, source, self._team.relieve)
         except Exception as error:
             # Whatever Sh raises must not stop masks; it is logged and reported in the counters.
             message = f"Sh failed in the foreground: {type(error).__name__}: {error}"
             logger.warning("%s; the mask comes from Sl and AdaptNet alone", message)
             self._ledger.failure(message)
-            return self._degraded(low, watch)
+            return self._degraded(low, source, watch)
         with watch.stage("fusion_ms"):
-            return Work(MaskKind.FULL, self._net.classify_high(high), low, high)
+            return Work(MaskKind.FULL, self._net.classify_high(high), low, source, high)
 
-    def _degraded(self, low: Tensor, watch: Stopwatch) -> Work:
+    def _degraded(self, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
         """No Sh has succeeded in this epoch: Sl and AdaptNet alone."""
         with watch.stage("fusion_ms"):
-            return Work(MaskKind.DEGRADED, self._net.classify_low(low), low, None)
+            return Work(MaskKind.DEGRADED, self._net.classify_low(low), low, source, None)
 
     def _fast(
         self,
         low: Tensor,
+        source: Tensor,
         key_reduced: Tensor,
         key_high: Tensor,
         watch: Stopwatch,
@@ -97,7 +101,7 @@ class Tracks:
             high = self._net.propagate(key_high, weights)  # Eq. (1)
         with watch.stage("fusion_ms"):
             logits = self._net.classify_fused(high, low)
-        return Work(MaskKind.PROPAGATED, logits, low, high, reduced, weights)
+        return Work(MaskKind.PROPAGATED, logits, low, source, high, reduced, weights)
 
     def key_frame(
         self,
@@ -116,7 +120,7 @@ class Tracks:
         if selector_reduced is None:
             selector_reduced = net.selector_reduce(work.low)
         return KeyFrame(
-            low=net.keep(work.low),
+            source=net.keep(work.source),
             reduced=net.keep(reduced),
             selector_reduced=net.keep(selector_reduced),
             high=None if work.high is None else net.keep(work.high),

@@ -11,7 +11,7 @@ from lowlat_seg_ros.network.sharing import Reduced
 
 
 class AdaptNet(nn.Module):
-    """Three 3x3 convolutions: F_l (N, Cl, H/8, W/8) -> adapted (N, width, H/8, W/8).
+    """``depth`` 3x3 convolutions: F_l (N, Cl, H/8, W/8) -> adapted (N, width, H/8, W/8).
 
     ``context`` channels of a second branch, 0 for none as in the paper, let it see beyond the
     few cells that Sl and three convolutions reach; without it a wide building and a wide truck
@@ -19,13 +19,18 @@ class AdaptNet(nn.Module):
     """
 
     def __init__(
-        self, low_channels: int, width: int, context: int = 0, shares: bool = False
+        self,
+        low_channels: int,
+        width: int,
+        context: int = 0,
+        shares: bool = False,
+        depth: int = 3,
     ) -> None:
         """``shares``: the reduction of :mod:`sharing` stands for the first convolution."""
         super().__init__()
         self.first = Reduced(width) if shares else conv_bn_relu(low_channels, width)
-        self.second = conv_bn_relu(width, width)
-        self.third = conv_bn_relu(width, width)
+        self.second = conv_bn_relu(width, width) if depth > 1 else nn.Identity()
+        self.third = conv_bn_relu(width, width) if depth > 2 else nn.Identity()
         self.far = FarBranch(width, context) if context else None
 
     def forward(self, low: Tensor) -> Tensor:

@@ -155,11 +155,16 @@ class Backbone(nn.Module):
 
         ``pause`` is called between its blocks.
         """
-        # Other than torchvision's, but equal: the ReLU has a quarter left to do.
-        x = self.relu(self.maxpool(self.bn1(self.conv1(image))))
+        x = self.stem(image)
         for block in self.lower_blocks():
             pause()
             x = block(x)
+        return x
+
+    def stem(self, image: Tensor) -> Tensor:
+        """What comes before the blocks: normalised image (N, 3, H, W) -> (N, width, H/4, W/4)."""
+        # Other than torchvision's, but equal: the ReLU has a quarter left to do.
+        x: Tensor = self.relu(self.maxpool(self.bn1(self.conv1(image))))
         return x
 
     def lower_blocks(self) -> Iterator[nn.Module]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig, from_mapping
 from lowlat_seg_ros.network.classifier import Classifier
+from lowlat_seg_ros.network.eight_bit import pack, unpack
 from lowlat_seg_ros.network.layers import embed
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -52,10 +53,18 @@ class Header:
             raise ConfigError(f"threshold is {self.threshold}; it must lie in [0, 1]")
 
 
-def save(path: str | Path, segmenter: Segmenter, header: Header, dtype: torch.dtype) -> None:
+def save(
+    path: str | Path,
+    segmenter: Segmenter,
+    header: Header,
+    dtype: torch.dtype,
+    *,
+    eight_bit: bool = False,
+) -> None:
     """Write ``segmenter``'s weights as ``dtype`` (fp16 for shipping, fp32 to train on).
 
-    Raises ``CheckpointError`` when a weight is not finite in ``dtype``.
+    ``eight_bit``: large convolutions take half of fp16 (:mod:`eight_bit`). Raises
+    ``CheckpointError`` when a weight is not finite in ``dtype``.
     """
     tensors = {k: v.detach().to(dtype).contiguous() for k, v in weights(segmenter).items()}
     bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
@@ -66,7 +75,7 @@ def save(path: str | Path, segmenter: Segmenter, header: Header, dtype: torch.dt
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     fields = dataclasses.asdict(header)
     metadata = {"format": FORMAT} | {name: json.dumps(value) for name, value in fields.items()}
-    save_file(tensors, str(path), metadata)
+    save_file(pack(tensors) if eight_bit else tensors, str(path), metadata)
 
 
 def read_header(path: str | Path) -> Header:
@@ -104,7 +113,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmente
         raise CheckpointError(f"{path} describes an impossible network: {error}") from error
     try:
         with safe_open(str(path), framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
     restore(segmenter, state, str(path))

@@ -24,28 +24,38 @@ class Residual(nn.Module):
         super().__init__()
         outputs = planes * widen
         if widen == 1:
-            layers = [_conv(inputs, planes, 3, stride), nn.ReLU(True), _conv(planes, planes, 3)]
+            layers = [conv_bn(inputs, planes, 3, stride), nn.ReLU(True), conv_bn(planes, planes, 3)]
         else:
             layers = [
-                _conv(inputs, planes, 1), nn.ReLU(True), _conv(planes, planes, 3, stride),
-                nn.ReLU(True), _conv(planes, outputs, 1),
+                conv_bn(inputs, planes, 1), nn.ReLU(True), conv_bn(planes, planes, 3, stride),
+                nn.ReLU(True), conv_bn(planes, outputs, 1),
             ]  # fmt: skip
         self.body = nn.Sequential(*layers)
         same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else _conv(inputs, outputs, 1, stride)
+        self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x) + self.shortcut(x)
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution and BatchNorm: (N, inputs, H, W) -> (N, outputs, H/stride, W/stride)."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
     )
 
 
-def _stage(inputs: int, planes: int, stride: int) -> nn.Sequential:
+def make_stem(width: int) -> nn.Sequential:
+    """Two strided convolutions: (N, 3, H, W) -> (N, width, H/4, W/4)."""
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True),
+        nn.Conv2d(width, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True),
+    )  # fmt: skip
+
+
+def stage(inputs: int, planes: int, stride: int) -> nn.Sequential:
+    """Two residual blocks: (N, inputs, H, W) -> (N, planes, H/stride, W/stride), not yet ReLU."""
     return nn.Sequential(Residual(inputs, planes, stride), nn.ReLU(True), Residual(planes, planes))
 
 
@@ -87,17 +97,14 @@ class DDRNet23Slim(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         w = WIDTH
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, w, 3, 2, 1), nn.BatchNorm2d(w), nn.ReLU(True),
-            nn.Conv2d(w, w, 3, 2, 1), nn.BatchNorm2d(w), nn.ReLU(True),
-        )  # fmt: skip
-        self.layer1, self.layer2 = _stage(w, w, 1), _stage(w, 2 * w, 2)
-        self.coarse3, self.fine3 = _stage(2 * w, 4 * w, 2), _stage(2 * w, 2 * w, 1)
-        self.up3, self.down3 = _conv(4 * w, 2 * w, 1), _conv(2 * w, 4 * w, 3, 2)
-        self.coarse4, self.fine4 = _stage(4 * w, 8 * w, 2), _stage(2 * w, 2 * w, 1)
-        self.up4 = _conv(8 * w, 2 * w, 1)
+        self.stem = make_stem(w)
+        self.layer1, self.layer2 = stage(w, w, 1), stage(w, 2 * w, 2)
+        self.coarse3, self.fine3 = stage(2 * w, 4 * w, 2), stage(2 * w, 2 * w, 1)
+        self.up3, self.down3 = conv_bn(4 * w, 2 * w, 1), conv_bn(2 * w, 4 * w, 3, 2)
+        self.coarse4, self.fine4 = stage(4 * w, 8 * w, 2), stage(2 * w, 2 * w, 1)
+        self.up4 = conv_bn(8 * w, 2 * w, 1)
         self.down4 = nn.Sequential(
-            _conv(2 * w, 4 * w, 3, 2), nn.ReLU(True), _conv(4 * w, 8 * w, 3, 2)
+            conv_bn(2 * w, 4 * w, 3, 2), nn.ReLU(True), conv_bn(4 * w, 8 * w, 3, 2)
         )
         self.coarse5, self.fine5 = (
             Residual(8 * w, 8 * w, 2, widen=2),

@@ -12,6 +12,7 @@ from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
 from lowlat_seg_ros.network.backbone import Backbone
 from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.context import ContextHead
+from lowlat_seg_ros.network.encoder import DDREncoder
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.selector import KeyFrameSelector
 from lowlat_seg_ros.network.sharing import SharedReduction
@@ -47,7 +48,7 @@ class Segmenter(nn.Module):
     symbol     shape                    here
     =========  =======================  ============================================
     F_l        (N, Cl, H/8, W/8)        :meth:`lower`
-    F_h        (N, Ch, H/8, W/8)        :meth:`higher`
+    F_h        (N, Ch, H/8, W/8)        :meth:`higher` of :meth:`source`
     W(k,t)     (N, K*K, H/8, W/8)       ``predictor``
     Eq. (1)    (N, Ch, H/8, W/8)        :meth:`propagate`
     devS(k,t)  (N,)                     ``selector.deviation``
@@ -62,11 +63,14 @@ class Segmenter(nn.Module):
         self.config = config
         width, high = config.module_channels, config.high_channels
         self.backbone = Backbone(config)
-        low, shares = self.backbone.low_channels, config.shared_reduction
+        own, shares = config.encoder == "ddrnet", config.shared_reduction
+        self.encoder = DDREncoder(config.encoder_width) if own else None
+        low = self.backbone.low_channels if self.encoder is None else self.encoder.channels
+        self.sl_channels = low
         self.shared = SharedReduction(low, width) if shares else nn.Identity()
-        self.context = ContextHead(low, self.backbone.out_channels, config)
+        self.context = ContextHead(self.backbone.low_channels, self.backbone.out_channels, config)
         self.predictor = KernelPredictor(low, width, config.kernel_size, shares)
-        self.adapt = AdaptNet(low, width, config.adapt_context, shares)
+        self.adapt = AdaptNet(low, width, config.adapt_context, shares, config.adapt_depth)
         self.fusion = Fusion(high, width)
         self.selector = KeyFrameSelector(low, width, shares)
         answers = (config.num_classes, config.classifier_upsampling)
@@ -78,7 +82,7 @@ class Segmenter(nn.Module):
     def low_channels(self) -> int:
         """Channels of what :meth:`lower` gives."""
         shared = self.config.module_channels if self.config.shared_reduction else 0
-        return self.backbone.low_channels + shared
+        return self.sl_channels + shared
 
     def normalise(self, image: Tensor) -> Tensor:
         """RGB in [0, 1] (N, 3, H, W) -> what Sl expects."""
@@ -89,20 +93,38 @@ class Segmenter(nn.Module):
 
         ``pause`` is called between its blocks.
         """
-        low: Tensor = self.shared(self.backbone.lower(image, pause))
+        lower = self.backbone.lower if self.encoder is None else self.encoder
+        low: Tensor = self.shared(lower(image, pause))
         return low
+
+    def source(self, image: Tensor, low: Tensor | None = None) -> Tensor:
+        """What Sh begins with: F_l, or the normalised image where Sl is an encoder of its own.
+
+        ``low`` is F_l of the image where it is known; else Sl runs, if needed.
+        """
+        if self.encoder is not None:
+            return image
+        return self.lower(image) if low is None else low
 
     def higher(
         self,
-        low: Tensor,
+        source: Tensor,
         pause: Callable[[], None] = _no_pause,
         step: Callable[..., Tensor] = _as_it_is,
     ) -> Tensor:
-        """Sh: F_l -> F_h. ``pause`` is called between its slices and may wait or raise.
+        """Sh: :meth:`source` -> F_h. ``pause`` is called between slices and may wait or raise.
 
         ``step`` runs each of them, a function of tensors to one tensor, always in the same order.
         """
-        x = low = low[:, : self.backbone.low_channels]
+        if self.encoder is None:
+            low = source[:, : self.sl_channels]
+        else:
+            low = step(self.backbone.stem, source)
+            for block in self.backbone.lower_blocks():
+                pause()
+                low = step(block, low)
+            pause()
+        x = low
         for block in self.backbone.higher_blocks():
             x = step(block, x)
             pause()
@@ -114,8 +136,14 @@ class Segmenter(nn.Module):
 
     def classify_fused(self, propagated: Tensor, low: Tensor) -> Tensor:
         """The fast track's mask: propagated F_h fused with the current frame's adapted F_l."""
-        logits: Tensor = self.classifier(self.fusion(propagated, self.adapt(low)))
-        return logits + self.high_classifier(propagated) if self.config.residual_fusion else logits
+        adapted = self.adapt(low)
+        logits: Tensor = self.classifier(self.fusion(propagated, adapted))
+        if not self.config.residual_fusion:
+            return logits
+        answer = self.high_classifier(propagated)
+        if self.config.ensemble:
+            answer = (answer + self.low_classifier(adapted)) / 2
+        return logits + answer
 
     def classify_high(self, high: Tensor) -> Tensor:
         """The full network's mask, from F_h alone."""
@@ -127,7 +155,7 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """The full network per frame: normalised image -> logits (N, classes, r*H/8, r*W/8)."""
-        return self.classify_high(self.higher(self.lower(image)))
+        return self.classify_high(self.higher(self.source(image)))
 
 
 def new_classifier(config: NetworkConfig) -> Classifier:

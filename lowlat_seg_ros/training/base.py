@@ -30,26 +30,23 @@ class BaseStage:
     def trained(self) -> list[list[torch.nn.Module]]:
         """Everything the full and the auxiliary mask need."""
         net = self.segmenter
+        own = [] if net.encoder is None else [net.encoder]
         return [
             [
-                *(net.backbone, net.shared, net.context),
+                *(*own, net.backbone, net.shared, net.context),
                 *(net.high_classifier, net.adapt, net.low_classifier),
             ]
         ]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch."""
-        drawn = [
-            self.augment(*bank.draw(count, generator), generator)
-            for bank, count in zip(self.data.banks, self.data.counts(batch_size), strict=True)
-            if count
-        ]
-        image = self.segmenter.normalise(torch.cat([images for images, _ in drawn]))
-        label = torch.cat([labels for _, labels in drawn])
-        low = self.segmenter.lower(image.contiguous(memory_format=torch.channels_last))
-        high = self.segmenter.classify_high(self.segmenter.higher(low))
+        net = self.segmenter
+        image, label = augmented(self.data, batch_size, self.augment, generator)
+        image = net.normalise(image).contiguous(memory_format=torch.channels_last)
+        low = net.lower(image)
+        high = net.classify_high(net.higher(net.source(image, low)))
         full = segmentation_loss(high, label, self.weights)
-        near = self.segmenter.classify_low(low)
+        near = net.classify_low(low)
         aux = segmentation_loss(near, label, self.weights)
         # The full network's answer says more than the label does; it is not pulled towards aux.
         distil = distillation_loss(near, high.detach())
@@ -58,14 +55,27 @@ class BaseStage:
 
     def evaluate(self) -> dict[str, float]:
         """mIoU and pixel accuracy of the full network, mIoU of the auxiliary mask, held out."""
-        full, aux = (Confusion(self.segmenter.config.num_classes) for _ in range(2))
+        net = self.segmenter
+        full, aux = (Confusion(net.config.num_classes) for _ in range(2))
         for image, label in zip(self.held_out.images, self.held_out.labels, strict=True):
-            low = self.segmenter.lower(self.segmenter.normalise(image[None].float() / 255))
-            full.update(
-                label, mask_of(self.segmenter.classify_high(self.segmenter.higher(low)), label)
-            )
-            aux.update(label, mask_of(self.segmenter.classify_low(low), label))
+            seen = net.normalise(image[None].float() / 255)
+            low = net.lower(seen)
+            high = net.higher(net.source(seen, low))
+            full.update(label, mask_of(net.classify_high(high), label))
+            aux.update(label, mask_of(net.classify_low(low), label))
         return {"miou": full.miou, "pixel_accuracy": full.pixel_accuracy, "aux_miou": aux.miou}
+
+
+def augmented(
+    data: Mixture, batch_size: int, augment: Augment, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A batch from all banks of ``data``: float [0, 1] (N, 3, h, w), int64 (N, h, w)."""
+    drawn = [
+        augment(*bank.draw(count, generator), generator)
+        for bank, count in zip(data.banks, data.counts(batch_size), strict=True)
+        if count
+    ]
+    return torch.cat([images for images, _ in drawn]), torch.cat([labels for _, labels in drawn])
 
 
 def mask_of(logits: Tensor, label: Tensor) -> Tensor:

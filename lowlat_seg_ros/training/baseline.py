@@ -106,7 +106,7 @@ class PairStage:
         image = base.normalise(torch.cat([key, current]))
         image = image.contiguous(memory_format=torch.channels_last)
         low = base.lower(image)
-        high = base.higher(low).float()
+        high = base.higher(base.source(image, low)).float()
         first, second = slice(count), slice(count, None)
         return (
             Encoded(image[first], low[first], high[first]),

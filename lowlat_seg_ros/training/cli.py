@@ -26,12 +26,14 @@ from lowlat_seg_ros.network.baselines.learned import (
     PairMethod,
 )
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
+from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.base import BaseStage
 from lowlat_seg_ros.training.baseline import PairStage
 from lowlat_seg_ros.training.ddrnet import DDRNetStage
+from lowlat_seg_ros.training.encoder import EncoderStage
 from lowlat_seg_ros.training.loop import Loop
 from lowlat_seg_ros.training.options import configure
 from lowlat_seg_ros.training.parallel import Ranks, device_of, joined
@@ -87,7 +89,7 @@ def _run(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         else:
             path = args.out / f"{args.stage}.safetensors"
             header = _described(header, args, loop, figures)
-            checkpoint.save(path, segmenter, header, torch.float16)
+            checkpoint.save(path, segmenter, header, torch.float16, eight_bit=args.eight_bit)
             print(path)
     return 0 if finished else 3
 
@@ -134,9 +136,28 @@ def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
         fresh = checkpoint.transfer(trained, segmenter)
         if fresh:
             print(f"not in {args.start_from}, begun anew: {', '.join(fresh)}", file=sys.stderr)
-    elif args.init is not None:
+    elif getattr(args, "init", None) is not None:
         _load_initial(segmenter, args.init)
+    if getattr(args, "encoder", None) is not None:
+        header = _load_encoder(segmenter, header, args.encoder)
     return segmenter, header
+
+
+def _load_encoder(segmenter: Segmenter, header: Header, folder: Path) -> Header:
+    """Begin Sl as the trained DDRNet-23-slim in ``folder``, whose training is part of its own."""
+    if segmenter.encoder is None:
+        raise ConfigError(
+            "--encoder is for a network with an encoder of its own; give --network resnet18_ddr"
+        )
+    network = weights.load(folder, "ddrnet23_slim", segmenter).learned["network"]
+    assert isinstance(network, DDRNet23Slim)
+    try:
+        segmenter.encoder.begin_as(network)
+    except RuntimeError as error:
+        raise CheckpointError(f"--encoder {folder} does not fit the network: {error}") from error
+    of_encoder = weights.provenance(folder, "ddrnet23_slim").get("stages", [])[-1:]
+    stages = [*header.provenance.get("stages", []), *of_encoder]
+    return dataclasses.replace(header, provenance=header.provenance | {"stages": stages})
 
 
 def _load_initial(segmenter: Segmenter, path: Path) -> None:
@@ -151,6 +172,11 @@ def _load_initial(segmenter: Segmenter, path: Path) -> None:
 def _base(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
     augment = Augment(args.crop, (args.min_scale, 2.0))
     return BaseStage(segmenter, *_stills(data, args), augment)
+
+
+def _encoder(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
+    augment = Augment(args.crop, (args.min_scale, 2.0))
+    return EncoderStage(segmenter, *_stills(data, args), augment)
 
 
 def _stills(data: TrainingData, args: Any) -> tuple[Mixture, Bank]:
@@ -200,6 +226,7 @@ def _method(name: str, segmenter: Segmenter, device: torch.device, seed: int) ->
 
 STAGES = {
     "base": _base,
+    "encoder": _encoder,
     "propagation": _propagation,
     "selector": _selector,
     "baseline": _baseline,

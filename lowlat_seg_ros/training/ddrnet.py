@@ -10,7 +10,7 @@ from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.network.baselines.learned import Baseline
 from lowlat_seg_ros.training.bank import Bank, Mixture
-from lowlat_seg_ros.training.base import AUXILIARY, mask_of
+from lowlat_seg_ros.training.base import AUXILIARY, augmented, mask_of
 from lowlat_seg_ros.training.losses import class_weights, segmentation_loss
 
 #: Smallest crop of DDRNet: with one cell at 1/64 its gradients explode.
@@ -53,16 +53,9 @@ class DDRNetStage:
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch, with that of the auxiliary head at its published weight."""
-        drawn = [
-            self.augment(*bank.draw(count, generator), generator)
-            for bank, count in zip(self.data.banks, self.data.counts(batch_size), strict=True)
-            if count
-        ]
-        image = self.method.base.normalise(torch.cat([images for images, _ in drawn]))
-        label = torch.cat([labels for _, labels in drawn])
-        logits, auxiliary = self.method.learned["network"](
-            image.contiguous(memory_format=torch.channels_last)
-        )
+        image, label = augmented(self.data, batch_size, self.augment, generator)
+        image = self.method.base.normalise(image).contiguous(memory_format=torch.channels_last)
+        logits, auxiliary = self.method.learned["network"](image)
         main = segmentation_loss(logits, label, self.weights)
         aux = segmentation_loss(auxiliary, label, self.weights)
         return main + AUXILIARY * aux, {"main": main.item(), "aux": aux.item()}

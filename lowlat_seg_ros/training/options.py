@@ -62,6 +62,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=(8, 16),
         help="stride of F_h; 16 trains about three times faster",
     )
+    encoder = stages.add_parser("encoder", help="an Sl of its own beside Sh, on labelled images")
+    encoder.add_argument(
+        "--network",
+        choices=sorted(name for name, config in NETWORKS.items() if config.encoder != "backbone"),
+        help="named configuration with an encoder of its own (default that of --start-from)",
+    )
+    encoder.add_argument(
+        "--encoder",
+        type=Path,
+        metavar="DIR",
+        help="begin it with ddrnet23_slim.safetensors of this folder, which 'train baseline "
+        "--method ddrnet23_slim' wrote",
+    )
     propagation = stages.add_parser("propagation", help="predictor, AdaptNet and fusion on pairs")
     baseline = stages.add_parser("baseline", help="methods to compare with, on the base network")
     baseline.add_argument(
@@ -72,7 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="all, or those that are trained side by side on the same batches: "
         f"{', '.join(PAIR_METHODS)}; or, trained on stills, {', '.join(IMAGE_METHODS)}",
     )
-    for stage in (base, baseline):
+    for stage in (base, encoder, baseline):
         stage.add_argument(
             "--rendered-share",
             type=float,
@@ -109,7 +122,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     selector.add_argument(
         "--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)"
     )
-    for stage in (propagation, selector, baseline):
+    for stage in (encoder, propagation, selector, baseline):
         stage.add_argument(
             "--start-from",
             type=Path,
@@ -117,7 +130,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="FILE",
             help="checkpoint of the stage before",
         )
-    for stage in (base, propagation, selector, baseline):
+    for stage in (base, encoder, propagation, selector):
+        stage.add_argument(
+            "--eight-bit",
+            action="store_true",
+            help="write large convolutions in 8 bits, for shipping: half of the file",
+        )
+    for stage in (base, encoder, propagation, selector, baseline):
         stage.add_argument(
             "--root",
             type=Path,

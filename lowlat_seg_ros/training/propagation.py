@@ -77,9 +77,10 @@ class PropagationStage:
         self.weights = class_weights(pairs.labels, segmenter.config.num_classes)
 
     def trained(self) -> list[list[torch.nn.Module]]:
-        """Kernel predictor, AdaptNet, fusion and the two classifiers on top of them."""
+        """Kernel predictor, AdaptNet, fusion, the two classifiers and an encoder of its own."""
         net = self.segmenter
-        return [[net.predictor, net.adapt, net.fusion, net.classifier, net.low_classifier]]
+        own = [] if net.encoder is None else [net.encoder]
+        return [[*own, net.predictor, net.adapt, net.fusion, net.classifier, net.low_classifier]]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch of pairs."""
@@ -90,10 +91,13 @@ class PropagationStage:
         key, current, label = self.augment.pair(
             pairs.key_images[index], pairs.images[index], pairs.labels[index], generator
         )
+        both = net.normalise(torch.cat([key, current]))
+        both = both.contiguous(memory_format=torch.channels_last)
+        # Only an encoder of its own is trained here: Sh stands on a Sl that it shares.
+        with torch.set_grad_enabled(net.encoder is not None):
+            low = net.lower(both)
         with torch.no_grad():
-            both = net.normalise(torch.cat([key, current]))
-            low = net.lower(both.contiguous(memory_format=torch.channels_last))
-            high = net.higher(low)
+            high = net.higher(net.source(both, low))
             teacher = net.classify_high(high[batch_size:])
         low_key, low_now = low[:batch_size], low[batch_size:]
         chance = torch.rand((), generator=generator, device=low.device)
@@ -115,8 +119,9 @@ class PropagationStage:
         fused, full, aux = (Confusion(classes) for _ in range(3))
         held = self.held_out
         for key, image, label in zip(held.key_images, held.images, held.labels, strict=True):
-            low = net.lower(net.normalise(torch.stack([key, image]).float() / 255))
-            high = net.higher(low)
+            both = net.normalise(torch.stack([key, image]).float() / 255)
+            low = net.lower(both)
+            high = net.higher(net.source(both, low))
             carried = carry(net, low[:1], high[:1], low[1:])
             fused.update(label, mask_of(net.classify_fused(carried, low[1:]), label))
             full.update(label, mask_of(net.classify_high(high[1:]), label))

@@ -42,8 +42,10 @@ def deviation_bank(
         masks = []
         for image in clip:
             with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
-                low = segmenter.lower(segmenter.normalise(image[None].float() / 255))
-                masks.append(segmenter.classify_high(segmenter.higher(low)).argmax(dim=1)[0])
+                seen = segmenter.normalise(image[None].float() / 255)
+                low = segmenter.lower(seen)
+                high = segmenter.higher(segmenter.source(seen, low))
+                masks.append(segmenter.classify_high(high).argmax(dim=1)[0])
             lows.append(low[0].half())
         first = len(lows) - len(masks)
         for k in range(len(masks)):

@@ -109,12 +109,14 @@ class SingleFrameMethod(PairMethod):
     def __init__(self, base: Segmenter, wide: bool) -> None:
         backbone, config = base.backbone, base.config
         stem = (backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)
+        own = (base.encoder,) if base.encoder is not None else (*stem, *backbone.lower_blocks())
         width = equal_width(base) if wide else config.module_channels
-        adapt = AdaptNet(backbone.low_channels, width, config.adapt_context)
+        depth = config.adapt_depth
+        adapt = AdaptNet(base.sl_channels, width, config.adapt_context, depth=depth)
         classifier = Classifier(width, config.num_classes, config.classifier_upsampling)
         _begin_as(base.adapt, adapt)
         _begin_as(base.low_classifier, classifier)
-        lower = (copy.deepcopy(part) for part in (*stem, *backbone.lower_blocks()))
+        lower = (copy.deepcopy(part) for part in own)
         network = nn.Sequential(*lower, adapt, classifier)
         super().__init__(base, network=network)
 
@@ -143,10 +145,10 @@ def equal_width(base: Segmenter) -> int:
     if config.residual_fusion:
         budget += base.high_classifier.weight.numel()
     budget += config.kernel_size**2 * config.high_channels  # Eq. (1)
-    low, width = base.backbone.low_channels, 4
+    low, width = base.sl_channels, 4
 
     def cost(w: int) -> int:
-        return 9 * (low * w + 2 * w * w) + w * base.classifier.out_channels
+        return 9 * (low * w + (config.adapt_depth - 1) * w * w) + w * base.classifier.out_channels
 
     while cost(width + 4) <= budget:
         width += 4

@@ -58,6 +58,17 @@ def save(folder: Path, name: str, method: Baseline, provenance: dict[str, Any]) 
     return path
 
 
+def provenance(folder: Path, name: str) -> dict[str, Any]:
+    """How the weights of the method ``name`` were trained; raises ``CheckpointError``."""
+    path = path_of(folder, name)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            told: dict[str, Any] = json.loads((file.metadata() or {}).get("provenance", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from error
+    return told
+
+
 def load(folder: Path, name: str, base: Segmenter) -> Baseline:
     """The method ``name`` on ``base``, in eval mode on its device.
 

@@ -1,0 +1,60 @@
+"""An encoder of its own (Sl beside a Sh that reads the image), on labelled images, Sh left out.
+
+Between stages 1 and 2 of the paper: as such an encoder is much cheaper than Sh, many more steps fit
+into the time than where both are trained.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.data.transforms import Augment
+from lowlat_seg_ros.evaluation.metrics import Confusion
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.training.bank import Bank, Mixture
+from lowlat_seg_ros.training.base import augmented, mask_of
+from lowlat_seg_ros.training.losses import class_weights, segmentation_loss
+
+
+class EncoderStage:
+    """Cross-entropy on the auxiliary mask, of the encoder and AdaptNet alone.
+
+    Raises ``ConfigError`` if the network has no encoder of its own.
+    """
+
+    name = "encoder"
+
+    def __init__(
+        self, segmenter: Segmenter, data: Mixture, held_out: Bank, augment: Augment
+    ) -> None:
+        if segmenter.encoder is None:
+            raise ConfigError(
+                "the network's Sl is the lower part of its backbone, which stage 'base' trains; "
+                "give --network resnet18_ddr for one with an encoder of its own"
+            )
+        self.segmenter, self.data, self.held_out, self.augment = segmenter, data, held_out, augment
+        self.weights = class_weights(data.banks[0].labels, segmenter.config.num_classes)
+
+    def trained(self) -> list[list[torch.nn.Module]]:
+        """What the auxiliary mask needs."""
+        net = self.segmenter
+        assert net.encoder is not None
+        return [[net.encoder, net.shared, net.adapt, net.low_classifier]]
+
+    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one augmented batch."""
+        image, label = augmented(self.data, batch_size, self.augment, generator)
+        image = self.segmenter.normalise(image).contiguous(memory_format=torch.channels_last)
+        logits = self.segmenter.classify_low(self.segmenter.lower(image))
+        return segmentation_loss(logits, label, self.weights), {}
+
+    def evaluate(self) -> dict[str, float]:
+        """mIoU and pixel accuracy of the auxiliary mask, held out."""
+        net = self.segmenter
+        scores = Confusion(net.config.num_classes)
+        for image, label in zip(self.held_out.images, self.held_out.labels, strict=True):
+            low = net.lower(net.normalise(image[None].float() / 255))
+            scores.update(label, mask_of(net.classify_low(low), label))
+        return {"aux_miou": scores.miou, "aux_pixel_accuracy": scores.pixel_accuracy}

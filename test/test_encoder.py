@@ -1,0 +1,173 @@
+"""An encoder of its own: Sl that is no part of Sh, and Sh that reads the image."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lowlat_seg_ros.baselines.full import FullEngine
+from lowlat_seg_ros.config import NETWORKS, ConfigError, NetworkConfig
+from lowlat_seg_ros.engine.resize import plan, resample
+from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.baselines import weights
+from lowlat_seg_ros.network.baselines.learned import METHODS
+from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.network.encoder import DDREncoder
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.training import cli
+
+
+def train(*words: str) -> int:
+    common = "--size 136x136 --crop 128x128 --rendered 3 --steps 2 --batch-size 2 --device cpu"
+    parser = argparse.ArgumentParser()
+    cli.configure(parser)
+    return cli.run(parser.parse_args([words[0], *common.split(), *words[1:]]))
+
+
+@torch.inference_mode()
+def test_neither_track_sees_the_other(tiny_ddr: Segmenter) -> None:
+    """F_l comes from the encoder alone, F_h from the backbone alone."""
+    image = torch.randn(1, 3, 48, 72)
+    low, high = tiny_ddr.lower(image), tiny_ddr.higher(tiny_ddr.source(image))
+    assert low.shape == (1, tiny_ddr.low_channels, 6, 9)
+    assert high.shape == (1, tiny_ddr.config.high_channels, 6, 9)
+    assert tiny_ddr.source(image, low) is image
+    for part, low_stays in ((tiny_ddr.encoder, False), (tiny_ddr.backbone, True)):
+        assert part is not None
+        for parameter in part.parameters():
+            parameter.zero_()
+        assert torch.equal(tiny_ddr.lower(image), low) == low_stays
+        if not low_stays:
+            assert torch.equal(tiny_ddr.higher(image), high)
+            low = tiny_ddr.lower(image)
+    assert not torch.equal(tiny_ddr.higher(image), high)
+
+
+@torch.inference_mode()
+def test_source_of_a_shared_sl_is_f_l(tiny: Segmenter) -> None:
+    image = torch.randn(1, 3, 16, 16)
+    low = tiny.lower(image)
+    assert tiny.source(image, low) is low
+    assert torch.equal(tiny.source(image), low)
+
+
+def test_every_slice_of_sh_pauses(tiny_ddr: Segmenter) -> None:
+    """As often as it has blocks, those of the backbone's lower part among them."""
+    calls: list[int] = []
+    slices: list[object] = []
+
+    def step(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        slices.append(function)
+        return function(*inputs)
+
+    with torch.inference_mode():
+        tiny_ddr.higher(torch.randn(1, 3, 16, 16), lambda: calls.append(1), step)
+    blocks = [*tiny_ddr.backbone.lower_blocks(), *tiny_ddr.backbone.higher_blocks()]
+    assert slices == [tiny_ddr.backbone.stem, *blocks, tiny_ddr.context]
+    assert len(calls) == len(slices) - 1
+
+
+@torch.inference_mode()
+def test_the_mask_is_the_mean_of_both_answers_and_a_correction(tiny_ddr: Segmenter) -> None:
+    image = torch.randn(1, 3, 32, 40)
+    low, high = tiny_ddr.lower(image), tiny_ddr.higher(image)
+    correction = tiny_ddr.classifier(tiny_ddr.fusion(high, tiny_ddr.adapt(low)))
+    mean = (tiny_ddr.classify_high(high) + tiny_ddr.classify_low(low)) / 2
+    assert torch.allclose(tiny_ddr.classify_fused(high, low), correction + mean, atol=1e-5)
+
+
+def test_an_ensemble_needs_residual_fusion() -> None:
+    with pytest.raises(ConfigError, match="residual_fusion"):
+        NetworkConfig(ensemble=True)
+
+
+def test_the_full_network_does_without_the_encoder(
+    tiny_ddr: Segmenter, make_frame: Callable[..., Frame]
+) -> None:
+    assert tiny_ddr.encoder is not None
+    tiny_ddr.encoder.register_forward_hook(lambda *_: pytest.fail("the encoder ran"))
+    assert FullEngine(tiny_ddr).process(make_frame(0)).mask.shape == (48, 64)
+
+
+def test_an_image_is_resampled_as_features_are() -> None:
+    """Where load is shed, the key frame's source is brought to another size."""
+    old, new = plan((48, 64), 0), plan((48, 64), 0, 0.5)
+    ramp = torch.arange(64.0).expand(1, 3, 48, 64)
+    half = resample(ramp, old, new)
+    assert half.shape == (1, 3, *new.padded)
+    assert torch.allclose(half[0, 0, 0, 1:31], 2 * torch.arange(1.0, 31) + 0.5, atol=0.51)
+
+
+@torch.inference_mode()
+def test_it_begins_as_ddrnet() -> None:
+    """Up to the third stage it gives what DDRNet does; of the fourth it has the first blocks."""
+    network, encoder = DDRNet23Slim(11).eval(), DDREncoder(32).eval()
+    encoder.begin_as(network)
+    image = torch.randn(1, 3, 64, 96)
+    x, y = network.layer2(network.layer1(network.stem(image))), image
+    for part in (encoder.stem, encoder.layer1, encoder.layer2):
+        y = part(y)
+    assert torch.equal(x, y)
+    for own, whole in (("fine3", "fine3"), ("up4", "up4"), ("coarse4", "coarse4.0")):
+        state = network.get_submodule(whole).state_dict()
+        for name, tensor in encoder.get_submodule(own).state_dict().items():
+            assert torch.equal(tensor, state[name]), (own, name)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        DDREncoder(16).begin_as(network)
+
+
+def test_it_is_trained_between_base_and_propagation(tmp_path: Path) -> None:
+    """From a trained DDRNet; the stage after it trains it on."""
+    wide = dataclasses.replace(NETWORKS["tiny_ddr"], encoder_width=32)
+    base = Segmenter(NETWORKS["tiny"])
+    colours = tuple((i, i, i) for i in range(11))
+    header = checkpoint.Header(NETWORKS["tiny"], tuple("abcdefghijk"), colours, 0.2)
+    checkpoint.save(tmp_path / "base", base, header, torch.float32)
+    method = METHODS["ddrnet23_slim"](base)
+    told = {"stages": [{"stage": "baseline", "data": ["CamVid train"], "options": {}}]}
+    weights.save(tmp_path, "ddrnet23_slim", method, told)
+
+    start = ["--start-from", f"{tmp_path}/base", "--network", "tiny_ddr"]
+    with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
+        train("encoder", *start, "--encoder", str(tmp_path), "--out", f"{tmp_path}/2")
+    with pytest.raises(ConfigError, match="encoder of its own"):
+        train("encoder", *start[:2], "--encoder", str(tmp_path), "--out", f"{tmp_path}/2")
+
+    checkpoint.save(
+        tmp_path / "wide", Segmenter(wide), dataclasses.replace(header, network=wide), torch.float32
+    )
+    start = ["--start-from", f"{tmp_path}/wide", "--encoder", str(tmp_path)]
+    assert train("encoder", *start, "--out", f"{tmp_path}/3") == 0
+    after = ["--start-from", f"{tmp_path}/3/encoder.safetensors"]
+    assert train("propagation", *after, "--out", f"{tmp_path}/4") == 0
+    assert train("propagation", *after, "--out", f"{tmp_path}/5", "--eight-bit") == 0
+    sizes = [(tmp_path / n / "propagation.safetensors").stat().st_size for n in "45"]
+    assert sizes[1] < 0.7 * sizes[0]
+    trained, header = checkpoint.load(tmp_path / "4" / "propagation.safetensors")
+    names = [stage["stage"] for stage in header.provenance["stages"]]
+    assert names == ["baseline", "encoder", "propagation"]
+    assert header.provenance["licence"] == "research use only (CamVid)"
+    before, _ = checkpoint.load(tmp_path / "3" / "encoder.safetensors")
+    changed = {
+        name.split(".")[0]
+        for name, tensor in checkpoint.weights(trained).items()
+        if not torch.equal(tensor, checkpoint.weights(before)[name])
+    }
+    assert changed == {
+        "encoder", "predictor", "adapt", "fusion", "classifier", "low_classifier",
+    }  # fmt: skip
+
+
+def test_the_stage_refuses_a_network_without_one(tmp_path: Path) -> None:
+    header = checkpoint.Header(
+        NETWORKS["tiny"], tuple("abcdefghijk"), tuple((i, i, i) for i in range(11)), 0.2
+    )
+    checkpoint.save(tmp_path / "base", Segmenter(NETWORKS["tiny"]), header, torch.float32)
+    with pytest.raises(ConfigError, match="--network resnet18_ddr"):
+        train("encoder", "--start-from", f"{tmp_path}/base", "--out", f"{tmp_path}/1")
