@@ -156,10 +156,12 @@ class NetworkConfig:
         "whether fusion corrects the full network's classifier on the propagated F_h instead of "
         "answering by itself, as published",
     )
-    ensemble: bool = setting(
-        False,
-        "whether residual fusion corrects the mean of that classifier's answer and of the "
-        "auxiliary one's, which has seen the frame's own F_l alone",
+    ensemble: float = setting(
+        0.0,
+        "weight of the auxiliary classifier's answer, which has seen the frame's own F_l alone, in "
+        "what residual fusion corrects; the rest is that of the full network's classifier",
+        low=0.0,
+        high=1.0,
     )
 
     def __post_init__(self) -> None:
@@ -173,13 +175,16 @@ class NetworkConfig:
                 f"classifier_upsampling is {self.classifier_upsampling}; choose 1, 2, 4 or 8"
             )
         if self.ensemble and not self.residual_fusion:
-            raise ConfigError("ensemble is set without residual_fusion, which it is a part of")
+            raise ConfigError(
+                f"ensemble is {self.ensemble} without residual_fusion, which it is a part of; set "
+                "that, or ensemble to 0"
+            )
 
 
-#: Named networks. ``resnet18`` is the default and runs on a CPU; ``paper_resnet18`` is the paper's
-#: arrangement at its size, without what goes beyond it; ``paper_resnet101`` has the sizes published
-#: in Sec. 4, and ``resnet101_fast`` differs from it by the shared reduction alone; ``tiny`` is for
-#: tests.
+#: Named networks. ``resnet18_ddr`` is the default and runs on a CPU; ``resnet18`` splits one ResNet
+#: as the paper does, and ``paper_resnet18`` is without all that goes beyond the paper;
+#: ``paper_resnet101`` has the sizes published in Sec. 4, and ``resnet101_fast`` differs from it by
+#: the shared reduction alone; ``tiny`` and ``tiny_ddr`` are for tests.
 NETWORKS: dict[str, NetworkConfig] = {
     "resnet18": NetworkConfig(
         context_skip=32, classifier_upsampling=2, adapt_context=128, residual_fusion=True
@@ -190,7 +195,7 @@ NETWORKS: dict[str, NetworkConfig] = {
         classifier_upsampling=2,
         adapt_depth=1,
         residual_fusion=True,
-        ensemble=True,
+        ensemble=0.4,
     ),
     "paper_resnet18": NetworkConfig(),
     "resnet50": NetworkConfig(
@@ -245,9 +250,13 @@ NETWORKS: dict[str, NetworkConfig] = {
         classifier_upsampling=2,
         adapt_depth=1,
         residual_fusion=True,
-        ensemble=True,
+        ensemble=0.4,
     ),
 }
+
+
+#: The network whose weights are used, and trained, when none is named.
+DEFAULT_NETWORK = "resnet18_ddr"
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ def test_training_a_baseline_lowers_its_loss(tiny: Segmenter, tmp_path: Path) ->
     assert loss() < first
 
 
-@pytest.mark.parametrize("name", ["tiny", "resnet18"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_ddr", "resnet18"])
 def test_the_wide_network_costs_what_the_fast_track_costs(name: str) -> None:
     """Counted while they run, after Sl, at 8x8 locations."""
     base = Segmenter(NETWORKS[name]).eval()
@@ -253,11 +253,11 @@ def test_the_wide_network_costs_what_the_fast_track_costs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["single_frame_trained", "single_frame_wide"])
-def test_single_frame_begins_as_the_auxiliary_mask(name: str, tiny: Segmenter) -> None:
-    method = METHODS[name](tiny).eval()
+def test_single_frame_begins_as_the_auxiliary_mask(name: str, network: Segmenter) -> None:
+    method = METHODS[name](network).eval()
     image = torch.randn(1, 3, 48, 64)
     with torch.inference_mode():
-        expected = tiny.classify_low(tiny.lower(image))
+        expected = network.classify_low(network.lower(image))
         assert torch.allclose(method.learned["network"](image), expected, atol=1e-5)
 
 

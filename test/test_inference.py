@@ -39,7 +39,7 @@ def trained(network: nn.Module) -> nn.Module:
 def every_answer(segmenter: Segmenter, image: Tensor) -> dict[str, Tensor]:
     """What the engine asks of a network, by name."""
     low = segmenter.lower(image)
-    high = segmenter.higher(low)
+    high = segmenter.higher(segmenter.source(image, low))
     reduced = segmenter.predictor.reduce(low)
     weights = segmenter.predictor(reduced.roll(1, dims=3), reduced)
     chosen = segmenter.selector.reduce(low)
@@ -55,7 +55,7 @@ def every_answer(segmenter: Segmenter, image: Tensor) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_ddr", "resnet18", "resnet50"])
 def test_a_prepared_segmenter_answers_as_before(name: str) -> None:
     plain = trained(Segmenter(NETWORKS[name]))
     assert isinstance(plain, Segmenter)

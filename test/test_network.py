@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lowlat_seg_ros.config import NETWORKS, ConfigError, NetworkConfig
+from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, NetworkConfig
 from lowlat_seg_ros.network.adaptation import AdaptNet
 from lowlat_seg_ros.network.backbone import Backbone, load_imagenet
 from lowlat_seg_ros.network.classifier import Classifier
@@ -100,11 +100,12 @@ def test_shapes(backbone: str, output_stride: int, upsampling: int) -> None:
     assert torch.equal(low, kept)  # cached by the key frame: nobody may write to it
 
 
-def test_default_fits_its_file() -> None:
-    """25 MB of half precision: at most 12.5 M parameters in all."""
+@pytest.mark.parametrize(("name", "bytes_each"), [("resnet18", 2), (DEFAULT_NETWORK, 1.1)])
+def test_networks_fit_their_files(name: str, bytes_each: float) -> None:
+    """25 MB, in half precision or mostly in 8 bits."""
     with torch.device("meta"):
-        net = Segmenter(NETWORKS["resnet18"])
-    assert sum(p.numel() for p in net.parameters()) <= 12_500_000
+        net = Segmenter(NETWORKS[name])
+    assert bytes_each * sum(p.numel() for p in net.parameters()) <= 25_000_000
 
 
 def test_paper_network_has_the_papers_sizes() -> None:

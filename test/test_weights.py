@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.synthetic import RenderedDrive
 from lowlat_seg_ros.engine.engine import Engine
@@ -21,13 +21,22 @@ ROOT = Path(__file__).parent.parent
 def test_the_default_is_the_named_network_with_its_provenance() -> None:
     assert DEFAULT_CHECKPOINT.stat().st_size <= 25_000_000
     header = read_header(DEFAULT_CHECKPOINT)
-    assert header.network == NETWORKS["resnet18"]
+    assert header.network == NETWORKS[DEFAULT_NETWORK]
     assert header.classes == tuple(CAMVID.names)
     assert header.colours == tuple(CAMVID.colours)
     stages = [stage["stage"] for stage in header.provenance["stages"]]
-    assert {"base", "propagation", "selector"} == set(stages)
+    assert set(stages) == {"base", "baseline", "encoder", "propagation", "selector"}
     assert header.provenance["licence"] == "research use only (CamVid)"
     assert "research use only" in DEFAULT_CHECKPOINT.with_suffix(".md").read_text()
+
+
+def test_the_split_network_s_weights_are_those_of_the_comparison() -> None:
+    path = DEFAULT_CHECKPOINT.with_name("resnet18.safetensors")
+    assert path.stat().st_size <= 25_000_000
+    header = read_header(path)
+    assert header.network == NETWORKS["resnet18"]
+    assert header.provenance["licence"] == "research use only (CamVid)"
+    assert "research use only" in path.with_suffix(".md").read_text()
 
 
 def test_weights_of_rendered_drives_alone_are_under_the_licence_of_the_project() -> None:

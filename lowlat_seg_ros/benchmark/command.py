@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lowlat_seg_ros.arguments import changed, size
-from lowlat_seg_ros.config import NETWORKS, PRECISIONS, ConfigError, EngineConfig
+from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, PRECISIONS, ConfigError, EngineConfig
 
 EXAMPLES = """\
 examples:
@@ -71,7 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         choices=tuple(NETWORKS),
-        default="resnet18",
+        default=DEFAULT_NETWORK,
         help="network (default %(default)s)",
     )
     parser.add_argument(

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lowlat_seg_ros.config import ConfigError, NetworkConfig, from_mapping
+from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError, NetworkConfig, from_mapping
 from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.eight_bit import pack, unpack
 from lowlat_seg_ros.network.layers import embed
@@ -21,7 +21,7 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 FORMAT = "lowlat_seg_ros/1"
 
 #: The weights used when none are named.
-DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "weights" / "resnet18.safetensors"
+DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "weights" / f"{DEFAULT_NETWORK}.safetensors"
 
 
 class CheckpointError(RuntimeError):

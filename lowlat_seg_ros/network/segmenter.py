@@ -142,7 +142,7 @@ class Segmenter(nn.Module):
             return logits
         answer = self.high_classifier(propagated)
         if self.config.ensemble:
-            answer = (answer + self.low_classifier(adapted)) / 2
+            answer = torch.lerp(answer, self.low_classifier(adapted), self.config.ensemble)
         return logits + answer
 
     def classify_high(self, high: Tensor) -> Tensor:

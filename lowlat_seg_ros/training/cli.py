@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lowlat_seg_ros.arguments import settings_from
-from lowlat_seg_ros.config import NETWORKS, ConfigError
+from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.network import checkpoint
@@ -119,7 +119,9 @@ def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
     if getattr(args, "init", None) is not None and args.start_from is not None:
         raise ConfigError("--init and --start-from both give initial weights; choose one")
     if args.start_from is None:
-        config = dataclasses.replace(NETWORKS[named or "resnet18"], num_classes=len(CAMVID.names))
+        config = dataclasses.replace(
+            NETWORKS[named or DEFAULT_NETWORK], num_classes=len(CAMVID.names)
+        )
         header = Header(config, tuple(CAMVID.names), tuple(CAMVID.colours), threshold=0.2)
     else:
         header = checkpoint.read_header(args.start_from)
@@ -147,7 +149,8 @@ def _load_encoder(segmenter: Segmenter, header: Header, folder: Path) -> Header:
     """Begin Sl as the trained DDRNet-23-slim in ``folder``, whose training is part of its own."""
     if segmenter.encoder is None:
         raise ConfigError(
-            "--encoder is for a network with an encoder of its own; give --network resnet18_ddr"
+            "--encoder is for a network with an encoder of its own; give --network "
+            f"{DEFAULT_NETWORK}"
         )
     network = weights.load(folder, "ddrnet23_slim", segmenter).learned["network"]
     assert isinstance(network, DDRNet23Slim)

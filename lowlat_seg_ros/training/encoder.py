@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -32,7 +32,7 @@ class EncoderStage:
         if segmenter.encoder is None:
             raise ConfigError(
                 "the network's Sl is the lower part of its backbone, which stage 'base' trains; "
-                "give --network resnet18_ddr for one with an encoder of its own"
+                f"give --network {DEFAULT_NETWORK} for one with an encoder of its own"
             )
         self.segmenter, self.data, self.held_out, self.augment = segmenter, data, held_out, augment
         self.weights = class_weights(data.banks[0].labels, segmenter.config.num_classes)

@@ -6,16 +6,19 @@ import argparse
 from pathlib import Path
 
 from lowlat_seg_ros.arguments import add_settings, size
-from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS
 from lowlat_seg_ros.network.baselines.learned import IMAGE_METHODS, METHODS, PAIR_METHODS
 from lowlat_seg_ros.training.propagation import PropagationLoss
 from lowlat_seg_ros.training.settings import LoopConfig
 
 EXAMPLES = """\
-examples, the default weights in three stages (CamVid in DIR):
+examples, the default network in four stages (CamVid in DIR); --network resnet18, whose Sl is a part
+of the ResNet, needs no second one:
   lowlat-seg train base --root DIR --out runs/base
-  lowlat-seg train propagation --root DIR --out runs/propagation \\
+  lowlat-seg train encoder --root DIR --out runs/encoder \\
     --start-from runs/base/base.safetensors
+  lowlat-seg train propagation --root DIR --out runs/propagation \\
+    --start-from runs/encoder/encoder.safetensors
   lowlat-seg train selector --root DIR --out runs/selector \\
     --start-from runs/propagation/propagation.safetensors
 all methods that are compared, on the same batches, for lowlat-seg evaluate --baselines:
@@ -41,8 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     base.add_argument(
         "--network",
         choices=sorted(NETWORKS),
-        help="named configuration (default resnet18, or that of --start-from, of which another "
-        "configuration takes what fits)",
+        help=f"named configuration (default {DEFAULT_NETWORK}, or that of --start-from, of which "
+        "another configuration takes what fits)",
     )
     base.add_argument(
         "--init",
