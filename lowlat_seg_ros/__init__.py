@@ -11,7 +11,7 @@ import pkgutil
 # frame: a thread that falls asleep in one wakes late where the core has slept since the last frame.
 # The engine sees to it that no team waits for a core (docs/latency.md has figures). OpenMP reads it
 # when PyTorch is loaded, so it is set here.
-os.environ.setdefault("GOMP_SPINCOUNT", "500000")
+os.environ.setdefault("GOMP_SPINCOUNT", "50000")
 
 # The generated messages (lowlat_seg_ros.msg) are installed beside the package by colcon; this
 # lets a source checkout and an installed copy be seen as one package.

@@ -22,6 +22,7 @@ from lowlat_seg_ros.engine.device import (
     gives_way,
     lower_priority,
     raise_priority,
+    use_threads,
 )
 from lowlat_seg_ros.engine.device import threads as use
 from lowlat_seg_ros.engine.engine import Engine
@@ -209,13 +210,17 @@ def test_a_frame_and_its_team_are_urgent_as_set_and_nothing_after_it(
         with Engine(tiny, config, threshold=1.0) as engine:
             before = tasks()
 
-            def look(_: Segmentation) -> None:
+            def look(*_: object) -> None:
                 torch.ones(2**20).add_(1)  # starts the team, if nothing has
                 team = tasks() - before
                 assert team
                 seen.extend(os.sched_getscheduler(task) for task in {0, *team})
 
-            engine.process(make_frame(0), look)
+            def mask_is_out(_: Segmentation) -> None:
+                assert policy() == os.SCHED_OTHER
+
+            tiny.high_classifier.register_forward_hook(look)
+            engine.process(make_frame(0), mask_is_out)
             assert policy() == os.SCHED_OTHER
 
     urged = priority == "realtime" and may_be_urgent()
@@ -237,6 +242,21 @@ def test_urgency_ends_with_an_error_and_a_class_of_its_own_is_kept() -> None:
     with pytest.raises(ZeroDivisionError), frames.priority():
         raise ZeroDivisionError
     assert policy() == os.SCHED_OTHER
+
+
+@pytest.mark.parametrize(("given", "left"), [(0, 1), (2, 2)])
+def test_once_the_mask_is_out_its_delivery_has_a_core(given: int, left: int) -> None:
+    """The selector, which comes after it, is content with one thread; what the user sets stays."""
+    frames, seen = alone(EngineConfig(foreground_threads=given)), list[int]()
+
+    def body() -> None:
+        use_threads(2)
+        with frames.priority():
+            frames.mask_out()
+            seen.extend((policy(), torch.get_num_threads()))
+
+    apart(body)
+    assert seen == [os.SCHED_OTHER, left]
 
 
 def test_a_frame_that_takes_long_is_urgent_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

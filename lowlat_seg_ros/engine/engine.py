@@ -209,6 +209,7 @@ class Engine:
         with watch.stage("postprocess_ms"):
             mask = self._net.mask(work.logits, turn.geometry)
         watch.mask_out()
+        self._threads.mask_out()
 
         timing = watch.timing()
         deadline = self._shedder.mask_out(waited_ms + timing.latency_ms)

@@ -108,6 +108,12 @@ class ForegroundThreads:
             if waited > WAITED_S:
                 torch.set_num_threads(1)
 
+    def mask_out(self) -> None:
+        """What is left of the frame is not urgent, and leaves who delivers the mask a core."""
+        self._lower()
+        if not self._is_set:
+            torch.set_num_threads(1)
+
     def full(self) -> int:
         """Threads of Sh in the foreground: its own too, as the slow track has nothing to do."""
         return min(cores(), self._count + self._slow) if self._beside else self._count
