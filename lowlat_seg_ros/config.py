@@ -255,6 +255,14 @@ NETWORKS: dict[str, NetworkConfig] = {
 }
 
 
+def name_of(network: NetworkConfig) -> str:
+    """Its name in :data:`NETWORKS`, whatever its classes; that of its backbone if it has none."""
+    for name, config in NETWORKS.items():
+        if dataclasses.replace(config, num_classes=network.num_classes) == network:
+            return name
+    return network.backbone
+
+
 #: The network whose weights are used, and trained, when none is named.
 DEFAULT_NETWORK = "resnet18_ddr"
 

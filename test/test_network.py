@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, NetworkConfig
+from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, NetworkConfig, name_of
 from lowlat_seg_ros.network.adaptation import AdaptNet
 from lowlat_seg_ros.network.backbone import Backbone, load_imagenet
 from lowlat_seg_ros.network.classifier import Classifier
@@ -268,3 +268,12 @@ def test_the_far_branch_sees_the_whole_image() -> None:
 def test_answers_that_do_not_divide_a_cell_are_refused(upsampling: int) -> None:
     with pytest.raises(ConfigError, match="classifier_upsampling"):
         NetworkConfig(classifier_upsampling=upsampling)
+
+
+def test_a_network_is_called_by_its_name_whatever_its_classes() -> None:
+    assert name_of(NETWORKS["resnet101_fast"]) == "resnet101_fast"
+    assert (
+        name_of(dataclasses.replace(NETWORKS[DEFAULT_NETWORK], num_classes=19)) == DEFAULT_NETWORK
+    )
+    assert name_of(dataclasses.replace(NETWORKS["resnet50"], kernel_size=3)) == "resnet50"
+    assert name_of(dataclasses.replace(NETWORKS["resnet18"], module_channels=8)) == "resnet18"

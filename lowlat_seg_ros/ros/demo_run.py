@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lowlat_seg_ros.baselines.full import FullEngine
-from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.config import ConfigError, EngineConfig, name_of
 from lowlat_seg_ros.data.labels import ClassTable
 from lowlat_seg_ros.evaluation import clip as clips
 from lowlat_seg_ros.evaluation.clip import Clip
@@ -142,8 +142,8 @@ def _write_video(clip: Clip, run: LiveRun, job: _Job, progress: Progress) -> Non
 
 def _report(job: _Job, clip: Clip, run: LiveRun, full: Full | None, console: Console) -> None:
     """Chart, JSON and terminal."""
-    (height, width), backbone, out = clip.size, job.header.network.backbone, job.args.out
-    title = f"{clip.name}, {width}x{height} at {run.played_hz:.1f} Hz, {backbone}"
+    (height, width), network, out = clip.size, name_of(job.header.network), job.args.out
+    title = f"{clip.name}, {width}x{height} at {run.played_hz:.1f} Hz, {network}"
     machine = describe(job.args.device)
     summary = summarise(run.account, run.answers, clip.labels, job.header.classes)
     latency_chart(out / "latency.png", run.answers, len(clip.images), title)
@@ -168,7 +168,7 @@ def _setting(job: _Job, clip: Clip, run: LiveRun) -> dict[str, Any]:
         },
         "network": {
             "checkpoint": job.checkpoint.name,
-            "backbone": job.header.network.backbone,
+            "name": name_of(job.header.network),
             "threshold": job.header.threshold,
         },
         "settings": job.config,

@@ -18,7 +18,7 @@ from rclpy.logging import get_logger
 from rclpy.qos_overriding_options import InvalidQosOverridesError
 
 from lowlat_seg_ros import __version__
-from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.config import ConfigError, name_of
 from lowlat_seg_ros.engine.memory import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.frames import FrameError, ResetReason
@@ -83,7 +83,7 @@ class SegmentationNode(ManagedNode):
         threshold = effective_threshold(model.header.threshold, settings.engine)
         budget, cameras = model.budget, len(self._rig.topics)
         self.get_logger().info(
-            f"lowlat_seg_ros {__version__}: {model.header.network.backbone} with "
+            f"lowlat_seg_ros {__version__}: {name_of(model.header.network)} with "
             f"{len(model.table)} classes on {model.device}, from {model.path} (SHA-256 "
             f"{model.sha256}), deviation threshold {threshold:.3f}"
         )
