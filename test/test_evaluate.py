@@ -24,7 +24,8 @@ from lowlat_seg_ros.baselines.schedules import FeatureChange, Fixed, PredictedDe
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.data.labels import CAMVID, CITYSCAPES
 from lowlat_seg_ros.data.sequence import LabelledFrame
-from lowlat_seg_ros.engine.device import cores
+from lowlat_seg_ros.engine.device import cores, foreground_threads
+from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.evaluation import methods
 from lowlat_seg_ros.evaluation.catalogue import GROUPS, INTERVALS, catalogue, choose
 from lowlat_seg_ros.evaluation.footage import Footage
@@ -208,6 +209,12 @@ def test_first_frames_of_drives_do_not_count_as_latency(tiny: Segmenter, footage
     steady = [m.latency_ms for m in result.moments if not m.first]
     assert result.max_ms == max(steady)
     assert result.avg_ms == pytest.approx(sum(steady) / 8)
+
+
+def test_the_threads_told_are_those_that_frames_had(tiny: Segmenter, footage: Footage) -> None:
+    """Not the one that is left to the selector once the mask is out."""
+    with Engine.deterministic(tiny, threshold=0.1, delay_frames=1) as engine:
+        assert measure(engine, footage, (), ignore).threads == foreground_threads(EngineConfig())
 
 
 def test_steadiness_does_not_reach_across_drives(tiny: Segmenter, footage: Footage) -> None:

@@ -60,6 +60,7 @@ class ForegroundThreads:
         self._adapts = not self._is_set and self._most > 1
         self._stat = stat
         self._comes_first = self._raised = False
+        self._team = 0  # threads that the frame had until its mask was out
         self._taken, self._calm_since, self._used = 0, 0.0, 0.0
         self._count = self._most
         self._look()
@@ -81,6 +82,9 @@ class ForegroundThreads:
             yield
         finally:
             self._lower()
+            if self._team:
+                torch.set_num_threads(self._team)
+                self._team = 0
 
     def count(self, *, starved: bool) -> int:
         """Threads of the frame that begins now; a ``starved`` slow track is left its cores."""
@@ -112,6 +116,7 @@ class ForegroundThreads:
         """What is left of the frame is not urgent, and leaves who delivers the mask a core."""
         self._lower()
         if not self._is_set:
+            self._team = torch.get_num_threads()
             torch.set_num_threads(1)
 
     def full(self) -> int:
