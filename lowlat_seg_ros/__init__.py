@@ -9,6 +9,7 @@ import pkgutil
 
 # How long PyTorch's OpenMP threads wait for each other spinning. Long enough for the gaps within a
 # frame: a thread that falls asleep in one wakes late where the core has slept since the last frame.
+# Short enough to leave the core to who delivers the mask, above whom frames may have priority.
 # The engine sees to it that no team waits for a core (docs/latency.md has figures). OpenMP reads it
 # when PyTorch is loaded, so it is set here.
 os.environ.setdefault("GOMP_SPINCOUNT", "50000")

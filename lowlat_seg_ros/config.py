@@ -97,9 +97,11 @@ class NetworkConfig:
         choices=("backbone", "ddrnet"),
     )
     encoder_width: int = setting(
-        32, "channels of the first stages of an encoder of its own; F_l has twice as many",
-        low=4, high=256,
-    )  # fmt: skip
+        32,
+        "channels of the first stages of an encoder of its own; F_l has twice as many",
+        low=4,
+        high=256,
+    )
     output_stride: int = setting(
         8, "stride of F_h before propagation (8 as published, or 16)", low=8, high=16
     )
@@ -181,22 +183,50 @@ class NetworkConfig:
             )
 
 
+_RESNET18 = NetworkConfig(
+    context_skip=32, classifier_upsampling=2, adapt_context=128, residual_fusion=True
+)
+_RESNET101 = NetworkConfig(
+    backbone="resnet101",
+    split="layer3.2",
+    num_classes=19,
+    module_channels=256,
+    high_channels=256,
+    context_channels=512,
+    context_merge=512,
+)
+_TINY = NetworkConfig(
+    backbone="tiny",
+    module_channels=8,
+    high_channels=8,
+    context_channels=4,
+    context_bins=(1, 2),
+    context_skip=4,
+    classifier_upsampling=2,
+    adapt_context=8,
+    residual_fusion=True,
+)
+
+
+def _with_encoder(network: NetworkConfig, width: int) -> NetworkConfig:
+    """``network`` with an encoder of its own, which sees far without AdaptNet's second branch."""
+    return dataclasses.replace(
+        network,
+        encoder="ddrnet",
+        encoder_width=width,
+        adapt_context=0,
+        adapt_depth=1,
+        ensemble=0.4,
+    )
+
+
 #: Named networks. ``resnet18_ddr`` is the default and runs on a CPU; ``resnet18`` splits one ResNet
 #: as the paper does, and ``paper_resnet18`` is without all that goes beyond the paper;
 #: ``paper_resnet101`` has the sizes published in Sec. 4, and ``resnet101_fast`` differs from it by
 #: the shared reduction alone; ``tiny`` and ``tiny_ddr`` are for tests.
 NETWORKS: dict[str, NetworkConfig] = {
-    "resnet18": NetworkConfig(
-        context_skip=32, classifier_upsampling=2, adapt_context=128, residual_fusion=True
-    ),
-    "resnet18_ddr": NetworkConfig(
-        encoder="ddrnet",
-        context_skip=32,
-        classifier_upsampling=2,
-        adapt_depth=1,
-        residual_fusion=True,
-        ensemble=0.4,
-    ),
+    "resnet18": _RESNET18,
+    "resnet18_ddr": _with_encoder(_RESNET18, width=32),
     "paper_resnet18": NetworkConfig(),
     "resnet50": NetworkConfig(
         backbone="resnet50",
@@ -208,50 +238,10 @@ NETWORKS: dict[str, NetworkConfig] = {
         adapt_context=192,
         residual_fusion=True,
     ),
-    "paper_resnet101": NetworkConfig(
-        backbone="resnet101",
-        split="layer3.2",
-        num_classes=19,
-        module_channels=256,
-        high_channels=256,
-        context_channels=512,
-        context_merge=512,
-    ),
-    "resnet101_fast": NetworkConfig(
-        backbone="resnet101",
-        split="layer3.2",
-        num_classes=19,
-        module_channels=256,
-        high_channels=256,
-        context_channels=512,
-        context_merge=512,
-        shared_reduction=True,
-    ),
-    "tiny": NetworkConfig(
-        backbone="tiny",
-        module_channels=8,
-        high_channels=8,
-        context_channels=4,
-        context_bins=(1, 2),
-        context_skip=4,
-        classifier_upsampling=2,
-        adapt_context=8,
-        residual_fusion=True,
-    ),
-    "tiny_ddr": NetworkConfig(
-        backbone="tiny",
-        encoder="ddrnet",
-        encoder_width=4,
-        module_channels=8,
-        high_channels=8,
-        context_channels=4,
-        context_bins=(1, 2),
-        context_skip=4,
-        classifier_upsampling=2,
-        adapt_depth=1,
-        residual_fusion=True,
-        ensemble=0.4,
-    ),
+    "paper_resnet101": _RESNET101,
+    "resnet101_fast": dataclasses.replace(_RESNET101, shared_reduction=True),
+    "tiny": _TINY,
+    "tiny_ddr": _with_encoder(_TINY, width=4),
 }
 
 

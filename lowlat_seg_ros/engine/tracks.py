@@ -25,9 +25,8 @@ class Work:
     """What one frame's mask is made from, kept until the frame is done with.
 
     ``logits`` (1, classes, H/8, W/8) at the network's size; ``low`` F_l; ``source`` what Sh begins
-    with; ``high`` F_h, exact or
-    propagated, None for a degraded mask; ``reduced`` the predictor's reduction of F_l and
-    ``weights`` W(k,t), None where the predictor did not run.
+    with; ``high`` F_h, exact or propagated, None for a degraded mask; ``reduced`` the predictor's
+    reduction of F_l and ``weights`` W(k,t), None where the predictor did not run.
     """
 
     kind: MaskKind

@@ -79,7 +79,7 @@ class PropagationStage:
     def trained(self) -> list[list[torch.nn.Module]]:
         """Kernel predictor, AdaptNet, fusion, the two classifiers and an encoder of its own."""
         net = self.segmenter
-        own = [] if net.encoder is None else [net.encoder]
+        own = [] if net.encoder is None else [net.encoder, net.shared]
         return [[*own, net.predictor, net.adapt, net.fusion, net.classifier, net.low_classifier]]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
