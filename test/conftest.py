@@ -38,9 +38,12 @@ def ros_domain() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Networks of the tests are too small to share out, which costs most beside a busy core."""
+    """Networks of the tests are too small to share out, which costs most beside a busy core.
+
+    Each test begins so: engines leave the thread that they ran in as many threads as frames had.
+    """
     torch.set_num_threads(1)
 
 
