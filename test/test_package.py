@@ -65,7 +65,12 @@ ALLOWED = {
 _MODULE = re.compile(r"lowlat_seg_ros(\.\w+)+")
 
 # Modules that are imported only where these packages are; triton comes with CUDA builds of torch.
-NEEDS = {"network.propagation_numba": "numba", "network.propagation_triton": "triton"}
+NEEDS = {
+    "engine.upsampling_numba": "numba",
+    "network.machine_code": "numba",
+    "network.propagation_numba": "numba",
+    "network.propagation_triton": "triton",
+}
 
 
 def modules() -> list[str]:

@@ -17,7 +17,7 @@ from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytest.importorskip("numba", reason="numba is not installed; pip install '.[fast]' adds it")
-from lowlat_seg_ros.network import propagation_numba
+from lowlat_seg_ros.network import machine_code, propagation_numba
 from lowlat_seg_ros.network.propagation_numba import NARROW, WIDE, Tile
 
 #: (N, C, H, W) and K: a single location, sizes that no tile divides, fewer rows than a kernel has,
@@ -140,7 +140,7 @@ def test_compiles_where_no_machine_code_can_be_kept() -> None:
     """As numba keeps none of what is in no file."""
     functions: dict[str, Any] = {}
     exec("def gather(features, weights, out, ring, sums): out[0, 0, 0, 0] = 2", functions)
-    gather = propagation_numba._compile(functions["gather"])
+    gather = machine_code.compiled(functions["gather"], propagation_numba.SIGNATURE)
     out = np.zeros((1, 1, 1, 1), np.float32)
     gather(out, out, out, out[0], out[0, 0])
     assert out == 2

@@ -121,8 +121,8 @@ def mask_of(logits: Tensor, geometry: Geometry) -> np.ndarray:
     """Logits (1, classes, h, w) of the padded image -> uint8 (H, W) ids at the mask's size."""
     full = _whole_size(geometry)
     if logits.device.type == "cpu" and full is not None:
-        (height, width), planes = geometry.mask, logits[0].float().contiguous()
-        return np.ascontiguousarray(arg_max_at(planes.numpy(), full)[:height, :width])
+        (height, width), planes = geometry.mask, logits[0].float().numpy()
+        return np.ascontiguousarray(arg_max_at(planes, full)[:height, :width])
     mask: np.ndarray = ids_of(logits, geometry).cpu().numpy()
     return mask
 

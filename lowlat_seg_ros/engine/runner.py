@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from lowlat_seg_ros.engine import resize
+from lowlat_seg_ros.engine import resize, upsampling
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -119,6 +119,7 @@ def runners(segmenter: Segmenter) -> tuple[Runner, Runner]:
     """For frames and for the slow track of one engine."""
     device = next(segmenter.parameters()).device
     if device.type != "cuda":
+        upsampling.compiled()  # else the first frame's mask would wait for it
         return Runner(segmenter), Runner(segmenter)
     from lowlat_seg_ros.engine.cuda import CudaRunner
 

@@ -1,25 +1,62 @@
-"""The last step of a mask on a CPU: bilinear to full size and arg max, one class at a time.
+"""The last step of a mask on a CPU: bilinear to full size and arg max.
 
-A running maximum over planes stays in the cache; all classes at full size do not (a third of the
-time at 11 classes, 360x480, and no more memory than two planes).
+Where numba is installed and sizes are multiples, that is one kernel. Else it is done one class at a
+time: a running maximum over planes stays in the cache; all classes at full size do not (a third of
+the time at 11 classes, 360x480, and no more memory than two planes).
 """
 
 from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 import torch
 
+logger = logging.getLogger(__name__)
+
 
 def arg_max_at(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Logits float32 (classes, h, w) -> uint8 (H, W) ids at ``size`` (H, W), first of equals.
 
-    The geometry is that of ``F.interpolate(mode="bilinear", align_corners=False)``. Uses as many
-    threads as the caller's PyTorch.
+    The geometry is that of ``F.interpolate(mode="bilinear", align_corners=False)``. Uses at most as
+    many threads as the caller's PyTorch. Logits are finite; what is not may give any id near it.
     """
-    # OpenCV would take all cores, and so those of the slow track.
+    factor, rest = divmod(size[0], logits.shape[1])
+    if rest == 0 and factor > 1 and size[1] == factor * logits.shape[2]:
+        upsample = compiled()
+        if upsample is not None:
+            return upsample(logits, factor)
+    return class_by_class(logits, size)
+
+
+@functools.cache
+def compiled() -> Callable[[np.ndarray, int], np.ndarray] | None:
+    """The numba kernel, see :func:`.upsampling_numba.compiled`; None without numba.
+
+    The first call of a process takes half a second or more; call it before that matters.
+    """
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        from lowlat_seg_ros.engine import upsampling_numba
+
+        return upsampling_numba.compiled()
+    except Exception as error:
+        # Such as a numba that knows neither this NumPy nor this Python: OpenCV needs none.
+        logger.warning("No numba kernel, masks will take longer: %s", error)
+        return None
+
+
+def class_by_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """:func:`arg_max_at` of any size, by OpenCV."""
+    # It would take all cores, and so those of the slow track.
     cv2.setNumThreads(torch.get_num_threads())
     height, width = size
+    logits = np.ascontiguousarray(logits)
     ids = np.zeros(size, np.uint8)
     best = cv2.resize(logits[0], (width, height), interpolation=cv2.INTER_LINEAR)
     plane, above = np.empty_like(best), np.empty_like(ids)

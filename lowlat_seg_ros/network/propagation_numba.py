@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from llvmlite import ir
@@ -25,6 +24,8 @@ from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from torch import Tensor
+
+from lowlat_seg_ros.network import machine_code
 
 
 class Tile(NamedTuple):
@@ -49,12 +50,11 @@ def compiled(kernel: int, tile: Tile | None = None) -> Callable[[Tensor, Tensor]
 
     The answer is a function of features (N, C, H, W) and weights (N, K*K, H, W), both float32 on
     the CPU and best channels_last; others are copied. It answers channels_last, on the calling
-    thread alone and without the GIL. The machine code is kept in ``__pycache__`` or, where that
-    cannot be written, where numba keeps what is the user's. Raises what numba raises.
+    thread alone and without the GIL. Raises what numba raises.
     """
     lanes, sites = tile or (WIDE if get_host_cpu_features().get("avx512f") else NARROW)
     block = VECTORS * lanes
-    gather = _compile(_gather(kernel, lanes, sites))
+    gather = machine_code.compiled(_gather(kernel, lanes, sites), SIGNATURE)
 
     def propagate(features: Tensor, weights: Tensor) -> Tensor:
         features, weights = _nhwc(features), _nhwc(weights)
@@ -70,14 +70,6 @@ def compiled(kernel: int, tile: Tile | None = None) -> Callable[[Tensor, Tensor]
 
 def _nhwc(x: Tensor) -> Tensor:
     return x.detach().permute(0, 2, 3, 1).contiguous()
-
-
-def _compile(function: Callable[..., None]) -> Callable[..., None]:
-    try:
-        gather: Callable[..., None] = numba.njit(SIGNATURE, nogil=True, cache=True)(function)
-    except (RuntimeError, OSError):  # no folder that can be written, or a full disk
-        gather = numba.njit(SIGNATURE, nogil=True)(function)
-    return gather
 
 
 def _gather(kernel: int, lanes: int, sites: int) -> Callable[..., None]:
