@@ -18,6 +18,7 @@ from lowlat_seg_ros.frames import Frame, MaskKind
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.network.packed import PackedConv2d
 from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -34,6 +35,13 @@ def trained(network: nn.Module) -> nn.Module:
             for tensor in (module.running_var, module.weight):
                 nn.init.uniform_(tensor, 0.5, 2.0)
     return network.eval()
+
+
+def convolutions(network: nn.Module) -> dict[str, torch.dtype]:
+    """The precision of each, by name."""
+    plain = {n: m.weight.dtype for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+    packed = {n: m.dtype for n, m in network.named_modules() if isinstance(m, PackedConv2d)}
+    return plain | packed
 
 
 def every_answer(segmenter: Segmenter, image: Tensor) -> dict[str, Tensor]:
@@ -79,8 +87,7 @@ def test_the_rival_is_folded_wherever_a_convolution_precedes() -> None:
     assert left
     assert all(name.startswith(("context.", "head.0.", "auxiliary.0.")) for name in left)
     fast = inference.prepare(copy.deepcopy(plain), torch.bfloat16)
-    convolutions = {n: m for n, m in fast.named_modules() if isinstance(m, nn.Conv2d)}
-    full = {name for name, layer in convolutions.items() if layer.weight.dtype == torch.float32}
+    full = {name for name, dtype in convolutions(fast).items() if dtype == torch.float32}
     assert full == {"head.3", "auxiliary.3"}  # the logits
     image = torch.rand(1, 3, 64, 80)
     expected = plain(image)
@@ -94,11 +101,11 @@ def test_in_bf16_what_is_read_as_numbers_is_full_precision() -> None:
     assert isinstance(segmenter, Segmenter)
     answers = every_answer(segmenter, torch.rand(1, 3, 64, 80))
     assert {name for name, tensor in answers.items() if tensor.dtype == torch.bfloat16} == {"low"}
-    full = {name.rpartition(".")[0] for name, weight in segmenter.named_parameters()
-            if weight.dtype == torch.float32}  # fmt: skip
+    full = {name for name, dtype in convolutions(segmenter).items() if dtype == torch.float32}
     classifiers = {"classifier", "high_classifier", "low_classifier"}
-    others = {"context.project", "predictor.logits", "adapt.far.whole", "selector.unit"}
-    assert full == classifiers | others | {"selector.reduction"}
+    others = {"context.project", "predictor.logits", "adapt.far.whole", "selector.reduction"}
+    assert {name.removesuffix(".convolution") for name in full} == classifiers | others
+    assert segmenter.selector.unit.weight.dtype == torch.float32
 
 
 def test_bf16_is_chosen_where_the_processor_multiplies_it() -> None:
@@ -108,7 +115,8 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it() -> None:
     assert precision_of("bf16", CPU) == torch.bfloat16
     assert precision_of("fp32", CPU) == torch.float32
     segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU)
-    assert segmenter.backbone.conv1.weight.dtype == precision_of(EngineConfig.precision, CPU)
+    found = convolutions(segmenter)["backbone.conv1"]
+    assert found == precision_of(EngineConfig.precision, CPU)
 
 
 @torch.inference_mode()

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lowlat_seg_ros.network.packed import PackedConv2d
+
 #: Linux keeps a process's account here.
 STATUS = Path("/proc/self/status")
 
@@ -31,9 +33,10 @@ class Memory:
 
 
 def weights_mb(network: nn.Module) -> float:
-    """Of parameters and buffers."""
+    """Of parameters and buffers, and of convolutions that were packed."""
     tensors = network.state_dict().values()
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
+    packed = [m.weight_bytes for m in network.modules() if isinstance(m, PackedConv2d)]
+    return (sum(tensor.numel() * tensor.element_size() for tensor in tensors) + sum(packed)) / 1e6
 
 
 def memory_mb(device: torch.device) -> float:

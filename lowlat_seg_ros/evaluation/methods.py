@@ -52,7 +52,8 @@ class Workshop:
 
     ``replays`` are those of the schedules by name, ``baselines`` those with weights of their own
     that were found in the folder ``baselines_from``, ``lacking`` those that were asked for and not
-    found. ``skips``: methods do not see all frames.
+    found. ``coarse``: the network at output stride 16, None if it is or was not asked for.
+    ``skips``: methods do not see all frames.
     """
 
     segmenter: Segmenter
@@ -63,6 +64,7 @@ class Workshop:
     baselines: dict[str, Baseline]
     baselines_from: Path | None = None
     lacking: tuple[str, ...] = ()
+    coarse: Segmenter | None = None
     skips: bool = False
 
     def build(self, spec: Spec) -> Method:
@@ -90,9 +92,11 @@ def workshop(
             for spec in specs
             if spec.weights and weights.path_of(baselines_from, spec.name).is_file()
         }
-    # Only now: baselines are bound to the checkpoint's own weights, and begin as parts of it.
+    asked = any(spec.kind == "full_os16" for spec in specs)
+    coarse = _coarse(segmenter) if asked and header.network.output_stride != 16 else None
+    # Only now: all of these are bound to the checkpoint's own weights, or begin as parts of it.
     dtype = precision_of(config.precision, next(segmenter.parameters()).device)
-    for network in (segmenter, *baselines.values()):
+    for network in (segmenter, *baselines.values(), *([coarse] if coarse is not None else [])):
         inference.prepare(network.eval(), dtype)
     names = {spec.schedule for spec in specs} & {"threshold", "adaptive"}
     replays = {}
@@ -101,7 +105,17 @@ def workshop(
         ranges = footage.ranges()
         replays = {name: Replay(_measure(name, segmenter), lows, ranges) for name in sorted(names)}
     lacking = tuple(s.name for s in specs if s.weights and s.name not in baselines)
-    return Workshop(segmenter, header, config, footage, replays, baselines, baselines_from, lacking)
+    return Workshop(
+        segmenter, header, config, footage, replays, baselines, baselines_from, lacking, coarse
+    )
+
+
+def _coarse(segmenter: Segmenter) -> Segmenter:
+    """The same weights at output stride 16."""
+    device = next(segmenter.parameters()).device
+    coarse = Segmenter(dataclasses.replace(segmenter.config, output_stride=16)).to(device)
+    checkpoint.restore(coarse, checkpoint.weights(segmenter), "full_os16")
+    return coarse
 
 
 def _measure(name: str, segmenter: Segmenter) -> Measure:
@@ -113,15 +127,9 @@ def _full(shop: Workshop, spec: Spec) -> Method:
 
 
 def _full_os16(shop: Workshop, spec: Spec) -> Method:
-    if shop.header.network.output_stride == 16:
+    if shop.coarse is None:
         raise Unavailable("the checkpoint's own output stride is 16, so it would equal full")
-    config = dataclasses.replace(shop.header.network, output_stride=16)
-    device = next(shop.segmenter.parameters()).device
-    # Prepared like the one whose weights it takes.
-    coarse = Segmenter(config).eval().to(device)
-    inference.prepare(coarse, precision_of(shop.config.precision, device))
-    checkpoint.restore(coarse, checkpoint.weights(shop.segmenter), "full_os16")
-    return FullEngine(coarse, shop.config)
+    return FullEngine(shop.coarse, shop.config)
 
 
 def _full_half(shop: Workshop, spec: Spec) -> Method:

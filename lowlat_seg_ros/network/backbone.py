@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig
+from lowlat_seg_ros.network.packed import PackedResidual
 
 
 class BasicBlock(nn.Module):
@@ -36,6 +37,10 @@ class BasicBlock(nn.Module):
         out = self.bn2(self.conv2(out))
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
+
+    def packed(self) -> PackedResidual:
+        """For inference on a CPU."""
+        return PackedResidual((self.conv1, self.conv2), self.downsample, relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -62,6 +67,10 @@ class Bottleneck(nn.Module):
         out = self.bn3(self.conv3(out))
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
+
+    def packed(self) -> PackedResidual:
+        """For inference on a CPU."""
+        return PackedResidual((self.conv1, self.conv2, self.conv3), self.downsample, relu=True)
 
 
 @dataclass(frozen=True)

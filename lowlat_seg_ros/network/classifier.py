@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowlat_seg_ros.network.packed import PackedConv2d
 
-class Classifier(nn.Conv2d):
-    """Features (N, C, H/8, W/8) -> logits (N, classes, r*H/8, r*W/8), r the ``upsampling``.
 
-    With r = 1 the paper's 1x1 convolution; else a sub-pixel convolution (Shi et al., CVPR 2016),
-    whose r*r answers per cell keep things thinner than a cell apart.
+class SubPixel(nn.Module):
+    """Features (N, C, H/8, W/8) -> logits (N, classes, r*H/8, r*W/8), r the ``upsampling``."""
+
+    upsampling: int
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits."""
+        return self.arrange(self.cells(features))
+
+    @abstractmethod
+    def cells(self, features: Tensor) -> Tensor:
+        """All answers of each cell, (N, classes*r*r, H/8, W/8); those of several may be summed."""
+
+    def arrange(self, cells: Tensor) -> Tensor:
+        """Logits of :meth:`cells`, which are in the order of ``torch.nn.PixelShuffle``."""
+        return F.pixel_shuffle(cells, self.upsampling)
+
+
+class Classifier(SubPixel, nn.Conv2d):
+    """With r = 1 the paper's 1x1 convolution; else a sub-pixel convolution (Shi et al., CVPR 2016).
+
+    Its r*r answers per cell keep things thinner than a cell apart.
     """
 
     def __init__(self, in_channels: int, classes: int, upsampling: int = 1) -> None:
         super().__init__(in_channels, classes * upsampling**2, 1)
         self.upsampling = upsampling
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits; sub-pixel answers lie in the order of ``torch.nn.PixelShuffle``."""
-        return F.pixel_shuffle(super().forward(features), self.upsampling)
+    def cells(self, features: Tensor) -> Tensor:
+        """Those of the convolution, in the precision of its weights."""
+        return nn.Conv2d.forward(self, features.to(self.weight.dtype))
+
+    def packed(self) -> PackedClassifier:
+        """For inference on a CPU."""
+        return PackedClassifier(self)
 
     def answers_more_than(self, other: Classifier) -> bool:
         """Whether it reads and tells apart the same as ``other``, but more often per cell."""
@@ -38,3 +63,17 @@ class Classifier(nn.Conv2d):
             self.weight.copy_(other.weight.repeat_interleave(times, dim=0))
             if self.bias is not None and other.bias is not None:
                 self.bias.copy_(other.bias.repeat_interleave(times, dim=0))
+
+
+class PackedClassifier(SubPixel):
+    """A :class:`Classifier` whose convolution was packed."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.upsampling = classifier.upsampling
+        self.convolution = PackedConv2d(classifier)
+
+    def cells(self, features: Tensor) -> Tensor:
+        """Those of the convolution."""
+        cells: Tensor = self.convolution(features)
+        return cells

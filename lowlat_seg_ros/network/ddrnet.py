@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowlat_seg_ros.network.packed import PackedResidual
+
 WIDTH = 32  # channels of the first stages
 BRANCH = 128  # channels of DAPPM's branches and of its output
 HEAD = 64  # channels of the segmentation head
@@ -37,6 +39,11 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x) + self.shortcut(x)
 
+    def packed(self) -> PackedResidual:
+        """For inference on a CPU."""
+        convolutions = [layer for layer in self.body.modules() if isinstance(layer, nn.Conv2d)]
+        return PackedResidual(convolutions, self.shortcut)
+
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """A convolution and BatchNorm: (N, inputs, H, W) -> (N, outputs, H/stride, W/stride)."""
@@ -54,9 +61,10 @@ def make_stem(width: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def stage(inputs: int, planes: int, stride: int) -> nn.Sequential:
-    """Two residual blocks: (N, inputs, H, W) -> (N, planes, H/stride, W/stride), not yet ReLU."""
-    return nn.Sequential(Residual(inputs, planes, stride), nn.ReLU(True), Residual(planes, planes))
+def stage(inputs: int, planes: int, stride: int, end: nn.Module | None = None) -> nn.Sequential:
+    """Two residual blocks and ``end``: (N, inputs, H, W) -> (N, planes, H/stride, W/stride)."""
+    first, second = Residual(inputs, planes, stride), Residual(planes, planes)
+    return nn.Sequential(first, nn.ReLU(True), second, *([end] if end is not None else []))
 
 
 def _preactivated(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
@@ -98,7 +106,8 @@ class DDRNet23Slim(nn.Module):
         super().__init__()
         w = WIDTH
         self.stem = make_stem(w)
-        self.layer1, self.layer2 = stage(w, w, 1), stage(w, 2 * w, 2)
+        self.layer1 = stage(w, w, 1, end=nn.ReLU(True))
+        self.layer2 = stage(w, 2 * w, 2, end=nn.ReLU(True))
         self.coarse3, self.fine3 = stage(2 * w, 4 * w, 2), stage(2 * w, 2 * w, 1)
         self.up3, self.down3 = conv_bn(4 * w, 2 * w, 1), conv_bn(2 * w, 4 * w, 3, 2)
         self.coarse4, self.fine4 = stage(4 * w, 8 * w, 2), stage(2 * w, 2 * w, 1)
@@ -117,7 +126,7 @@ class DDRNet23Slim(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        shared = F.relu(self.layer2(F.relu(self.layer1(self.stem(image)))))  # 1/8
+        shared = self.layer2(self.layer1(self.stem(image)))  # 1/8
         size = shared.shape[2:]
         coarse, fine = self.coarse3(shared), self.fine3(shared)
         coarse, fine = (

@@ -26,7 +26,8 @@ class DDREncoder(nn.Module):
         w = width
         self.channels = 2 * w
         self.stem = make_stem(w)
-        self.layer1, self.layer2 = stage(w, w, 1), stage(w, 2 * w, 2)
+        self.layer1 = stage(w, w, 1, end=nn.ReLU(True))
+        self.layer2 = stage(w, 2 * w, 2, end=nn.ReLU(True))
         self.coarse3, self.fine3 = stage(2 * w, 4 * w, 2), stage(2 * w, 2 * w, 1)
         self.up3, self.down3 = conv_bn(4 * w, 2 * w, 1), conv_bn(2 * w, 4 * w, 3, 2)
         self.coarse4, self.fine4 = Residual(4 * w, 8 * w, 2), Residual(2 * w, 2 * w)
@@ -37,9 +38,9 @@ class DDREncoder(nn.Module):
 
     def forward(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
         """``pause`` is called between the stages."""
-        x = F.relu(self.layer1(self.stem(image)))
+        x = self.layer1(self.stem(image))
         pause()
-        shared = F.relu(self.layer2(x))
+        shared = self.layer2(x)
         pause()
         coarse, fine = self.coarse3(shared), self.fine3(shared)
         pause()

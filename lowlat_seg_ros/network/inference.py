@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.network import checkpoint, propagation
 from lowlat_seg_ros.network.checkpoint import Header
+from lowlat_seg_ros.network.packed import pack
 from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -45,9 +46,9 @@ def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     """Fold ``network``, in eval mode, in place, its inner convolutions in ``dtype``; returns it.
 
     It can be neither trained nor saved any more: its weights are no longer those of its
-    checkpoint, and it has no BatchNorm. Parts that were prepared before stay as they are. For a
-    segmenter on a CPU Eq. (1) is compiled, see :func:`~.propagation.compiled`. Raises
-    ``ValueError`` in training mode.
+    checkpoint, and it has no BatchNorm. Parts that were prepared before stay as they are. On a CPU
+    convolutions are packed, see :func:`~.packed.pack`, and for a segmenter Eq. (1) is compiled, see
+    :func:`~.propagation.compiled`. Raises ``ValueError`` in training mode.
     """
     if network.training:
         raise ValueError("the network is in training mode; call its eval() first")
@@ -62,10 +63,12 @@ def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
                 layer.to(dtype)
             elif after_norm and layer.bias is None:
                 layer.to(dtype)
+    if next(network.parameters()).device.type == "cpu":
+        pack(network)
+        if isinstance(network, Segmenter):
+            propagation.compiled(network.config.kernel_size)  # or the second frame waits for it
     if dtype != torch.float32:
         _match_inputs(network)
-    if isinstance(network, Segmenter) and next(network.parameters()).device.type == "cpu":
-        propagation.compiled(network.config.kernel_size)  # else the second frame would wait for it
     # PyTorch has this overload, its type stubs do not.
     return network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

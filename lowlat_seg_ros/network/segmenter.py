@@ -137,13 +137,14 @@ class Segmenter(nn.Module):
     def classify_fused(self, propagated: Tensor, low: Tensor) -> Tensor:
         """The fast track's mask: propagated F_h fused with the current frame's adapted F_l."""
         adapted = self.adapt(low)
-        logits: Tensor = self.classifier(self.fusion(propagated, adapted))
-        if not self.config.residual_fusion:
-            return logits
-        answer = self.high_classifier(propagated)
-        if self.config.ensemble:
-            answer = torch.lerp(answer, self.low_classifier(adapted), self.config.ensemble)
-        return logits + answer
+        cells: Tensor = self.classifier.cells(self.fusion(propagated, adapted))
+        if self.config.residual_fusion:
+            answer = self.high_classifier.cells(propagated)
+            if self.config.ensemble:
+                own = self.low_classifier.cells(adapted)
+                answer = torch.lerp(answer, own, self.config.ensemble)
+            cells = cells + answer
+        return self.classifier.arrange(cells)
 
     def classify_high(self, high: Tensor) -> Tensor:
         """The full network's mask, from F_h alone."""
