@@ -46,7 +46,7 @@ class GrfpEngine(Stream):
         with watch.stage("higher_ms"):
             logits = self.segmenter.classify_high(self.segmenter.higher(source))
         with watch.stage("propagation_ms"):
-            small = half_size(image)
+            small = half_size(image.float())  # else means would be rounded, too
             if self._past is not None:
                 past = self._past
                 logits = self._cell(past.probabilities, past.image, small, logits.softmax(dim=1))

@@ -36,6 +36,7 @@ class KeyedEngine(Stream):
 
     def step(self, image: Tensor, key_age: int | None, watch: Stopwatch) -> tuple[Tensor, MaskKind]:
         """The full mask of a key frame, the carried one of all others."""
+        image = image.float()  # carriers average it, and should not round means
         needs_low = self._schedule.needs_low or self._network.needs_low
         low = self._low(image, watch) if needs_low else None
         if self._state is not None and key_age is not None:

@@ -7,7 +7,6 @@ network's input, as in training. So the way back is one bilinear interpolation.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
 
 import cv2
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowlat_seg_ros.engine.normalising import normalised
 from lowlat_seg_ros.engine.upsampling import arg_max_at
 from lowlat_seg_ros.frames import FrameError
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter, normalise
@@ -84,37 +84,32 @@ def fill(image: np.ndarray, geometry: Geometry, padded: np.ndarray) -> None:
 
 
 def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -> Tensor:
-    """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last, on the network's device."""
+    """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last, on the network's device.
+
+    On a CPU in the precision that the network rounds it to.
+    """
     padded = np.empty((*geometry.padded, 3), np.uint8)
     fill(image, geometry, padded)
     device = next(segmenter.parameters()).device
     if device.type == "cpu":
-        normalised = torch.from_numpy(cv2.LUT(padded, _normalised_values()))
-        return normalised.permute(2, 0, 1).unsqueeze(0)  # NHWC in memory
+        return normalised(padded, segmenter.input_dtype)
     pixels = torch.from_numpy(padded).to(device).permute(2, 0, 1).unsqueeze(0)
     return normalise(pixels / 255)
-
-
-@functools.cache
-def _normalised_values() -> np.ndarray:
-    """What becomes of each byte of each channel, float32 (1, 256, 3): one pass instead of three."""
-    values = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256) / 255
-    table: np.ndarray = normalise(values)[0].permute(1, 2, 0).contiguous().numpy()
-    return table
 
 
 def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:
     """Features (1, C, h, w) of an image at ``old`` -> (1, C, h', w') of the same image at ``new``.
 
     Bilinear, from cell centre to cell centre; cells of the padding repeat the edge. The cells may
-    be of any stride that divides the padded sides, pixels among them.
+    be of any stride that divides the padded sides, pixels among them. Whatever the precision of
+    ``features``, only the answer is rounded to it.
     """
     stride = old.padded[0] // features.shape[2]
     size = [side // stride for side in new.padded]
     # The scale is that of the unpadded region, as in :func:`mask_of`.
     scales = [after / before for after, before in zip(new.scaled, old.scaled, strict=True)]
-    result: Tensor = torch.ops.aten.upsample_bilinear2d(features, size, False, *scales)
-    return result
+    result: Tensor = torch.ops.aten.upsample_bilinear2d(features.float(), size, False, *scales)
+    return result.to(features.dtype)
 
 
 def mask_of(logits: Tensor, geometry: Geometry) -> np.ndarray:

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from lowlat_seg_ros.engine import resize, upsampling
+from lowlat_seg_ros.engine import normalising, resize, upsampling
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -119,7 +120,9 @@ def runners(segmenter: Segmenter) -> tuple[Runner, Runner]:
     """For frames and for the slow track of one engine."""
     device = next(segmenter.parameters()).device
     if device.type != "cuda":
-        upsampling.compiled()  # else the first frame's mask would wait for it
+        upsampling.compiled()  # else the first frame would wait for it
+        if segmenter.input_dtype == torch.bfloat16:
+            normalising.compiled()
         return Runner(segmenter), Runner(segmenter)
     from lowlat_seg_ros.engine.cuda import CudaRunner
 

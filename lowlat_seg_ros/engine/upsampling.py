@@ -8,15 +8,13 @@ the time at 11 classes, 360x480, and no more memory than two planes).
 from __future__ import annotations
 
 import functools
-import importlib.util
-import logging
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 import torch
 
-logger = logging.getLogger(__name__)
+from lowlat_seg_ros.network import machine_code
 
 
 def arg_max_at(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -39,16 +37,13 @@ def compiled() -> Callable[[np.ndarray, int], np.ndarray] | None:
 
     The first call of a process takes half a second or more; call it before that matters.
     """
-    if importlib.util.find_spec("numba") is None:
-        return None
-    try:
+
+    def make() -> Callable[[np.ndarray, int], np.ndarray]:
         from lowlat_seg_ros.engine import upsampling_numba
 
         return upsampling_numba.compiled()
-    except Exception as error:
-        # Such as a numba that knows neither this NumPy nor this Python: OpenCV needs none.
-        logger.warning("No numba kernel, masks will take longer: %s", error)
-        return None
+
+    return machine_code.if_possible(make, "masks will take longer")
 
 
 def class_by_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:

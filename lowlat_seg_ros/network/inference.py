@@ -52,6 +52,8 @@ def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     """
     if network.training:
         raise ValueError("the network is in training mode; call its eval() first")
+    if isinstance(network, Segmenter) and isinstance(network.backbone.bn1, nn.BatchNorm2d):
+        network.input_dtype = dtype  # of the convolutions that read images, folded here and now
     for module in network.modules():
         layers, after_norm = _in_order(module), False
         for (_, _, layer), following in itertools.zip_longest(layers, layers[1:]):

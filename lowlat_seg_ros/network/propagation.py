@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowlat_seg_ros.network import machine_code
 from lowlat_seg_ros.network.layers import conv_bn_relu
 from lowlat_seg_ros.network.sharing import Reduced
 
@@ -90,16 +91,13 @@ def compiled(kernel: int) -> Callable[[Tensor, Tensor], Tensor] | None:
     For float32, without gradients. The first call of a process takes about a second and a half, or
     a half where the machine code was kept.
     """
-    if importlib.util.find_spec("numba") is None:
-        return None
-    try:
+
+    def make() -> Callable[[Tensor, Tensor], Tensor]:
         from lowlat_seg_ros.network import propagation_numba
 
         return propagation_numba.compiled(kernel)
-    except Exception as error:
-        # Such as a numba that knows neither this NumPy nor this Python: the shift loop needs none.
-        logger.warning("No numba kernel, propagation will be slow: %s", error)
-        return None
+
+    return machine_code.if_possible(make, "propagation will be slow")
 
 
 @functools.cache

@@ -61,6 +61,8 @@ class Segmenter(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
+        #: To what it rounds images, so that they may come in it; :func:`~.inference.prepare` says.
+        self.input_dtype = torch.float32
         width, high = config.module_channels, config.high_channels
         self.backbone = Backbone(config)
         own, shares = config.encoder == "ddrnet", config.shared_reduction
