@@ -46,6 +46,7 @@ def test_is_rounded_to_the_bit(monkeypatch: pytest.MonkeyPatch, numba: bool) -> 
     else:
         monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not installed
         monkeypatch.setattr(normalising, "compiled", normalising.compiled.__wrapped__)
+    BYTES.flags.writeable = False  # as images of messages are
     for image in (BYTES, random_image(8, 40), random_image(24, 8)):
         rounded = normalised(image, torch.bfloat16)
         assert rounded.dtype == torch.bfloat16

@@ -15,7 +15,7 @@ from lowlat_seg_ros.network import machine_code
 from lowlat_seg_ros.network.segmenter import MEAN, STD
 
 #: Rows of pixels; factors and terms of a row; a row's float32 as bits; rows of bfloat16's bits.
-SIGNATURE = "void(u1[:,::1], f4[::1], f4[::1], u4[::1], i2[:,::1])"
+SIGNATURE = "void(Array(u1, 2, 'C', readonly=True), f4[::1], f4[::1], u4[::1], i2[:,::1])"
 
 
 def compiled() -> Callable[[np.ndarray], np.ndarray]:

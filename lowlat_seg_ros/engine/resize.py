@@ -88,9 +88,11 @@ def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -
 
     On a CPU in the precision that the network rounds it to.
     """
+    device = next(segmenter.parameters()).device
+    if device.type == "cpu" and geometry.padded == geometry.image:
+        return normalised(np.ascontiguousarray(image), segmenter.input_dtype)
     padded = np.empty((*geometry.padded, 3), np.uint8)
     fill(image, geometry, padded)
-    device = next(segmenter.parameters()).device
     if device.type == "cpu":
         return normalised(padded, segmenter.input_dtype)
     pixels = torch.from_numpy(padded).to(device).permute(2, 0, 1).unsqueeze(0)

@@ -18,7 +18,7 @@ import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from lowlat_seg_ros.network import machine_code
 
@@ -88,13 +88,24 @@ def _upsample(lanes: int) -> Callable[..., None]:
                 for p in range(factor):
                     for first in range(0, width + 1, block):
                         _find_largest(lanes, sums, first, weights[p], ids[p])
-                for x in range(width + 1):
-                    for p in range(factor):
-                        line[x * factor + p] = ids[p, x]
+                # Of a factor that it knows LLVM makes a few instructions for many ids.
+                if factor == 4:
+                    _interleave(ids, 4, line)
+                elif factor == 8:
+                    _interleave(ids, 8, line)
+                else:
+                    _interleave(ids, factor, line)
                 for x in range(mask.shape[1]):
                     mask[y, x] = line[before + x]
 
     return upsample
+
+
+@register_jitable(inline="always")
+def _interleave(ids, factor, line):
+    for x in range(len(line) // factor):
+        for p in range(factor):
+            line[x * factor + p] = ids[p, x]
 
 
 @intrinsic(prefer_literal=True)
