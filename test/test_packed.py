@@ -69,10 +69,12 @@ def test_a_packed_depthwise_convolution_answers_as_before(dtype: torch.dtype) ->
 def test_it_takes_inputs_of_any_layout_size_and_precision() -> None:
     conv = nn.Conv2d(4, 8, 3, padding=1)
     fast = PackedConv2d(conv)
-    for size in ((1, 4, 9, 7), (1, 4, 30, 40), (2, 4, 9, 7), (1, 4, 1, 1), (1, 4, 9, 7)):
+    once = fast.weight_bytes
+    for size in ((1, 4, 9, 7), (1, 4, 30, 40), (2, 4, 9, 7), (1, 4, 1, 1), (1, 4, 8, 7)) * 2:
         x = torch.randn(size)
         torch.testing.assert_close(fast(x), conv(x))
         torch.testing.assert_close(fast(x.double()), conv(x))
+    assert fast.weight_bytes == packed.LAYOUTS * once  # not one for each size there ever was
 
 
 @torch.inference_mode()

@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
+#: Sizes whose layouts are kept: cameras of several sizes may share a network.
+LAYOUTS = 4
+
 
 @runtime_checkable
 class Packable(Protocol):
@@ -43,7 +46,7 @@ class PackedConv2d(nn.Module):
         self._geometry = padding, stride, dilation, conv.groups
         self._bias = None if conv.bias is None else conv.bias.detach()
         # Plain attributes: nothing can move or convert a layout, nor save it.
-        self._for: tuple[torch.Size | None, Tensor] = None, conv.weight.detach().to_mkldnn()
+        self._layouts: dict[torch.Size, Tensor] = {torch.Size(): conv.weight.detach().to_mkldnn()}
 
     def __deepcopy__(self, memo: dict[int, object]) -> PackedConv2d:
         """Shares the weights, which never change."""
@@ -52,8 +55,7 @@ class PackedConv2d(nn.Module):
     @property
     def weight_bytes(self) -> int:
         """Of memory that the weights take."""
-        _, weight = self._for
-        return weight.numel() * weight.element_size()
+        return sum(weight.numel() * weight.element_size() for weight in self._layouts.values())
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """(N, C, H, W) and what is added to the answer -> as the convolution, channels_last.
@@ -74,18 +76,20 @@ class PackedConv2d(nn.Module):
     def _laid_out(self, x: Tensor) -> Tensor:
         """The weights for inputs of the size of ``x``: for others a layout may be ten times slower.
 
-        Several threads may ask at once; each has what it asked for.
+        Threads may ask at once, so what others may be reading is replaced, not changed.
         """
-        size, weight = self._for
-        if size != x.shape:
+        layouts = self._layouts
+        if x.shape not in layouts:
+            kept = [item for item in layouts.items() if item[0]][-(LAYOUTS - 1) :]
+            some = next(iter(layouts.values()))
             # Its type stub lacks the last argument.
-            weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
-                weight.to_dense().to_mkldnn(),
+            new = torch._C._nn.mkldnn_reorder_conv2d_weight(
+                some.to_dense().to_mkldnn(),
                 *self._geometry,
                 x.shape,  # type: ignore[call-arg]
             )
-            self._for = x.shape, weight
-        return weight
+            self._layouts = layouts = {**dict(kept), x.shape: new}
+        return layouts[x.shape]
 
 
 class PackedResidual(nn.Module):
