@@ -90,6 +90,17 @@ def test_the_slow_track_refines_while_frames_flow(on_gpu: Segmenter, make_frame:
     assert captures(on_gpu).failed == 0
 
 
+def test_masks_have_the_size_that_was_asked_for(on_gpu: Segmenter, make_frame: MakeFrame) -> None:
+    """Also once the network's graphs were captured for another one, by an engine that is gone."""
+    config = dataclasses.replace(ALWAYS, inference_height=24)
+    for at_network_size in (False, True, False):
+        with Engine.deterministic(on_gpu, config, threshold=1.0, delay_frames=1) as engine:
+            for index in range(4):
+                frame = make_frame(index, (48, 64))
+                result = engine.process(frame, mask_at_network_size=at_network_size)
+                assert result.mask.shape == ((24, 32) if at_network_size else (48, 64))
+
+
 def test_stages_make_up_the_latency(on_gpu: Segmenter, make_frame: MakeFrame) -> None:
     with Engine.deterministic(on_gpu, ALWAYS, threshold=1.0, delay_frames=2) as engine:
         timings = [engine.process(make_frame(i)).timing for i in range(8)][4:]

@@ -42,13 +42,14 @@ def weights_mb(network: nn.Module) -> float:
 def memory_mb(device: torch.device) -> float:
     """What this process holds now: on the GPU if that is ``device``, else in main memory."""
     if device.type == "cuda":
-        return torch.cuda.memory_allocated(device) / 1e6
+        torch.cuda.empty_cache()  # what is left includes the memory that CUDA graphs keep
+        return torch.cuda.memory_reserved(device) / 1e6
     return resident_mb()
 
 
 def gpu_peak_mb(device: torch.device) -> float:
     """The most that was held on the GPU so far."""
-    return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else 0.0
+    return torch.cuda.max_memory_reserved(device) / 1e6 if device.type == "cuda" else 0.0
 
 
 def resident_mb() -> float:

@@ -155,8 +155,12 @@ class Saturated(FastTrack):
         self, name: str, engine: Engine, endless: threading.Event, threads: int, rate_hz: float
     ) -> None:
         super().__init__(name, engine, SATURATED, threads, rate_hz)
-        self.refinements = 0
-        self._endless, self._found_busy = endless, 0
+        self._endless = endless
+
+    def forget(self) -> None:
+        """Nothing has been counted."""
+        super().forget()
+        self.refinements = self._found_busy = 0
 
     def enter(self) -> None:
         """Take over the engine."""

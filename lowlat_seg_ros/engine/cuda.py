@@ -36,6 +36,10 @@ class Side:
         self.lock = threading.Lock()
         self.stream = torch.cuda.Stream(device, priority=priority)
         self.graphs = Graphs(device, priority)
+        # Graphs read them where they are, so they must live as long.
+        self.mean, self.std = (
+            torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD)
+        )
         self._uploads: tuple[tuple[int, int], Uploads] | None = None
 
     def upload(self, size: tuple[int, int]) -> Uploads:
@@ -67,9 +71,6 @@ class CudaRunner(Runner):
         if priority not in sides:
             sides[priority] = Side(device, priority)
         self._side = sides[priority]
-        self._mean, self._std = (
-            torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD)
-        )
         self._dtype = next(segmenter.parameters()).dtype
 
     @contextmanager
@@ -78,8 +79,7 @@ class CudaRunner(Runner):
         side = self._side
         with side.lock:
             side.stream.wait_stream(torch.cuda.current_stream(self._device))
-            if self._after is not None:  # the key frame's features may still be under way
-                side.stream.wait_stream(self._after._side.stream)
+            self.after_frames()
             try:
                 with torch.cuda.stream(side.stream):
                     yield
@@ -100,6 +100,11 @@ class CudaRunner(Runner):
         done.record(self._side.stream)
         done.synchronize()
 
+    def after_frames(self) -> None:
+        """Let the GPU wait for them; this thread does not."""
+        if self._after is not None:
+            self._side.stream.wait_stream(self._after._side.stream)
+
     def stopwatch(self, clock: Clock) -> Stopwatch:
         """Stages end when the GPU gets there; nothing waits for it."""
         return Stopwatch(clock, _mark, _ms_between)
@@ -114,7 +119,8 @@ class CudaRunner(Runner):
 
     def mask(self, logits: Tensor, geometry: resize.Geometry) -> np.ndarray:
         """One asynchronous copy of bytes, and the only wait of a frame."""
-        ids = self.run(("mask", geometry), partial(resize.ids_of, geometry=geometry), logits)
+        name = "mask", geometry, geometry.mask  # which geometries are equal without
+        ids = self.run(name, partial(resize.ids_of, geometry=geometry), logits)
         # PyTorch keeps pinned memory and hands it out again when the caller lets go of the mask.
         host = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
         host.copy_(ids, non_blocking=True)
@@ -145,7 +151,7 @@ class CudaRunner(Runner):
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         image = pixels.permute(2, 0, 1).unsqueeze(0) / 255  # NHWC in memory
-        return ((image - self._mean) / self._std).to(self._dtype)
+        return ((image - self._side.mean) / self._side.std).to(self._dtype)
 
 
 class Uploads:

@@ -5,11 +5,13 @@ A part runs as it is the first time, which warms up its libraries; the second ti
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -24,6 +26,16 @@ SIZES = 4
 # One at a time in the process: a capture begins with waiting for the whole device, which another
 # one, in the thread of another engine or of the slow track, would not survive.
 _capturing = threading.Lock()
+
+
+@functools.cache
+def _stream(device: torch.device, priority: int) -> torch.cuda.Stream:
+    """Where graphs are captured; kernels in a graph keep its priority.
+
+    It is used for nothing else: what waits for a stream that captures would become part of the
+    graph. PyTorch has 32 streams of a priority and hands them out in turns, so there is only one.
+    """
+    return torch.cuda.Stream(device, priority=priority)
 
 
 class Graph:
@@ -86,9 +98,8 @@ class Graphs:
 
     def __init__(self, device: torch.device, priority: int) -> None:
         self.captured = self.failed = 0
-        # Kernels in a graph keep the priority of the stream that they were captured on. It is used
-        # for nothing else: what waits for a stream that captures would become part of the graph.
-        self._stream = torch.cuda.Stream(device, priority=priority)
+        self._stream = _stream(device, priority)
+        self._index = device.index or 0
         self._sizes: OrderedDict[Hashable, GraphsOfSize] = OrderedDict()
         self._now = GraphsOfSize()
 
@@ -135,13 +146,19 @@ class Graphs:
         pool: str,
     ) -> Graph | None:
         now, stream = self._now, torch.cuda.current_stream()
-        handle = now.pools.setdefault(pool, torch.cuda.graph_pool_handle()) if pool else None
+        handle = torch.cuda.graph_pool_handle()
+        if pool:
+            handle = now.pools.setdefault(pool, handle)
         try:
             graph = Graph(function, inputs, bound, self._stream, handle)
         except Exception as error:
             # Whatever cannot be captured can still be run, but where this thread was before:
             # a capture that fails at its end leaves it on the stream of captures.
             torch.cuda.set_stream(stream)
+            # Before PyTorch 2.13 it also leaves the allocator in the pool of that capture.
+            with suppress(Exception):
+                torch._C._cuda_endAllocateToPool(self._index, handle)
+            now.pools.pop(pool, None)
             self.failed += 1
             logger.warning("A part of the network runs without a CUDA graph: %s", error)
             return None

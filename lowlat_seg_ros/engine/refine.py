@@ -82,6 +82,7 @@ class Refiner:
         high = key.high
         assert high is not None  # Sh's, as set in __call__
         if self._late_refinement == "propagate":
+            self._net.after_frames()  # ``current`` is newer than this turn
             weights = self._net.kernels(key.reduced, current.reduced)
             with serial():
                 high = self._net.keep(self._net.propagate(high, weights))

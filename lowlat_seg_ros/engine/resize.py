@@ -111,6 +111,8 @@ def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:
     # The scale is that of the unpadded region, as in :func:`mask_of`.
     scales = [after / before for after, before in zip(new.scaled, old.scaled, strict=True)]
     result: Tensor = torch.ops.aten.upsample_bilinear2d(features.float(), size, False, *scales)
+    if features.is_cuda:  # they may be the other side's, and dropped while they are read
+        features.record_stream(torch.cuda.current_stream())
     return result.to(features.dtype)
 
 

@@ -39,6 +39,9 @@ class Runner:
     def settle(self) -> None:
         """Wait until the other side may read what was computed."""
 
+    def after_frames(self) -> None:
+        """What this side, the slow track, computes from here on may read what frames have made."""
+
     def stopwatch(self, clock: Clock) -> Stopwatch:
         """For one frame's stages on this device."""
         return Stopwatch(clock)

@@ -38,6 +38,11 @@ CHANNELS = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128}
 SUMMED = 64
 
 
+#: Compiled once for all sizes: else another size, such as less while load is shed, would have a
+#: frame wait for the compiler.
+SIDES = ["height", "width"]
+
+
 class FusedSpatiallyVariantConvolution(torch.autograd.Function):
     """Features (N, C, H, W) in fp16, bf16 or fp32 and weights (N, K*K, H, W), as for Eq. (1).
 
@@ -108,7 +113,7 @@ def _add_product(left, right, total, PRECISION: tl.constexpr):
     return tl.dot(left, right, total, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIDES)
 def _gather(
     features,
     weights,
@@ -150,7 +155,7 @@ def _gather(
     tl.store(own, total, mask=here[:, None] & wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIDES)
 def _scatter(
     grad,
     weights,
@@ -193,7 +198,7 @@ def _scatter(
     tl.store(own, total.to(out.dtype.element_ty), mask=here[:, None] & wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIDES)
 def _correlate(
     features,
     grad,
