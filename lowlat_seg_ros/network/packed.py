@@ -117,9 +117,11 @@ class PackedResidual(nn.Module):
 def pack(network: nn.Module) -> None:
     """Pack all convolutions of ``network``, folded and on a CPU, in place.
 
-    Where PyTorch has no oneDNN nothing changes but that a warning says so.
+    Where PyTorch has no oneDNN, or that none of their precision, nothing changes but that a warning
+    says so.
     """
-    if _works():
+    found = {layer.weight.dtype for layer in network.modules() if isinstance(layer, nn.Conv2d)}
+    if all(_works(dtype) for dtype in found):
         _pack_children(network)
         for module in network.modules():
             if isinstance(module, nn.Sequential):
@@ -158,14 +160,19 @@ def _last(module: nn.Module) -> PackedConv2d | None:
 
 
 @functools.cache
-def _works() -> bool:
-    """Whether this PyTorch has these operators, which it keeps for itself, and they are right."""
-    conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.linspace(-1, 1, 3 * 5 * 5).view(1, 3, 5, 5)
+def _works(dtype: torch.dtype) -> bool:
+    """Whether this PyTorch has these operators, which it keeps for itself, and they are right.
+
+    Those of bfloat16 need a processor with AVX-512.
+    """
+    conv = nn.Conv2d(3, 4, 3, padding=1).to(dtype)
+    x = torch.linspace(-1, 1, 3 * 5 * 5).view(1, 3, 5, 5).to(dtype)
+    exact = 1e-5 if dtype == torch.float32 else 0.05
     try:
         with torch.inference_mode():
             plain, packed = conv(x), PackedConv2d(conv, relu=True)
-            right = torch.allclose(packed(x), plain.relu(), atol=1e-5)
-            right &= torch.allclose(packed(x, plain), (2 * plain).relu(), atol=1e-5)
+            right = torch.allclose(packed(x), plain.relu(), atol=exact)
+            right &= torch.allclose(packed(x, plain), (2 * plain).relu(), atol=exact)
     except Exception as error:
         logger.warning("Convolutions are not packed, masks will be slower: %s", error)
         return False
