@@ -98,9 +98,14 @@ class NetworkConfig:
     )
     encoder_width: int = setting(
         32,
-        "channels of the first stages of an encoder of its own; F_l has twice as many",
+        "channels of the first stages of an encoder of its own, which gives twice as many",
         low=4,
         high=256,
+    )
+    encoder_blocks: tuple[int, ...] = setting(
+        (2, 2, 2),
+        "residual blocks of such an encoder's stages: at 1/4, at 1/8, and in each branch of the "
+        "third; 1, or 2 as in DDRNet-23-slim",
     )
     output_stride: int = setting(
         8, "stride of F_h before propagation (8 as published, or 16)", low=8, high=16
@@ -147,11 +152,18 @@ class NetworkConfig:
         low=0,
         high=1024,
     )
-    adapt_depth: int = setting(3, "3x3 convolutions of AdaptNet, 3 as published", low=1, high=3)
-    shared_reduction: bool = setting(
-        False,
-        "whether selector, predictor and AdaptNet read one 1x1 reduction of F_l instead of each "
-        "beginning with a 3x3 convolution of all of it, as published",
+    adapt_depth: int = setting(
+        3,
+        "3x3 convolutions of AdaptNet, 3 as published; one that is shared counts as the first",
+        low=1,
+        high=3,
+    )
+    shared_reduction: int = setting(
+        0,
+        "side of the one convolution of F_l that selector, predictor and AdaptNet read, 1 or 3; 0 "
+        "for none, each then beginning with a 3x3 convolution of all of F_l, as published",
+        low=0,
+        high=3,
     )
     residual_fusion: bool = setting(
         False,
@@ -176,6 +188,12 @@ class NetworkConfig:
             raise ConfigError(
                 f"classifier_upsampling is {self.classifier_upsampling}; choose 1, 2, 4 or 8"
             )
+        if len(self.encoder_blocks) != 3 or not set(self.encoder_blocks) <= {1, 2}:
+            raise ConfigError(
+                f"encoder_blocks is {self.encoder_blocks}; it must be three numbers, each 1 or 2"
+            )
+        if self.shared_reduction not in (0, 1, 3):
+            raise ConfigError(f"shared_reduction is {self.shared_reduction}; choose 0, 1 or 3")
         if self.ensemble and not self.residual_fusion:
             raise ConfigError(
                 f"ensemble is {self.ensemble} without residual_fusion, which it is a part of; set "
@@ -214,9 +232,11 @@ def _with_encoder(network: NetworkConfig, width: int) -> NetworkConfig:
         network,
         encoder="ddrnet",
         encoder_width=width,
+        encoder_blocks=(1, 1, 1),
+        shared_reduction=3,
         adapt_context=0,
         adapt_depth=1,
-        ensemble=0.4,
+        ensemble=0.3,
     )
 
 
@@ -239,9 +259,9 @@ NETWORKS: dict[str, NetworkConfig] = {
         residual_fusion=True,
     ),
     "paper_resnet101": _RESNET101,
-    "resnet101_fast": dataclasses.replace(_RESNET101, shared_reduction=True),
+    "resnet101_fast": dataclasses.replace(_RESNET101, shared_reduction=1),
     "tiny": _TINY,
-    "tiny_ddr": _with_encoder(_TINY, width=4),
+    "tiny_ddr": _with_encoder(_TINY, width=6),
 }
 
 

@@ -65,7 +65,7 @@ def lively_weights(name: str) -> dict[str, torch.Tensor]:
         for _ in range(30):  # BatchNorm takes in the statistics of every part
             low = segmenter.lower(images)
             reduced = segmenter.predictor.reduce(low)
-            weights = segmenter.predictor(reduced.roll(1, 0), reduced)
+            weights = segmenter.predictor(segmenter.predictor.remember(reduced.roll(1, 0)), reduced)
             high = segmenter.higher(segmenter.source(images, low))
             features = {
                 segmenter.high_classifier: high,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -238,10 +239,13 @@ def test_the_wide_network_costs_what_the_fast_track_costs(name: str) -> None:
     image, config = torch.randn(1, 3, 64, 64), base.config
     with torch.no_grad():
         low, high = base.lower(image), torch.randn(1, config.high_channels, 8, 8)
-        lower = cost(lambda: base.lower(image))
-        reduced = base.predictor.reduce(low)
+        assert base.encoder is None or base.config.shared_reduction
+        before = base.lower if base.encoder is None else base.encoder
+        lower = cost(lambda: before(image))
+        remembered = base.predictor.remember(base.predictor.reduce(low))
         fast = config.kernel_size**2 * config.high_channels * 64
-        fast += cost(lambda: base.predictor(reduced, base.predictor.reduce(low)))
+        fast += cost(lambda: base.predictor(remembered, base.predictor.reduce(low)))
+        fast += cost(lambda: base.lower(image)) - lower
         fast += cost(lambda: base.classify_fused(high, low))
         wide = cost(lambda: method.learned["network"](image)) - lower
     assert 0.8 * fast < wide <= fast
@@ -254,6 +258,20 @@ def test_single_frame_begins_as_the_auxiliary_mask(name: str, network: Segmenter
     with torch.inference_mode():
         expected = network.classify_low(network.lower(image))
         assert torch.allclose(method.learned["network"](image), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["single_frame_trained", "single_frame_wide"])
+@pytest.mark.parametrize("kernel", [0, 1, 3])
+def test_it_does_so_however_f_l_is_reduced(name: str, kernel: int, network: Segmenter) -> None:
+    other = Segmenter(dataclasses.replace(network.config, shared_reduction=kernel)).eval()
+    test_single_frame_begins_as_the_auxiliary_mask(name, other)
+
+
+def test_adaptive_kernels_read_what_is_shared(network: Segmenter) -> None:
+    """They do not begin with a convolution of their own on top of it."""
+    method = METHODS["adaptive_no_fuse"](network)
+    own = {name for name in method.state_dict() if "reduction" in name}
+    assert bool(own) == (not network.config.shared_reduction)
 
 
 def test_single_frame_does_not_look_at_the_key_frame(tiny: Segmenter) -> None:

@@ -34,8 +34,8 @@ def no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def on_gpu(tiny: Segmenter) -> Segmenter:
-    return copy.deepcopy(tiny).cuda().to(memory_format=torch.channels_last)
+def on_gpu(network: Segmenter) -> Segmenter:
+    return copy.deepcopy(network).cuda().to(memory_format=torch.channels_last)
 
 
 def agreement(first: Segmentation, second: Segmentation) -> float:
@@ -43,13 +43,13 @@ def agreement(first: Segmentation, second: Segmentation) -> float:
 
 
 def test_masks_are_those_of_a_cpu(
-    tiny: Segmenter, on_gpu: Segmenter, make_frame: MakeFrame
+    network: Segmenter, on_gpu: Segmenter, make_frame: MakeFrame
 ) -> None:
     """Eager, captured and replayed frames, at two sizes and back; features refined and carried."""
     sizes = [(48, 64)] * 16 + [(40, 56)] * 8 + [(48, 64)] * 8
     config = EngineConfig(max_key_interval=2)
     with (
-        Engine.deterministic(tiny, config, threshold=1.0, delay_frames=1) as cpu,
+        Engine.deterministic(network, config, threshold=1.0, delay_frames=1) as cpu,
         Engine.deterministic(on_gpu, config, threshold=1.0, delay_frames=1) as gpu,
     ):
         for index, size in enumerate(sizes):
@@ -144,6 +144,14 @@ def test_graphs_read_what_other_graphs_write_where_it_is() -> None:
             assert second.tolist() == [value * (value + 1.0)] * 4
             assert graphs.writes(first) == graphs.writes(second) == (value > 0)
     assert graphs.captured == 2
+
+
+def test_what_passes_its_input_on_needs_no_graph() -> None:
+    graphs = Graphs(torch.device("cuda"), priority=0)
+    x = torch.zeros(3, device="cuda")
+    for _ in range(3):
+        assert graphs.run("part", lambda x: x, [x]) is x
+    assert graphs.captured == graphs.failed == 0
 
 
 def test_graphs_of_old_sizes_are_let_go() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.config import NETWORKS, ConfigError, NetworkConfig
@@ -78,8 +79,31 @@ def test_the_mask_is_made_of_both_answers_and_a_correction(tiny_ddr: Segmenter) 
     image = torch.randn(1, 3, 32, 40)
     low, high = tiny_ddr.lower(image), tiny_ddr.higher(image)
     correction = tiny_ddr.classifier(tiny_ddr.fusion(high, tiny_ddr.adapt(low)))
-    both = 0.6 * tiny_ddr.classify_high(high) + 0.4 * tiny_ddr.classify_low(low)
+    both = 0.7 * tiny_ddr.classify_high(high) + 0.3 * tiny_ddr.classify_low(low)
     assert torch.allclose(tiny_ddr.classify_fused(high, low), correction + both, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_all_readers_share_one_convolution(tiny_ddr: Segmenter) -> None:
+    """It ends Sl: selector, predictor and AdaptNet read it as it is, without a copy."""
+    image, net = torch.randn(1, 3, 32, 40), tiny_ddr
+    low = net.lower(image)
+    assert net.encoder is not None
+    assert torch.equal(low, net.shared.reduce(net.encoder(image)))
+    assert low.shape[1] == net.low_channels == net.config.module_channels
+    for seen in (net.predictor.reduce(low), net.selector.reduce(low), net.adapt(low)):
+        assert seen is low
+
+
+def test_a_convolution_of_two_is_refused() -> None:
+    with pytest.raises(ConfigError, match="choose 0, 1 or 3"):
+        NetworkConfig(shared_reduction=2)
+
+
+@pytest.mark.parametrize("blocks", [(), (1, 1), (1, 0, 1), (1, 3, 1)])
+def test_encoders_have_three_stages(blocks: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="three numbers"):
+        NetworkConfig(encoder_blocks=blocks)
 
 
 def test_an_ensemble_needs_residual_fusion() -> None:
@@ -105,16 +129,20 @@ def test_an_image_is_resampled_as_features_are() -> None:
 
 
 @torch.inference_mode()
-def test_it_begins_as_ddrnet() -> None:
-    """Up to the third stage it gives what DDRNet does; of the fourth it has the first blocks."""
-    network, encoder = DDRNet23Slim(11).eval(), DDREncoder(32).eval()
+@pytest.mark.parametrize("blocks", [(1, 1, 1), (2, 1, 2), (2, 2, 2)])
+def test_it_begins_as_ddrnet(blocks: tuple[int, ...]) -> None:
+    """It has the first blocks of every stage."""
+    network, encoder = DDRNet23Slim(11).eval(), DDREncoder(32, blocks).eval()
     encoder.begin_as(network)
-    image = torch.randn(1, 3, 64, 96)
-    x, y = network.layer2(network.layer1(network.stem(image))), image
-    for part in (encoder.stem, encoder.layer1, encoder.layer2):
-        y = part(y)
-    assert torch.equal(x, y)
-    for own, whole in (("fine3", "fine3"), ("up4", "up4"), ("coarse4", "coarse4.0")):
+    count = dict(zip(("layer1", "layer2", "coarse3", "fine3"), (*blocks, blocks[-1]), strict=True))
+    for name, number in count.items():
+        own, whole = encoder.get_submodule(name), network.get_submodule(name)
+        x = torch.randn(1, whole[0].body[0][0].in_channels, 16, 24)
+        ends = [layer for layer in own[2 * number - 1 :] if isinstance(layer, nn.ReLU)]
+        assert len(ends) == int(name.startswith("layer"))
+        expected = whole[: 2 * number - 1](x)
+        assert torch.equal(own(x), expected.relu() if ends else expected)
+    for own, whole in (("stem", "stem"), ("up4", "up4"), ("coarse4", "coarse4.0")):
         state = network.get_submodule(whole).state_dict()
         for name, tensor in encoder.get_submodule(own).state_dict().items():
             assert torch.equal(tensor, state[name]), (own, name)
@@ -160,7 +188,7 @@ def test_it_is_trained_between_base_and_propagation(tmp_path: Path) -> None:
         if not torch.equal(tensor, checkpoint.weights(before)[name])
     }
     assert changed == {
-        "encoder", "predictor", "adapt", "fusion", "classifier", "low_classifier",
+        "encoder", "shared", "predictor", "fusion", "classifier", "low_classifier",
     }  # fmt: skip
 
 

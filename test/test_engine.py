@@ -45,7 +45,7 @@ class Reference:
 
     def carry(self, high: Tensor, key: Tensor, low: Tensor) -> Tensor:
         predictor = self.net.predictor
-        weights = predictor(predictor.reduce(key), predictor.reduce(low))
+        weights = predictor(predictor.remember(predictor.reduce(key)), predictor.reduce(low))
         return self.net.propagate(high, weights)
 
     def mask(self, logits: Tensor) -> np.ndarray:

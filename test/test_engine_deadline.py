@@ -113,7 +113,8 @@ def test_first_frame_of_a_new_size(tiny: Segmenter, make_frame: MakeFrame) -> No
     low = tiny.lower(network_input(make_frame(0).image, old, tiny))
     now = tiny.lower(network_input(make_frame(index).image, new, tiny))
     predictor = tiny.predictor
-    weights = predictor(resample(predictor.reduce(low), old, new), predictor.reduce(now))
+    remembered = predictor.remember(predictor.reduce(low))
+    weights = predictor(resample(remembered, old, new), predictor.reduce(now))
     high = tiny.propagate(resample(tiny.higher(low), old, new), weights)
     assert (result.mask == mask_of(tiny.classify_fused(high, now), new)).all()
     source = result.provenance

@@ -254,7 +254,7 @@ def mask_by_hand(net: Segmenter, frames: list[Frame]) -> np.ndarray:
     reduced = [net.predictor.reduce(features) for features in low]
     high = net.higher(low[0])
     for before, after in itertools.pairwise(reduced):
-        high = net.propagate(high, net.predictor(before, after))
+        high = net.propagate(high, net.predictor(net.predictor.remember(before), after))
     return mask_of(net.classify_fused(high, low[-1]), geometry)
 
 

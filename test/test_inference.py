@@ -49,7 +49,8 @@ def every_answer(segmenter: Segmenter, image: Tensor) -> dict[str, Tensor]:
     low = segmenter.lower(image)
     high = segmenter.higher(segmenter.source(image, low))
     reduced = segmenter.predictor.reduce(low)
-    weights = segmenter.predictor(reduced.roll(1, dims=3), reduced)
+    remembered = segmenter.predictor.remember(reduced.roll(1, dims=3))
+    weights = segmenter.predictor(remembered, reduced)
     chosen = segmenter.selector.reduce(low)
     return {
         "low": low,

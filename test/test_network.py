@@ -86,7 +86,7 @@ def test_shapes(backbone: str, output_stride: int, upsampling: int) -> None:
         kept = low.clone()
         high = net.higher(low)
         reduced = net.predictor.reduce(low)
-        weights = net.predictor(reduced, reduced)
+        weights = net.predictor(net.predictor.remember(reduced), reduced)
         selector = net.selector.reduce(low)
         assert low.shape == (1, net.backbone.low_channels, 6, 9)
         assert high.shape == (1, 24, 6, 9)
@@ -123,7 +123,7 @@ def test_paper_network_has_the_papers_sizes() -> None:
 def test_a_shared_reduction_travels_with_f_l() -> None:
     """Selector, predictor and AdaptNet read it and nothing else, and Sh reads F_l without it."""
     torch.manual_seed(0)
-    net = Segmenter(dataclasses.replace(NETWORKS["tiny"], shared_reduction=True)).eval()
+    net = Segmenter(dataclasses.replace(NETWORKS["tiny"], shared_reduction=1)).eval()
     image, high = torch.randn(1, 3, 32, 40), torch.randn(1, 8, 4, 5)
     with torch.inference_mode():
         low = net.lower(image)
@@ -142,7 +142,7 @@ def test_a_shared_reduction_travels_with_f_l() -> None:
 
 def test_a_shared_reduction_is_all_that_resnet101_fast_changes() -> None:
     fast, paper = NETWORKS["resnet101_fast"], NETWORKS["paper_resnet101"]
-    assert dataclasses.replace(fast, shared_reduction=False) == paper
+    assert dataclasses.replace(fast, shared_reduction=0) == paper
     with torch.device("meta"):
         net = Segmenter(fast)
     shared = net.shared.reduce[0]

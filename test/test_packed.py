@@ -17,6 +17,7 @@ from lowlat_seg_ros.network.ddrnet import DDRNet23Slim, Residual
 from lowlat_seg_ros.network.inference import prepare
 from lowlat_seg_ros.network.layers import separable
 from lowlat_seg_ros.network.packed import PackedConv2d, PackedResidual
+from lowlat_seg_ros.network.propagation import KernelPredictor, PackedKernelPredictor
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytestmark = pytest.mark.skipif(
@@ -65,6 +66,26 @@ def test_a_packed_convolution_answers_as_before(
 def test_a_packed_depthwise_convolution_answers_as_before(dtype: torch.dtype) -> None:
     conv, x = nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8).to(dtype), image(1, 8, 21, 34)
     torch.testing.assert_close(PackedConv2d(conv, relu=True)(x), conv(x.to(dtype)).relu())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_are_predicted_half_by_half(dtype: torch.dtype) -> None:
+    """The key frame's half of the convolution is remembered, the other done for each frame."""
+    torch.manual_seed(0)
+    plain = KernelPredictor(12, 8, 5).eval()
+    nn.init.normal_(plain.logits.weight)  # kernels that differ
+    fast = copy.deepcopy(plain)
+    fast = prepare(nn.Sequential(fast).eval(), dtype)[0]
+    assert isinstance(fast, PackedKernelPredictor)
+    assert fast.packed() is fast
+    key, current = image(2, 12, 9, 11).chunk(2)
+    kept = fast.remember(fast.reduce(key))
+    weights = plain(plain.remember(plain.reduce(key)), plain.reduce(current))
+    exact = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(fast(kept, fast.reduce(current)), weights, atol=exact, rtol=exact)
+    of_others = fast(fast.remember(fast.reduce(current)), fast.reduce(current))
+    assert not torch.allclose(of_others, weights, atol=exact, rtol=exact)
 
 
 @torch.inference_mode()

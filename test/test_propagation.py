@@ -99,8 +99,9 @@ def test_predicted_kernels_are_weights() -> None:
     predictor = KernelPredictor(low_channels=5, width=4, kernel_size=7).eval()
     key, current = torch.randn(2, 1, 5, 6, 8)
     with torch.no_grad():
-        weights = predictor(predictor.reduce(key), predictor.reduce(current))
-        swapped = predictor(predictor.reduce(current), predictor.reduce(key))
+        before, now = predictor.reduce(key), predictor.reduce(current)
+        weights = predictor(predictor.remember(before), now)
+        swapped = predictor(predictor.remember(now), before)
     assert weights.shape == (1, 49, 6, 8)
     assert (weights > 0).all()
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, 6, 8))

@@ -30,7 +30,7 @@ def ramp(geometry: Geometry) -> torch.Tensor:
 
 def key_of(geometry: Geometry, index: int = 0, **changes: object) -> KeyFrame:
     key = KeyFrame(
-        *[ramp(geometry)] * 4, geometry, stamp_ns=0, index=index, epoch=0, exact=True
+        *[ramp(geometry)] * 5, geometry, stamp_ns=0, index=index, epoch=0, exact=True
     )  # fmt: skip
     return dataclasses.replace(key, **changes)  # type: ignore[arg-type]
 
@@ -40,7 +40,7 @@ def cells(geometry: Geometry) -> tuple[int, ...]:
 
 
 def is_of_one_size(key: KeyFrame) -> bool:
-    tensors = [key.source, key.reduced, key.selector_reduced, key.high]
+    tensors = [key.source, key.reduced, key.remembered, key.selector_reduced, key.high]
     return all(t is None or tuple(t.shape[2:]) == cells(key.geometry) for t in tensors)
 
 
@@ -102,7 +102,9 @@ def test_sh_of_the_very_key_frame_at_its_former_size(tiny: Segmenter, policy: st
     """Its result is fitted to the size that the key frame has by now, and is not exact there."""
     image = torch.randint(0, 256, (90, 130, 3), dtype=torch.uint8).numpy()
     low = tiny.lower(network_input(Frame(image, 0).image, FULL, tiny))
-    key = key_of(FULL, source=low, reduced=tiny.predictor.reduce(low), high=None, exact=False)
+    reduced = tiny.predictor.reduce(low)
+    remembered = tiny.predictor.remember(reduced)
+    key = key_of(FULL, source=low, reduced=reduced, remembered=remembered, high=None, exact=False)
     cache = KeyFrameCache()
     assert cache.replace(None, key)
     at_size(cache, HALF)

@@ -30,7 +30,7 @@ CAMERAS = 3
 
 def key(index: int) -> KeyFrame:
     empty = torch.empty(0)
-    return KeyFrame(empty, empty, empty, None, plan((8, 8), 0), 0, index, 0, exact=False)
+    return KeyFrame(empty, empty, empty, empty, None, plan((8, 8), 0), 0, index, 0, exact=False)
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -150,7 +150,7 @@ def test_a_frame_with_sh_uses_no_more_than_the_cores(priority: str) -> None:
 def test_only_the_slow_track_gives_way() -> None:
     seen: dict[str, int] = {}
     empty = torch.empty(0)
-    key = KeyFrame(empty, empty, empty, None, plan((8, 8), 0), 0, 0, 0, exact=False)
+    key = KeyFrame(empty, empty, empty, empty, None, plan((8, 8), 0), 0, 0, 0, exact=False)
     for priority in ("idle", "normal"):
         config, ended = EngineConfig(slow_track_priority=priority), threading.Event()
 

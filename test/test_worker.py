@@ -25,7 +25,9 @@ WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has f
 def key(index: int, epoch: int = 0) -> KeyFrame:
     empty = torch.empty(0)
     size = plan((8, 8), 0)
-    return KeyFrame(empty, empty, empty, None, size, index * 10**8, index, epoch, exact=False)
+    return KeyFrame(
+        empty, empty, empty, empty, None, size, index * 10**8, index, epoch, exact=False
+    )
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -18,7 +18,8 @@ class MultiplyAdds:
     """1e9 multiply-adds of convolutions and Eq. (1) for one frame.
 
     ``full_g``: Sl, Sh and the classifier on F_h. ``fast_g``: the fast track up to its mask;
-    ``selector_g``: what comes after it. The ratios are shares of ``full_g``.
+    ``selector_g``: what comes after it. The kernel predictor is counted whole, though a packed
+    one does the key frame's half of its mixing once. The ratios are shares of ``full_g``.
     """
 
     lower_g: float
@@ -40,7 +41,7 @@ def count(config: NetworkConfig, size: tuple[int, int]) -> MultiplyAdds:
         high, higher = _giga(lambda: net.higher(net.source(image, low)))
         _, classifier = _giga(lambda: net.classify_high(high))
         reduced, reduction = _giga(lambda: net.predictor.reduce(low))
-        weights, kernels = _giga(lambda: net.predictor(reduced, reduced))
+        weights, kernels = _giga(lambda: net.predictor(net.predictor.remember(reduced), reduced))
         _, fusion = _giga(lambda: net.classify_fused(high, low))
         seen, selector = _giga(lambda: net.selector.reduce(low))
         _, verdict = _giga(lambda: net.selector.deviation(seen, seen))

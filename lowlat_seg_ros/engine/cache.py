@@ -16,7 +16,8 @@ class KeyFrame:
 
     ``source`` is what Sh begins with: F_l (1, Cl, H/8, W/8), or the normalised image (1, 3, H, W)
     where Sl is an encoder of its own; ``reduced`` and ``selector_reduced`` (1, width, H/8, W/8) are
-    the kernel predictor's and the selector's reductions of it, computed once. ``high`` is F_h
+    the kernel predictor's and the selector's reductions of it, and ``remembered``, of that shape,
+    what the predictor needs of it as key frame: each computed once. ``high`` is F_h
     (1, Ch, H/8, W/8): from Sh when ``exact``, carried over while provisional, None if no Sh has
     succeeded in this epoch yet. ``geometry`` is the size that all of them have: the frame's own,
     or where ``resampled`` another one that the stream went over to (see :mod:`rescale`). ``index``
@@ -25,6 +26,7 @@ class KeyFrame:
 
     source: Tensor
     reduced: Tensor
+    remembered: Tensor
     selector_reduced: Tensor
     high: Tensor | None
     geometry: Geometry

@@ -1,6 +1,7 @@
 """CUDA graphs of the network's parts: captured once for each size, then launched as a whole.
 
-A part runs as it is the first time, which warms up its libraries; the second time it is captured.
+A part runs as it is the first time, which warms up its libraries; the second time it is captured,
+unless it only passes its input on.
 """
 
 from __future__ import annotations
@@ -129,8 +130,10 @@ class Graphs:
         now = self._now
         warm = (name, *((tuple(x.shape), x.stride(), x.dtype) for x in inputs))
         if warm not in now.seen:
-            now.seen.add(warm)
-            return function(*inputs)
+            answer = function(*inputs)
+            if not any(answer is x for x in inputs):  # else there is nothing to capture
+                now.seen.add(warm)
+            return answer
         bound = [x.data_ptr() in now.places for x in inputs]
         key = (warm, *(x.data_ptr() for x, here in zip(inputs, bound, strict=True) if here))
         if key not in now.graphs:

@@ -83,7 +83,7 @@ class Refiner:
         assert high is not None  # Sh's, as set in __call__
         if self._late_refinement == "propagate":
             self._net.after_frames()  # ``current`` is newer than this turn
-            weights = self._net.kernels(key.reduced, current.reduced)
+            weights = self._net.kernels(key.remembered, current.reduced)
             with serial():
                 high = self._net.keep(self._net.propagate(high, weights))
         self._net.settle()

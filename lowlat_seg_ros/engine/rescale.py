@@ -18,7 +18,7 @@ from lowlat_seg_ros.engine.resize import Geometry, resample
 def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
     """``key`` at ``geometry``, provisional; ``key`` itself where it has that size already.
 
-    Its reductions are resampled, not computed anew from the resampled F_l: neither is what the
+    Its reductions, and what is made of them, are resampled, not computed anew: neither is what the
     frame would have given at this size, and this is the cheaper.
     """
     old = key.geometry
@@ -28,6 +28,7 @@ def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
         key,
         source=resample(key.source, old, geometry),
         reduced=resample(key.reduced, old, geometry),
+        remembered=resample(key.remembered, old, geometry),
         selector_reduced=resample(key.selector_reduced, old, geometry),
         high=None if key.high is None else resample(key.high, old, geometry),
         geometry=geometry,

@@ -72,9 +72,13 @@ class Runner:
         """F_l -> what the kernel predictor needs of it."""
         return self.run("reduce", self._net.predictor.reduce, low)
 
-    def kernels(self, reduced_key: Tensor, reduced: Tensor) -> Tensor:
-        """Reduced F_l of key and current frame -> W(k,t)."""
-        return self.run("kernels", self._net.predictor, reduced_key, reduced)
+    def remember(self, reduced: Tensor) -> Tensor:
+        """Reduced F_l of a key frame -> what the predictor needs of it, as safe as ``reduced``."""
+        return self._net.predictor.remember(reduced)
+
+    def kernels(self, remembered: Tensor, reduced: Tensor) -> Tensor:
+        """Key frame as :meth:`remember` has it, reduced F_l of the current frame -> W(k,t)."""
+        return self.run("kernels", self._net.predictor, remembered, reduced)
 
     def propagate(self, key_high: Tensor, weights: Tensor) -> Tensor:
         """Eq. (1): F_h of the key frame, carried to the current one."""

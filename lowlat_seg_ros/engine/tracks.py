@@ -63,7 +63,7 @@ class Tracks:
             return self._full(low, source, watch)
         if key.high is None:
             return self._degraded(low, source, watch)
-        return self._fast(low, source, key.reduced, key.high, watch)
+        return self._fast(low, source, key.remembered, key.high, watch)
 
     def _full(self, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
         """The first frame of an epoch: Sh in the foreground, and F_h alone is classified."""
@@ -88,14 +88,14 @@ class Tracks:
         self,
         low: Tensor,
         source: Tensor,
-        key_reduced: Tensor,
+        key_remembered: Tensor,
         key_high: Tensor,
         watch: Stopwatch,
     ) -> Work:
         """Every other frame: kernel predictor, propagation, AdaptNet, fusion, classifier."""
         with watch.stage("predictor_ms"):
             reduced = self._net.reduce(low)
-            weights = self._net.kernels(key_reduced, reduced)  # W(k,t)
+            weights = self._net.kernels(key_remembered, reduced)  # W(k,t)
         with watch.stage("propagation_ms"), serial():
             high = self._net.propagate(key_high, weights)  # Eq. (1)
         with watch.stage("fusion_ms"):
@@ -113,14 +113,15 @@ class Tracks:
         exact: bool = False,
         selector_reduced: Tensor | None = None,
     ) -> KeyFrame:
-        """``frame`` as key frame, with the reductions that its mask did not need."""
+        """``frame`` as key frame, with what its mask did not need."""
         net, reduced = self._net, work.reduced
-        reduced = net.reduce(work.low) if reduced is None else reduced
+        reduced = net.keep(net.reduce(work.low) if reduced is None else reduced)
         if selector_reduced is None:
             selector_reduced = net.selector_reduce(work.low)
         return KeyFrame(
             source=net.keep(work.source),
-            reduced=net.keep(reduced),
+            reduced=reduced,
+            remembered=net.remember(reduced),
             selector_reduced=net.keep(selector_reduced),
             high=None if work.high is None else net.keep(work.high),
             geometry=geometry,

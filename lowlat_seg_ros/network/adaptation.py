@@ -25,10 +25,14 @@ class AdaptNet(nn.Module):
         context: int = 0,
         shares: bool = False,
         depth: int = 3,
+        kernel: int = 3,
     ) -> None:
-        """``shares``: the reduction of :mod:`sharing` stands for the first convolution."""
+        """``shares``: the reduction of :mod:`sharing` stands for the first of ``depth``.
+
+        ``kernel``: side of the first.
+        """
         super().__init__()
-        self.first = Reduced(width) if shares else conv_bn_relu(low_channels, width)
+        self.first = Reduced(width) if shares else conv_bn_relu(low_channels, width, kernel)
         self.second = conv_bn_relu(width, width) if depth > 1 else nn.Identity()
         self.third = conv_bn_relu(width, width) if depth > 2 else nn.Identity()
         self.far = FarBranch(width, context) if context else None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError, NetworkConfig, from_mapping
 from lowlat_seg_ros.network.classifier import Classifier
@@ -152,25 +153,38 @@ def transfer(source: Segmenter, target: Segmenter) -> list[str]:
 
     Classifiers that answer more often per cell begin with the same answer for each, and a context
     head that reads F_l besides begins by ignoring it; the fast track's classifier begins anew where
-    fusion becomes a correction. Returns the parts that begin anew.
+    fusion becomes a correction. The convolution that all readers of F_l share begins as AdaptNet's
+    first, and the other way round; predictor and selector keep what follows on their own, to be
+    trained on. Returns the parts that begin anew.
     """
     state, fresh = weights(source), []
     new_fusion = target.config.residual_fusion != source.config.residual_fusion
     for name, parameter in weights(target).items():
         part = name.split(".")[0]
         mine, given = getattr(target, part), getattr(source, part)
+        before = _stood_for(name, state, target)
         if part == "classifier" and new_fusion:
             fresh.append(part)
         elif isinstance(mine, Classifier) and mine.answers_more_than(given):
             mine.widened(given)
         elif name == "context.merge.0.weight" and _skip_is_new(source, target):
             embed(state[name], parameter)
-        elif name in state and state[name].shape == parameter.shape:
+        elif before in state and state[before].shape == parameter.shape:
             with torch.no_grad():
-                parameter.copy_(state[name])
+                parameter.copy_(state[before])
         else:
             fresh.append(".".join(name.split(".")[:2]))
     return sorted(set(fresh))
+
+
+def _stood_for(name: str, state: dict[str, Tensor], target: Segmenter) -> str:
+    """What a weight of ``target`` is called in ``state``, where the other part has its place."""
+    for mine, other in (("shared.reduce", "adapt.first"), ("adapt.first", "shared.reduce")):
+        kernel = f"{mine}.0.weight", f"{other}.0.weight"
+        if name.startswith(mine) and name not in state and kernel[1] in state:
+            same = state[kernel[1]].shape == weights(target)[kernel[0]].shape
+            return name.replace(mine, other) if same else name
+    return name
 
 
 def _skip_is_new(source: Segmenter, target: Segmenter) -> bool:

@@ -61,10 +61,14 @@ def make_stem(width: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def stage(inputs: int, planes: int, stride: int, end: nn.Module | None = None) -> nn.Sequential:
-    """Two residual blocks and ``end``: (N, inputs, H, W) -> (N, planes, H/stride, W/stride)."""
-    first, second = Residual(inputs, planes, stride), Residual(planes, planes)
-    return nn.Sequential(first, nn.ReLU(True), second, *([end] if end is not None else []))
+def stage(
+    inputs: int, planes: int, stride: int, end: nn.Module | None = None, blocks: int = 2
+) -> nn.Sequential:
+    """Residual blocks and ``end``: (N, inputs, H, W) -> (N, planes, H/stride, W/stride)."""
+    layers: list[nn.Module] = [Residual(inputs, planes, stride)]
+    for _ in range(blocks - 1):
+        layers += [nn.ReLU(True), Residual(planes, planes)]
+    return nn.Sequential(*layers, *([end] if end is not None else []))
 
 
 def _preactivated(inputs: int, outputs: int, kernel: int) -> nn.Sequential:

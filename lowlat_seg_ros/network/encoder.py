@@ -4,13 +4,14 @@ The paper splits one network in two, so that what Sl costs is what the lower par
 that is made to be accurate. Here Sl is made to be fast, and Sh reads the image (in the background,
 where the time that it takes for it hurts nobody). Hong et al., "Deep Dual-resolution Networks for
 Real-time and Accurate Semantic Segmentation of Road Scenes", arXiv 2101.06085: two branches from
-1/8 on, the coarse one seeing further. Of their fourth stage one block of two remains; what comes
-after it, above all the context of the whole scene, is what propagation brings.
+1/8 on, the coarse one seeing further. Of their fourth stage one block of two remains, of the
+others as many as wanted; what comes after, above all the context of the whole scene, is what
+propagation brings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,16 +20,24 @@ from lowlat_seg_ros.network.ddrnet import DDRNet23Slim, Residual, conv_bn, make_
 
 
 class DDREncoder(nn.Module):
-    """Normalised image (N, 3, H, W), sides multiples of 8 -> F_l (N, ``channels``, H/8, W/8)."""
+    """Normalised image (N, 3, H, W), sides multiples of 8 -> (N, ``channels``, H/8, W/8).
 
-    def __init__(self, width: int) -> None:
+    That is F_l, unless a shared reduction ends Sl (:mod:`sharing`).
+    """
+
+    def __init__(self, width: int, blocks: Sequence[int] = (2, 2, 2)) -> None:
+        """``blocks``: residual blocks of the first, the second and each branch of the third stage.
+
+        Those left out only add to what the ones before them give.
+        """
         super().__init__()
         w = width
         self.channels = 2 * w
         self.stem = make_stem(w)
-        self.layer1 = stage(w, w, 1, end=nn.ReLU(True))
-        self.layer2 = stage(w, 2 * w, 2, end=nn.ReLU(True))
-        self.coarse3, self.fine3 = stage(2 * w, 4 * w, 2), stage(2 * w, 2 * w, 1)
+        self.layer1 = stage(w, w, 1, nn.ReLU(True), blocks[0])
+        self.layer2 = stage(w, 2 * w, 2, nn.ReLU(True), blocks[1])
+        self.coarse3 = stage(2 * w, 4 * w, 2, blocks=blocks[2])
+        self.fine3 = stage(2 * w, 2 * w, 1, blocks=blocks[2])
         self.up3, self.down3 = conv_bn(4 * w, 2 * w, 1), conv_bn(2 * w, 4 * w, 3, 2)
         self.coarse4, self.fine4 = Residual(4 * w, 8 * w, 2), Residual(2 * w, 2 * w)
         self.up4 = conv_bn(8 * w, 2 * w, 1)

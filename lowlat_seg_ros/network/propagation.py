@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import logging
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.network import machine_code
 from lowlat_seg_ros.network.layers import conv_bn_relu
+from lowlat_seg_ros.network.packed import PackedConv2d
 from lowlat_seg_ros.network.sharing import Reduced
 
 logger = logging.getLogger(__name__)
@@ -46,12 +48,62 @@ class KernelPredictor(nn.Module):
         reduced: Tensor = self.reduction(low)
         return reduced
 
-    def forward(self, reduced_key: Tensor, reduced: Tensor) -> Tensor:
-        """Reduced F_l of key and current frame -> W (N, K*K, H/8, W/8), summing to 1 over dim 1."""
-        mixed = self.mix(torch.cat([reduced_key, reduced], dim=1))
+    def remember(self, reduced: Tensor) -> Tensor:
+        """Reduced F_l of a key frame -> what :meth:`forward` needs of it, once for all frames."""
+        return reduced
+
+    def forward(self, remembered: Tensor, reduced: Tensor) -> Tensor:
+        """Key frame, as :meth:`remember` has it, and reduced F_l of the current frame -> W.
+
+        (N, K*K, H/8, W/8), summing to 1 over dim 1.
+        """
+        return self._weights(self.mix(torch.cat([remembered, reduced], dim=1)))
+
+    def _weights(self, mixed: Tensor) -> Tensor:
         # Over the last dimension of NHWC: over another one softmax would copy there and back.
         logits = self.logits(mixed).permute(0, 2, 3, 1)
         return logits.float().softmax(dim=3).permute(0, 3, 1, 2)
+
+    def packed(self) -> PackedKernelPredictor:
+        """For inference on a CPU."""
+        return PackedKernelPredictor(self)
+
+
+class PackedKernelPredictor(KernelPredictor):
+    """A :class:`KernelPredictor` that was folded, its mixing convolution done half by half.
+
+    It is a sum over both frames' channels, and the key frame's half is the same for all frames.
+    """
+
+    def __init__(self, predictor: KernelPredictor) -> None:
+        nn.Module.__init__(self)
+        self.reduction, self.logits = predictor.reduction, predictor.logits
+        mix = predictor.mix[0]
+        assert isinstance(mix, nn.Conv2d)
+        key, current = mix.weight.detach().chunk(2, dim=1)
+        self.mix_key = PackedConv2d(_half(mix, key, None))
+        self.mix_current = PackedConv2d(_half(mix, current, mix.bias), relu=True)
+
+    def remember(self, reduced: Tensor) -> Tensor:
+        """The key frame's half of the sum."""
+        half: Tensor = self.mix_key(reduced)
+        return half
+
+    def forward(self, remembered: Tensor, reduced: Tensor) -> Tensor:
+        """W, as without packing."""
+        return self._weights(self.mix_current(reduced, remembered))
+
+    def packed(self) -> PackedKernelPredictor:
+        """It is."""
+        return self
+
+
+def _half(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """``conv`` of those inputs alone that ``weight`` is for."""
+    half = copy.deepcopy(conv)
+    half.in_channels, half.weight = weight.shape[1], nn.Parameter(weight)
+    half.bias = None if bias is None else nn.Parameter(bias)
+    return half
 
 
 def spatially_variant_convolution(features: Tensor, weights: Tensor) -> Tensor:

@@ -65,11 +65,15 @@ class Segmenter(nn.Module):
         self.input_dtype = torch.float32
         width, high = config.module_channels, config.high_channels
         self.backbone = Backbone(config)
-        own, shares = config.encoder == "ddrnet", config.shared_reduction
-        self.encoder = DDREncoder(config.encoder_width) if own else None
+        own, shares = config.encoder == "ddrnet", config.shared_reduction > 0
+        self.encoder = DDREncoder(config.encoder_width, config.encoder_blocks) if own else None
         low = self.backbone.low_channels if self.encoder is None else self.encoder.channels
-        self.sl_channels = low
-        self.shared = SharedReduction(low, width) if shares else nn.Identity()
+        self.encoded_channels = low
+        self.shared = (
+            SharedReduction(low, width, int(config.shared_reduction), keeps=not own)
+            if shares
+            else nn.Identity()
+        )
         self.context = ContextHead(self.backbone.low_channels, self.backbone.out_channels, config)
         self.predictor = KernelPredictor(low, width, config.kernel_size, shares)
         self.adapt = AdaptNet(low, width, config.adapt_context, shares, config.adapt_depth)
@@ -83,15 +87,17 @@ class Segmenter(nn.Module):
     @property
     def low_channels(self) -> int:
         """Channels of what :meth:`lower` gives."""
-        shared = self.config.module_channels if self.config.shared_reduction else 0
-        return self.sl_channels + shared
+        if not self.config.shared_reduction:
+            return self.encoded_channels
+        kept = self.encoded_channels if self.encoder is None else 0
+        return kept + self.config.module_channels
 
     def normalise(self, image: Tensor) -> Tensor:
         """RGB in [0, 1] (N, 3, H, W) -> what Sl expects."""
         return normalise(image)
 
     def lower(self, image: Tensor, pause: Callable[[], None] = _no_pause) -> Tensor:
-        """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l, and what is shared.
+        """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l, or with what is shared.
 
         ``pause`` is called between its blocks.
         """
@@ -119,7 +125,7 @@ class Segmenter(nn.Module):
         ``step`` runs each of them, a function of tensors to one tensor, always in the same order.
         """
         if self.encoder is None:
-            low = source[:, : self.sl_channels]
+            low = source[:, : self.encoded_channels]
         else:
             low = step(self.backbone.stem, source)
             for block in self.backbone.lower_blocks():

@@ -136,9 +136,11 @@ def carry(
 
     ``chained``: by way of the current frame and the key frame.
     """
-    before, now = net.predictor.reduce(low_key), net.predictor.reduce(low)
-    there = net.predictor(before, now)
+    predictor = net.predictor
+    before, now = predictor.reduce(low_key), predictor.reduce(low)
+    there = predictor(predictor.remember(before), now)
     carried = net.propagate(high_key.float(), there)
     if chained:
-        carried = net.propagate(net.propagate(carried, net.predictor(now, before)), there)
+        back = predictor(predictor.remember(now), before)
+        carried = net.propagate(net.propagate(carried, back), there)
     return carried

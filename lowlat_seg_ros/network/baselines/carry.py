@@ -48,7 +48,7 @@ class Adaptive(Carrier):
         self.predictor = predictor
 
     def keep(self, image: Tensor, low: Tensor | None) -> Tensor:
-        return self.predictor.reduce(_given(low))
+        return self.predictor.remember(self.predictor.reduce(_given(low)))
 
     def motion(self, kept: Tensor, image: Tensor, low: Tensor | None) -> Tensor:
         weights: Tensor = self.predictor(kept, self.predictor.reduce(_given(low)))

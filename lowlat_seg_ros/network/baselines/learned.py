@@ -111,11 +111,16 @@ class SingleFrameMethod(PairMethod):
         stem = (backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)
         own = (base.encoder,) if base.encoder is not None else (*stem, *backbone.lower_blocks())
         width = equal_width(base) if wide else config.module_channels
-        depth = config.adapt_depth
-        adapt = AdaptNet(base.sl_channels, width, config.adapt_context, depth=depth)
+        adapt = AdaptNet(
+            base.encoded_channels,
+            width,
+            config.adapt_context,
+            depth=config.adapt_depth,
+            kernel=config.shared_reduction or 3,
+        )
         classifier = Classifier(width, config.num_classes, config.classifier_upsampling)
-        _begin_as(base.adapt, adapt)
-        _begin_as(base.low_classifier, classifier)
+        _begin_as(_adaptation(base), adapt.state_dict())
+        _begin_as(base.low_classifier.state_dict(), classifier.state_dict())
         lower = (copy.deepcopy(part) for part in own)
         network = nn.Sequential(*lower, adapt, classifier)
         super().__init__(base, network=network)
@@ -125,11 +130,17 @@ class SingleFrameMethod(PairMethod):
         return logits
 
 
-def _begin_as(narrow: nn.Module, wide: nn.Module) -> None:
-    """Let ``wide`` answer what ``narrow`` does until it is trained."""
-    state = narrow.state_dict()
-    for name, parameter in wide.state_dict().items():
-        embed(state[name], parameter)
+def _adaptation(base: Segmenter) -> dict[str, Tensor]:
+    """AdaptNet's weights, its first convolution being what stands for it."""
+    shared = base.shared.state_dict().items()
+    own = {name.replace("reduce.", "first."): tensor for name, tensor in shared}
+    return own | base.adapt.state_dict()
+
+
+def _begin_as(narrow: dict[str, Tensor], wide: dict[str, Tensor]) -> None:
+    """Let the weights ``wide`` answer what ``narrow`` do until they are trained."""
+    for name, parameter in wide.items():
+        embed(narrow[name], parameter)
 
 
 def equal_width(base: Segmenter) -> int:
@@ -139,16 +150,17 @@ def equal_width(base: Segmenter) -> int:
     far branch, which both have, is left out.
     """
     config, adapt = base.config, base.adapt
-    parts = (base.predictor, adapt.first, adapt.second, adapt.third, base.fusion, base.classifier)
+    near = (base.shared, adapt.first, adapt.second, adapt.third)
+    parts = (*near, base.predictor, base.fusion, base.classifier)
     convolutions = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)]
     budget = sum(conv.weight.numel() for conv in convolutions)
     if config.residual_fusion:
         budget += base.high_classifier.weight.numel()
     budget += config.kernel_size**2 * config.high_channels  # Eq. (1)
-    low, width = base.sl_channels, 4
+    inputs, width = base.encoded_channels * (config.shared_reduction or 3) ** 2, 4
 
     def cost(w: int) -> int:
-        return 9 * (low * w + (config.adapt_depth - 1) * w * w) + w * base.classifier.out_channels
+        return w * (inputs + 9 * (config.adapt_depth - 1) * w + base.classifier.out_channels)
 
     while cost(width + 4) <= budget:
         width += 4
@@ -184,8 +196,10 @@ def _carried(make: Callable[[Segmenter], Carrier], fuse: bool, base: Segmenter) 
 
 def _adaptive(base: Segmenter) -> Carrier:
     config = base.config
-    low = base.low_channels
-    return Adaptive(KernelPredictor(low, config.module_channels, config.kernel_size))
+    shares = config.shared_reduction > 0
+    return Adaptive(
+        KernelPredictor(base.low_channels, config.module_channels, config.kernel_size, shares)
+    )
 
 
 def _reuse(base: Segmenter) -> Carrier:

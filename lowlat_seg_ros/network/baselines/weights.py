@@ -30,7 +30,8 @@ def fingerprint(base: Segmenter) -> str:
     Taken in half precision, in which they are shipped; propagation's modules are not part of it.
     """
     digest = hashlib.sha256()
-    for part in (base.backbone, base.context, base.high_classifier):
+    parts = (base.backbone, base.encoder, base.shared, base.context, base.high_classifier)
+    for part in (part for part in parts if part is not None):
         for name, tensor in sorted(checkpoint.weights(part).items()):
             digest.update(name.encode() + tensor.detach().half().cpu().numpy().tobytes())
     return digest.hexdigest()
