@@ -40,10 +40,12 @@ def test_key_frames_are_the_full_network_s_and_come_at_the_interval(
     assert keyed.counters.key_frames == 3
 
 
-def test_between_key_frames_masks_are_the_engine_s(tiny: Segmenter, make_frame: MakeFrame) -> None:
+def test_between_key_frames_masks_are_the_engine_s(
+    network: Segmenter, make_frame: MakeFrame
+) -> None:
     """With the same exact key frame behind them: the engine's first."""
-    engine = Engine.deterministic(tiny, ONE_THREAD, threshold=1.0, delay_frames=0)
-    keyed = KeyedEngine(adaptive(tiny), Fixed(100), ONE_THREAD)
+    engine = Engine.deterministic(network, ONE_THREAD, threshold=1.0, delay_frames=0)
+    keyed = KeyedEngine(adaptive(network), Fixed(100), ONE_THREAD)
     for index in range(4):
         frame = make_frame(index)
         assert np.array_equal(keyed.process(frame).mask, engine.process(frame).mask)

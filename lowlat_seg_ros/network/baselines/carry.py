@@ -105,6 +105,20 @@ class Fused(nn.Module):
         return logits if self.residual is None else logits + self.residual(carried)
 
 
+class OwnMask(nn.Module):
+    """What the fast track of ``base`` makes of carried F_h and F_l, with the ensemble."""
+
+    needs_low = True
+
+    def __init__(self, base: Segmenter) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
+        """Logits (N, classes, r*H/8, r*W/8)."""
+        return self.base.classify_fused(carried, _given(low))
+
+
 @dataclass(frozen=True, eq=False)
 class Key:
     """F_h of the key frame, and what the carrier keeps of it."""
@@ -116,7 +130,7 @@ class Key:
 class CarriedSegmenter(nn.Module):
     """``base`` on key frames, ``carrier`` and ``head`` on all others."""
 
-    def __init__(self, base: Segmenter, carrier: Carrier, head: Alone | Fused) -> None:
+    def __init__(self, base: Segmenter, carrier: Carrier, head: Alone | Fused | OwnMask) -> None:
         super().__init__()
         self.base, self.carrier, self.head = base, carrier, head
 
@@ -138,9 +152,7 @@ class CarriedSegmenter(nn.Module):
 
 def adaptive(base: Segmenter) -> CarriedSegmenter:
     """The paper's propagation and fusion, with the segmenter's own modules."""
-    residual = base.high_classifier if base.config.residual_fusion else None
-    head = Fused(base.adapt, base.fusion, base.classifier, base.low_classifier, residual)
-    return CarriedSegmenter(base, Adaptive(base.predictor), head).eval()
+    return CarriedSegmenter(base, Adaptive(base.predictor), OwnMask(base)).eval()
 
 
 def _given(low: Tensor | None) -> Tensor:
