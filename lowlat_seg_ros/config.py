@@ -294,7 +294,7 @@ class EngineConfig:
         "auto",
         "number format of the network's inner convolutions: bf16 takes half the time where the "
         "processor multiplies it (CPUs with avx512_bf16 or amx_bf16, GPUs) and moves one pixel in "
-        "two thousand, more time elsewhere; auto chooses it where it is fast, or fp32",
+        "1500, more time elsewhere; auto chooses it where it is fast, or fp32",
         choices=PRECISIONS,
     )
     deviation_threshold: float = setting(
