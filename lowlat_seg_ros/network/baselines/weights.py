@@ -31,8 +31,9 @@ def fingerprint(base: Segmenter) -> str:
     """
     digest = hashlib.sha256()
     parts = (base.backbone, base.encoder, base.shared, base.context, base.high_classifier)
-    for part in (part for part in parts if part is not None):
-        for name, tensor in sorted(checkpoint.weights(part).items()):
+    for part in parts:
+        state = {} if part is None else checkpoint.weights(part)
+        for name, tensor in sorted(state.items()):
             digest.update(name.encode() + tensor.detach().half().cpu().numpy().tobytes())
     return digest.hexdigest()
 
