@@ -13,6 +13,12 @@ from lowlat_seg_ros.config import ConfigError
 
 Record = TypeVar("Record")
 
+#: Help of ``--high-scale``.
+HIGH_SCALE = (
+    "sides of the image that Sh reads, as a share of the network's, instead of the checkpoint's: a "
+    "larger one costs more and sees more"
+)
+
 
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any], **defaults: Any) -> None:
     """Add one option for each setting of the dataclass ``kind``; ``defaults`` override its own."""

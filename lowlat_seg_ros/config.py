@@ -71,6 +71,9 @@ def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+#: Backbones that begin from real images (``lowlat-seg train base --init``), beside the ResNets.
+TRUNKS = ("mobilenet_edgetpu", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
 #: Number formats of convolutions; ``auto`` is bf16 where the hardware multiplies it fast.
 PRECISIONS = ("auto", "bf16", "fp32")
 
@@ -81,8 +84,17 @@ class NetworkConfig:
 
     backbone: str = setting(
         "resnet18",
-        "ResNet whose layers make up Sl and Sh; parameter names match torchvision's",
-        choices=("resnet18", "resnet34", "resnet50", "resnet101", "tiny"),
+        "network that Sh is made of: a ResNet, whose first layers may make up Sl, or one that "
+        "begins from real images and reads the image itself; parameter names match the source's "
+        "files",
+        choices=("resnet18", "resnet34", "resnet50", "resnet101", "tiny", *TRUNKS),
+    )
+    high_scale: float = setting(
+        1.0,
+        "sides of the image that Sh reads, as a share of the network's, for backbones that read "
+        "the image: such networks have seen larger images, and things at that size",
+        low=0.25,
+        high=4.0,
     )
     split: str = setting(
         "layer2",
@@ -91,10 +103,17 @@ class NetworkConfig:
     )
     encoder: str = setting(
         "backbone",
-        "what Sl is: the lower part of the ResNet, as published; or ddrnet, an encoder of its own, "
-        "the first stages of DDRNet-23-slim, beside a Sh that is the whole ResNet and reads the "
-        "image",
-        choices=("backbone", "ddrnet"),
+        "what Sl is: the lower part of the ResNet, as published; or an encoder of its own, beside "
+        "a Sh that reads the image: ddrnet, the first stages of DDRNet-23-slim, or a network that "
+        "begins from real images, on a smaller image",
+        choices=("backbone", "ddrnet", *TRUNKS),
+    )
+    encoder_scale: float = setting(
+        0.5,
+        "sides of the image that an Sl which began from real images reads, as a share of the "
+        "network's",
+        low=0.1,
+        high=2.0,
     )
     encoder_width: int = setting(
         32,
@@ -170,6 +189,12 @@ class NetworkConfig:
         "whether fusion corrects the full network's classifier on the propagated F_h instead of "
         "answering by itself, as published",
     )
+    gate: bool = setting(
+        False,
+        "whether residual fusion weighs the carried answer against the frame's own by a trust that "
+        "is learned, for each location, from the age of the features, the change of F_l and the "
+        "agreement of both answers",
+    )
     ensemble: float = setting(
         0.0,
         "weight of the auxiliary classifier's answer, which has seen the frame's own F_l alone, in "
@@ -194,11 +219,39 @@ class NetworkConfig:
             )
         if self.shared_reduction not in (0, 1, 3):
             raise ConfigError(f"shared_reduction is {self.shared_reduction}; choose 0, 1 or 3")
+        if self.has_trunk and self.encoder == "backbone":
+            raise ConfigError(
+                f"backbone {self.backbone} cannot be split; set encoder to ddrnet or to one of "
+                f"{', '.join(TRUNKS)}"
+            )
+        if self.encoder in TRUNKS and not self.has_trunk:
+            raise ConfigError(
+                f"encoder is {self.encoder} beside backbone {self.backbone}, which reads images "
+                f"normalised in another way; set backbone to one of {', '.join(TRUNKS)}"
+            )
+        if self.has_trunk and self.encoder in TRUNKS:
+            apart = {name.startswith("mobilenet") for name in (self.encoder, self.backbone)}
+            if len(apart) > 1:
+                raise ConfigError(
+                    f"encoder is {self.encoder} beside backbone {self.backbone}, which reads "
+                    "images normalised in another way; choose both of one family"
+                )
+        if self.gate and (self.ensemble or not self.residual_fusion):
+            raise ConfigError(
+                f"gate is set with residual_fusion {self.residual_fusion} and ensemble "
+                f"{self.ensemble}; it needs residual_fusion and stands for the ensemble, which "
+                "must be 0"
+            )
         if self.ensemble and not self.residual_fusion:
             raise ConfigError(
                 f"ensemble is {self.ensemble} without residual_fusion, which it is a part of; set "
                 "that, or ensemble to 0"
             )
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether Sh is a network that begins from real images, see :data:`TRUNKS`."""
+        return self.backbone in TRUNKS
 
 
 _RESNET18 = NetworkConfig(
@@ -240,6 +293,20 @@ def _with_encoder(network: NetworkConfig, width: int) -> NetworkConfig:
     )
 
 
+def _from_real_images(backbone: str, encoder: str) -> NetworkConfig:
+    """Sh and Sl that both begin from real images, and carrying with a gate."""
+    return NetworkConfig(
+        backbone=backbone,
+        high_scale=1.5,
+        encoder=encoder,
+        shared_reduction=3,
+        adapt_depth=1,
+        classifier_upsampling=2,
+        residual_fusion=True,
+        gate=True,
+    )
+
+
 #: Named networks. ``resnet18_ddr`` is the default and runs on a CPU; ``resnet18`` splits one ResNet
 #: as the paper does, and ``paper_resnet18`` is without all that goes beyond the paper;
 #: ``paper_resnet101`` has the sizes published in Sec. 4, and ``resnet101_fast`` differs from it by
@@ -260,8 +327,11 @@ NETWORKS: dict[str, NetworkConfig] = {
     ),
     "paper_resnet101": _RESNET101,
     "resnet101_fast": dataclasses.replace(_RESNET101, shared_reduction=1),
+    "edgetpu": _from_real_images("mobilenet_edgetpu", "mobilenet_edgetpu"),
+    "efficientnet_lite0": _from_real_images("efficientnet_lite0", "efficientnet_lite0"),
     "tiny": _TINY,
     "tiny_ddr": _with_encoder(_TINY, width=6),
+    "tiny_gated": dataclasses.replace(_with_encoder(_TINY, width=6), ensemble=0.0, gate=True),
 }
 
 
@@ -296,6 +366,15 @@ class EngineConfig:
         "processor multiplies it (CPUs with avx512_bf16 or amx_bf16, GPUs) and moves one pixel in "
         "1500, more time elsewhere; auto chooses it where it is fast, or fp32",
         choices=PRECISIONS,
+    )
+    key_frame_policy: str = setting(
+        "when_free",
+        "when a frame becomes the key frame: when_free, whenever the slow track (Sh) is idle, so "
+        "that it runs back to back on the newest frame, and when the deviation is above the "
+        "threshold; or deviation, for the latter alone, which saves power and leaves the cores to "
+        "others; with key_frame_budget or slow_track_budget always the latter",
+        choices=("when_free", "deviation"),
+        dynamic=True,
     )
     deviation_threshold: float = setting(
         -1.0,

@@ -212,6 +212,10 @@ class Refinement:
     error: str = ""
 
 
+#: What a report says where nothing was carried, or the network has no gate.
+NO_TRUST = -1.0
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """The result for one frame.
@@ -219,7 +223,9 @@ class Segmentation:
     ``mask``: uint8 (H, W) class ids at the input's size, or the network's if that was asked for.
     ``selection`` is None until the selector has run, and for frames it does not run on (first
     frames, and others while load is shed). ``confidence``: uint8 (H, W), the network's highest
-    softmax probability, 255 for 1; None where it was not asked for.
+    softmax probability, 255 for 1; None where it was not asked for. ``trust``: how far the mask
+    stands on the key frame's features, the mean over the image, 0 for the frame's own answer alone
+    and 1 for the carried one; None where nothing was carried, or the network has no gate.
     """
 
     mask: np.ndarray
@@ -231,3 +237,4 @@ class Segmentation:
     selection: Selection | None = None
     deadline: Deadline = field(default_factory=Deadline)
     confidence: np.ndarray | None = None
+    trust: float | None = None

@@ -102,6 +102,12 @@ def tiny_ddr() -> Segmenter:
     return lively("tiny_ddr")
 
 
+@pytest.fixture
+def gated() -> Segmenter:
+    """The smallest network with a gate."""
+    return lively("tiny_gated")
+
+
 @pytest.fixture(params=["tiny", "tiny_ddr"])
 def network(request: pytest.FixtureRequest) -> Segmenter:
     """Each arrangement of Sl and Sh."""

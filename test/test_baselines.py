@@ -62,7 +62,12 @@ def train(
 def pairs() -> PairBank:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (2, 4, 3, 48, 64), dtype=torch.uint8)
-    return PairBank(images[0], images[1], torch.randint(0, 11, (4, 48, 64), dtype=torch.uint8))
+    return PairBank(
+        images[0],
+        images[1],
+        torch.randint(0, 11, (4, 48, 64), dtype=torch.uint8),
+        torch.full((4,), 0.2),
+    )
 
 
 def pair_stage(tiny: Segmenter, *names: str) -> PairStage:

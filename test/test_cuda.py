@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 MakeFrame = Callable[..., Frame]
 
 #: Every frame a key frame.
-ALWAYS = EngineConfig(max_key_interval=1)
+ALWAYS = EngineConfig(key_frame_policy="deviation", max_key_interval=1)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_masks_are_those_of_a_cpu(
 ) -> None:
     """Eager, captured and replayed frames, at two sizes and back; features refined and carried."""
     sizes = [(48, 64)] * 16 + [(40, 56)] * 8 + [(48, 64)] * 8
-    config = EngineConfig(max_key_interval=2)
+    config = EngineConfig(key_frame_policy="deviation", max_key_interval=2)
     with (
         Engine.deterministic(network, config, threshold=1.0, delay_frames=1) as cpu,
         Engine.deterministic(on_gpu, config, threshold=1.0, delay_frames=1) as gpu,

@@ -25,7 +25,8 @@ ONE_THREAD = {"foreground_threads": 1}  # a busy machine must not slow the tests
 
 
 def engine_of(segmenter: Segmenter, threshold: float, delay: int = 1, **config: object) -> Engine:
-    settings = EngineConfig(**(ONE_THREAD | config))  # type: ignore[arg-type]
+    by_deviation = {"key_frame_policy": "deviation"}
+    settings = EngineConfig(**(ONE_THREAD | by_deviation | config))  # type: ignore[arg-type]
     return Engine.deterministic(segmenter, settings, threshold=threshold, delay_frames=delay)
 
 

@@ -27,6 +27,9 @@ LIMIT_MS = 100.0
 SLOW_MS, QUICK_MS = 1000.0, 1.0
 TOP = len(LEVELS) - 1
 
+#: Key frames only where the selector wants them: what Sh is given does not depend on its speed.
+BY_DEVIATION = {"key_frame_policy": "deviation"}
+
 
 class Machine:
     """A clock that a frame puts forward by ``frame_ms``, scaled with the pixels Sl sees."""
@@ -49,7 +52,12 @@ class Machine:
 def engine_of(
     segmenter: Segmenter, machine: Machine, threshold: float, delay: int = 1, **config: Any
 ) -> Engine:
-    chosen = EngineConfig(**({"foreground_threads": 1, "max_latency_ms": LIMIT_MS} | config))
+    chosen = EngineConfig(
+        **(
+            {"key_frame_policy": "deviation", "foreground_threads": 1, "max_latency_ms": LIMIT_MS}
+            | config
+        )
+    )
     return Engine.deterministic(
         segmenter, chosen, threshold=threshold, delay_frames=delay, clock=machine
     )
@@ -156,7 +164,7 @@ def test_selector_runs_on_every_third_frame(
     engine = engine_of(tiny, machine, ALWAYS, delay=100)
     base = climb(engine, machine, make_frame, 1)  # the last of which is the key frame
     setting = {"foreground_threads": 1, "max_latency_ms": LIMIT_MS, "deviation_threshold": NEVER}
-    engine.reconfigure(EngineConfig(max_key_interval=interval, **setting))  # type: ignore[arg-type]
+    engine.reconfigure(EngineConfig(**BY_DEVIATION, max_key_interval=interval, **setting))  # type: ignore[arg-type]
     ran = [
         age
         for age in range(1, 11)
@@ -211,7 +219,7 @@ def test_a_deadline_taken_back_ends_shedding_at_once(
     index = climb(engine, machine, make_frame, TOP)
     assert engine.process(make_frame(index)).deadline.level == TOP
     missed = engine.counters.missed
-    engine.reconfigure(EngineConfig(foreground_threads=1))
+    engine.reconfigure(EngineConfig(**BY_DEVIATION, foreground_threads=1))
     machine.frame_ms = SLOW_MS
     result = engine.process(make_frame(index + 1))
     assert (result.deadline.level, result.deadline.missed) == (0, False)
@@ -231,7 +239,12 @@ def test_slow_track_has_the_smaller_of_both_shares(tiny: Segmenter, make_frame: 
             shares.append(share)
 
     machine = Machine(tiny)
-    config = EngineConfig(foreground_threads=1, max_latency_ms=LIMIT_MS, slow_track_min_share=0.3)
+    config = EngineConfig(
+        **BY_DEVIATION,
+        foreground_threads=1,
+        max_latency_ms=LIMIT_MS,
+        slow_track_min_share=0.3,
+    )
     engine = Engine(tiny, config, threshold=NEVER, clock=machine, slow_track=Noting)
     climb(engine, machine, make_frame, 3)
     assert shares == [0.3] * (1 + 2 * UP_MISSES) + [LEVELS[2].slow_share] * UP_MISSES
@@ -241,7 +254,10 @@ def test_slow_track_has_the_smaller_of_both_shares(tiny: Segmenter, make_frame: 
 def test_deterministic_masks_need_a_clock_under_a_deadline(tiny: Segmenter) -> None:
     with pytest.raises(ConfigError, match="max_latency_ms is 50"):
         Engine.deterministic(
-            tiny, EngineConfig(max_latency_ms=50.0), threshold=NEVER, delay_frames=1
+            tiny,
+            EngineConfig(**BY_DEVIATION, max_latency_ms=50.0),
+            threshold=NEVER,
+            delay_frames=1,
         )
 
 

@@ -15,6 +15,9 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 MakeFrame = Callable[..., Frame]
 ALWAYS = 0.0  # threshold of the deviation: every frame a key frame
 
+#: Key frames only where the selector wants them: what Sh is given does not depend on its speed.
+BY_DEVIATION = {"key_frame_policy": "deviation"}
+
 
 def drain(engine: Engine) -> None:
     deadline = time.monotonic() + 30.0
@@ -25,7 +28,7 @@ def drain(engine: Engine) -> None:
 
 def test_drained_threads_and_virtual_clock_agree(tiny: Segmenter, make_frame: MakeFrame) -> None:
     """Same order of deliveries, same masks: the deterministic engine measures the real one."""
-    config = EngineConfig(foreground_threads=1, slow_track_threads=1)
+    config = EngineConfig(**BY_DEVIATION, foreground_threads=1, slow_track_threads=1)
     virtual = Engine.deterministic(tiny, config, threshold=ALWAYS, delay_frames=1)
     with Engine(tiny, config, threshold=ALWAYS) as real:
         for index in range(8):
@@ -41,7 +44,7 @@ def test_deterministic_runs_are_equal(
     tiny: Segmenter, make_frame: MakeFrame, delay: dict[str, float]
 ) -> None:
     def run() -> list[Segmentation]:
-        config = EngineConfig(foreground_threads=1, max_key_interval=2)
+        config = EngineConfig(**BY_DEVIATION, foreground_threads=1, max_key_interval=2)
         engine = Engine.deterministic(tiny, config, threshold=0.48, **delay)  # type: ignore[arg-type]
         stamps = [0, 100, 200, 300, 400, 500, 450, 550, 650, 3000, 3100, 3200, 3300, 3400]
         return [engine.process(make_frame(i, stamp_ms=ms)) for i, ms in enumerate(stamps)]

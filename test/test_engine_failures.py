@@ -20,7 +20,7 @@ ALWAYS, NEVER = 0.0, 1.0  # thresholds of the deviation: every frame a key frame
 
 
 def engine_of(segmenter: Segmenter, threshold: float, delay: int = 1, size: int = 0) -> Engine:
-    config = EngineConfig(foreground_threads=1, inference_height=size)
+    config = EngineConfig(key_frame_policy="deviation", foreground_threads=1, inference_height=size)
     return Engine.deterministic(segmenter, config, threshold=threshold, delay_frames=delay)
 
 

@@ -33,6 +33,9 @@ MakeFrame = Callable[..., Frame]
 ALWAYS, NEVER = 0.0, 1.0
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
 
+#: Key frames only where the selector wants them: what Sh is given does not depend on its speed.
+BY_DEVIATION = {"key_frame_policy": "deviation"}
+
 
 class Hold(nn.Module):
     """A block of Sh that can be held, for as long as the test wants, in the slow track only."""
@@ -64,7 +67,11 @@ def sh(tiny: Segmenter) -> Iterator[Hold]:
 def threaded(segmenter: Segmenter, threshold: float, **config: object) -> Iterator[Engine]:
     # Sh does not yield here: what is tested does not depend on the machine's speed.
     fixed = {"foreground_threads": 1, "slow_track_min_share": 1.0}
-    with Engine(segmenter, EngineConfig(**(fixed | config)), threshold=threshold) as engine:  # type: ignore[arg-type]
+    with Engine(
+        segmenter,
+        EngineConfig(**(BY_DEVIATION | fixed | config)),
+        threshold=threshold,
+    ) as engine:  # type: ignore[arg-type]
         yield engine
 
 
@@ -142,7 +149,7 @@ def test_each_job_is_told_with_its_outcome_and_times(
         told.append(refinement)
         raise RuntimeError("a listener that fails stops nothing")
 
-    config = EngineConfig(foreground_threads=1, slow_track_min_share=1.0)
+    config = EngineConfig(**BY_DEVIATION, foreground_threads=1, slow_track_min_share=1.0)
     with Engine(tiny, config, threshold=ALWAYS, on_refinement=listen) as engine:
         engine.process(make_frame(0))
         sh.held = True
@@ -303,7 +310,7 @@ def test_close_while_sh_yields_between_blocks(
 def test_close_gives_up_on_a_hanging_block(
     tiny: Segmenter, sh: Hold, make_frame: MakeFrame
 ) -> None:
-    engine = Engine(tiny, EngineConfig(foreground_threads=1), threshold=ALWAYS)
+    engine = Engine(tiny, EngineConfig(**BY_DEVIATION, foreground_threads=1), threshold=ALWAYS)
     engine.process(make_frame(0))
     sh.held = True
     engine.process(make_frame(1))

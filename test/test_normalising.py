@@ -22,6 +22,7 @@ from lowlat_seg_ros.frames import Frame, Segmentation
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.statistics import IMAGENET
 
 #: Every byte of every channel.
 BYTES = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
@@ -42,23 +43,25 @@ def prepared(name: str) -> Segmenter:
 def test_is_rounded_to_the_bit(monkeypatch: pytest.MonkeyPatch, numba: bool) -> None:
     if numba:
         pytest.importorskip("numba", reason="numba is not installed; pip install '.[fast]' adds it")
-        assert normalising.compiled() is not None
+        assert normalising.compiled(IMAGENET) is not None
     else:
         monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not installed
         monkeypatch.setattr(normalising, "compiled", normalising.compiled.__wrapped__)
     BYTES.flags.writeable = False  # as images of messages are
     for image in (BYTES, random_image(8, 40), random_image(24, 8)):
-        rounded = normalised(image, torch.bfloat16)
+        rounded = normalised(image, torch.bfloat16, IMAGENET)
         assert rounded.dtype == torch.bfloat16
         assert rounded.is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(rounded, normalised(image, torch.float32).bfloat16())
+        assert torch.equal(rounded, normalised(image, torch.float32, IMAGENET).bfloat16())
 
 
 def test_several_threads_at_once() -> None:
     images = [random_image(64, 40 + 8 * n) for n in range(4)]
-    alone = [normalised(image, torch.bfloat16) for image in images]
+    alone = [normalised(image, torch.bfloat16, IMAGENET) for image in images]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda image: normalised(image, torch.bfloat16), images * 8))
+        together = list(
+            pool.map(lambda image: normalised(image, torch.bfloat16, IMAGENET), images * 8)
+        )
     assert all(map(torch.equal, together, alone * 8))
 
 
@@ -79,7 +82,7 @@ def test_features_are_the_same_to_the_bit(name: str) -> None:
     """Of Sl, and of Sh where that reads the image."""
     segmenter = prepared(name)
     rounded = network_input(random_image(64, 96), plan((64, 96), 0), segmenter)
-    whole = normalised(random_image(64, 96), torch.float32)
+    whole = normalised(random_image(64, 96), torch.float32, IMAGENET)
     assert (rounded.dtype, whole.dtype) == (torch.bfloat16, torch.float32)
     low = segmenter.lower(whole)
     assert torch.equal(segmenter.lower(rounded), low)
@@ -89,7 +92,7 @@ def test_features_are_the_same_to_the_bit(name: str) -> None:
 
 def test_an_image_of_another_size_is_rounded_once_more_and_not_before() -> None:
     old, new = plan((64, 96), 0), plan((64, 96), 0, 0.75)
-    rounded = normalised(random_image(64, 96), torch.bfloat16)
+    rounded = normalised(random_image(64, 96), torch.bfloat16, IMAGENET)
     assert torch.equal(resample(rounded, old, new), resample(rounded.float(), old, new).bfloat16())
 
 

@@ -63,7 +63,7 @@ def test_a_packed_convolution_answers_as_before(
     other = image(*expected.shape).to(dtype) if shortcut else None
     if other is not None:
         expected = expected + other.float()
-    answer = PackedConv2d(conv, relu)(x, other)
+    answer = PackedConv2d(conv, "relu" if relu else "none")(x, other)
     assert answer.dtype == dtype
     assert answer.is_contiguous(memory_format=torch.channels_last)
     exact = torch.finfo(dtype).eps * 16
@@ -76,7 +76,7 @@ def test_a_packed_convolution_answers_as_before(
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_a_packed_depthwise_convolution_answers_as_before(dtype: torch.dtype) -> None:
     conv, x = nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8).to(dtype), image(1, 8, 21, 34)
-    torch.testing.assert_close(PackedConv2d(conv, relu=True)(x), conv(x.to(dtype)).relu())
+    torch.testing.assert_close(PackedConv2d(conv, "relu")(x), conv(x.to(dtype)).relu())
 
 
 @torch.inference_mode()

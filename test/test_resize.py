@@ -15,7 +15,8 @@ from lowlat_seg_ros.engine.resize import (
     plan,
 )
 from lowlat_seg_ros.frames import FrameError
-from lowlat_seg_ros.network.segmenter import MEAN, STD, Segmenter
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.statistics import IMAGENET
 
 
 def ramp_logits(padded: tuple[int, int], edge: float, axis: int) -> torch.Tensor:
@@ -118,7 +119,7 @@ def test_padding_repeats_the_edge(tiny: Segmenter) -> None:
     assert geometry.padded == (16, 24)
     tensor = network_input(image, geometry, tiny)
     expected = np.pad(image, ((0, 3), (0, 3), (0, 0)), mode="edge").astype(np.float32) / 255
-    expected = (expected - np.float32(MEAN)) / np.float32(STD)
+    expected = (expected - np.float32(IMAGENET.mean)) / np.float32(IMAGENET.std)
     assert tensor.shape == (1, 3, 16, 24)
     assert tensor.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(tensor[0].permute(1, 2, 0).contiguous().numpy(), expected)
@@ -146,7 +147,7 @@ def test_shrinking_averages_areas(tiny: Segmenter) -> None:
     checker = np.indices((64, 64)).sum(0) % 2 * 255
     image = np.repeat(checker[..., None], 3, 2).astype(np.uint8)
     tensor = network_input(image, plan((64, 64), 16), tiny)
-    grey = (torch.full((3,), 128 / 255) - torch.tensor(MEAN)) / torch.tensor(STD)
+    grey = (torch.full((3,), 128 / 255) - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)
     torch.testing.assert_close(tensor, grey.view(1, 3, 1, 1).expand(1, 3, 16, 16))
 
 

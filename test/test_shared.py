@@ -163,7 +163,7 @@ def noise(seed: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
 def test_engines_share_a_network_and_nothing_else(tiny: Segmenter) -> None:
     """A change of size of one camera begins no new epoch of another, nor changes its masks."""
     track = SharedSlowTrack(EngineConfig())
-    config = EngineConfig(deviation_threshold=1.0)
+    config = EngineConfig(key_frame_policy="deviation", deviation_threshold=1.0)
     alone = Engine(tiny, config, threshold=1.0)
     engines = [Engine(tiny, config, threshold=1.0, slow_track=track.lane) for _ in range(CAMERAS)]
     for number in range(4):
@@ -183,7 +183,7 @@ def test_engines_share_a_network_and_nothing_else(tiny: Segmenter) -> None:
 def test_key_frames_that_are_due_together_are_staggered(tiny: Segmenter) -> None:
     """Every frame is due. While Sh is held one camera's waits, and the others' are put off."""
     track, go, begun = SharedSlowTrack(EngineConfig()), threading.Event(), threading.Event()
-    config = EngineConfig(max_key_interval=1)
+    config = EngineConfig(key_frame_policy="deviation", max_key_interval=1)
 
     def lane(refine: Refine, ledger: Ledger, settings: EngineConfig) -> Lane:
         def held(frame: KeyFrame, pause: Pause) -> Outcome:

@@ -13,6 +13,7 @@ import numpy as np
 
 from lowlat_seg_ros.bags.messages import PACKAGE, REPORT, Messages, stamp_ns
 from lowlat_seg_ros.frames import (
+    NO_TRUST,
     Counters,
     Deadline,
     MaskKind,
@@ -45,6 +46,7 @@ def message_of(
         key_age_frames=source.key_age_frames,
         key_age_ms=source.key_age_ms,
         exact=source.exact,
+        trust=NO_TRUST if result.trust is None else result.trust,
         epoch=source.epoch,
         reset_reason=source.reset.value if source.reset else "",
         timing=_mirror(make, "StageTiming", result.timing),
@@ -75,6 +77,7 @@ def segmentation(report: Any, mask: np.ndarray) -> Segmentation:
         record_of(Counters, report.counters),
         record_of(Selection, report) if report.selected else None,
         record_of(Deadline, report.deadline),
+        trust=None if report.trust == NO_TRUST else report.trust,
     )
 
 

@@ -47,6 +47,7 @@ class Stream(ABC):
         self._config, self._clock = config, clock
         self._previous: Frame | None = None
         self._key: tuple[int, int] | None = None  # stamp and index of the key frame
+        self.key_age_s = 0.0  # of the key frame, by stamps, while a frame is segmented
         self._reset: ResetReason | None = ResetReason.FIRST_FRAME
         self.counters = Counters()
 
@@ -76,6 +77,8 @@ class Stream(ABC):
                 # A method may keep it with its key frame.
                 image = self.runner.keep(self.runner.image(frame.image, geometry))
             age = None if self._key is None else index - self._key[1]
+            key_stamp_ns = frame.stamp_ns if self._key is None else self._key[0]
+            self.key_age_s = (frame.stamp_ns - key_stamp_ns) / 1e9
             logits, kind = self.step(image, age, watch)
             with watch.stage("postprocess_ms"):
                 mask = self.runner.mask(logits, geometry)

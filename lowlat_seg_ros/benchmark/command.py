@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lowlat_seg_ros.arguments import changed, size
+from lowlat_seg_ros.arguments import HIGH_SCALE, changed, size
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, PRECISIONS, ConfigError, EngineConfig
 
 EXAMPLES = """\
@@ -35,6 +35,8 @@ measured, warm, in one process whose sides take turns in blocks, so that drifts 
                   this network), against F.unfold with a weighted sum and a 3x3 convolution, alone
                   and beside a busy core; and against the limits in memory and multiply-adds
   [resolutions]   the fast track at 1/2, 3/4, 1 and 3/2 of the width and height, with a line fitted
+  [freshness]     the engine at --rate as it is by default: exact results of Sh a second, and their
+                  age in frames when they arrive
   [cameras]       1 to 6 of them, each with its engine, segmented one after another
   -
   multiply_adds   of the network's parts, counted, and the share of the fast track
@@ -46,6 +48,7 @@ written to --json, times in ms, without what --only leaves out:
   refinements_per_s   in fast_busy; "refinements" has the rest
   propagation         ms; vs_unfold and vs_conv3x3: how many times as fast; roofline_fraction: share
                       of what the machine's limits allow; beside_busy_core
+  freshness           per_s, age_frames, oldest_frames, compute_ms
   bars                all ratios; stages, resolutions, cameras, limits, memory, multiply_adds,
                       graphs, facts
 
@@ -58,7 +61,7 @@ rendered drive.
 """
 
 #: What can be measured by itself.
-PARTS = ("sides", "propagation", "resolutions", "cameras")
+PARTS = ("sides", "freshness", "propagation", "resolutions", "cameras")
 
 #: Frames of each side with --quick.
 QUICK = 6
@@ -77,6 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="its network, instead of --config"
     )
+    parser.add_argument("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
     parser.add_argument(
         "--only",
         default=",".join(PARTS),
@@ -138,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
         rate_hz=args.rate,
         frames=QUICK if args.quick else args.frames,
         precision=args.precision,
+        high_scale=args.high_scale,
     )
     done = measure.everything(wanted)
     console = Console()

@@ -12,7 +12,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from lowlat_seg_ros.benchmark import arithmetic, camera, contest, limits, memory, networks, scaling
+from lowlat_seg_ros.benchmark import (
+    arithmetic,
+    camera,
+    contest,
+    freshness,
+    limits,
+    memory,
+    networks,
+    scaling,
+)
 from lowlat_seg_ros.benchmark.kernel import PAPER, PAPER_GPU, Shape
 from lowlat_seg_ros.benchmark.kernel import measure as measure_kernel
 from lowlat_seg_ros.benchmark.record import Benchmark, Facts, Kernels, Sides
@@ -34,7 +43,8 @@ class Wanted:
     """What to measure: the network of ``checkpoint``, or ``config`` of ``NETWORKS`` at random.
 
     ``parts`` of ``PARTS``; ``size`` (H, W) of the frames or None, ``frames`` of each side,
-    ``precision`` as in ``EngineConfig``. ``command`` is for the report.
+    ``precision`` as in ``EngineConfig``. ``high_scale``: see :meth:`Segmenter.read_at`.
+    ``command`` is for the report.
     """
 
     command: str
@@ -46,6 +56,7 @@ class Wanted:
     rate_hz: float
     frames: int
     precision: str
+    high_scale: float | None = None
 
 
 def everything(wanted: Wanted) -> Benchmark:
@@ -61,9 +72,14 @@ def everything(wanted: Wanted) -> Benchmark:
     before_mb = memory.resident_mb()
     # Loading must leave no OpenMP team with this thread, see `apart`.
     segmenter, weights = apart(lambda: _network(wanted, device))
-    contested = rigs = resolutions = kernels = None
+    if wanted.high_scale is not None:
+        segmenter.read_at(wanted.high_scale)
+    contested = rigs = resolutions = kernels = fresh = None
     if "sides" in wanted.parts:
         contested = _sides(segmenter, seen, wanted, before_mb)
+    if "freshness" in wanted.parts:
+        with _bar("freshness", frames) as step:
+            fresh = freshness.measure(segmenter, seen, frames, wanted.rate_hz, step)
     if "resolutions" in wanted.parts:
         with _bar("resolutions", len(scaling.SIDES) * frames) as step:
             resolutions = scaling.over_resolutions(segmenter, seen, frames, step)
@@ -90,7 +106,7 @@ def everything(wanted: Wanted) -> Benchmark:
         machine=describe(device.type),
     )
     counted, graphs = arithmetic.count(segmenter.config, seen.size), captures(segmenter)
-    return Benchmark(facts, counted, graphs, contested, kernels, resolutions, rigs or ())
+    return Benchmark(facts, counted, graphs, contested, kernels, resolutions, rigs or (), fresh)
 
 
 def _network(wanted: Wanted, device: torch.device) -> tuple[Segmenter, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lowlat_seg_ros.benchmark.arithmetic import MultiplyAdds
 from lowlat_seg_ros.benchmark.contest import Contest, SideResult
+from lowlat_seg_ros.benchmark.freshness import Freshness
 from lowlat_seg_ros.benchmark.kernel import Kernel
 from lowlat_seg_ros.benchmark.limits import Limits
 from lowlat_seg_ros.benchmark.memory import Memory
@@ -89,7 +90,7 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """``sides``, ``propagation``, ``resolutions``: None where not measured; ``cameras``: empty.
+    """What was not measured is None, ``cameras`` empty.
 
     ``graphs``: what CUDA graphs were captured; nothing on a CPU.
     """
@@ -101,6 +102,7 @@ class Benchmark:
     propagation: Kernels | None = None
     resolutions: Resolutions | None = None
     cameras: tuple[Rig, ...] = ()
+    freshness: Freshness | None = None
 
     @property
     def bars(self) -> Bars:
@@ -152,6 +154,8 @@ class Benchmark:
             }
         if self.resolutions is not None:
             written["resolutions"] = asdict(self.resolutions)
+        if self.freshness is not None:
+            written["freshness"] = asdict(self.freshness)
         if self.cameras:
             written["cameras"] = [asdict(rig) for rig in self.cameras]
         return written | {

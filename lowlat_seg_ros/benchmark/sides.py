@@ -20,7 +20,9 @@ from lowlat_seg_ros.frames import Frame, MaskKind, Segmentation, StageTiming
 WARM_UP = 3
 
 #: Never a key frame: the deviation is a share, and stamps may jump between blocks.
-IDLE = EngineConfig(deviation_threshold=1.0, max_key_interval=0, max_gap_ms=0.0)
+IDLE = EngineConfig(
+    key_frame_policy="deviation", deviation_threshold=1.0, max_key_interval=0, max_gap_ms=0.0
+)
 
 #: Every frame a key frame, as the engine has it when the scene changes fast: mostly a job waits
 #: when one is done. Where Sh is faster than the camera, see :class:`~.saturation.EndlessSlowTrack`.

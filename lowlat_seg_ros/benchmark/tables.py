@@ -27,6 +27,9 @@ def tables(done: Benchmark) -> dict[str, Grid]:
     if done.sides is not None:
         grids["Stages, ms"] = _stages(done.sides.contest)
         grids["Slow track"] = _slow_track(done.sides.contest.refinements)
+    if done.freshness is not None:
+        rows = _named(asdict(done.freshness), ".3g")
+        grids["Exact features, by default"] = _grid(("freshness", "value"), rows)
     if done.propagation is not None:
         for kernel in (done.propagation.paper, done.propagation.here):
             grids[f"Propagation, {kernel.shape}, median ms"] = _propagation(kernel)

@@ -18,15 +18,22 @@ from lowlat_seg_ros.data.warp import (
     reversed_motion,
 )
 
+#: Frames a second that the motion of warped pairs is drawn for.
+WARPED_HZ = 20.0
+
 
 @dataclass(frozen=True)
 class Pair:
-    """Images uint8 (H, W, 3) RGB and labels uint8 (H, W); 255 where nothing is known."""
+    """Images uint8 (H, W, 3) RGB and labels uint8 (H, W); 255 where nothing is known.
+
+    ``seconds``: from the key frame to the later one.
+    """
 
     key_image: np.ndarray
     key_label: np.ndarray
     image: np.ndarray
     label: np.ndarray
+    seconds: float
 
 
 def rendered_pair(drive: Sequence, index: int, lag: int) -> Pair:
@@ -34,7 +41,8 @@ def rendered_pair(drive: Sequence, index: int, lag: int) -> Pair:
     if not 0 <= index - lag < len(drive) or index >= len(drive):
         raise ValueError(f"index {index} and lag {lag} leave the drive of {len(drive)} frames")
     key, frame = drive[index - lag], drive[index]
-    return Pair(key.image, key.label, frame.image, frame.label)
+    seconds = (frame.stamp_ns - key.stamp_ns) / 1e9
+    return Pair(key.image, key.label, frame.image, frame.label, seconds)
 
 
 def make_pair(
@@ -52,8 +60,8 @@ def make_pair(
         raise ValueError(f"lag is {lag}; it must be 0 frames or more")
     motion = draw_motion(lag, image.shape[1], rng)
     still_is_key = bool(rng.random() < 0.5)
-    seconds = lag / 20.0 if still_is_key else -lag / 20.0
-    scene = guess_scene(label, seconds, rng, table)
+    seconds = lag / WARPED_HZ
+    scene = guess_scene(label, seconds if still_is_key else -seconds, rng, table)
     moved = move(image, label, scene, motion if still_is_key else reversed_motion(motion))
     views = [(image, label), moved]
     if not still_is_key:
@@ -62,7 +70,7 @@ def make_pair(
         views = _occluded(views, image, label, lag, rng, table)
     (key_image, key_label), (later_image, later_label) = views
     key_image, later_image = _lit_apart(key_image, later_image, rng)
-    return Pair(key_image, key_label, later_image, later_label)
+    return Pair(key_image, key_label, later_image, later_label, seconds)
 
 
 def _occluded(

@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowlat_seg_ros.data.blurring import gaussian_blur
+from lowlat_seg_ros.data.degrading import degraded
 from lowlat_seg_ros.frames import IGNORE_LABEL
 
-#: Largest width of the random blur, and how far its kernel reaches, in pixels.
-BLUR_SIGMA, BLUR_REACH = 1.5, 4
+#: Largest width of the random blur, in pixels.
+BLUR_SIGMA = 1.5
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Augment:
 
     ``crop`` (h, w) in pixels; ``scale`` the range of the zoom, drawn log-uniformly; ``jitter`` the
     strength of brightness, contrast, saturation and gamma; ``hue`` the largest turn of the colour
-    circle in radians; ``blur`` the share of blurred images.
+    circle in radians; ``blur`` the share of blurred images; ``degrade`` the share of images that
+    are made worse in one of the ways of :mod:`degrading`.
     """
 
     crop: tuple[int, int]
@@ -29,6 +32,7 @@ class Augment:
     jitter: float = 0.4
     hue: float = 0.2
     blur: float = 0.2
+    degrade: float = 0.0
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator
@@ -39,7 +43,10 @@ class Augment:
         """
         with _full_precision(images.device):
             grid = self._grid(images, generator)
-            return self._colour(warp_images(images, grid), generator), warp_labels(labels, grid)
+            seen = self._colour(warp_images(images, grid), generator)
+            if self.degrade > 0:
+                seen = degraded(seen, self.degrade, generator)
+            return seen, warp_labels(labels, grid)
 
     def pair(
         self, key_images: Tensor, images: Tensor, labels: Tensor, generator: torch.Generator
@@ -55,7 +62,10 @@ class Augment:
             drift = 0.15 * self._amounts(len(images), images.device, generator)
             jittered = jitter_colours(both, torch.cat([amounts, amounts + drift]))
             turns = self._turns(len(images), images.device, generator)
-            key, current = turn_hue(jittered, torch.cat([turns, turns])).chunk(2)
+            seen = turn_hue(jittered, torch.cat([turns, turns]))
+            if self.degrade > 0:
+                seen = degraded(seen, self.degrade, generator, views=2)
+            key, current = seen.chunk(2)
             return key, current, warp_labels(labels, grid)
 
     def _grid(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -135,18 +145,3 @@ def turn_hue(images: Tensor, angles: Tensor) -> Tensor:
     eye = torch.eye(3, device=images.device)
     turn = cos * eye + sin * cross + (1 - cos) * along
     return torch.einsum("nij,njhw->nihw", turn, images).clamp(0.0, 1.0)
-
-
-def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """(N, 3, H, W) blurred by Gaussians of ``sigma`` (N,) pixels up to 2, edges repeated."""
-    x = torch.arange(-BLUR_REACH, BLUR_REACH + 1, device=images.device)
-    kernels = torch.exp(-(x**2) / (2 * sigma.clamp(min=1e-3).view(-1, 1) ** 2))
-    kernels = (kernels / kernels.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
-    count, channels, height, width = images.shape
-    out = F.pad(images, (BLUR_REACH,) * 4, mode="replicate").reshape(
-        1, count * channels, height + 2 * BLUR_REACH, width + 2 * BLUR_REACH
-    )
-    side, groups = 2 * BLUR_REACH + 1, count * channels
-    out = F.conv2d(out, kernels.view(groups, 1, side, 1), groups=groups)
-    out = F.conv2d(out, kernels.view(groups, 1, 1, side), groups=groups)
-    return out.view(images.shape)

@@ -21,7 +21,8 @@ class KeyFrame:
     (1, Ch, H/8, W/8): from Sh when ``exact``, carried over while provisional, None if no Sh has
     succeeded in this epoch yet. ``geometry`` is the size that all of them have: the frame's own,
     or where ``resampled`` another one that the stream went over to (see :mod:`rescale`). ``index``
-    numbers the frame among those of the engine.
+    numbers the frame among those of the engine. ``high_stamp_ns`` is the stamp of the frame that Sh
+    has seen for ``high``: the frame's own where it is exact, else an older one's.
     """
 
     source: Tensor
@@ -36,6 +37,7 @@ class KeyFrame:
     exact: bool
     resampled: bool = False
     frame_id: str = ""
+    high_stamp_ns: int = 0
 
 
 class KeyFrameCache:

@@ -23,7 +23,8 @@ from lowlat_seg_ros.engine import resize
 from lowlat_seg_ros.engine.graphs import Graphs
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.runner import Runner
-from lowlat_seg_ros.network.segmenter import MEAN, STD, Segmenter
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.statistics import Statistics
 
 #: Priorities of streams, as PyTorch has them.
 FRAMES, SLOW_TRACK = -1, 0
@@ -32,13 +33,14 @@ FRAMES, SLOW_TRACK = -1, 0
 class Side:
     """What frames, or the slow track, of one network have on the GPU; one thread at a time."""
 
-    def __init__(self, device: torch.device, priority: int) -> None:
+    def __init__(self, device: torch.device, priority: int, statistics: Statistics) -> None:
         self.lock = threading.Lock()
         self.stream = torch.cuda.Stream(device, priority=priority)
         self.graphs = Graphs(device, priority)
         # Graphs read them where they are, so they must live as long.
         self.mean, self.std = (
-            torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD)
+            torch.tensor(values, device=device).view(3, 1, 1)
+            for values in (statistics.mean, statistics.std)
         )
         self._uploads: tuple[tuple[int, int], Uploads] | None = None
 
@@ -69,7 +71,7 @@ class CudaRunner(Runner):
         self._device, self._after = device, after
         sides, priority = _sides.setdefault(segmenter, {}), SLOW_TRACK if after else FRAMES
         if priority not in sides:
-            sides[priority] = Side(device, priority)
+            sides[priority] = Side(device, priority, segmenter.statistics)
         self._side = sides[priority]
         self._dtype = next(segmenter.parameters()).dtype
 

@@ -238,6 +238,7 @@ class Engine:
             counters=self._ledger.counters,
             selection=selection,
             confidence=confidence,
+            trust=None if work.trust is None else float(work.trust.mean()),
         )
 
     def reset(self, reason: ResetReason = ResetReason.REQUESTED) -> None:
@@ -347,6 +348,7 @@ class Engine:
             deviation = self._net.deviation(key.selector_reduced, selector_reduced)
         threshold = self._threshold
         chosen = schedule.is_key(deviation, threshold, age_frames, self._config)
+        chosen = chosen or schedule.fills_idle_time(self._slow.state(), turn.level, self._config)
         # Cameras that share the slow track ask for Sh in turn; a newer frame of this one will.
         chosen = must or (chosen and self._slow.admits())
         if chosen:
@@ -365,7 +367,7 @@ class Engine:
             key = current
             with serial():
                 high = self._net.keep(self._net.propagate(current.high, work.weights))
-            new = dataclasses.replace(new, high=high)
+            new = dataclasses.replace(new, high=high, high_stamp_ns=current.high_stamp_ns)
         return True
 
     def _take_over(self, old: KeyFrame | None, new: KeyFrame, *, submit: bool) -> bool:

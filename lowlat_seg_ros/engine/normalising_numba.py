@@ -1,8 +1,8 @@
 """Images normalised and rounded to bfloat16, compiled by numba.
 
 A table is read value by value; a product and a sum are made for 16 of them at once, in a sixth of
-the time. In float32 they would differ from :func:`~lowlat_seg_ros.network.segmenter.normalise` by
-rounding; in bfloat16 none of the 768 values does.
+the time. In float32 they would differ from ``Statistics.normalise`` by rounding; in bfloat16 none
+of the 768 values does.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from collections.abc import Callable
 import numpy as np
 
 from lowlat_seg_ros.network import machine_code
-from lowlat_seg_ros.network.segmenter import MEAN, STD
+from lowlat_seg_ros.network.statistics import Statistics
 
 #: Rows of pixels; factors and terms of a row; a row's float32 as bits; rows of bfloat16's bits.
 SIGNATURE = "void(Array(u1, 2, 'C', readonly=True), f4[::1], f4[::1], u4[::1], i2[:,::1])"
 
 
-def compiled() -> Callable[[np.ndarray], np.ndarray]:
+def compiled(statistics: Statistics) -> Callable[[np.ndarray], np.ndarray]:
     """A function of RGB, uint8 (H, W, 3), contiguous, to bfloat16's bits, int16 (H, W, 3).
 
     It runs on the calling thread alone and without the GIL. Raises what numba raises.
     """
     convert = machine_code.compiled(_convert, SIGNATURE)
-    factors = np.array([1 / (255 * std) for std in STD], np.float32)
-    terms = np.array([-mean / std for mean, std in zip(MEAN, STD, strict=True)], np.float32)
+    factors = np.array([1 / (255 * std) for std in statistics.std], np.float32)
+    pairs = zip(statistics.mean, statistics.std, strict=True)
+    terms = np.array([-mean / std for mean, std in pairs], np.float32)
 
     def normalised(pixels: np.ndarray) -> np.ndarray:
         height, width, channels = pixels.shape

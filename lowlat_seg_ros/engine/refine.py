@@ -70,7 +70,10 @@ class Refiner:
             self._net.settle()
             # Refused only if the foreground moved on in this instant; then look again.
             if self._cache.replace(
-                current, dataclasses.replace(current, high=fitted.high, exact=exact)
+                current,
+                dataclasses.replace(
+                    current, high=fitted.high, exact=exact, high_stamp_ns=done.stamp_ns
+                ),
             ):
                 return Outcome.REFINED if exact else Outcome.CARRIED
 
@@ -87,6 +90,7 @@ class Refiner:
             with serial():
                 high = self._net.keep(self._net.propagate(high, weights))
         self._net.settle()
-        if self._cache.replace(current, dataclasses.replace(current, high=high)):
+        new = dataclasses.replace(current, high=high, high_stamp_ns=done.stamp_ns)
+        if self._cache.replace(current, new):
             return Outcome.CARRIED
         return Outcome.LATE if self._cache.snapshot()[1] == done.epoch else Outcome.STALE

@@ -17,7 +17,7 @@ from torch import Tensor
 from lowlat_seg_ros.engine.normalising import normalised
 from lowlat_seg_ros.engine.upsampling import arg_max_at
 from lowlat_seg_ros.frames import FrameError
-from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter, normalise
+from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
 #: Largest input of the network (8192x4096 pixels); beyond it a size is likelier damaged than meant.
 MAX_PIXELS = 2**25
@@ -90,13 +90,13 @@ def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -
     """
     device = next(segmenter.parameters()).device
     if device.type == "cpu" and geometry.padded == geometry.image:
-        return normalised(np.ascontiguousarray(image), segmenter.input_dtype)
+        return normalised(np.ascontiguousarray(image), segmenter.input_dtype, segmenter.statistics)
     padded = np.empty((*geometry.padded, 3), np.uint8)
     fill(image, geometry, padded)
     if device.type == "cpu":
-        return normalised(padded, segmenter.input_dtype)
+        return normalised(padded, segmenter.input_dtype, segmenter.statistics)
     pixels = torch.from_numpy(padded).to(device).permute(2, 0, 1).unsqueeze(0)
-    return normalise(pixels / 255)
+    return segmenter.normalise(pixels / 255)
 
 
 def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:

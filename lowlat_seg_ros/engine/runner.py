@@ -84,9 +84,19 @@ class Runner:
         """Eq. (1): F_h of the key frame, carried to the current one."""
         return self.run("propagate", self._net.propagate, key_high, weights)
 
-    def classify_fused(self, propagated: Tensor, low: Tensor) -> Tensor:
-        """The fast track's logits."""
-        return self.run("classify_fused", self._net.classify_fused, propagated, low)
+    def evidence(self, reduced_key: Tensor, reduced: Tensor, age_s: float) -> Tensor | None:
+        """What the gate needs to know, None without one; ``age_s``: of the key frame's F_h."""
+        if self._net.gate is None:
+            return None
+        age = torch.tensor([age_s], dtype=torch.float32, device=reduced.device)
+        return self.run("evidence", self._net.evidence, reduced_key, reduced, age)
+
+    def fuse(
+        self, propagated: Tensor, low: Tensor, evidence: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The fast track's logits; and the trust in what was propagated, None without a gate."""
+        inputs = (propagated, low) if evidence is None else (propagated, low, evidence)
+        return self._net.split_trust(self.run("fuse", self._net.fuse, *inputs))
 
     def classify_high(self, high: Tensor) -> Tensor:
         """The full network's logits."""
@@ -129,7 +139,7 @@ def runners(segmenter: Segmenter) -> tuple[Runner, Runner]:
     if device.type != "cuda":
         upsampling.compiled()  # else the first frame would wait for it
         if segmenter.input_dtype == torch.bfloat16:
-            normalising.compiled()
+            normalising.compiled(segmenter.statistics)
         return Runner(segmenter), Runner(segmenter)
     from lowlat_seg_ros.engine.cuda import CudaRunner
 

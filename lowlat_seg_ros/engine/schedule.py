@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.deadline import Level
+from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Frame, ResetReason
 
 
@@ -51,6 +53,17 @@ def selects(age_frames: int, every: int, config: EngineConfig) -> bool:
     """Whether the selector runs: on each ``every``-th frame after the key frame, and on one that
     becomes the key frame for its age."""
     return age_frames % every == 0 or 0 < config.max_key_interval <= age_frames
+
+
+def fills_idle_time(slow_track: SlowTrackState, level: Level, config: EngineConfig) -> bool:
+    """Whether a frame becomes the key frame because Sh has nothing to do (``when_free``).
+
+    Not while load is shed, nor where a budget says how many frames may.
+    """
+    budgeted = config.key_frame_budget > 0 or config.slow_track_budget > 0
+    if config.key_frame_policy != "when_free" or budgeted or level.slow_share < 1:
+        return False
+    return not slow_track.running and not slow_track.waiting
 
 
 def is_key(deviation: float, threshold: float, age_frames: int, config: EngineConfig) -> bool:

@@ -26,7 +26,9 @@ class Work:
 
     ``logits`` (1, classes, H/8, W/8) at the network's size; ``low`` F_l; ``source`` what Sh begins
     with; ``high`` F_h, exact or propagated, None for a degraded mask; ``reduced`` the predictor's
-    reduction of F_l and ``weights`` W(k,t), None where the predictor did not run.
+    reduction of F_l and ``weights`` W(k,t), None where the predictor did not run. ``trust``
+    (1, 1, r*H/8, r*W/8): how far the mask stands on the propagated features, None without a gate.
+    ``high_stamp_ns``: of the frame that Sh has seen for ``high``.
     """
 
     kind: MaskKind
@@ -34,8 +36,10 @@ class Work:
     low: Tensor
     source: Tensor
     high: Tensor | None
+    high_stamp_ns: int
     reduced: Tensor | None = None
     weights: Tensor | None = None
+    trust: Tensor | None = None
 
 
 class Tracks:
@@ -60,12 +64,12 @@ class Tracks:
             low = self._net.lower(image, self._team.relieve)  # F_l (1, Cl, H/8, W/8)
         source = self._net.source(image, low)
         if key is None:
-            return self._full(low, source, watch)
+            return self._full(frame, low, source, watch)
         if key.high is None:
-            return self._degraded(low, source, watch)
-        return self._fast(low, source, key.remembered, key.high, watch)
+            return self._degraded(frame, low, source, watch)
+        return self._fast(frame, low, source, key, key.high, watch)
 
-    def _full(self, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
+    def _full(self, frame: Frame, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
         """The first frame of an epoch: Sh in the foreground, and F_h alone is classified."""
         try:
             with watch.stage("higher_ms"), threads(self._team.full()):
@@ -75,32 +79,38 @@ class Tracks:
             message = f"Sh failed in the foreground: {type(error).__name__}: {error}"
             logger.warning("%s; the mask comes from Sl and AdaptNet alone", message)
             self._ledger.failure(message)
-            return self._degraded(low, source, watch)
+            return self._degraded(frame, low, source, watch)
         with watch.stage("fusion_ms"):
-            return Work(MaskKind.FULL, self._net.classify_high(high), low, source, high)
+            logits = self._net.classify_high(high)
+        return Work(MaskKind.FULL, logits, low, source, high, frame.stamp_ns)
 
-    def _degraded(self, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
+    def _degraded(self, frame: Frame, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
         """No Sh has succeeded in this epoch: Sl and AdaptNet alone."""
         with watch.stage("fusion_ms"):
-            return Work(MaskKind.DEGRADED, self._net.classify_low(low), low, source, None)
+            logits = self._net.classify_low(low)
+        return Work(MaskKind.DEGRADED, logits, low, source, None, frame.stamp_ns)
 
     def _fast(
         self,
+        frame: Frame,
         low: Tensor,
         source: Tensor,
-        key_remembered: Tensor,
+        key: KeyFrame,
         key_high: Tensor,
         watch: Stopwatch,
     ) -> Work:
         """Every other frame: kernel predictor, propagation, AdaptNet, fusion, classifier."""
         with watch.stage("predictor_ms"):
             reduced = self._net.reduce(low)
-            weights = self._net.kernels(key_remembered, reduced)  # W(k,t)
+            weights = self._net.kernels(key.remembered, reduced)  # W(k,t)
         with watch.stage("propagation_ms"), serial():
             high = self._net.propagate(key_high, weights)  # Eq. (1)
         with watch.stage("fusion_ms"):
-            logits = self._net.classify_fused(high, low)
-        return Work(MaskKind.PROPAGATED, logits, low, source, high, reduced, weights)
+            age_s = (frame.stamp_ns - key.high_stamp_ns) / 1e9
+            evidence = self._net.evidence(key.reduced, reduced, age_s)
+            logits, trust = self._net.fuse(high, low, evidence)
+        kind, stamp = MaskKind.PROPAGATED, key.high_stamp_ns
+        return Work(kind, logits, low, source, high, stamp, reduced, weights, trust)
 
     def key_frame(
         self,
@@ -129,5 +139,6 @@ class Tracks:
             index=index,
             epoch=epoch,
             exact=exact,
+            high_stamp_ns=work.high_stamp_ns,
             frame_id=frame.frame_id,
         )

@@ -16,6 +16,9 @@ INTERVALS = range(2, 11)
 #: Frames that Sh takes, for ``adaptive_low_latency``.
 DELAYS = (1, 2, 4, 8, 16)
 
+#: The method that all others are compared with.
+MAIN = "adaptive_low_latency"
+
 #: What methods are compared for, in the order of the tables: key and heading.
 GROUPS = {
     "per_frame": "null hypotheses: one network on every frame",
@@ -74,6 +77,13 @@ WITH_WEIGHTS = (
         "own_network",
         "per_frame",
         "a real-time network on every frame",
+        weights=True,
+    ),
+    Spec(
+        "sh_small",
+        "own_network",
+        "per_frame",
+        "Sh's network on a small image, at the cost of the fast track",
         weights=True,
     ),
     _table_1("clockwork", "F_h of the key frame as it is, fused"),
@@ -135,7 +145,7 @@ def _schedules() -> list[Spec]:
 
 
 def _low_latency(delay_frames: int) -> list[Spec]:
-    main = "adaptive_low_latency"
+    main = MAIN
     text = f"the engine; Sh takes {delay_frames} frames"
     others = [n for n in DELAYS if n != delay_frames]
     return [

@@ -12,7 +12,7 @@ from lowlat_seg_ros.data.camvid import CamVid
 from lowlat_seg_ros.data.cityscapes import ANNOTATED, Cityscapes
 from lowlat_seg_ros.data.folder import ImageFolder
 from lowlat_seg_ros.data.labels import ClassTable
-from lowlat_seg_ros.data.sequence import DataError, LabelledFrame, Sequence, check_index
+from lowlat_seg_ros.data.sequence import DataError, LabelledFrame, Sequence, Subset, check_index
 
 #: Size of rendered drives, (H, W): that of CamVid's usual release.
 RENDERED_SIZE = (360, 480)
@@ -34,9 +34,23 @@ class Clip:
         return height, width
 
 
-def camvid(root: Path, split: str, size: tuple[int, int] | None) -> tuple[str, Sequence]:
-    """Name and frames of a split of CamVid."""
-    return f"CamVid {split}", CamVid(root, split, size)
+def camvid(
+    root: Path, split: str, size: tuple[int, int] | None, drive: str | None = None
+) -> tuple[str, Sequence]:
+    """Name and frames of a split of CamVid, of one ``drive`` alone if it is named.
+
+    DataError if it has no such drive.
+    """
+    frames = CamVid(root, split, size)
+    if drive is None:
+        return f"CamVid {split}", frames
+    drives = [frames.drive(index) for index in range(len(frames))]
+    indices = [index for index, name in enumerate(drives) if name == drive]
+    if not indices:
+        raise DataError(
+            f"CamVid {split} has no drive {drive!r}; choose one of {', '.join(sorted(set(drives)))}"
+        )
+    return f"CamVid {split}, drive {drive}", Subset(frames, indices)
 
 
 def rendered(

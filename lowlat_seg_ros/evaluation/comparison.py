@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+import numpy as np
 from tqdm import tqdm
 
-from lowlat_seg_ros.evaluation import figures
+from lowlat_seg_ros.evaluation import bootstrap, figures
 from lowlat_seg_ros.evaluation.catalogue import Spec
 from lowlat_seg_ros.evaluation.footage import Footage
 from lowlat_seg_ros.evaluation.methods import Unavailable, Workshop
@@ -29,6 +30,10 @@ class Comparison:
     def complete(self) -> bool:
         """Whether nothing is left to be measured."""
         return len(self.results) + len(self.left_out) == len(self.specs)
+
+    def spread(self) -> dict[str, np.ndarray]:
+        """Of each method the mIoU of every draw of a bootstrap, drawn alike for all."""
+        return {name: bootstrap.mious(result.matrices) for name, result in self.results.items()}
 
     @property
     def reasons(self) -> dict[str, list[str]]:

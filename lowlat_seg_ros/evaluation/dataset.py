@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: Of a rendered drive, unless told otherwise: as many as CamVid's labelled clip has.
 RENDERED_FRAMES = 50
 
+#: What ``--degrade`` knows, and the strength of each that is the most.
+WAYS = {"noise": 60.0, "blur": 5.0, "fog": 0.75, "dark": 0.88, "colours": 1.0}
+
 #: Of a rendered drive or a folder, unless told otherwise: CamVid's.
 RATE_HZ = 15.0
 
@@ -45,6 +48,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--size", type=size, metavar="HxW", help="of the images (360x480, or the data's own)"
     )
     parser.add_argument(
+        "--drive",
+        metavar="NAME",
+        help="of CamVid, the frames of this drive alone, such as one that training left out",
+    )
+    parser.add_argument(
+        "--degrade",
+        metavar="WAY[:STRENGTH]",
+        help=f"make the images worse, as cameras do: {', '.join(WAYS)}; strength of noise in "
+        "deviations of 255, of blur in pixels, of fog and dark in shares; colours have none",
+    )
+    parser.add_argument(
         "--seed", type=int, default=1, help="of the rendered drive (default %(default)s)"
     )
 
@@ -56,16 +70,43 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--frames is {args.frames}; give a number, or 0 for all")
     if args.dataset != "drive" and args.root is None:
         raise ConfigError(f"--dataset {args.dataset} needs --root, the folder that holds it")
+    if args.drive is not None and args.dataset != "camvid":
+        raise ConfigError("--drive is for --dataset camvid; leave it out")
+    if args.degrade is not None:
+        degradation(args.degrade)
     if args.dataset == "folder" and args.size is not None:
         raise ConfigError("--size does not resize a folder's images; leave it out")
 
 
+def degradation(text: str) -> tuple[str, float]:
+    """``WAY[:STRENGTH]`` -> both, the strength as ``data.degrading`` takes it, in [0, 1].
+
+    Raises ``ConfigError`` for what is neither.
+    """
+    way, _, strength = text.partition(":")
+    if way not in WAYS:
+        raise ConfigError(f"--degrade is {text!r}; choose one of {', '.join(WAYS)}")
+    try:
+        share = float(strength) / WAYS[way] if strength else 1.0
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigError(f"--degrade is {text!r}; its strength must lie in [0, {WAYS[way]:g}]")
+    return way, share
+
+
 def chosen(args: argparse.Namespace, rate_hz: float) -> tuple[str, Sequence]:
     """Name and frames; ``rate_hz`` of a drive or folder. DataError where they cannot be read."""
+    if args.degrade is not None:
+        from lowlat_seg_ros.data.degrading import Degraded
+
+        clean = argparse.Namespace(**{**vars(args), "degrade": None})
+        name, sequence = chosen(clean, rate_hz)
+        return f"{name}, {args.degrade}", Degraded(sequence, *degradation(args.degrade))
     from lowlat_seg_ros.evaluation import clip
 
     if args.dataset == "camvid":
-        return clip.camvid(args.root, args.split, args.size)
+        return clip.camvid(args.root, args.split, args.size, args.drive)
     if args.dataset == "cityscapes":
         return clip.cityscapes(args.root, args.split, args.size)
     if args.dataset == "folder":

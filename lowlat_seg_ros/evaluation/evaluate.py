@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     load_average = os.getloadavg()[0]
     path = args.checkpoint or DEFAULT_CHECKPOINT
     segmenter, header = load(path, resolve_device(args.device))
+    if args.high_scale is not None:
+        segmenter.read_at(args.high_scale)
     footage = _footage(args)
     _check_classes(path, header, footage)
     with tqdm(total=len(footage), unit="frame", desc="low-level features", leave=False) as bar:

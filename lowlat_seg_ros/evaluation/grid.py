@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lowlat_seg_ros.evaluation.catalogue import GROUPS
+import numpy as np
+
+from lowlat_seg_ros.evaluation.bootstrap import interval
+from lowlat_seg_ros.evaluation.catalogue import GROUPS, MAIN
 from lowlat_seg_ros.evaluation.comparison import Comparison
 from lowlat_seg_ros.evaluation.run import Result
 
@@ -34,6 +37,21 @@ def _scores(result: Result) -> Row:
               result.key_share)  # fmt: skip
     times = (result.avg_ms, result.max_ms)
     return (*map(_percent, shares), *map(_ms, times), str(result.threads))
+
+
+def intervals(done: Comparison) -> Grid:
+    """95 % intervals of the mIoU in %, and of how far the main method is above each."""
+    spread = done.spread()
+    rows: dict[str, Row] = {}
+    for name, values in spread.items():
+        above = (_span(spread[MAIN] - values),) if MAIN in spread and name != MAIN else ("-",)
+        rows[name] = (_percent(done.results[name].miou), _span(values), *above)
+    return Grid(("method", "mIoU", "95 %", f"{MAIN} above it, 95 %"), _grouped(done, rows))
+
+
+def _span(values: np.ndarray) -> str:
+    low, high = interval(values)
+    return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def class_ious(done: Comparison, classes: tuple[str, ...], decimals: int) -> Grid:

@@ -93,7 +93,8 @@ def workshop(
             if spec.weights and weights.path_of(baselines_from, spec.name).is_file()
         }
     asked = any(spec.kind == "full_os16" for spec in specs)
-    coarse = _coarse(segmenter) if asked and header.network.output_stride != 16 else None
+    dilated = header.network.output_stride != 16 and not header.network.has_trunk
+    coarse = _coarse(segmenter) if asked and dilated else None
     # Only now: all of these are bound to the checkpoint's own weights, or begin as parts of it.
     dtype = precision_of(config.precision, next(segmenter.parameters()).device)
     for network in (segmenter, *baselines.values(), *([coarse] if coarse is not None else [])):

@@ -133,6 +133,13 @@ class Consistency:
         return float(_ratio(self.steady_pixels, self.constant_pixels))
 
 
+def miou_of(matrix: np.ndarray) -> float:
+    """mIoU of a pooled matrix as :class:`Confusion` has it."""
+    confusion = Confusion(len(matrix))
+    confusion.matrix = matrix
+    return confusion.miou
+
+
 def deviation(mask_a: ClassIds, mask_b: ClassIds) -> float:
     """Share of pixels whose label differs between two masks, in [0, 1] (paper Sec. 3.2)."""
     first, second = _same_shape(mask_a, mask_b)

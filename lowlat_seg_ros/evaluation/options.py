@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from lowlat_seg_ros.arguments import add_network, add_settings
+from lowlat_seg_ros.arguments import HIGH_SCALE, add_network, add_settings
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.evaluation import dataset
 from lowlat_seg_ros.evaluation.catalogue import DELAYS, catalogue
@@ -68,6 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="frames that Sh takes in adaptive_low_latency (default %(default)s)",
     )
     add_network(parser)
+    parser.add_argument("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
     parser.add_argument(
         "--baselines",
         type=Path,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lowlat_seg_ros.evaluation.charts import Chart
 from lowlat_seg_ros.evaluation.comparison import Comparison
-from lowlat_seg_ros.evaluation.grid import Grid, class_ious, scores
+from lowlat_seg_ros.evaluation.grid import Grid, class_ious, intervals, scores
 from lowlat_seg_ros.evaluation.report import Facts, notes
 
 #: Name of the page in the folder of the results.
@@ -24,6 +24,7 @@ def write_page(folder: Path, facts: Facts, done: Comparison, charts: list[Chart]
     if done.results:
         methods = "`lowlat-seg evaluate --help` says what each method is."
         blocks += ["## Methods", methods, markdown(scores(done))]
+        blocks += ["## Intervals", markdown(intervals(done))]
         blocks += ["## Classes", markdown(class_ious(done, facts.classes, decimals=1))]
     if charts:
         blocks.append("## Charts")

@@ -56,6 +56,7 @@ class Result:
     whose 119 ms are a sum of parts. ``threads``: CPU threads that the method set itself to use.
     ``other_cores``: those that other processes kept busy meanwhile, see :class:`~.Neighbours`.
     ``class_iou`` by name. ``by_distance``: mIoU by frames since the key frame.
+    ``matrices``: the confusion of each frame, see :class:`~.metrics.Confusion`.
     """
 
     frames: int
@@ -72,6 +73,7 @@ class Result:
     class_iou: dict[str, float]
     by_distance: dict[int, float]
     moments: tuple[Moment, ...]
+    matrices: tuple[np.ndarray, ...] = ()
     masks: dict[int, np.ndarray] = field(default_factory=dict)
 
 
@@ -81,6 +83,7 @@ class Scores:
     def __init__(self, classes: int) -> None:
         self.pooled, self.steadiness = Confusion(classes), Consistency(CONSISTENCY_FRAMES)
         self.by_distance: dict[int, Confusion] = {}
+        self.matrices: list[np.ndarray] = []
         self._classes = classes
 
     def update(self, label: np.ndarray, mask: np.ndarray, distance: int, *, first: bool) -> None:
@@ -90,6 +93,7 @@ class Scores:
         self.steadiness.update(label, mask)
         one = Confusion(self._classes)
         one.update(label, mask)
+        self.matrices.append(one.matrix)
         self.pooled.matrix += one.matrix
         self.by_distance.setdefault(distance, Confusion(self._classes)).matrix += one.matrix
 
@@ -157,5 +161,6 @@ def _result(
         class_iou=dict(zip(footage.table.names, pooled.iou.tolist(), strict=True)),
         by_distance={age: scores.by_distance[age].miou for age in sorted(scores.by_distance)},
         moments=tuple(moments),
+        matrices=tuple(scores.matrices),
         masks=masks,
     )

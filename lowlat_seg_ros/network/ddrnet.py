@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowlat_seg_ros.network.layers import conv_bn
 from lowlat_seg_ros.network.packed import PackedResidual
 
 WIDTH = 32  # channels of the first stages
@@ -43,14 +44,6 @@ class Residual(nn.Module):
         """For inference on a CPU."""
         convolutions = [layer for layer in self.body.modules() if isinstance(layer, nn.Conv2d)]
         return PackedResidual(convolutions, self.shortcut)
-
-
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution and BatchNorm: (N, inputs, H, W) -> (N, outputs, H/stride, W/stride)."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-    )
 
 
 def make_stem(width: int) -> nn.Sequential:

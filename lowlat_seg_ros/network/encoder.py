@@ -1,8 +1,10 @@
-"""Sl as an encoder of its own: the first stages of DDRNet-23-slim, cheaper than half a ResNet.
+"""Sl as an encoder of its own: DDRNet-23-slim's first stages, or a trunk on a smaller image.
 
 The paper splits one network in two, so that what Sl costs is what the lower part of a network costs
 that is made to be accurate. Here Sl is made to be fast, and Sh reads the image (in the background,
-where the time that it takes for it hurts nobody). Hong et al., "Deep Dual-resolution Networks for
+where the time that it takes for it hurts nobody).
+
+:class:`DDREncoder`: Hong et al., "Deep Dual-resolution Networks for
 Real-time and Accurate Semantic Segmentation of Road Scenes", arXiv 2101.06085: two branches from
 1/8 on, the coarse one seeing further. Of their fourth stage one block of two remains, of the
 others as many as wanted; what comes after, above all the context of the whole scene, is what
@@ -13,10 +15,68 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim, Residual, conv_bn, make_stem, stage
+from lowlat_seg_ros.network.ddrnet import DDRNet23Slim, Residual, make_stem, stage
+from lowlat_seg_ros.network.layers import conv_bn
+from lowlat_seg_ros.network.pyramid import FINENESS, resized, sum_of
+from lowlat_seg_ros.network.trunk import Trunk
+
+#: Scale at which each pixel that Sl reads is the mean of four.
+HALF = 0.5
+
+
+class TrunkEncoder(nn.Module):
+    """A trunk that has seen real images, on a smaller image: (N, 3, H, W) -> F_l (N, C, H/8, W/8).
+
+    Each feature, and the mean of the last, is brought to F_l's channels and size, and summed. The
+    finest comes with the points of a cell as channels, so that nothing of it is averaged away.
+    """
+
+    def __init__(self, trunk: Trunk, channels: int, scale: float) -> None:
+        """``scale``: sides of the image that it reads, as a share of those of the network's."""
+        super().__init__()
+        self.trunk, self.channels, self.scale = trunk, channels, scale
+        fine, *others = trunk.channels
+        self.fine = conv_bn(fine * FINENESS**2, channels, 1)
+        self.lateral = nn.ModuleList(conv_bn(c, channels, 1) for c in others)
+        self.whole = nn.Conv2d(others[-1], channels, 1)
+        self._shrinks = True
+
+    def forward(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
+        """``pause`` is called between the trunk's blocks."""
+        cells = [side // 8 for side in image.shape[2:]]
+        first, *others = self.trunk.features(self.shrunk(image), pause)
+        points = F.pixel_unshuffle(resized(first, [FINENESS * side for side in cells]), FINENESS)
+        parts = [self.fine(points.contiguous(memory_format=torch.channels_last))]
+        for lateral, feature in zip(self.lateral, others, strict=True):
+            parts.append(resized(lateral(feature), cells))
+        whole = self.whole(others[-1].mean((2, 3), keepdim=True))
+        return (sum_of(parts) + whole).relu()
+
+    def shrunk(self, image: Tensor) -> Tensor:
+        """The image (N, 3, h, w) that the trunk reads; at half the sides each pixel is a mean."""
+        if not self._shrinks:
+            return image
+        if self.scale == HALF:
+            return F.avg_pool2d(image, 2)
+        cells = [side // 8 for side in image.shape[2:]]
+        return resized(image, [max(2, round(side * self.scale)) * 8 for side in cells])
+
+    def fold(self) -> None:
+        """Let the first convolution take the means of :meth:`shrunk` itself, for inference.
+
+        A mean is a convolution, and two in a row are one: 3x3 at stride 2 becomes 6x6 at stride 4,
+        whose few more products cost less than a pass over the image.
+        """
+        if not self._shrinks or self.scale != HALF:
+            return
+        self._shrinks, conv = False, self.trunk.first
+        ones = torch.ones(1, 1, 2, 2) / 4
+        conv.weight = nn.Parameter(torch.kron(conv.weight.detach(), ones.to(conv.weight)))
+        conv.kernel_size, conv.stride, conv.padding = (6, 6), (4, 4), (2, 2)
 
 
 class DDREncoder(nn.Module):

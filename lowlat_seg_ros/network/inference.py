@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,22 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.network import checkpoint, propagation
 from lowlat_seg_ros.network.checkpoint import Header
+from lowlat_seg_ros.network.encoder import TrunkEncoder
+from lowlat_seg_ros.network.mobilenet_edgetpu import FoldedConv
 from lowlat_seg_ros.network.packed import pack
 from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+@runtime_checkable
+class Normed(Protocol):
+    """A module that says itself which of its convolutions a BatchNorm follows."""
+
+    def norm_of(self) -> dict[str, str]:
+        """Names of its convolutions, in order, and of the BatchNorm after each."""
+
 
 #: A layer: the module that holds it, its name there, itself.
 _Layer = tuple[nn.Module, str, nn.Module]
@@ -52,9 +63,15 @@ def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     """
     if network.training:
         raise ValueError("the network is in training mode; call its eval() first")
-    if isinstance(network, Segmenter) and isinstance(network.backbone.bn1, nn.BatchNorm2d):
+    if isinstance(network, Segmenter) and not network.prepared:
         network.input_dtype = dtype  # of the convolutions that read images, folded here and now
+        network.prepared = True
     for module in network.modules():
+        if isinstance(module, TrunkEncoder):
+            module.fold()
+    for module in network.modules():
+        if isinstance(module, FoldedConv):
+            module.to(dtype)
         layers, after_norm = _in_order(module), False
         for (_, _, layer), following in itertools.zip_longest(layers, layers[1:]):
             after_norm |= isinstance(layer, nn.BatchNorm2d)
@@ -110,6 +127,9 @@ def _in_order(module: nn.Module) -> list[_Layer]:
     """
     if isinstance(module, nn.Sequential):
         return list(_leaves(module))
+    if isinstance(module, Normed):
+        pairs = module.norm_of().items()
+        return [(module, name, module.get_submodule(name)) for pair in pairs for name in pair]
     numbers = [name[2:] for name, _ in module.named_children() if name[:2] == "bn"]
     return [
         (module, name, module.get_submodule(name))

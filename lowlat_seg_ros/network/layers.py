@@ -6,6 +6,14 @@ import torch
 from torch import Tensor, nn
 
 
+def conv_bn(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """A convolution and BatchNorm: (N, in, H, W) -> (N, out, H/stride, W/stride)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
 def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
     """A size-keeping convolution, BatchNorm and ReLU: (N, in, H, W) -> (N, out, H, W)."""
     return nn.Sequential(

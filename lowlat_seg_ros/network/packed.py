@@ -33,15 +33,24 @@ class Packable(Protocol):
         """What stands for it once it is folded, see :func:`pack`."""
 
 
-class PackedConv2d(nn.Module):
-    """``conv``, on a CPU, and if ``relu`` what follows it; without gradients.
+#: oneDNN's name and scalars of what may follow a convolution.
+ACTIVATIONS: dict[str, tuple[str, list[float]]] = {
+    "none": ("none", []),
+    "relu": ("relu", []),
+    "relu6": ("hardtanh", [0.0, 6.0]),
+}
 
-    It has no parameters. Raises what PyTorch raises where it was built without oneDNN.
+
+class PackedConv2d(nn.Module):
+    """``conv``, on a CPU, and the ``activation`` that follows it; without gradients.
+
+    ``activation``: one of :data:`ACTIVATIONS`. It has no parameters. Raises what PyTorch raises
+    where it was built without oneDNN.
     """
 
-    def __init__(self, conv: nn.Conv2d, relu: bool = False) -> None:
+    def __init__(self, conv: nn.Conv2d, activation: str = "none") -> None:
         super().__init__()
-        self.relu, self.dtype = relu, conv.weight.dtype
+        self.activation, self.dtype = activation, conv.weight.dtype
         padding, stride, dilation = map(list, (conv.padding, conv.stride, conv.dilation))
         self._geometry = padding, stride, dilation, conv.groups
         self._bias = None if conv.bias is None else conv.bias.detach()
@@ -63,13 +72,14 @@ class PackedConv2d(nn.Module):
         A ``shortcut`` is for convolutions of all channels: PyTorch has no depthwise one in bf16.
         """
         x, weights = x.to(self.dtype), (self._laid_out(x), self._bias, *self._geometry)
-        then = "relu" if self.relu else None
+        then, scalars = ACTIVATIONS[self.activation]
         out: Tensor
         if shortcut is None:
-            out = torch.ops.mkldnn._convolution_pointwise(x, *weights, then or "none", [], "")
+            out = torch.ops.mkldnn._convolution_pointwise(x, *weights, then, scalars, "")
         else:
+            after = None if then == "none" else then
             out = torch.ops.mkldnn._convolution_pointwise.binary(
-                x, shortcut.to(self.dtype), *weights, "add", 1.0, then, [], None
+                x, shortcut.to(self.dtype), *weights, "add", 1.0, after, scalars, None
             )
         return out
 
@@ -99,13 +109,18 @@ class PackedResidual(nn.Module):
         self,
         convolutions: Sequence[nn.Conv2d],
         shortcut: nn.Module | None = None,
+        *,
+        inner: str = "relu",
         relu: bool = False,
     ) -> None:
-        """``shortcut``: None for the input itself; ``relu``: whether one follows on the sum."""
+        """``shortcut``: None for the input itself; ``relu``: whether one follows on the sum.
+
+        ``inner``: the activation after all but the last.
+        """
         super().__init__()
-        *inner, last = convolutions
-        self.inner = nn.Sequential(*(PackedConv2d(conv, relu=True) for conv in inner))
-        self.last = PackedConv2d(last, relu)
+        *before, last = convolutions
+        self.inner = nn.Sequential(*(PackedConv2d(conv, inner) for conv in before))
+        self.last = PackedConv2d(last, "relu" if relu else "none")
         self.shortcut = nn.Identity() if shortcut is None else shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,7 +158,7 @@ def _take_in_relus(sequence: nn.Sequential) -> None:
     before: PackedConv2d | None = None
     for index, child in enumerate(sequence):
         if isinstance(child, nn.ReLU) and before is not None:
-            before.relu = True
+            before.activation = "relu"
             sequence[index] = nn.Identity()
         if not isinstance(child, nn.Identity):
             before = _last(child)
@@ -170,7 +185,7 @@ def _works(dtype: torch.dtype) -> bool:
     exact = 1e-5 if dtype == torch.float32 else 0.05
     try:
         with torch.inference_mode():
-            plain, packed = conv(x), PackedConv2d(conv, relu=True)
+            plain, packed = conv(x), PackedConv2d(conv, "relu")
             right = torch.allclose(packed(x), plain.relu(), atol=exact)
             right &= torch.allclose(packed(x, plain), (2 * plain).relu(), atol=exact)
     except Exception as error:

@@ -82,7 +82,7 @@ class PackedKernelPredictor(KernelPredictor):
         assert isinstance(mix, nn.Conv2d)
         key, current = mix.weight.detach().chunk(2, dim=1)
         self.mix_key = PackedConv2d(_half(mix, key, None))
-        self.mix_current = PackedConv2d(_half(mix, current, mix.bias), relu=True)
+        self.mix_current = PackedConv2d(_half(mix, current, mix.bias), "relu")
 
     def remember(self, reduced: Tensor) -> Tensor:
         """The key frame's half of the sum."""

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from lowlat_seg_ros.config import NetworkConfig
+from lowlat_seg_ros.config import ConfigError, NetworkConfig
 from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
 from lowlat_seg_ros.network.backbone import Backbone
 from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.context import ContextHead
-from lowlat_seg_ros.network.encoder import DDREncoder
+from lowlat_seg_ros.network.efficientnet_lite import EfficientNetLite
+from lowlat_seg_ros.network.encoder import DDREncoder, TrunkEncoder
+from lowlat_seg_ros.network.mobilenet_edgetpu import MobileNetEdgeTPU
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
+from lowlat_seg_ros.network.pyramid import PyramidHead, resized
 from lowlat_seg_ros.network.selector import KeyFrameSelector
 from lowlat_seg_ros.network.sharing import SharedReduction
-
-#: ImageNet statistics, RGB in [0, 1]: what torchvision's files were trained with.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from lowlat_seg_ros.network.statistics import IMAGENET
+from lowlat_seg_ros.network.trunk import Trunk
+from lowlat_seg_ros.network.trust import TrustGate, evidence_of, weighed
 
 #: Strides of F_l and F_h; image sides must be multiples of it.
 STRIDE = 8
-
-
-def normalise(image: Tensor) -> Tensor:
-    """RGB in [0, 1] (N, 3, H, W) -> what Sl expects."""
-    mean = torch.tensor(MEAN, dtype=image.dtype, device=image.device).view(3, 1, 1)
-    std = torch.tensor(STD, dtype=image.dtype, device=image.device).view(3, 1, 1)
-    return (image - mean) / std
 
 
 def _no_pause() -> None:
@@ -63,18 +59,32 @@ class Segmenter(nn.Module):
         self.config = config
         #: To what it rounds images, so that they may come in it; :func:`~.inference.prepare` says.
         self.input_dtype = torch.float32
+        #: Whether :func:`~.inference.prepare` has been at it.
+        self.prepared = False
         width, high = config.module_channels, config.high_channels
-        self.backbone = Backbone(config)
-        own, shares = config.encoder == "ddrnet", config.shared_reduction > 0
-        self.encoder = DDREncoder(config.encoder_width, config.encoder_blocks) if own else None
-        low = self.backbone.low_channels if self.encoder is None else self.encoder.channels
+        self.encoder = new_encoder(config)
+        self.backbone: Backbone | Trunk
+        self.context: ContextHead | PyramidHead
+        if config.has_trunk:
+            self.backbone = trunk = new_trunk(config.backbone, whole=True)
+            self.context = PyramidHead(trunk.channels, config.context_channels, high)
+            self.statistics = trunk.statistics
+        else:
+            self.backbone = resnet = Backbone(config)
+            self.context = ContextHead(resnet.low_channels, resnet.out_channels, config)
+            self.statistics = IMAGENET
+        if self.encoder is None:
+            assert isinstance(self.backbone, Backbone)
+            low = self.backbone.low_channels
+        else:
+            low = self.encoder.channels
         self.encoded_channels = low
+        own, shares = self.encoder is not None, config.shared_reduction > 0
         self.shared = (
             SharedReduction(low, width, int(config.shared_reduction), keeps=not own)
             if shares
             else nn.Identity()
         )
-        self.context = ContextHead(self.backbone.low_channels, self.backbone.out_channels, config)
         self.predictor = KernelPredictor(low, width, config.kernel_size, shares)
         self.adapt = AdaptNet(low, width, config.adapt_context, shares, config.adapt_depth)
         self.fusion = Fusion(high, width)
@@ -83,6 +93,8 @@ class Segmenter(nn.Module):
         self.classifier = new_classifier(config)
         self.high_classifier = Classifier(high, *answers)
         self.low_classifier = Classifier(width, *answers)
+        points = config.classifier_upsampling**2
+        self.gate = TrustGate(width, config.num_classes * points, points) if config.gate else None
 
     @property
     def low_channels(self) -> int:
@@ -93,16 +105,20 @@ class Segmenter(nn.Module):
         return kept + self.config.module_channels
 
     def normalise(self, image: Tensor) -> Tensor:
-        """RGB in [0, 1] (N, 3, H, W) -> what Sl expects."""
-        return normalise(image)
+        """RGB in [0, 1] (N, 3, H, W) -> what Sl and Sh expect."""
+        return self.statistics.normalise(image)
 
     def lower(self, image: Tensor, pause: Callable[[], None] = _no_pause) -> Tensor:
         """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l, or with what is shared.
 
         ``pause`` is called between its blocks.
         """
-        lower = self.backbone.lower if self.encoder is None else self.encoder
-        low: Tensor = self.shared(lower(image, pause))
+        if self.encoder is None:
+            assert isinstance(self.backbone, Backbone)
+            encoded = self.backbone.lower(image, pause)
+        else:
+            encoded = self.encoder(image, pause)
+        low: Tensor = self.shared(encoded)
         return low
 
     def source(self, image: Tensor, low: Tensor | None = None) -> Tensor:
@@ -124,6 +140,10 @@ class Segmenter(nn.Module):
 
         ``step`` runs each of them, a function of tensors to one tensor, always in the same order.
         """
+        if isinstance(self.backbone, Trunk):
+            features = self.backbone.features(step(self.enlarge, source), pause, step)
+            return step(self.context, source, *features)
+        assert isinstance(self.backbone, Backbone)
         if self.encoder is None:
             low = source[:, : self.encoded_channels]
         else:
@@ -138,21 +158,69 @@ class Segmenter(nn.Module):
             pause()
         return step(self.context, x, low)
 
+    def read_at(self, scale: float) -> None:
+        """Let Sh read images at ``scale``, of the network's sides, from now on.
+
+        Raises ``ConfigError`` out of the range of ``NetworkConfig.high_scale``, and where Sh is
+        part of a ResNet, which reads F_l or the image as it is.
+        """
+        if not self.config.has_trunk:
+            raise ConfigError(
+                f"--high-scale is {scale}, but Sh of this network, a {self.config.backbone}, has "
+                "no scale of its own; leave it out"
+            )
+        self.config = dataclasses.replace(self.config, high_scale=scale)
+
+    def enlarge(self, image: Tensor) -> Tensor:
+        """Normalised image (N, 3, H, W) -> at the size that Sh reads, sides multiples of 16."""
+        scale = self.config.high_scale
+        return resized(image, [max(1, round(side * scale / 16)) * 16 for side in image.shape[2:]])
+
     def propagate(self, key_high: Tensor, weights: Tensor) -> Tensor:
         """F_h of the key frame and W(k,t) -> F_h carried to the current frame, Eq. (1)."""
         return spatially_variant_convolution(key_high, weights)
 
-    def classify_fused(self, propagated: Tensor, low: Tensor) -> Tensor:
-        """The fast track's mask: propagated F_h fused with the current frame's adapted F_l."""
+    def evidence(self, reduced_key: Tensor, reduced: Tensor, age_s: Tensor) -> Tensor:
+        """What the gate needs to know of the frames: see :func:`~.trust.evidence_of`."""
+        return evidence_of(reduced_key, reduced, age_s)
+
+    def fuse(self, propagated: Tensor, low: Tensor, evidence: Tensor | None = None) -> Tensor:
+        """The fast track's logits, and with a gate the trust as one more plane.
+
+        Propagated F_h is fused with the current frame's adapted F_l. ``evidence``: for the gate,
+        see :meth:`evidence`; raises ``ValueError`` if it is missing. ``split_trust`` takes the
+        answer apart.
+        """
         adapted = self.adapt(low)
-        cells: Tensor = self.classifier.cells(self.fusion(propagated, adapted))
+        fused = self.fusion(propagated, adapted)
+        cells: Tensor = self.classifier.cells(fused)
         if self.config.residual_fusion:
             answer = self.high_classifier.cells(propagated)
-            if self.config.ensemble:
+            if self.gate is not None:
+                if evidence is None:
+                    raise ValueError("evidence is None; a network with a gate needs it")
                 own = self.low_classifier.cells(adapted)
-                answer = torch.lerp(answer, own, self.config.ensemble)
-            cells = cells + answer
+                trust = self.gate(fused, answer, own, evidence)
+                cells = torch.cat([weighed(own, cells + answer, trust), trust], dim=1)
+            elif self.config.ensemble:
+                own = self.low_classifier.cells(adapted)
+                cells = cells + torch.lerp(answer, own, self.config.ensemble)
+            else:
+                cells = cells + answer
         return self.classifier.arrange(cells)
+
+    def split_trust(self, fused: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What :meth:`fuse` gave -> logits, and trust (N, 1, r*H/8, r*W/8), None without a gate."""
+        if self.gate is None:
+            return fused, None
+        classes = self.config.num_classes
+        return fused[:, :classes], fused[:, classes:]
+
+    def classify_fused(
+        self, propagated: Tensor, low: Tensor, evidence: Tensor | None = None
+    ) -> Tensor:
+        """The fast track's logits alone, of what :meth:`fuse` takes."""
+        return self.split_trust(self.fuse(propagated, low, evidence))[0]
 
     def classify_high(self, high: Tensor) -> Tensor:
         """The full network's mask, from F_h alone."""
@@ -165,6 +233,23 @@ class Segmenter(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """The full network per frame: normalised image -> logits (N, classes, r*H/8, r*W/8)."""
         return self.classify_high(self.higher(self.source(image)))
+
+
+def new_trunk(name: str, whole: bool) -> Trunk:
+    """The trunk ``name`` of :data:`~lowlat_seg_ros.config.TRUNKS`; ``whole``: to its last stage."""
+    if name == "mobilenet_edgetpu":
+        return MobileNetEdgeTPU(whole)
+    return EfficientNetLite(name, whole)
+
+
+def new_encoder(config: NetworkConfig) -> DDREncoder | TrunkEncoder | None:
+    """Sl as an encoder of its own, None where it is the lower part of the ResNet."""
+    if config.encoder == "backbone":
+        return None
+    if config.encoder == "ddrnet":
+        return DDREncoder(config.encoder_width, config.encoder_blocks)
+    trunk = new_trunk(config.encoder, whole=False)
+    return TrunkEncoder(trunk, config.module_channels, config.encoder_scale)
 
 
 def new_classifier(config: NetworkConfig) -> Classifier:

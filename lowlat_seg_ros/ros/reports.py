@@ -9,7 +9,7 @@ from builtin_interfaces.msg import Time
 from std_msgs.msg import Header
 
 from lowlat_seg_ros import msg as messages
-from lowlat_seg_ros.frames import NodeTiming, Refinement, Segmentation
+from lowlat_seg_ros.frames import NO_TRUST, NodeTiming, Refinement, Segmentation
 from lowlat_seg_ros.images.ledger import Ledger
 
 
@@ -26,6 +26,7 @@ def frame_report(
         key_age_frames=source.key_age_frames,
         key_age_ms=source.key_age_ms,
         exact=source.exact,
+        trust=NO_TRUST if result.trust is None else result.trust,
         epoch=source.epoch,
         reset_reason=source.reset.value if source.reset else "",
         timing=_mirror(messages.StageTiming, result.timing),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.losses import class_weights, distillation_loss, segmentation_loss
+from lowlat_seg_ros.training.teacher import Teacher
 
 #: Weight of the auxiliary loss on Sl + AdaptNet, which makes F_l a good start for the fast track.
 AUXILIARY = 0.4
@@ -21,9 +22,15 @@ class BaseStage:
     name = "base"
 
     def __init__(
-        self, segmenter: Segmenter, data: Mixture, held_out: Bank, augment: Augment
+        self,
+        segmenter: Segmenter,
+        data: Mixture,
+        held_out: Bank,
+        augment: Augment,
+        teacher: Teacher | None = None,
     ) -> None:
         self.segmenter, self.data, self.held_out, self.augment = segmenter, data, held_out, augment
+        self.teacher = teacher
         # The first bank is the one that the network is judged on.
         self.weights = class_weights(data.banks[0].labels, segmenter.config.num_classes)
 
@@ -41,8 +48,8 @@ class BaseStage:
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch."""
         net = self.segmenter
-        image, label = augmented(self.data, batch_size, self.augment, generator)
-        image = net.normalise(image).contiguous(memory_format=torch.channels_last)
+        pixels, label = augmented(self.data, batch_size, self.augment, generator)
+        image = net.normalise(pixels).contiguous(memory_format=torch.channels_last)
         low = net.lower(image)
         high = net.classify_high(net.higher(net.source(image, low)))
         full = segmentation_loss(high, label, self.weights)
@@ -51,7 +58,11 @@ class BaseStage:
         # The full network's answer says more than the label does; it is not pulled towards aux.
         distil = distillation_loss(near, high.detach())
         total = full + AUXILIARY * (aux + distil)
-        return total, {"full": full.item(), "aux": aux.item(), "distil": distil.item()}
+        parts = {"full": full.item(), "aux": aux.item(), "distil": distil.item()}
+        if self.teacher is not None:
+            taught = taught_loss(high, self.teacher.logits(pixels))
+            total, parts["teacher"] = total + taught, taught.item()
+        return total, parts
 
     def evaluate(self) -> dict[str, float]:
         """mIoU and pixel accuracy of the full network, mIoU of the auxiliary mask, held out."""
@@ -76,6 +87,12 @@ def augmented(
         if count
     ]
     return torch.cat([images for images, _ in drawn]), torch.cat([labels for _, labels in drawn])
+
+
+def taught_loss(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Divergence from a teacher's answer of any size, (N, classes, h, w) each."""
+    size = (logits.shape[2], logits.shape[3])
+    return distillation_loss(logits, nn.functional.interpolate(teacher, size, mode="bilinear"))
 
 
 def mask_of(logits: Tensor, label: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError
 from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.network import checkpoint
-from lowlat_seg_ros.network.backbone import load_imagenet
+from lowlat_seg_ros.network.backbone import Backbone, load_imagenet
 from lowlat_seg_ros.network.baselines import weights
 from lowlat_seg_ros.network.baselines.learned import (
     IMAGE_METHODS,
@@ -27,13 +27,15 @@ from lowlat_seg_ros.network.baselines.learned import (
 )
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.network.encoder import DDREncoder, TrunkEncoder
 from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.trunk import Trunk, load_trunk
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.base import BaseStage
 from lowlat_seg_ros.training.baseline import PairStage
-from lowlat_seg_ros.training.ddrnet import DDRNetStage
 from lowlat_seg_ros.training.encoder import EncoderStage
+from lowlat_seg_ros.training.image_methods import ImageStage
 from lowlat_seg_ros.training.loop import Loop
 from lowlat_seg_ros.training.options import configure
 from lowlat_seg_ros.training.parallel import Ranks, device_of, joined
@@ -50,6 +52,7 @@ from lowlat_seg_ros.training.sources import (
     rendered_clips,
 )
 from lowlat_seg_ros.training.stage import Stage
+from lowlat_seg_ros.training.teacher import Teacher
 
 __all__ = ["configure", "run"]
 
@@ -72,7 +75,7 @@ def _run(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     torch.manual_seed(loop_config.seed)
     segmenter, header = _start(args)
     segmenter = segmenter.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    data = TrainingData(args.root, args.rendered, args.size, device)
+    data = TrainingData(args.root, args.rendered, args.size, device, args.hold_out)
     stage = STAGES[args.stage](segmenter, data, args, loop_config)
     loop = Loop(stage, loop_config, args.out, ranks)
     if loop.resume() and ranks.first:
@@ -84,7 +87,7 @@ def _run(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         figures = stage.evaluate()
         if isinstance(stage, SelectorStage):
             header, figures = _calibrated(segmenter, header, data, args.key_share, figures)
-        if isinstance(stage, (PairStage, DDRNetStage)):
+        if isinstance(stage, (PairStage, ImageStage)):
             _save_methods(stage, figures, header, args, loop)
         else:
             path = args.out / f"{args.stage}.safetensors"
@@ -95,7 +98,7 @@ def _run(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
 
 
 def _save_methods(
-    stage: PairStage | DDRNetStage,
+    stage: PairStage | ImageStage,
     figures: dict[str, float],
     header: Header,
     args: argparse.Namespace,
@@ -147,10 +150,10 @@ def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
 
 def _load_encoder(segmenter: Segmenter, header: Header, folder: Path) -> Header:
     """Begin Sl as the trained DDRNet-23-slim in ``folder``, whose training is part of its own."""
-    if segmenter.encoder is None:
+    if not isinstance(segmenter.encoder, DDREncoder):
         raise ConfigError(
-            "--encoder is for a network with an encoder of its own; give --network "
-            f"{DEFAULT_NETWORK}"
+            "--encoder is for a network whose Sl is DDRNet's first stages; give --network "
+            "resnet18_ddr"
         )
     network = weights.load(folder, "ddrnet23_slim", segmenter).learned["network"]
     assert isinstance(network, DDRNet23Slim)
@@ -163,9 +166,16 @@ def _load_encoder(segmenter: Segmenter, header: Header, folder: Path) -> Header:
     return dataclasses.replace(header, provenance=header.provenance | {"stages": stages})
 
 
-def _load_initial(segmenter: Segmenter, path: Path) -> None:
+def _load_initial(segmenter: Segmenter, path: str) -> None:
+    backbone, encoder, config = segmenter.backbone, segmenter.encoder, segmenter.config
+    if isinstance(backbone, Trunk):
+        load_trunk(backbone, config.backbone, path)
+        if isinstance(encoder, TrunkEncoder) and config.encoder == config.backbone:
+            load_trunk(encoder.trunk, config.encoder, path)
+        return
+    assert isinstance(backbone, Backbone)
     try:
-        load_imagenet(segmenter.backbone, str(path))
+        load_imagenet(backbone, path)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"--init {path} is no torchvision ResNet file that fits the backbone: {error}"
@@ -173,13 +183,29 @@ def _load_initial(segmenter: Segmenter, path: Path) -> None:
 
 
 def _base(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
-    augment = Augment(args.crop, (args.min_scale, 2.0))
-    return BaseStage(segmenter, *_stills(data, args), augment)
+    return BaseStage(segmenter, *_stills(data, args), _augment(args), _teacher(args, data))
 
 
 def _encoder(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
-    augment = Augment(args.crop, (args.min_scale, 2.0))
-    return EncoderStage(segmenter, *_stills(data, args), augment)
+    return EncoderStage(segmenter, *_stills(data, args), _augment(args), _teacher(args, data))
+
+
+def _augment(args: Any) -> Augment:
+    """Of stills."""
+    if not 0 < args.min_scale <= args.max_scale:
+        raise ConfigError(
+            f"--min-scale is {args.min_scale} and --max-scale {args.max_scale}; they must be above "
+            "0, and the first not above the second"
+        )
+    return Augment(args.crop, (args.min_scale, args.max_scale), degrade=args.degrade)
+
+
+def _teacher(args: Any, data: TrainingData) -> Teacher | None:
+    if (args.teacher is None) != (args.teacher_classes is None):
+        raise ConfigError("--teacher and --teacher-classes belong together; give both or neither")
+    if args.teacher is None:
+        return None
+    return Teacher.load(args.teacher, args.teacher_classes, CAMVID, data.device)
 
 
 def _stills(data: TrainingData, args: Any) -> tuple[Mixture, Bank]:
@@ -190,7 +216,7 @@ def _stills(data: TrainingData, args: Any) -> tuple[Mixture, Bank]:
 
 def _propagation(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
     pairs, held_out = pair_banks(data, args.pairs)
-    augment = Augment(args.crop, PAIR_SCALE)
+    augment = Augment(args.crop, PAIR_SCALE, degrade=args.degrade)
     loss_weights = settings_from(args, PropagationLoss)
     return PropagationStage(segmenter, pairs, held_out, augment, loss_weights)
 
@@ -208,13 +234,13 @@ def _selector(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopC
 def _baseline(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
     methods = {name: _method(name, segmenter, data.device, config.seed) for name in args.method}
     name = "all" if set(methods) == set(PAIR_METHODS) else "+".join(methods)
-    if set(methods) <= set(IMAGE_METHODS):
-        augment = Augment(args.crop, (args.min_scale, 2.0))
-        return DDRNetStage(name, methods[name], *_stills(data, args), augment)
-    on_pairs = {name: method for name, method in methods.items() if isinstance(method, PairMethod)}
-    augment = Augment(args.crop, PAIR_SCALE)
     # Checked as the one of the propagation stage is.
     distillation = PropagationLoss(distillation=args.distillation).distillation
+    if set(methods) <= set(IMAGE_METHODS):
+        banks, augment = _stills(data, args), _augment(args)
+        return ImageStage(name, methods[name], *banks, augment, _teacher(args, data), distillation)
+    on_pairs = {name: method for name, method in methods.items() if isinstance(method, PairMethod)}
+    augment = Augment(args.crop, PAIR_SCALE, degrade=args.degrade)
     return PairStage(name, on_pairs, *pair_banks(data, args.pairs), augment, distillation)
 
 
@@ -257,7 +283,11 @@ def _described(header: Header, args: argparse.Namespace, loop: Loop, figures: An
             for k, v in vars(args).items()
             if isinstance(v, (int, float, str, tuple)) and k not in ("stage", "device")
         }
-        | ({"init": args.init.name} if getattr(args, "init", None) is not None else {}),
+        | {
+            name: Path(getattr(args, name)).name
+            for name in ("init", "teacher")
+            if getattr(args, name, None) is not None
+        },
         "processes": loop.ranks.count,  # --batch-size is of each
         "steps": loop.step,
         "minutes": round(loop.seconds / 60, 1),

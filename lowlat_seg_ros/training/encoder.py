@@ -1,7 +1,7 @@
 """An encoder of its own (Sl beside a Sh that reads the image), on labelled images, Sh left out.
 
-Between stages 1 and 2 of the paper: as such an encoder is much cheaper than Sh, many more steps fit
-into the time than where both are trained.
+Between stages 1 and 2 of the paper: as such an encoder is much cheaper than Sh, more steps fit into
+the time than where both are trained. Sh, frozen, is asked for its answer, never trained.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training.bank import Bank, Mixture
-from lowlat_seg_ros.training.base import augmented, mask_of
-from lowlat_seg_ros.training.losses import class_weights, segmentation_loss
+from lowlat_seg_ros.training.base import augmented, mask_of, taught_loss
+from lowlat_seg_ros.training.losses import class_weights, distillation_loss, segmentation_loss
+from lowlat_seg_ros.training.teacher import Teacher
 
 
 class EncoderStage:
-    """Cross-entropy on the auxiliary mask, of the encoder and AdaptNet alone.
+    """Cross-entropy on the auxiliary mask, of encoder and AdaptNet alone, and distillation.
 
     Raises ``ConfigError`` if the network has no encoder of its own.
     """
@@ -27,7 +28,12 @@ class EncoderStage:
     name = "encoder"
 
     def __init__(
-        self, segmenter: Segmenter, data: Mixture, held_out: Bank, augment: Augment
+        self,
+        segmenter: Segmenter,
+        data: Mixture,
+        held_out: Bank,
+        augment: Augment,
+        teacher: Teacher | None = None,
     ) -> None:
         if segmenter.encoder is None:
             raise ConfigError(
@@ -35,6 +41,7 @@ class EncoderStage:
                 f"give --network {DEFAULT_NETWORK} for one with an encoder of its own"
             )
         self.segmenter, self.data, self.held_out, self.augment = segmenter, data, held_out, augment
+        self.teacher = teacher
         self.weights = class_weights(data.banks[0].labels, segmenter.config.num_classes)
 
     def trained(self) -> list[list[torch.nn.Module]]:
@@ -45,10 +52,19 @@ class EncoderStage:
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch."""
-        image, label = augmented(self.data, batch_size, self.augment, generator)
-        image = self.segmenter.normalise(image).contiguous(memory_format=torch.channels_last)
-        logits = self.segmenter.classify_low(self.segmenter.lower(image))
-        return segmentation_loss(logits, label, self.weights), {}
+        net = self.segmenter
+        pixels, label = augmented(self.data, batch_size, self.augment, generator)
+        image = net.normalise(pixels).contiguous(memory_format=torch.channels_last)
+        logits = net.classify_low(net.lower(image))
+        own = segmentation_loss(logits, label, self.weights)
+        with torch.no_grad():  # the full network's answer says more than the label does
+            full = net.classify_high(net.higher(net.source(image)))
+        distil = distillation_loss(logits, full)
+        total, parts = own + distil, {"own": own.item(), "distil": distil.item()}
+        if self.teacher is not None:
+            taught = taught_loss(logits, self.teacher.logits(pixels))
+            total, parts["teacher"] = total + taught, taught.item()
+        return total, parts
 
     def evaluate(self) -> dict[str, float]:
         """mIoU and pixel accuracy of the auxiliary mask, held out."""

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.trunk import Trunk
 from lowlat_seg_ros.training.log import Log
 from lowlat_seg_ros.training.parallel import Ranks
 from lowlat_seg_ros.training.settings import LoopConfig
@@ -75,14 +76,17 @@ class Loop:
             return torch.optim.AdamW(self._groups(), lr=self.config.learning_rate)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Biases and BatchNorm's scales are not decayed."""
-        matrices = [p for p in self.parameters if p.ndim > 1]
-        vectors = [p for p in self.parameters if p.ndim <= 1]
-        decay = self.config.weight_decay
-        return [
-            {"params": matrices, "weight_decay": decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
+        """Biases and BatchNorm's scales are not decayed; what began pretrained learns slower."""
+        trunks = [m for module in self.modules for m in module.modules() if isinstance(m, Trunk)]
+        slow = {id(p) for trunk in trunks for p in trunk.parameters()}
+        groups = []
+        for is_slow, share in ((False, 1.0), (True, self.config.pretrained_rate)):
+            own = [p for p in self.parameters if (id(p) in slow) == is_slow]
+            matrices = [p for p in own if p.ndim > 1]
+            vectors = [p for p in own if p.ndim <= 1]
+            for parameters, decay in ((matrices, self.config.weight_decay), (vectors, 0.0)):
+                groups.append({"params": parameters, "weight_decay": decay, "share": share})
+        return [group for group in groups if group["params"]]
 
     def _state(self) -> dict[str, Tensor]:
         return {
@@ -196,7 +200,7 @@ class Loop:
         for module in self.modules:
             module.train()
         for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = self._learning_rate() * group["share"]
         parts = self._gradients()
         for parameters in self.clipped:
             torch.nn.utils.clip_grad_norm_(parameters, 5.0)

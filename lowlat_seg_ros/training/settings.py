@@ -23,6 +23,12 @@ class LoopConfig:
     )
     batch_size: int = setting(8, "images (or pairs) a step in each process", low=1, high=4096)
     learning_rate: float = setting(1e-3, "peak learning rate of AdamW", low=0.0, high=1.0)
+    pretrained_rate: float = setting(
+        0.25,
+        "learning rate of backbones that began from real images, as a share of the learning rate",
+        low=0.0,
+        high=1.0,
+    )
     weight_decay: float = setting(0.02, "AdamW's decoupled weight decay", low=0.0, high=1.0)
     warmup_steps: int = setting(100, "steps over which the learning rate rises", low=0, high=10**6)
     average_decay: float = setting(

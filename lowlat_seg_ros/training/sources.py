@@ -13,15 +13,18 @@ from tqdm import trange
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.data.camvid import CamVid
 from lowlat_seg_ros.data.pairs import Pair, make_pair, rendered_pair
-from lowlat_seg_ros.data.sequence import LabelledFrame, Sequence, split_holdout, stack
+from lowlat_seg_ros.data.sequence import LabelledFrame, Sequence, Subset, split_holdout, stack
 from lowlat_seg_ros.data.synthetic import RenderedDrive
 from lowlat_seg_ros.training.bank import Bank, Mixture
 from lowlat_seg_ros.training.propagation import PairBank
 
 #: Frames a second of rendered drives, and the lags in frames of training pairs (Sec. 4 has 2 to 10;
-#: a frame right after its key frame is met as well).
+#: a frame right after its key frame is met as well, and where Sh is slow one long after it).
 RATE_HZ = 15.0
-LAGS = (1, 10)
+LAGS = (1, 20)
+
+#: Real pairs are neighbours in a drive that are at most this far apart.
+NEIGHBOURS_S = 1.5
 
 #: First seeds of the rendered drives that are trained on, judged on, and calibrated on. Smaller
 #: seeds, which the demo and evaluations use, are never seen in training.
@@ -30,22 +33,40 @@ TRAINED_SEED, HELD_OUT_SEED, CALIBRATION_SEED = 1_000_000, 2_000_000, 3_000_000
 
 @dataclass(frozen=True)
 class TrainingData:
-    """``root`` is CamVid's folder or None; ``rendered`` counts rendered frames (or pairs)."""
+    """``root`` is CamVid's folder or None; ``rendered`` counts rendered frames (or pairs).
+
+    ``hold_out``: what of CamVid's train split is kept back to judge on: the ``ends`` of all drives,
+    one drive by its name, or ``none``: then all is trained on, and figures are of frames seen.
+    """
 
     root: Path | None
     rendered: int
     size: tuple[int, int]
     device: torch.device
+    hold_out: str = "ends"
 
     def __post_init__(self) -> None:
         if self.root is None and self.rendered < 1:
             raise ConfigError("there is nothing to train on; give --root or --rendered 1 or more")
 
     def camvid(self) -> tuple[Sequence, Sequence]:
-        """CamVid's train split: (train, held out), the end of every drive being held out."""
+        """CamVid's train split: (train, held out), as ``hold_out`` says."""
         if self.root is None:
             raise ConfigError("there is no CamVid folder; give --root")
-        return split_holdout(CamVid(self.root, "train"))
+        frames = CamVid(self.root, "train")
+        if self.hold_out == "ends":
+            return split_holdout(frames)
+        if self.hold_out == "none":
+            return frames, split_holdout(frames)[1]
+        drives = [frames.drive(index) for index in range(len(frames))]
+        if self.hold_out not in drives:
+            raise ConfigError(
+                f"--hold-out is {self.hold_out!r}; choose ends, none or one of the drives "
+                f"{', '.join(sorted(set(drives)))}"
+            )
+        held = [index for index, drive in enumerate(drives) if drive == self.hold_out]
+        others = [index for index, drive in enumerate(drives) if drive != self.hold_out]
+        return Subset(frames, others), Subset(frames, held)
 
 
 def frame_banks(data: TrainingData, rendered_share: float) -> tuple[Mixture, Bank]:
@@ -82,7 +103,7 @@ def pair_banks(data: TrainingData, warped: int) -> tuple[PairBank, PairBank]:
         held_out = _rendered_pairs(data, 24, HELD_OUT_SEED)
     else:
         train, held = data.camvid()
-        pairs += _warped_pairs(train, warped, seed=0)
+        pairs += _warped_pairs(train, warped, seed=0) + _real_pairs(train)
         held_out = _warped_pairs(held, len(held), seed=1)
     return _bank_of(pairs, data.device), _bank_of(held_out, data.device)
 
@@ -91,7 +112,19 @@ def _bank_of(pairs: list[Pair], device: torch.device) -> PairBank:
     key = np.stack([pair.key_image.transpose(2, 0, 1) for pair in pairs])
     image = np.stack([pair.image.transpose(2, 0, 1) for pair in pairs])
     label = np.stack([pair.label for pair in pairs])
-    return PairBank(*(torch.from_numpy(part).to(device) for part in (key, image, label)))
+    ages = np.array([pair.seconds for pair in pairs], np.float32)
+    return PairBank(*(torch.from_numpy(part).to(device) for part in (key, image, label, ages)))
+
+
+def _real_pairs(stills: Sequence) -> list[Pair]:
+    """Neighbours in the drives, a second apart in CamVid: what is really seen after so long."""
+    frames, pairs = [stills[index] for index in range(len(stills))], []
+    for index in range(1, len(frames)):
+        key, frame = frames[index - 1], frames[index]
+        seconds = (frame.stamp_ns - key.stamp_ns) / 1e9
+        if stills.drive(index) == stills.drive(index - 1) and 0 < seconds <= NEIGHBOURS_S:
+            pairs.append(Pair(key.image, key.label, frame.image, frame.label, seconds))
+    return pairs
 
 
 def _warped_pairs(stills: Sequence, count: int, seed: int) -> list[Pair]:

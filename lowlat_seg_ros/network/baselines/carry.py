@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
@@ -106,7 +107,7 @@ class Fused(nn.Module):
 
 
 class OwnMask(nn.Module):
-    """What the fast track of ``base`` makes of carried F_h and F_l, with the ensemble."""
+    """What the fast track of ``base`` makes of carried F_h and F_l, with ensemble or gate."""
 
     needs_low = True
 
@@ -114,17 +115,23 @@ class OwnMask(nn.Module):
         super().__init__()
         self.base = base
 
-    def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
-        """Logits (N, classes, r*H/8, r*W/8)."""
-        return self.base.classify_fused(carried, _given(low))
+    def forward(self, carried: Tensor, low: Tensor | None, key: Key, age_s: float) -> Tensor:
+        """Logits (N, classes, r*H/8, r*W/8), ``age_s`` seconds after the key frame."""
+        base, low, evidence = self.base, _given(low), None
+        if base.gate is not None:
+            before, now = base.predictor.reduce(_given(key.low)), base.predictor.reduce(low)
+            age = torch.full((len(low),), age_s, device=low.device)
+            evidence = base.evidence(before, now, age)
+        return base.classify_fused(carried, low, evidence)
 
 
 @dataclass(frozen=True, eq=False)
 class Key:
-    """F_h of the key frame, and what the carrier keeps of it."""
+    """F_h of the key frame, what the carrier keeps of it, and F_l."""
 
     high: Tensor
     kept: Tensor
+    low: Tensor | None
 
 
 class CarriedSegmenter(nn.Module):
@@ -141,12 +148,17 @@ class CarriedSegmenter(nn.Module):
 
     def key(self, image: Tensor, low: Tensor, high: Tensor) -> Key:
         """What is kept of a key frame."""
-        return Key(high, self.carrier.keep(image, low))
+        return Key(high, self.carrier.keep(image, low), low)
 
     def forward(self, key: Key, image: Tensor, low: Tensor | None) -> Tensor:
         """Logits (N, classes, r*H/8, r*W/8) of a frame between key frames."""
         carried = self.carrier.move(key.high, self.carrier.motion(key.kept, image, low))
-        logits: Tensor = self.head(carried, low)
+        return self.classify(key, carried, low)
+
+    def classify(self, key: Key, carried: Tensor, low: Tensor | None, age_s: float = 0.0) -> Tensor:
+        """Logits (N, classes, r*H/8, r*W/8) of what was carried, ``age_s`` after the key frame."""
+        own = (key, age_s) if isinstance(self.head, OwnMask) else ()
+        logits: Tensor = self.head(carried, low, *own)
         return logits
 
 

@@ -14,7 +14,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from lowlat_seg_ros.config import TRUNKS, ConfigError
 from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
+from lowlat_seg_ros.network.backbone import Backbone
 from lowlat_seg_ros.network.baselines.carriers import Flow, ImageDifference, Reuse, Unified
 from lowlat_seg_ros.network.baselines.carry import Adaptive, Alone, CarriedSegmenter, Carrier, Fused
 from lowlat_seg_ros.network.baselines.flow import FlowNetwork, half_size
@@ -23,7 +25,9 @@ from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.layers import embed
 from lowlat_seg_ros.network.propagation import KernelPredictor
+from lowlat_seg_ros.network.pyramid import resized
 from lowlat_seg_ros.network.segmenter import Segmenter, new_classifier
+from lowlat_seg_ros.network.trunk import Trunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +112,13 @@ class SingleFrameMethod(PairMethod):
 
     def __init__(self, base: Segmenter, wide: bool) -> None:
         backbone, config = base.backbone, base.config
-        stem = (backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)
-        own = (base.encoder,) if base.encoder is not None else (*stem, *backbone.lower_blocks())
+        own: tuple[nn.Module, ...]
+        if base.encoder is not None:
+            own = (base.encoder,)
+        else:
+            assert isinstance(backbone, Backbone)
+            stem = (backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)
+            own = (*stem, *backbone.lower_blocks())
         width = equal_width(base) if wide else config.module_channels
         adapt = AdaptNet(
             base.encoded_channels,
@@ -172,6 +181,41 @@ class DDRNetMethod(Baseline):
 
     def __init__(self, base: Segmenter) -> None:
         super().__init__(base, network=DDRNet23Slim(base.config.num_classes))
+
+
+#: Sides of the image that the small Sh reads, as a share of the network's: at this one it costs
+#: about what the fast track does.
+SMALL_SCALE = 0.5
+
+
+class SmallSh(nn.Module):
+    """Sh and its classifier as one network on a small image; it begins as Sh itself."""
+
+    def __init__(self, base: Segmenter) -> None:
+        super().__init__()
+        if not isinstance(base.backbone, Trunk):
+            raise ConfigError(
+                f"sh_small is for a Sh that reads images of any size, not for a split "
+                f"{base.config.backbone}; give a checkpoint whose backbone is one of "
+                f"{', '.join(TRUNKS)}"
+            )
+        self.trunk = copy.deepcopy(base.backbone)
+        self.head, self.classifier = map(copy.deepcopy, (base.context, base.high_classifier))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised image (N, 3, H, W) -> logits (N, classes, r*H/8, r*W/8)."""
+        small = [max(1, round(side * SMALL_SCALE / 16)) * 16 for side in image.shape[2:]]
+        logits: Tensor = self.classifier(
+            self.head(image, *self.trunk.features(resized(image, small)))
+        )
+        return logits
+
+
+class SmallShMethod(Baseline):
+    """Sh's own network, shrunk in input size until it costs what the fast track costs."""
+
+    def __init__(self, base: Segmenter) -> None:
+        super().__init__(base, network=SmallSh(base))
 
 
 def _carried(make: Callable[[Segmenter], Carrier], fuse: bool, base: Segmenter) -> CarriedMethod:
@@ -240,6 +284,9 @@ PAIR_METHODS: dict[str, Builder] = {
 }
 
 #: Trained on single labelled images, as the base network is.
-IMAGE_METHODS: dict[str, Builder] = {"ddrnet23_slim": DDRNetMethod}
+IMAGE_METHODS: dict[str, Builder] = {
+    "ddrnet23_slim": DDRNetMethod,
+    "sh_small": SmallShMethod,
+}
 
 METHODS = PAIR_METHODS | IMAGE_METHODS

@@ -1,4 +1,7 @@
-"""Training of DDRNet-23-slim, which shares nothing with the base network, on labelled images."""
+"""Training of methods that are one network on every frame, on labelled images.
+
+They learn from the same crops as the base network, and from its answer besides.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,38 @@ from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.network.baselines.learned import Baseline
 from lowlat_seg_ros.training.bank import Bank, Mixture
-from lowlat_seg_ros.training.base import AUXILIARY, augmented, mask_of
+from lowlat_seg_ros.training.base import AUXILIARY, augmented, mask_of, taught_loss
 from lowlat_seg_ros.training.losses import class_weights, segmentation_loss
+from lowlat_seg_ros.training.teacher import Teacher
 
 #: Smallest crop of DDRNet: with one cell at 1/64 its gradients explode.
 SMALLEST_CROP = 128
 
 
-class DDRNetStage:
-    """The whole of DDRNet-23-slim on labelled images, as the base network is trained."""
+class ImageStage:
+    """Cross-entropy of one network, as the base network is trained, and distillation from it.
+
+    ``distillation``: weight of the full network's answer.
+    """
 
     def __init__(
-        self, name: str, method: Baseline, data: Mixture, held_out: Bank, augment: Augment
+        self,
+        name: str,
+        method: Baseline,
+        data: Mixture,
+        held_out: Bank,
+        augment: Augment,
+        teacher: Teacher | None = None,
+        distillation: float = 0.0,
     ) -> None:
-        if min(augment.crop) < SMALLEST_CROP:
+        if name == "ddrnet23_slim" and min(augment.crop) < SMALLEST_CROP:
             height, width = augment.crop
             raise ConfigError(
                 f"the crop is {height}x{width}; {name} has features at 1/64, whose BatchNorm needs "
                 f"several cells: crop at least {SMALLEST_CROP} each way"
             )
-        self.name, self.method = name, method
+        self.name, self.method, self.teacher = name, method, teacher
+        self.distillation = distillation
         self.data, self.held_out, self.augment = data, held_out, augment
         self.weights = class_weights(data.banks[0].labels, method.base.config.num_classes)
 
@@ -53,12 +68,25 @@ class DDRNetStage:
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch, with that of the auxiliary head at its published weight."""
-        image, label = augmented(self.data, batch_size, self.augment, generator)
-        image = self.method.base.normalise(image).contiguous(memory_format=torch.channels_last)
-        logits, auxiliary = self.method.learned["network"](image)
-        main = segmentation_loss(logits, label, self.weights)
-        aux = segmentation_loss(auxiliary, label, self.weights)
-        return main + AUXILIARY * aux, {"main": main.item(), "aux": aux.item()}
+        pixels, label = augmented(self.data, batch_size, self.augment, generator)
+        base = self.method.base
+        image = base.normalise(pixels).contiguous(memory_format=torch.channels_last)
+        answer = self.method.learned["network"](image)
+        logits, *auxiliary = answer if isinstance(answer, tuple) else (answer,)
+        total = segmentation_loss(logits, label, self.weights)
+        parts = {"main": total.item()}
+        for other in auxiliary:
+            aux = segmentation_loss(other, label, self.weights)
+            total, parts["aux"] = total + AUXILIARY * aux, aux.item()
+        if self.distillation > 0:
+            with torch.no_grad():
+                full = base.classify_high(base.higher(base.source(image)))
+            distil = self.distillation * taught_loss(logits, full)
+            total, parts["distil"] = total + distil, distil.item()
+        if self.teacher is not None:
+            taught = taught_loss(logits, self.teacher.logits(pixels))
+            total, parts["teacher"] = total + taught, taught.item()
+        return total, parts
 
     def evaluate(self) -> dict[str, float]:
         """mIoU and pixel accuracy, held out."""

@@ -1,0 +1,31 @@
+"""How images are normalised: each network reads them as the one it began from was trained to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and deviation of RGB in [0, 1]: what is subtracted, and what is divided by."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """RGB in [0, 1] (N, 3, H, W) -> normalised, of the same shape and dtype."""
+        mean = torch.tensor(self.mean, dtype=image.dtype, device=image.device).view(3, 1, 1)
+        std = torch.tensor(self.std, dtype=image.dtype, device=image.device).view(3, 1, 1)
+        return (image - mean) / std
+
+
+def centred(middle: float, half_range: float) -> Statistics:
+    """``(byte - middle) / half_range`` for bytes of every channel."""
+    return Statistics((middle / 255,) * 3, (half_range / 255,) * 3)
+
+
+#: ImageNet's statistics: what torchvision's files were trained with.
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -1,0 +1,67 @@
+"""How far each location trusts the carried answer (beyond the paper).
+
+Features carried for long, or to where something else came into view, are wrong, and then the
+frame's own answer is the better one. The gate weighs both, so that late or stale features fade out
+instead of misleading: DAVSS (Zhuang et al., TCSVT 2021) and Tamed Warping (Feng et al., 2020) mend
+warped features where flow fails; here one number per location says where.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+#: Channels between the gate's two layers.
+HIDDEN = 16
+#: Age in seconds at which its input is 1: 16 frames at 15 Hz.
+AGE_S = 16 / 15
+
+
+class TrustGate(nn.Module):
+    """Two layers per location -> trust in [0, 1] for each of its answers.
+
+    0 stands for the frame's own answer alone, as on a single frame; 1 for the carried one, as
+    fusion corrects it.
+    """
+
+    def __init__(self, width: int, answers: int, points: int) -> None:
+        """``width``: channels of the fused features; ``answers``: of all classes at all points.
+
+        ``points``: of a location that are answered for.
+        """
+        super().__init__()
+        self.first = nn.Conv2d(width + answers + 2, HIDDEN, 1)
+        self.last = nn.Conv2d(HIDDEN, points, 1)
+
+    def forward(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
+        """Trust (N, points, H/8, W/8).
+
+        ``fused`` (N, width, H/8, W/8); ``carried`` and ``own``, the answers as
+        :meth:`~.classifier.SubPixel.cells` gives them; ``evidence`` as :func:`evidence_of` does.
+        """
+        apart = (carried - own).abs()
+        inputs = [fused.to(apart.dtype), apart, evidence.to(apart.dtype)]
+        trust: Tensor = self.last(self.first(torch.cat(inputs, dim=1)).relu()).sigmoid()
+        return trust
+
+
+def evidence_of(reduced_key: Tensor, reduced: Tensor, age_s: Tensor) -> Tensor:
+    """What speaks against carried features before they are seen, (N, 2, H/8, W/8) float32.
+
+    The mean change of F_l, from the kernel predictor's reductions of both frames
+    (N, width, H/8, W/8); and ``age_s`` (N,), the seconds since the frame that Sh has seen, on a
+    logarithmic scale.
+    """
+    change = (reduced.float() - reduced_key.float()).abs().mean(dim=1, keepdim=True)
+    # 8: the scale on which the first frames differ most.
+    age = torch.log1p(8 * age_s.clamp(min=0) / AGE_S) / math.log(9)
+    return torch.cat([change, age.view(-1, 1, 1, 1).expand_as(change)], dim=1)
+
+
+def weighed(own: Tensor, carried: Tensor, trust: Tensor) -> Tensor:
+    """Both answers (N, classes*points, h, w) as ``trust`` (N, points, h, w) has it."""
+    # Channels are ordered by class, then by point, as ``torch.nn.PixelShuffle`` has them.
+    of_classes = trust.repeat(1, own.shape[1] // trust.shape[1], 1, 1)
+    return torch.lerp(own, carried, of_classes)

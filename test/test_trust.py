@@ -1,0 +1,101 @@
+"""The gate: what it decides between, and that the engine tells it the age of the features."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.frames import Frame, MaskKind
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.trust import evidence_of, weighed
+
+
+def decided(gated: Segmenter, trust: float) -> Segmenter:
+    """``gated`` with a gate that always says ``trust``, 0 or 1."""
+    assert gated.gate is not None
+    torch.nn.init.zeros_(gated.gate.last.weight)
+    torch.nn.init.constant_(gated.gate.last.bias, 200.0 * (2 * trust - 1))
+    return gated
+
+
+def parts(net: Segmenter) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """F_l, some F_h and evidence."""
+    low = net.lower(torch.randn(1, 3, 64, 96))
+    high = torch.randn(1, net.config.high_channels, 8, 12)
+    reduced = net.predictor.reduce(low)
+    return low, high, net.evidence(reduced.roll(1, 3), reduced, torch.tensor([0.2]))
+
+
+@torch.inference_mode()
+def test_no_trust_is_the_single_frame_and_full_trust_what_was_carried(gated: Segmenter) -> None:
+    low, high, known = parts(gated)
+    alone = decided(gated, 0.0).classify_fused(high, low, known)
+    assert torch.equal(alone, gated.classify_low(low))
+    carried = decided(gated, 1.0).classify_fused(high, low, known)
+    corrected = gated.high_classifier.cells(high) + gated.classifier.cells(
+        gated.fusion(high, gated.adapt(low))
+    )
+    torch.testing.assert_close(carried, gated.classifier.arrange(corrected))
+
+
+@torch.inference_mode()
+def test_the_trust_is_told_for_each_answer(gated: Segmenter) -> None:
+    low, high, known = parts(gated)
+    logits, trust = gated.split_trust(gated.fuse(high, low, known))
+    assert trust is not None
+    assert trust.shape == (1, 1, *logits.shape[2:])
+    assert 0 < trust.min() < trust.max() < 1
+    with pytest.raises(ValueError, match="a network with a gate needs it"):
+        gated.fuse(high, low)
+
+
+@torch.inference_mode()
+def test_answers_are_weighed_point_by_point() -> None:
+    own, carried = torch.zeros(1, 3 * 4, 2, 2), torch.ones(1, 3 * 4, 2, 2)
+    trust = torch.tensor([0.0, 0.25, 0.5, 1.0]).view(1, 4, 1, 1).expand(1, 4, 2, 2)
+    pixels = torch.nn.functional.pixel_shuffle(weighed(own, carried, trust), 2)
+    assert pixels.shape == (1, 3, 4, 4)
+    assert torch.equal(pixels[0, 1, :2, :2], torch.tensor([[0.0, 0.25], [0.5, 1.0]]))
+
+
+def test_evidence_grows_with_age_and_change() -> None:
+    reduced = torch.rand(2, 8, 3, 4)
+    same = evidence_of(reduced, reduced, torch.tensor([0.0, 1.0]))
+    assert same.shape == (2, 2, 3, 4)
+    assert (same[:, 0] == 0).all()
+    assert (same[0, 1] == 0).all()
+    assert (same[1, 1] > 0.9).all()
+    other = evidence_of(reduced + 0.5, reduced, torch.tensor([0.1, 0.2]))
+    torch.testing.assert_close(other[:, 0], torch.full((2, 3, 4), 0.5))
+
+
+def test_the_engine_says_how_old_the_features_are(
+    gated: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the stamp of the frame that Sh has seen, through key frames that were carried."""
+    ages = []
+    monkeypatch.setattr(
+        gated,
+        "evidence",
+        lambda key, now, age: ages.append(age.item()) or evidence_of(key, now, age),
+    )
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (7, 64, 96, 3), np.uint8)
+    config = EngineConfig(key_frame_policy="when_free")
+    engine = Engine.deterministic(gated, config, threshold=1.0, delay_frames=3)
+    results = [engine.process(Frame(x, n * 100_000_000)) for n, x in enumerate(images)]
+    # Frame 1 becomes the key frame, and its exact features are there from frame 4 on.
+    assert ages == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.4, 0.5])
+    assert [r.provenance.exact for r in results[1:]] == [True, False, False, True, False, False]
+    assert results[0].provenance.kind is MaskKind.FULL
+    assert results[0].trust is None
+    assert all(0 < r.trust < 1 for r in results[1:])
+
+
+def test_a_network_without_a_gate_tells_no_trust(tiny: Segmenter) -> None:
+    image = np.zeros((64, 96, 3), np.uint8)
+    engine = Engine.deterministic(tiny, threshold=1.0, delay_frames=1)
+    assert [engine.process(Frame(image, n)).trust for n in range(3)] == [None] * 3
