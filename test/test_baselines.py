@@ -89,15 +89,16 @@ def test_every_method_trains_saves_and_plays(base: Path, tmp_path: Path) -> None
     out = tmp_path / "baselines"
     assert train("all", base, out) == 0
     assert train("ddrnet23_slim", base, out, "128x128") == 0
+    played = {*METHODS} - {"sh_small"}  # which is for a Sh that reads images of any size
     path = tmp_path / "figures.json"
     common = "evaluate --size 48x64 --frames 6 --device cpu --foreground-threads 1"
-    chosen = ",".join(["full", "adaptive", *METHODS])
+    chosen = ",".join(["full", "adaptive", *sorted(played)])
     options = ["--methods", chosen, "--checkpoint", base, "--baselines", out, "--json", path]
     assert commands.main([*common.split(), *map(str, options)]) == 0
     found = json.loads(path.read_text())
     assert found["left_out"] == {}
     methods = found["methods"]
-    assert set(methods) == {"full", "adaptive", *METHODS}
+    assert set(methods) == {"full", "adaptive", *played}
     for name in PAIR_METHODS:
         share = {"grfp": 1.0, "single_frame_trained": 0.0, "single_frame_wide": 0.0}.get(
             name, 2 / 6
@@ -344,3 +345,27 @@ def test_files_that_are_something_else_are_refused(
         method.learned["carrier"].logits.fill_(float("nan"))
     with pytest.raises(CheckpointError, match="not finite"):
         weights.save(tmp_path, "unified", method, {})
+
+
+def test_the_small_sh_begins_as_sh_and_is_trained_and_played(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config, path = NETWORKS["edgetpu"], tmp_path / "edgetpu.safetensors"
+    net = Segmenter(config).eval()
+    checkpoint.save(path, net, Header(config, CAMVID.names, CAMVID.colours, 0.3), torch.float16)
+    small = METHODS["sh_small"](net).learned["network"].eval()
+    with torch.inference_mode():
+        image = torch.randn(1, 3, 64, 96)
+        net.read_at(0.5)
+        torch.testing.assert_close(small(image), net(image))
+    out, words = tmp_path / "baselines", ("--degrade", "0.5")
+    assert train("sh_small", path, out, options=words) == 0
+    common = "evaluate --size 48x64 --frames 2 --device cpu --foreground-threads 1"
+    chosen = ["--methods", "sh_small", "--checkpoint", path, "--baselines", out]
+    assert commands.main([*common.split(), *map(str, chosen)]) == 0
+
+
+def test_the_small_sh_needs_a_sh_that_reads_images_of_any_size(tiny: Segmenter) -> None:
+    with pytest.raises(ConfigError, match="not for a split tiny"):
+        METHODS["sh_small"](tiny)
+    with pytest.raises(ConfigError, match="has no scale of its own"):
+        tiny.read_at(0.5)

@@ -149,6 +149,14 @@ def test_propagation_is_measured_against_rivals_and_limits(figures: dict[str, An
         assert kernel["roofline_fraction"] == pytest.approx(fraction, abs=1e-4)
 
 
+def test_freshness_counts_what_arrives(figures: dict[str, Any]) -> None:
+    found = figures["freshness"]
+    assert (found["rate_hz"], found["frames"]) == (50.0, figures["facts"]["frames"])
+    assert 0 < found["per_s"] <= 50
+    assert 1 <= found["age_frames"] <= found["oldest_frames"]
+    assert found["compute_ms"] > 0
+
+
 def test_cost_is_given_over_sizes_and_cameras(figures: dict[str, Any]) -> None:
     frames = figures["facts"]["frames"]
     sizes = figures["resolutions"]["sizes"]

@@ -343,3 +343,19 @@ def test_the_first_frame_uses_the_cores_of_both_tracks(
             engine.process(make_frame(index))
             seen.append(torch.get_num_threads())
     assert seen == [min(cores(), 2), 1, 1]
+
+
+@pytest.mark.parametrize("delay", [1, 2, 3])
+def test_sh_runs_back_to_back_on_the_newest_frame(
+    tiny: Segmenter, make_frame: MakeFrame, delay: int
+) -> None:
+    """Without any deviation: each result is ``delay`` frames old, and the next job begins there."""
+    engine = engine_of(tiny, NEVER, delay=delay, key_frame_policy="when_free")
+    results = [engine.process(make_frame(i)) for i in range(13)]
+    keys = [i for i, r in enumerate(results) if r.selection is not None and r.selection.is_key]
+    assert keys == list(range(1, 13, delay))
+    arrived = [i for i, r in enumerate(results[1:], 1) if r.provenance.exact and i > 1]
+    assert arrived == list(range(1 + delay, 13, delay))
+    assert all(results[i].provenance.key_age_frames == delay for i in arrived)
+    counters = engine.counters
+    assert counters.superseded == counters.carried == counters.dropped_late == 0

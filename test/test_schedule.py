@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.schedule import effective_threshold, is_key, needs_reset
+from lowlat_seg_ros.engine.deadline import LEVELS
+from lowlat_seg_ros.engine.schedule import effective_threshold, fills_idle_time, is_key, needs_reset
+from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Frame, ResetReason
 
 CONFIG = EngineConfig(max_gap_ms=500)
@@ -65,3 +67,27 @@ def test_the_time_of_a_full_frame_is_no_gap() -> None:
     assert needs_reset(frame(0), frame(501), CONFIG) is ResetReason.GAP
     assert needs_reset(frame(0), frame(501), CONFIG, after_sh=True) is None
     assert needs_reset(frame(501), frame(0), CONFIG, after_sh=True) is not None
+
+
+IDLE, BUSY = SlowTrackState(), SlowTrackState(running=True)
+QUEUED = SlowTrackState(waiting=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "level", "settings", "expected"),
+    [
+        (IDLE, 0, {}, True),
+        (BUSY, 0, {}, False),
+        (QUEUED, 0, {}, False),
+        (IDLE, 1, {}, True),
+        (IDLE, 2, {}, False),  # load is shed, so Sh has no time of its own
+        (IDLE, 0, {"key_frame_policy": "deviation"}, False),
+        (IDLE, 0, {"key_frame_budget": 0.1}, False),
+        (IDLE, 0, {"slow_track_budget": 0.5}, False),
+    ],
+)
+def test_an_idle_slow_track_is_given_the_frame(
+    state: SlowTrackState, level: int, settings: dict[str, object], expected: bool
+) -> None:
+    config = EngineConfig(**settings)  # type: ignore[arg-type]
+    assert fills_idle_time(state, LEVELS[level], config) is expected

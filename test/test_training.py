@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +16,7 @@ from lowlat_seg_ros.config import NETWORKS, ConfigError
 from lowlat_seg_ros.data.transforms import Augment
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError
+from lowlat_seg_ros.network.encoder import TrunkEncoder
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.training import cli
 from lowlat_seg_ros.training.bank import Bank, Mixture
@@ -24,9 +28,15 @@ from lowlat_seg_ros.training.losses import (
     feature_loss,
     segmentation_loss,
 )
-from lowlat_seg_ros.training.propagation import carry
+from lowlat_seg_ros.training.propagation import (
+    PairBank,
+    PropagationLoss,
+    PropagationStage,
+    carry,
+)
 from lowlat_seg_ros.training.selector import CalibrationPoint, threshold_for
 from lowlat_seg_ros.training.settings import LoopConfig
+from lowlat_seg_ros.training.sources import TrainingData, pair_banks
 
 COMMON = "--size 48x64 --crop 32x32 --rendered 4 --steps 2 --batch-size 2 --device cpu"
 
@@ -214,3 +224,89 @@ def test_a_state_of_another_kind_of_device_is_refused(tmp_path: Path) -> None:
     torch.save(torch.load(path, weights_only=True) | {"device": "cuda"}, path)
     with pytest.raises(ConfigError, match="begun on cuda"):
         run(tmp_path, [2])
+
+
+def gated_stage() -> PropagationStage:
+    """On pairs of random pixels, with a network whose Sl is an encoder of its own, and a gate."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (2, 4, 3, 48, 64), dtype=torch.uint8)
+    labels, ages = torch.randint(0, 11, (4, 48, 64), dtype=torch.uint8), torch.rand(4)
+    bank = PairBank(images[0], images[1], labels, ages)
+    weights = PropagationLoss(auxiliary_distillation=0.4)
+    net = Segmenter(NETWORKS["tiny_gated"])
+    return PropagationStage(net, bank, bank, Augment((32, 32), degrade=0.5), weights)
+
+
+def test_the_gate_is_trained_and_a_stopped_run_goes_on_exactly(tmp_path: Path) -> None:
+    states = []
+    for name, stops in (("unbroken", (4,)), ("broken", (1, 3, 4))):
+        for stop in stops:
+            stage = gated_stage()
+            before = {k: v.clone() for k, v in stage.segmenter.state_dict().items()}
+            loop = Loop(stage, LoopConfig(steps=4, batch_size=2, precision="fp32"), tmp_path / name)
+            loop.resume()
+            while loop.step < stop:
+                loop._train_step()
+                loop.step += 1
+            loop.save()
+        states.append(stage.segmenter.state_dict())
+    unbroken, broken = states
+    assert all(torch.equal(unbroken[name], broken[name]) for name in unbroken)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], broken[name])}
+    assert changed == {"encoder", "shared", "predictor", "fusion", "gate", "classifier",
+                       "low_classifier"}  # fmt: skip
+    figures = stage.evaluate()
+    assert set(figures) == {"miou", "full_miou", "aux_miou"}
+
+
+def test_what_began_from_real_images_learns_slower(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    bank = Bank(torch.zeros(1, 3, 48, 64, dtype=torch.uint8), torch.zeros(1, 48, 64).byte())
+    stage = BaseStage(
+        Segmenter(NETWORKS["edgetpu"]), Mixture((bank,), (1.0,)), bank, Augment((32, 32))
+    )
+    config = LoopConfig(steps=10, learning_rate=1e-2, pretrained_rate=0.1, warmup_steps=0)
+    loop = Loop(stage, config, tmp_path)
+    loop._train_step()
+    rates = {id(p): group["lr"] for group in loop.optimiser.param_groups for p in group["params"]}
+    net = stage.segmenter
+    assert isinstance(net.encoder, TrunkEncoder)
+    for module, rate in ((net.backbone, 1e-3), (net.encoder.trunk, 1e-3), (net.context, 1e-2),
+                         (net.encoder.lateral, 1e-2), (net.shared, 1e-2)):  # fmt: skip
+        found = {round(rates[id(p)], 9) for p in module.parameters()}
+        assert found == {rate}, type(module)
+    assert len(rates) == sum(1 for p in net.parameters() if p.requires_grad)
+
+
+def camvid_of(folder: Path, *names: str) -> TrainingData:
+    """A train split with frames of these names."""
+    lines = []
+    for number, name in enumerate(names):
+        for part, pixels in (("train", np.full((48, 64, 3), 10 * number, np.uint8)),
+                             ("trainannot", np.full((48, 64), number % 11, np.uint8))):  # fmt: skip
+            (folder / part).mkdir(exist_ok=True)
+            assert cv2.imwrite(str(folder / part / f"{name}.png"), pixels)
+        lines.append(f"train/{name}.png trainannot/{name}.png\n")
+    (folder / "train.txt").write_text("".join(lines))
+    return TrainingData(folder, 0, (48, 64), torch.device("cpu"))
+
+
+def test_a_drive_can_be_left_out_and_neighbours_are_real_pairs(tmp_path: Path) -> None:
+    names = ("0001TP_000030", "0001TP_000060", "0001TP_000150", "0016E5_000090", "0016E5_000120")
+    ends = camvid_of(tmp_path, *names)
+    assert tuple(map(len, ends.camvid())) == (3, 2)
+    out = dataclasses.replace(ends, hold_out="0016E5")
+    train_split, held = out.camvid()
+    assert {train_split.drive(i) for i in range(3)} == {"0001TP"}
+    assert {held.drive(i) for i in range(2)} == {"0016E5"}
+    everything, held = dataclasses.replace(ends, hold_out="none").camvid()
+    assert (len(everything), len(held)) == (5, 2)
+    with pytest.raises(ConfigError, match=r"choose ends, none or one of the drives 0001TP, 0016E5"):
+        dataclasses.replace(ends, hold_out="0006R0").camvid()
+    # Frames 60 and 150 are three seconds apart, and no pair reaches from drive to drive.
+    pairs, judged = pair_banks(dataclasses.replace(ends, hold_out="none"), 4)
+    assert len(pairs.images) == 4 + 2
+    assert pairs.ages[-2:].tolist() == [1.0, 1.0]
+    assert pairs.key_images[-1].unique().tolist() == [30]
+    assert pairs.images[-1].unique().tolist() == [40]
+    assert len(judged.ages) == 2

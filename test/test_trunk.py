@@ -153,6 +153,7 @@ def test_inference_answers_as_training_does(name: str) -> None:
     filled(net.backbone)
     assert isinstance(net.encoder, TrunkEncoder)
     filled(net.encoder.trunk)
+    net.to(memory_format=torch.channels_last)  # as checkpoints are loaded
     x = torch.randn(1, 3, 64, 96).contiguous(memory_format=torch.channels_last)
     low, high = net.lower(x), net.higher(x)
     inference.prepare(net)

@@ -54,14 +54,17 @@ def evidence_of(reduced_key: Tensor, reduced: Tensor, age_s: Tensor) -> Tensor:
     (N, width, H/8, W/8); and ``age_s`` (N,), the seconds since the frame that Sh has seen, on a
     logarithmic scale.
     """
-    change = (reduced.float() - reduced_key.float()).abs().mean(dim=1, keepdim=True)
+    change = (reduced - reduced_key).abs().mean(dim=1, keepdim=True, dtype=torch.float32)
     # 8: the scale on which the first frames differ most.
     age = torch.log1p(8 * age_s.clamp(min=0) / AGE_S) / math.log(9)
-    return torch.cat([change, age.view(-1, 1, 1, 1).expand_as(change)], dim=1)
+    both = torch.cat([change, age.view(-1, 1, 1, 1).expand_as(change)], dim=1)
+    return both.contiguous(memory_format=torch.channels_last)  # as all that it is put beside
 
 
 def weighed(own: Tensor, carried: Tensor, trust: Tensor) -> Tensor:
     """Both answers (N, classes*points, h, w) as ``trust`` (N, points, h, w) has it."""
-    # Channels are ordered by class, then by point, as ``torch.nn.PixelShuffle`` has them.
-    of_classes = trust.repeat(1, own.shape[1] // trust.shape[1], 1, 1)
+    # Channels are ordered by class, then by point, as ``torch.nn.PixelShuffle`` has them. In NHWC,
+    # as everything else is: else each step would copy there and back.
+    times = own.shape[1] // trust.shape[1]
+    of_classes = trust.permute(0, 2, 3, 1).repeat(1, 1, 1, times).permute(0, 3, 1, 2)
     return torch.lerp(own, carried, of_classes)
