@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.data.blurring import gaussian_blur
 from lowlat_seg_ros.data.degrading import degraded
+from lowlat_seg_ros.data.restyling import restyled
 from lowlat_seg_ros.frames import IGNORE_LABEL
 
 #: Largest width of the random blur, in pixels.
@@ -23,7 +24,8 @@ class Augment:
     ``crop`` (h, w) in pixels; ``scale`` the range of the zoom, drawn log-uniformly; ``jitter`` the
     strength of brightness, contrast, saturation and gamma; ``hue`` the largest turn of the colour
     circle in radians; ``blur`` the share of blurred images; ``degrade`` the share of images that
-    are made worse in one of the ways of :mod:`degrading`.
+    are made worse in one of the ways of :mod:`degrading`; ``restyle`` that of stills which get
+    another look, see :mod:`restyling`.
     """
 
     crop: tuple[int, int]
@@ -33,6 +35,7 @@ class Augment:
     hue: float = 0.2
     blur: float = 0.2
     degrade: float = 0.0
+    restyle: float = 0.0
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator
@@ -43,10 +46,13 @@ class Augment:
         """
         with _full_precision(images.device):
             grid = self._grid(images, generator)
-            seen = self._colour(warp_images(images, grid), generator)
+            seen, label = warp_images(images, grid), warp_labels(labels, grid)
+            if self.restyle > 0:
+                seen = restyled(seen, label, self.restyle, generator)
+            seen = self._colour(seen, generator)
             if self.degrade > 0:
                 seen = degraded(seen, self.degrade, generator)
-            return seen, warp_labels(labels, grid)
+            return seen, label
 
     def pair(
         self, key_images: Tensor, images: Tensor, labels: Tensor, generator: torch.Generator

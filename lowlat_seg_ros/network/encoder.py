@@ -75,7 +75,9 @@ class TrunkEncoder(nn.Module):
             return
         self._shrinks, conv = False, self.trunk.first
         ones = torch.ones(1, 1, 2, 2) / 4
-        conv.weight = nn.Parameter(torch.kron(conv.weight.detach().contiguous(), ones.to(conv.weight)))
+        conv.weight = nn.Parameter(
+            torch.kron(conv.weight.detach().contiguous(), ones.to(conv.weight))
+        )
         conv.kernel_size, conv.stride, conv.padding = (6, 6), (4, 4), (2, 2)
 
 

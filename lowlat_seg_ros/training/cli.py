@@ -197,7 +197,8 @@ def _augment(args: Any) -> Augment:
             f"--min-scale is {args.min_scale} and --max-scale {args.max_scale}; they must be above "
             "0, and the first not above the second"
         )
-    return Augment(args.crop, (args.min_scale, args.max_scale), degrade=args.degrade)
+    scale = (args.min_scale, args.max_scale)
+    return Augment(args.crop, scale, degrade=args.degrade, restyle=args.restyle)
 
 
 def _teacher(args: Any, data: TrainingData) -> Teacher | None:

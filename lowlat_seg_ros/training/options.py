@@ -150,6 +150,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         )
     for stage in (base, encoder, baseline):
         stage.add_argument(
+            "--restyle",
+            type=float,
+            default=0.0,
+            help="share of the images that get another look by their labels: colours, light, "
+            "texture; for rendered drives (default %(default)s)",
+        )
+        stage.add_argument(
             "--teacher",
             type=Path,
             metavar="FILE",
