@@ -74,10 +74,9 @@ class TrunkEncoder(nn.Module):
         if not self._shrinks or self.scale != HALF:
             return
         self._shrinks, conv = False, self.trunk.first
-        ones = torch.ones(1, 1, 2, 2) / 4
-        conv.weight = nn.Parameter(
-            torch.kron(conv.weight.detach().contiguous(), ones.to(conv.weight))
-        )
+        kernel = conv.weight.detach().contiguous()
+        mean = torch.full((1, 1, 2, 2), 0.25, dtype=kernel.dtype, device=kernel.device)
+        conv.weight = nn.Parameter(torch.kron(kernel, mean))
         conv.kernel_size, conv.stride, conv.padding = (6, 6), (4, 4), (2, 2)
 
 
