@@ -369,3 +369,12 @@ def test_the_small_sh_needs_a_sh_that_reads_images_of_any_size(tiny: Segmenter) 
         METHODS["sh_small"](tiny)
     with pytest.raises(ConfigError, match="has no scale of its own"):
         tiny.read_at(0.5)
+
+
+def test_images_normalised_in_another_way_are_refused(tiny: Segmenter, tmp_path: Path) -> None:
+    """DDRNet shares no weight with the base network, but the way images are prepared."""
+    weights.save(tmp_path, "ddrnet23_slim", METHODS["ddrnet23_slim"](tiny), {})
+    weights.load(tmp_path, "ddrnet23_slim", tiny)
+    other = Segmenter(NETWORKS["edgetpu"])
+    with pytest.raises(CheckpointError, match="normalised in another way"):
+        weights.load(tmp_path, "ddrnet23_slim", other)

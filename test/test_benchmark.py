@@ -355,6 +355,14 @@ def test_multiply_adds_of_the_large_networks(
     assert counted.full_g == pytest.approx(2045, rel=0.01)
 
 
+def test_the_gate_is_counted() -> None:
+    """It alone tells both networks apart."""
+    size = (48, 64)
+    ddr = dataclasses.replace(NETWORKS["tiny_ddr"], ensemble=0.3)
+    gated = dataclasses.replace(ddr, ensemble=0.0, gate=True)
+    assert arithmetic.count(gated, size).fast_g > arithmetic.count(ddr, size).fast_g
+
+
 def test_multiply_adds_grow_with_the_pixels_and_padding_counts() -> None:
     small, large, odd = (count(NETWORKS["tiny"], size) for size in ((64, 96), (128, 96), (121, 89)))
     assert large.lower_g == odd.lower_g == pytest.approx(2 * small.lower_g)

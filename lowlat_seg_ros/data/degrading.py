@@ -7,6 +7,7 @@ has such families with fixed strengths; here the strength is drawn.
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable
 
 import torch
@@ -79,7 +80,10 @@ class Degraded:
 
     def __getitem__(self, index: int) -> LabelledFrame:
         frame = self._sequence[index]
-        generator = torch.Generator().manual_seed(index % len(self))
+        # Fog is a drive's, noise a frame's.
+        drive = zlib.crc32(self._sequence.drive(index).encode())
+        seed = drive if self._way is foggy else index % len(self)
+        generator = torch.Generator().manual_seed(seed)
         pixels = torch.from_numpy(frame.image).permute(2, 0, 1)[None].float() / 255
         worse = self._way(pixels, self._strength, generator).clamp(0, 1)[0].permute(1, 2, 0)
         image = (worse * 255).round().to(torch.uint8).contiguous().numpy()

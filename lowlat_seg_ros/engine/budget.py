@@ -48,7 +48,12 @@ def measure(segmenter: Segmenter, config: EngineConfig, size: tuple[int, int]) -
     # The second time a part runs on a GPU it is captured, and only the third time tells its cost.
     turns = 3 if next(segmenter.parameters()).is_cuda else 1
     quiet = dataclasses.replace(
-        config, deviation_threshold=1.0, max_key_interval=0, max_gap_ms=0.0, max_latency_ms=0.0
+        config,
+        key_frame_policy="deviation",
+        deviation_threshold=1.0,
+        max_key_interval=0,
+        max_gap_ms=0.0,
+        max_latency_ms=0.0,
     )
     image = np.zeros((*size, 3), np.uint8)
     frames = (Frame(image, stamp_ns) for stamp_ns in itertools.count())

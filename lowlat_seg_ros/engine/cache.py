@@ -9,6 +9,22 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine.resize import Geometry
 
+#: Seconds between frames that are assumed where stamps stand still: 15 Hz.
+NOMINAL_PERIOD_S = 1 / 15
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A frame that Sh has seen, by its stamp and its number among those of the engine."""
+
+    stamp_ns: int
+    index: int
+
+    def age_s(self, stamp_ns: int, index: int) -> float:
+        """Seconds from it to a later frame; by the number of frames where stamps stand still."""
+        elapsed_s = (stamp_ns - self.stamp_ns) / 1e9
+        return elapsed_s if elapsed_s > 0 else (index - self.index) * NOMINAL_PERIOD_S
+
 
 @dataclass(frozen=True, eq=False)
 class KeyFrame:
@@ -21,8 +37,8 @@ class KeyFrame:
     (1, Ch, H/8, W/8): from Sh when ``exact``, carried over while provisional, None if no Sh has
     succeeded in this epoch yet. ``geometry`` is the size that all of them have: the frame's own,
     or where ``resampled`` another one that the stream went over to (see :mod:`rescale`). ``index``
-    numbers the frame among those of the engine. ``high_stamp_ns`` is the stamp of the frame that Sh
-    has seen for ``high``: the frame's own where it is exact, else an older one's.
+    numbers the frame among those of the engine. ``seen`` is the frame that Sh has seen for
+    ``high``: this one where it is exact, else an older one.
     """
 
     source: Tensor
@@ -37,7 +53,12 @@ class KeyFrame:
     exact: bool
     resampled: bool = False
     frame_id: str = ""
-    high_stamp_ns: int = 0
+    seen: Seen | None = None
+
+    @property
+    def itself(self) -> Seen:
+        """This frame, as what Sh has seen."""
+        return Seen(self.stamp_ns, self.index)
 
 
 class KeyFrameCache:

@@ -205,7 +205,7 @@ class Engine:
         self, turn: _Turn, watch: Stopwatch, waited_ms: float, publish: Publish | None
     ) -> Segmentation:
         frame = turn.frame
-        work = self._tracks.run(frame, turn.geometry, turn.key, watch)
+        work = self._tracks.run(frame, turn.index, turn.geometry, turn.key, watch)
         with watch.stage("postprocess_ms"):
             mask = self._net.mask(work.logits, turn.geometry)
         watch.mask_out()
@@ -348,13 +348,17 @@ class Engine:
             deviation = self._net.deviation(key.selector_reduced, selector_reduced)
         threshold = self._threshold
         chosen = schedule.is_key(deviation, threshold, age_frames, self._config)
-        chosen = chosen or schedule.fills_idle_time(self._slow.state(), turn.level, self._config)
         # Cameras that share the slow track ask for Sh in turn; a newer frame of this one will.
-        chosen = must or (chosen and self._slow.admits())
+        chosen = must or (chosen and self._slow.admits()) or self._fills_idle_time(turn.level)
         if chosen:
             chosen = self._promote(key, as_key(selector_reduced=selector_reduced), work)
             self._ledger.count(duplicates=int(chosen and turn.duplicate))
         return Selection(deviation, threshold, chosen)
+
+    def _fills_idle_time(self, level: Level) -> bool:
+        """Whether Sh is idle, this camera's to use, and to be kept busy."""
+        error = self._slow.state().last_error
+        return schedule.fills_idle_time(error, level, self._config) and self._slow.offers()
 
     def _promote(self, key: KeyFrame, new: KeyFrame, work: Work) -> bool:
         """Rule 3: key frame at once, with propagated features; False if a reset came in between."""
@@ -367,7 +371,7 @@ class Engine:
             key = current
             with serial():
                 high = self._net.keep(self._net.propagate(current.high, work.weights))
-            new = dataclasses.replace(new, high=high, high_stamp_ns=current.high_stamp_ns)
+            new = dataclasses.replace(new, high=high, seen=current.seen)
         return True
 
     def _take_over(self, old: KeyFrame | None, new: KeyFrame, *, submit: bool) -> bool:

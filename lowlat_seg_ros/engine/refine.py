@@ -71,9 +71,7 @@ class Refiner:
             # Refused only if the foreground moved on in this instant; then look again.
             if self._cache.replace(
                 current,
-                dataclasses.replace(
-                    current, high=fitted.high, exact=exact, high_stamp_ns=done.stamp_ns
-                ),
+                dataclasses.replace(current, high=fitted.high, exact=exact, seen=done.itself),
             ):
                 return Outcome.REFINED if exact else Outcome.CARRIED
 
@@ -90,7 +88,7 @@ class Refiner:
             with serial():
                 high = self._net.keep(self._net.propagate(high, weights))
         self._net.settle()
-        new = dataclasses.replace(current, high=high, high_stamp_ns=done.stamp_ns)
+        new = dataclasses.replace(current, high=high, seen=done.itself)
         if self._cache.replace(current, new):
             return Outcome.CARRIED
         return Outcome.LATE if self._cache.snapshot()[1] == done.epoch else Outcome.STALE

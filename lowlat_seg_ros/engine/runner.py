@@ -88,7 +88,8 @@ class Runner:
         """What the gate needs to know, None without one; ``age_s``: of the key frame's F_h."""
         if self._net.gate is None:
             return None
-        age = torch.tensor([age_s], dtype=torch.float32, device=reduced.device)
+        # Filled on the device: a copy from here would wait for all that it has to do.
+        age = torch.full((1,), age_s, dtype=torch.float32, device=reduced.device)
         return self.run("evidence", self._net.evidence, reduced_key, reduced, age)
 
     def fuse(

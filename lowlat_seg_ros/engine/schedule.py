@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.deadline import Level
-from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Frame, ResetReason
 
 
@@ -55,15 +54,16 @@ def selects(age_frames: int, every: int, config: EngineConfig) -> bool:
     return age_frames % every == 0 or 0 < config.max_key_interval <= age_frames
 
 
-def fills_idle_time(slow_track: SlowTrackState, level: Level, config: EngineConfig) -> bool:
-    """Whether a frame becomes the key frame because Sh has nothing to do (``when_free``).
+def fills_idle_time(last_error: str, level: Level, config: EngineConfig) -> bool:
+    """Whether a frame may become the key frame for no more than that Sh is idle (``when_free``).
 
-    Not while load is shed, nor where a budget says how many frames may.
+    Not while load is shed at Sh's cost, nor where a budget says how many frames may; nor after a
+    failure of Sh, whose message is ``last_error``: else each frame would be handed to a Sh that
+    fails, and its features carried on from carried ones. A frame that deviates tries again.
     """
     budgeted = config.key_frame_budget > 0 or config.slow_track_budget > 0
-    if config.key_frame_policy != "when_free" or budgeted or level.slow_share < 1:
-        return False
-    return not slow_track.running and not slow_track.waiting
+    fills = config.key_frame_policy == "when_free" and not budgeted
+    return fills and level.slow_share >= 1 and not last_error
 
 
 def is_key(deviation: float, threshold: float, age_frames: int, config: EngineConfig) -> bool:

@@ -45,7 +45,7 @@ class SharedSlowTrack:
         self._changed = threading.Condition()
         self._waiting: dict[Lane, Job] = {}  # the lane that began to wait first comes first
         self._running: _Running | None = None
-        self._turns = Turns()
+        self._turns, self._idle_turns = Turns(), Turns()
         self._closed = False
         # A daemon, so that a job which cannot be stopped does not keep the process alive.
         self._thread = threading.Thread(target=self._loop, name="slow-track", daemon=True)
@@ -91,6 +91,15 @@ class SharedSlowTrack:
             if lane in self._waiting:
                 return True
             return self._turns.take(lane, free=not self._waiting, now_s=time.monotonic())
+
+    def offers(self, lane: Lane) -> bool:
+        """Whether nothing runs or waits, and ``lane`` asked first since it was last offered.
+
+        Those that ask while a job runs keep their place, so one camera cannot take every gap.
+        """
+        with self._changed:
+            idle = self._running is None and not self._waiting
+            return self._idle_turns.take(lane, free=idle, now_s=time.monotonic())
 
     def state(self, lane: Lane) -> SlowTrackState:
         """What runs, whoever it is for, and whether a job of ``lane`` waits."""
@@ -157,6 +166,10 @@ class Lane:
     def admits(self) -> bool:
         """Whether a frame may become the key frame now, or another camera comes first."""
         return self._track.admits(self)
+
+    def offers(self) -> bool:
+        """Whether nothing runs or waits and it is this lane's turn to fill the time."""
+        return self._track.offers(self)
 
     def submit(self, key: KeyFrame) -> None:
         """Queue ``key``; it replaces the one of this lane that still waits, which is counted."""

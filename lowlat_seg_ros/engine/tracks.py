@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lowlat_seg_ros.engine import resize
-from lowlat_seg_ros.engine.cache import KeyFrame
+from lowlat_seg_ros.engine.cache import KeyFrame, Seen
 from lowlat_seg_ros.engine.device import serial, threads
 from lowlat_seg_ros.engine.latency import Stopwatch
 from lowlat_seg_ros.engine.ledger import Ledger
@@ -28,7 +28,7 @@ class Work:
     with; ``high`` F_h, exact or propagated, None for a degraded mask; ``reduced`` the predictor's
     reduction of F_l and ``weights`` W(k,t), None where the predictor did not run. ``trust``
     (1, 1, r*H/8, r*W/8): how far the mask stands on the propagated features, None without a gate.
-    ``high_stamp_ns``: of the frame that Sh has seen for ``high``.
+    ``seen``: the frame that Sh has seen for ``high``.
     """
 
     kind: MaskKind
@@ -36,7 +36,7 @@ class Work:
     low: Tensor
     source: Tensor
     high: Tensor | None
-    high_stamp_ns: int
+    seen: Seen | None
     reduced: Tensor | None = None
     weights: Tensor | None = None
     trust: Tensor | None = None
@@ -52,9 +52,14 @@ class Tracks:
         self._team = team
 
     def run(
-        self, frame: Frame, geometry: resize.Geometry, key: KeyFrame | None, watch: Stopwatch
+        self,
+        frame: Frame,
+        index: int,
+        geometry: resize.Geometry,
+        key: KeyFrame | None,
+        watch: Stopwatch,
     ) -> Work:
-        """Logits of ``frame`` by the best track that ``key`` allows.
+        """Logits of ``frame``, the ``index``-th, by the best track that ``key`` allows.
 
         Raises what the network raises, except in Sh.
         """
@@ -62,14 +67,14 @@ class Tracks:
             image = self._net.image(frame.image, geometry)
         with watch.stage("lower_ms"):
             low = self._net.lower(image, self._team.relieve)  # F_l (1, Cl, H/8, W/8)
-        source = self._net.source(image, low)
+        source, now = self._net.source(image, low), Seen(frame.stamp_ns, index)
         if key is None:
-            return self._full(frame, low, source, watch)
+            return self._full(now, low, source, watch)
         if key.high is None:
-            return self._degraded(frame, low, source, watch)
-        return self._fast(frame, low, source, key, key.high, watch)
+            return self._degraded(low, source, watch)
+        return self._fast(now, low, source, key, key.high, watch)
 
-    def _full(self, frame: Frame, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
+    def _full(self, now: Seen, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
         """The first frame of an epoch: Sh in the foreground, and F_h alone is classified."""
         try:
             with watch.stage("higher_ms"), threads(self._team.full()):
@@ -79,20 +84,20 @@ class Tracks:
             message = f"Sh failed in the foreground: {type(error).__name__}: {error}"
             logger.warning("%s; the mask comes from Sl and AdaptNet alone", message)
             self._ledger.failure(message)
-            return self._degraded(frame, low, source, watch)
+            return self._degraded(low, source, watch)
         with watch.stage("fusion_ms"):
             logits = self._net.classify_high(high)
-        return Work(MaskKind.FULL, logits, low, source, high, frame.stamp_ns)
+        return Work(MaskKind.FULL, logits, low, source, high, now)
 
-    def _degraded(self, frame: Frame, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
+    def _degraded(self, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
         """No Sh has succeeded in this epoch: Sl and AdaptNet alone."""
         with watch.stage("fusion_ms"):
             logits = self._net.classify_low(low)
-        return Work(MaskKind.DEGRADED, logits, low, source, None, frame.stamp_ns)
+        return Work(MaskKind.DEGRADED, logits, low, source, None, None)
 
     def _fast(
         self,
-        frame: Frame,
+        now: Seen,
         low: Tensor,
         source: Tensor,
         key: KeyFrame,
@@ -106,11 +111,12 @@ class Tracks:
         with watch.stage("propagation_ms"), serial():
             high = self._net.propagate(key_high, weights)  # Eq. (1)
         with watch.stage("fusion_ms"):
-            age_s = (frame.stamp_ns - key.high_stamp_ns) / 1e9
+            seen = key.itself if key.seen is None else key.seen
+            age_s = seen.age_s(now.stamp_ns, now.index)
             evidence = self._net.evidence(key.reduced, reduced, age_s)
             logits, trust = self._net.fuse(high, low, evidence)
-        kind, stamp = MaskKind.PROPAGATED, key.high_stamp_ns
-        return Work(kind, logits, low, source, high, stamp, reduced, weights, trust)
+        kind = MaskKind.PROPAGATED
+        return Work(kind, logits, low, source, high, seen, reduced, weights, trust)
 
     def key_frame(
         self,
@@ -139,6 +145,6 @@ class Tracks:
             index=index,
             epoch=epoch,
             exact=exact,
-            high_stamp_ns=work.high_stamp_ns,
+            seen=work.seen,
             frame_id=frame.frame_id,
         )

@@ -71,6 +71,10 @@ class VirtualSlowTrack:
         """There is one camera."""
         return True
 
+    def offers(self) -> bool:
+        """Whether nothing runs or waits."""
+        return self._running is None and self._queued is None
+
     def submit(self, key: KeyFrame) -> None:
         """Start ``key`` now, or let it wait behind the running job."""
         job = self._ledger.submit(key)

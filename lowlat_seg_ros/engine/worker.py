@@ -46,6 +46,12 @@ class SlowTrack(Protocol):
         """Whether a frame that the selector chose may become the key frame now: not while another
         camera's turn comes first."""
 
+    def offers(self) -> bool:
+        """Whether nothing runs or waits and it is this camera's turn to fill the time.
+
+        Asked by each frame that would; cameras take turns in the order in which they asked.
+        """
+
     def submit(self, key: KeyFrame) -> None:
         """Hand over a key frame; it replaces one that still waits, which is counted."""
 

@@ -7,6 +7,7 @@ of Statistics 1989). The blocks of all methods are drawn alike, so that differen
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ BLOCK, DRAWS, SHARE = 5, 1000, 0.95
 Interval = tuple[float, float]
 
 
+@functools.cache
 def draws_of(frames: int, seed: int = 0) -> np.ndarray:
     """How often each frame counts in each draw, int64 (:data:`DRAWS`, frames)."""
     blocks = np.array_split(np.arange(frames), max(1, round(frames / BLOCK)))

@@ -25,6 +25,7 @@ class Comparison:
     results: dict[str, Result] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     streaming: dict[str, float] = field(default_factory=dict)
+    _spread: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def complete(self) -> bool:
@@ -33,7 +34,9 @@ class Comparison:
 
     def spread(self) -> dict[str, np.ndarray]:
         """Of each method the mIoU of every draw of a bootstrap, drawn alike for all."""
-        return {name: bootstrap.mious(result.matrices) for name, result in self.results.items()}
+        for name in self.results.keys() - self._spread.keys():
+            self._spread[name] = bootstrap.mious(self.results[name].matrices)
+        return {name: self._spread[name] for name in self.results}
 
     @property
     def reasons(self) -> dict[str, list[str]]:

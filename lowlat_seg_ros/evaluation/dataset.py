@@ -84,7 +84,7 @@ def degradation(text: str) -> tuple[str, float]:
     Raises ``ConfigError`` for what is neither.
     """
     way, _, strength = text.partition(":")
-    if way not in WAYS:
+    if way not in WAYS or (strength and way == "colours"):
         raise ConfigError(f"--degrade is {text!r}; choose one of {', '.join(WAYS)}")
     try:
         share = float(strength) / WAYS[way] if strength else 1.0

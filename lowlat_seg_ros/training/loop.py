@@ -200,7 +200,7 @@ class Loop:
         for module in self.modules:
             module.train()
         for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate() * group["share"]
+            group["lr"] = self._learning_rate() * group.get("share", 1.0)
         parts = self._gradients()
         for parameters in self.clipped:
             torch.nn.utils.clip_grad_norm_(parameters, 5.0)

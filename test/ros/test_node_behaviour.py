@@ -59,7 +59,7 @@ def test_bad_value_is_refused_with_the_rule(
 
 
 def test_dynamic_parameters_take_effect_on_the_next_frame(start: Start) -> None:
-    _, bench = start(deviation_threshold=1.0)
+    _, bench = start(key_frame_policy="deviation", deviation_threshold=1.0)
     bench.send(message(RGB, "rgb8", 1.0))
     before = bench.send(message(RGB, "rgb8", 1.1))
     assert (before.selected, before.threshold, before.is_key) == (True, 1.0, False)

@@ -35,7 +35,9 @@ def force(bench: Bench) -> Any:
 
 
 def test_forced_key_frame_is_refined_and_told(start: Start) -> None:
-    _, bench = start(deviation_threshold=1.0, slow_track_min_share=1.0)
+    _, bench = start(
+        key_frame_policy="deviation", deviation_threshold=1.0, slow_track_min_share=1.0
+    )
     refinements = bench.listen(KeyFrameRefinement, "key_frame_refinement")
     topic = f"{bench.node.get_namespace()}/{NODE}/key_frame_refinement"
     wait_until(lambda: bool(bench.node.count_publishers(topic)), lambda: "no such topic")

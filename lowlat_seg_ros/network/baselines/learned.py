@@ -26,7 +26,7 @@ from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.layers import embed
 from lowlat_seg_ros.network.propagation import KernelPredictor
 from lowlat_seg_ros.network.pyramid import resized
-from lowlat_seg_ros.network.segmenter import Segmenter, new_classifier
+from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter, new_classifier
 from lowlat_seg_ros.network.trunk import Trunk
 
 
@@ -165,6 +165,9 @@ def equal_width(base: Segmenter) -> int:
     budget = sum(conv.weight.numel() for conv in convolutions)
     if config.residual_fusion:
         budget += base.high_classifier.weight.numel()
+    if base.gate is not None:
+        gate = [m for m in base.gate.modules() if isinstance(m, nn.Conv2d)]
+        budget += base.low_classifier.weight.numel() + sum(m.weight.numel() for m in gate)
     budget += config.kernel_size**2 * config.high_channels  # Eq. (1)
     inputs, width = base.encoded_channels * (config.shared_reduction or 3) ** 2, 4
 
@@ -205,9 +208,9 @@ class SmallSh(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Normalised image (N, 3, H, W) -> logits (N, classes, r*H/8, r*W/8)."""
         small = [max(1, round(side * SMALL_SCALE / 16)) * 16 for side in image.shape[2:]]
-        logits: Tensor = self.classifier(
-            self.head(image, *self.trunk.features(resized(image, small)))
-        )
+        cells = (image.shape[2] // STRIDE, image.shape[3] // STRIDE)
+        high = self.head(*self.trunk.features(resized(image, small)), cells=cells)
+        logits: Tensor = self.classifier(high)
         return logits
 
 

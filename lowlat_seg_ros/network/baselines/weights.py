@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.baselines.learned import IMAGE_METHODS, METHODS, Baseline
 from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.statistics import IMAGENET
 
 FORMAT = "lowlat_seg_ros/baseline/1"
 
@@ -55,6 +57,7 @@ def save(folder: Path, name: str, method: Baseline, provenance: dict[str, Any]) 
         "method": name,
         "base": fingerprint(method.base),
         "provenance": json.dumps(provenance),
+        "statistics": json.dumps(dataclasses.asdict(method.base.statistics)),
     }
     save_file(tensors, str(path), metadata)
     return path
@@ -100,6 +103,13 @@ def _check(path: Path, metadata: dict[str, str], name: str, base: Segmenter) -> 
         raise CheckpointError(
             f"{path} is of format and method {found}, not {(FORMAT, name)}; give a file written by "
             f"'lowlat-seg train baseline --method {name}'"
+        )
+    # Files from before networks had statistics of their own have ImageNet's.
+    known = json.loads(metadata.get("statistics", json.dumps(dataclasses.asdict(IMAGENET))))
+    if known != json.loads(json.dumps(dataclasses.asdict(base.statistics))):
+        raise CheckpointError(
+            f"{path} reads images normalised in another way than this checkpoint's network; train "
+            f"it again with 'lowlat-seg train baseline --method {name} --start-from' and this one"
         )
     if name not in IMAGE_METHODS and metadata.get("base") != fingerprint(base):
         raise CheckpointError(
