@@ -120,7 +120,8 @@ class Selection:
     """The selector's verdict on a frame, known after its mask is out (paper Sec. 3.2).
 
     ``deviation`` is the predicted fraction of pixels whose label differs from the key frame's,
-    in [0, 1]. ``is_key`` is true when the frame became the key frame.
+    in [0, 1]. ``is_key`` is true when the frame became the key frame: above the threshold, or
+    because Sh was idle (``EngineConfig.key_frame_policy``), or must for another reason.
     """
 
     deviation: float

@@ -358,9 +358,8 @@ def test_multiply_adds_of_the_large_networks(
 def test_the_gate_is_counted() -> None:
     """It alone tells both networks apart."""
     size = (48, 64)
-    ddr = dataclasses.replace(NETWORKS["tiny_ddr"], ensemble=0.3)
-    gated = dataclasses.replace(ddr, ensemble=0.0, gate=True)
-    assert arithmetic.count(gated, size).fast_g > arithmetic.count(ddr, size).fast_g
+    gated = count(NETWORKS["tiny_gated"], size)
+    assert gated.fast_g > count(NETWORKS["tiny_ddr"], size).fast_g
 
 
 def test_multiply_adds_grow_with_the_pixels_and_padding_counts() -> None:

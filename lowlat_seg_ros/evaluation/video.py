@@ -95,7 +95,8 @@ class Storyboard:
             verdict = f"predicted deviation {selection.deviation:.3f} {relation} "
             self._write(second, 0.17, verdict + f"{selection.threshold:.3f}", _GREY)
             if selection.is_key:
-                self._write(second, 0.66, "becomes the key frame", _KEY)
+                why = "" if selection.deviation > selection.threshold else ", Sh being idle"
+                self._write(second, 0.66, f"becomes the key frame{why}", _KEY)
 
     def _strip(self) -> np.ndarray:
         return np.zeros((self._line, round(960 * self._unit), 3), np.uint8)

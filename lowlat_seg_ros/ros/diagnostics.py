@@ -185,12 +185,18 @@ def key_frames_status(
     """How often frames become the key frame, and at which threshold."""
     values: Values = {
         "key_frame_share": counters.key_frames / max(counters.frames, 1),
+        "key_frame_policy": config.key_frame_policy,
         "threshold": threshold,
         "key_frame_budget": config.key_frame_budget,
         "slow_track_budget": config.slow_track_budget,
     }
     steered = config.key_frame_budget > 0 or config.slow_track_budget > 0
-    text = "the threshold is steered to the budget" if steered else "the threshold is fixed"
+    if steered:
+        text = "the threshold is steered to the budget"
+    elif config.key_frame_policy == "when_free":
+        text = "whenever Sh is idle, and above a fixed threshold"
+    else:
+        text = "above a fixed threshold"
     return _status("key frames", OK, text, values)
 
 

@@ -1,4 +1,4 @@
-"""An encoder of its own (Sl beside a Sh that reads the image), on labelled images, Sh left out.
+"""An encoder of its own (Sl beside a Sh that reads the image), on labelled images; Sh stays.
 
 Between stages 1 and 2 of the paper: as such an encoder is much cheaper than Sh, more steps fit into
 the time than where both are trained. Sh, frozen, is asked for its answer, never trained.
