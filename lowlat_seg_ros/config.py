@@ -189,6 +189,12 @@ class NetworkConfig:
         "whether fusion corrects the full network's classifier on the propagated F_h instead of "
         "answering by itself, as published",
     )
+    fine_carry: bool = setting(
+        False,
+        "whether the full network's answers travel with F_h and are warped at their own "
+        "resolution, "
+        "by the displacement that the kernels stand for: Eq. (1) moves whole cells",
+    )
     gate: bool = setting(
         False,
         "whether residual fusion weighs the carried answer against the frame's own by a trust that "
@@ -241,6 +247,11 @@ class NetworkConfig:
                 f"gate is set with residual_fusion {self.residual_fusion} and ensemble "
                 f"{self.ensemble}; it needs residual_fusion and stands for the ensemble, which "
                 "must be 0"
+            )
+        if self.fine_carry and not self.residual_fusion:
+            raise ConfigError(
+                "fine_carry is set without residual_fusion, which corrects the answers that are "
+                "carried; set that, too"
             )
         if self.ensemble and not self.residual_fusion:
             raise ConfigError(
@@ -303,11 +314,13 @@ def _from_real_images(backbone: str, encoder: str) -> NetworkConfig:
         adapt_depth=1,
         classifier_upsampling=2,
         residual_fusion=True,
+        fine_carry=True,
         gate=True,
     )
 
 
-#: Named networks. ``resnet18_ddr`` is the default and runs on a CPU; ``resnet18`` splits one ResNet
+#: Named networks. ``edgetpu`` is the default and runs on a CPU, as do ``efficientnet_lite0`` and
+#: ``resnet18_ddr``, all three with an Sl of its own; ``resnet18`` splits one ResNet
 #: as the paper does, and ``paper_resnet18`` is without all that goes beyond the paper;
 #: ``paper_resnet101`` has the sizes published in Sec. 4, and ``resnet101_fast`` differs from it by
 #: the shared reduction alone; ``tiny`` and ``tiny_ddr`` are for tests.
@@ -331,7 +344,9 @@ NETWORKS: dict[str, NetworkConfig] = {
     "efficientnet_lite0": _from_real_images("efficientnet_lite0", "efficientnet_lite0"),
     "tiny": _TINY,
     "tiny_ddr": _with_encoder(_TINY, width=6),
-    "tiny_gated": dataclasses.replace(_with_encoder(_TINY, width=6), ensemble=0.0, gate=True),
+    "tiny_gated": dataclasses.replace(
+        _with_encoder(_TINY, width=6), ensemble=0.0, fine_carry=True, gate=True
+    ),
 }
 
 
@@ -344,7 +359,7 @@ def name_of(network: NetworkConfig) -> str:
 
 
 #: The network whose weights are used, and trained, when none is named.
-DEFAULT_NETWORK = "resnet18_ddr"
+DEFAULT_NETWORK = "edgetpu"
 
 
 @dataclass(frozen=True)
@@ -370,9 +385,10 @@ class EngineConfig:
     key_frame_policy: str = setting(
         "when_free",
         "when a frame becomes the key frame: when_free, whenever the slow track (Sh) is idle, so "
-        "that it runs back to back on the newest frame, and when the deviation is above the "
-        "threshold; or deviation, for the latter alone, which saves power and leaves the cores to "
-        "others; with key_frame_budget or slow_track_budget always the latter",
+        "that it runs back to back on the newest frame; or deviation, when the predicted deviation "
+        "is above the threshold, which saves power and leaves the cores to others; with "
+        "key_frame_budget or slow_track_budget, while load is shed at Sh's cost and after a "
+        "failure of Sh always the latter",
         choices=("when_free", "deviation"),
         dynamic=True,
     )

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lowlat_seg_ros.baselines.full import FullEngine
-from lowlat_seg_ros.config import NETWORKS, ConfigError, NetworkConfig
+from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, NetworkConfig
 from lowlat_seg_ros.engine.resize import plan, resample
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network import checkpoint
@@ -197,5 +197,5 @@ def test_the_stage_refuses_a_network_without_one(tmp_path: Path) -> None:
         NETWORKS["tiny"], tuple("abcdefghijk"), tuple((i, i, i) for i in range(11)), 0.2
     )
     checkpoint.save(tmp_path / "base", Segmenter(NETWORKS["tiny"]), header, torch.float32)
-    with pytest.raises(ConfigError, match="--network resnet18_ddr"):
+    with pytest.raises(ConfigError, match=f"--network {DEFAULT_NETWORK}"):
         train("encoder", "--start-from", f"{tmp_path}/base", "--out", f"{tmp_path}/1")

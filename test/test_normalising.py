@@ -20,7 +20,6 @@ from lowlat_seg_ros.engine.resize import network_input, plan, resample
 from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.frames import Frame, Segmentation
 from lowlat_seg_ros.network import inference
-from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.network.statistics import IMAGENET
 
@@ -96,9 +95,9 @@ def test_an_image_of_another_size_is_rounded_once_more_and_not_before() -> None:
     assert torch.equal(resample(rounded, old, new), resample(rounded.float(), old, new).bfloat16())
 
 
-def test_masks_are_the_same_while_load_is_shed() -> None:
+def test_masks_are_the_same_while_load_is_shed(tiny_ddr: Segmenter) -> None:
     """Key frames keep the image where Sh reads it, and change its size with that of frames."""
-    rounded, _ = inference.load(DEFAULT_CHECKPOINT, torch.device("cpu"), "bf16")
+    rounded = inference.prepare(tiny_ddr, torch.bfloat16)
     whole = copy.deepcopy(rounded)
     whole.input_dtype = torch.float32
     picture = cv2.resize(random_image(9, 12), (144, 96))

@@ -46,7 +46,8 @@ def count(config: NetworkConfig, size: tuple[int, int]) -> MultiplyAdds:
         if net.gate is not None:
             age = torch.zeros(1)
             known, gate = _giga(lambda: net.evidence(reduced, reduced, age))
-        _, fusion = _giga(lambda: net.fuse(high, low, known))
+        answers = net.answers(high)
+        _, fusion = _giga(lambda: net.fuse(high, low, known, answers))
         seen, selector = _giga(lambda: net.selector.reduce(low))
         _, verdict = _giga(lambda: net.selector.deviation(seen, seen))
     propagation = weights.shape[1] * high.numel() / 1e9  # no operator that the counter knows

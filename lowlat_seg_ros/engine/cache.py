@@ -38,7 +38,8 @@ class KeyFrame:
     succeeded in this epoch yet. ``geometry`` is the size that all of them have: the frame's own,
     or where ``resampled`` another one that the stream went over to (see :mod:`rescale`). ``index``
     numbers the frame among those of the engine. ``seen`` is the frame that Sh has seen for
-    ``high``: this one where it is exact, else an older one.
+    ``high``: this one where it is exact, else an older one. ``answers`` are those of ``high``,
+    carried like it, where the network has them (``fine_carry``).
     """
 
     source: Tensor
@@ -54,6 +55,7 @@ class KeyFrame:
     resampled: bool = False
     frame_id: str = ""
     seen: Seen | None = None
+    answers: Tensor | None = None
 
     @property
     def itself(self) -> Seen:

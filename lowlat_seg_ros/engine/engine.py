@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -347,18 +348,16 @@ class Engine:
             selector_reduced = self._net.selector_reduce(work.low)
             deviation = self._net.deviation(key.selector_reduced, selector_reduced)
         threshold = self._threshold
-        chosen = schedule.is_key(deviation, threshold, age_frames, self._config)
+        fills = schedule.fills_idle_time(self._slow.state().last_error, turn.level, self._config)
+        # A frame that comes while Sh is busy would wait for it, its features carried once more.
+        limit = math.inf if fills else threshold
+        chosen = schedule.is_key(deviation, limit, age_frames, self._config)
         # Cameras that share the slow track ask for Sh in turn; a newer frame of this one will.
-        chosen = must or (chosen and self._slow.admits()) or self._fills_idle_time(turn.level)
+        chosen = must or (chosen and self._slow.admits()) or (fills and self._slow.offers())
         if chosen:
             chosen = self._promote(key, as_key(selector_reduced=selector_reduced), work)
             self._ledger.count(duplicates=int(chosen and turn.duplicate))
         return Selection(deviation, threshold, chosen)
-
-    def _fills_idle_time(self, level: Level) -> bool:
-        """Whether Sh is idle, this camera's to use, and to be kept busy."""
-        error = self._slow.state().last_error
-        return schedule.fills_idle_time(error, level, self._config) and self._slow.offers()
 
     def _promote(self, key: KeyFrame, new: KeyFrame, work: Work) -> bool:
         """Rule 3: key frame at once, with propagated features; False if a reset came in between."""
@@ -371,7 +370,9 @@ class Engine:
             key = current
             with serial():
                 high = self._net.keep(self._net.propagate(current.high, work.weights))
-            new = dataclasses.replace(new, high=high, seen=current.seen)
+                moved = self._net.move(current.answers, work.weights)
+                answers = None if moved is None else self._net.keep(moved)
+            new = dataclasses.replace(new, high=high, answers=answers, seen=current.seen)
         return True
 
     def _take_over(self, old: KeyFrame | None, new: KeyFrame, *, submit: bool) -> bool:

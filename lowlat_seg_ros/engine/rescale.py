@@ -31,6 +31,7 @@ def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
         remembered=resample(key.remembered, old, geometry),
         selector_reduced=resample(key.selector_reduced, old, geometry),
         high=None if key.high is None else resample(key.high, old, geometry),
+        answers=None if key.answers is None else resample(key.answers, old, geometry),
         geometry=geometry,
         exact=False,
         resampled=True,

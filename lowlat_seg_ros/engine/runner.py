@@ -84,6 +84,16 @@ class Runner:
         """Eq. (1): F_h of the key frame, carried to the current one."""
         return self.run("propagate", self._net.propagate, key_high, weights)
 
+    def answers(self, high: Tensor) -> Tensor | None:
+        """F_h -> the full network's answers, None where they are not carried."""
+        if not self._net.config.fine_carry:
+            return None
+        return self.run("answers", self._net.high_classifier.cells, high)
+
+    def move(self, answers: Tensor | None, weights: Tensor) -> Tensor | None:
+        """Answers of the key frame, moved to the current one; None if there are none."""
+        return None if answers is None else self.run("move", self._net.move, answers, weights)
+
     def evidence(self, reduced_key: Tensor, reduced: Tensor, age_s: float) -> Tensor | None:
         """What the gate needs to know, None without one; ``age_s``: of the key frame's F_h."""
         if self._net.gate is None:
@@ -93,11 +103,20 @@ class Runner:
         return self.run("evidence", self._net.evidence, reduced_key, reduced, age)
 
     def fuse(
-        self, propagated: Tensor, low: Tensor, evidence: Tensor | None
+        self,
+        propagated: Tensor,
+        low: Tensor,
+        evidence: Tensor | None = None,
+        answers: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The fast track's logits; and the trust in what was propagated, None without a gate."""
-        inputs = (propagated, low) if evidence is None else (propagated, low, evidence)
-        return self._net.split_trust(self.run("fuse", self._net.fuse, *inputs))
+        others = {"evidence": evidence, "answers": answers}
+        given = {name: tensor for name, tensor in others.items() if tensor is not None}
+
+        def fused(propagated: Tensor, low: Tensor, *tensors: Tensor) -> Tensor:
+            return self._net.fuse(propagated, low, **dict(zip(given, tensors, strict=True)))
+
+        return self._net.split_trust(self.run("fuse", fused, propagated, low, *given.values()))
 
     def classify_high(self, high: Tensor) -> Tensor:
         """The full network's logits."""

@@ -55,7 +55,7 @@ def selects(age_frames: int, every: int, config: EngineConfig) -> bool:
 
 
 def fills_idle_time(last_error: str, level: Level, config: EngineConfig) -> bool:
-    """Whether a frame may become the key frame for no more than that Sh is idle (``when_free``).
+    """Whether frames become the key frame when Sh is idle, and then alone (``when_free``).
 
     Not while load is shed at Sh's cost, nor where a budget says how many frames may; nor after a
     failure of Sh, whose message is ``last_error``: else each frame would be handed to a Sh that

@@ -28,7 +28,7 @@ class Work:
     with; ``high`` F_h, exact or propagated, None for a degraded mask; ``reduced`` the predictor's
     reduction of F_l and ``weights`` W(k,t), None where the predictor did not run. ``trust``
     (1, 1, r*H/8, r*W/8): how far the mask stands on the propagated features, None without a gate.
-    ``seen``: the frame that Sh has seen for ``high``.
+    ``seen``: the frame that Sh has seen for ``high``; ``answers``: those of ``high``, if carried.
     """
 
     kind: MaskKind
@@ -40,6 +40,7 @@ class Work:
     reduced: Tensor | None = None
     weights: Tensor | None = None
     trust: Tensor | None = None
+    answers: Tensor | None = None
 
 
 class Tracks:
@@ -87,7 +88,8 @@ class Tracks:
             return self._degraded(low, source, watch)
         with watch.stage("fusion_ms"):
             logits = self._net.classify_high(high)
-        return Work(MaskKind.FULL, logits, low, source, high, now)
+            answers = self._net.answers(high)
+        return Work(MaskKind.FULL, logits, low, source, high, now, answers=answers)
 
     def _degraded(self, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
         """No Sh has succeeded in this epoch: Sl and AdaptNet alone."""
@@ -110,13 +112,14 @@ class Tracks:
             weights = self._net.kernels(key.remembered, reduced)  # W(k,t)
         with watch.stage("propagation_ms"), serial():
             high = self._net.propagate(key_high, weights)  # Eq. (1)
+            answers = self._net.move(key.answers, weights)
         with watch.stage("fusion_ms"):
             seen = key.itself if key.seen is None else key.seen
             age_s = seen.age_s(now.stamp_ns, now.index)
             evidence = self._net.evidence(key.reduced, reduced, age_s)
-            logits, trust = self._net.fuse(high, low, evidence)
+            logits, trust = self._net.fuse(high, low, evidence, answers)
         kind = MaskKind.PROPAGATED
-        return Work(kind, logits, low, source, high, seen, reduced, weights, trust)
+        return Work(kind, logits, low, source, high, seen, reduced, weights, trust, answers)
 
     def key_frame(
         self,
@@ -146,5 +149,6 @@ class Tracks:
             epoch=epoch,
             exact=exact,
             seen=work.seen,
+            answers=None if work.answers is None else net.keep(work.answers),
             frame_id=frame.frame_id,
         )

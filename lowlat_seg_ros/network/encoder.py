@@ -43,14 +43,17 @@ class TrunkEncoder(nn.Module):
         self.fine = conv_bn(fine * FINENESS**2, channels, 1)
         self.lateral = nn.ModuleList(conv_bn(c, channels, 1) for c in others)
         self.whole = nn.Conv2d(others[-1], channels, 1)
-        self._shrinks = True
+        self._shrinks = self._arranges = True
 
     def forward(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
         """``pause`` is called between the trunk's blocks."""
         cells = [side // 8 for side in image.shape[2:]]
         first, *others = self.trunk.features(self.shrunk(image), pause)
-        points = F.pixel_unshuffle(resized(first, [FINENESS * side for side in cells]), FINENESS)
-        parts = [self.fine(points.contiguous(memory_format=torch.channels_last))]
+        points = resized(first, [FINENESS * side for side in cells])
+        if self._arranges:
+            points = F.pixel_unshuffle(points, FINENESS)
+            points = points.contiguous(memory_format=torch.channels_last)
+        parts = [self.fine(points)]
         for lateral, feature in zip(self.lateral, others, strict=True):
             parts.append(resized(lateral(feature), cells))
         whole = self.whole(others[-1].mean((2, 3), keepdim=True))
@@ -71,6 +74,7 @@ class TrunkEncoder(nn.Module):
         A mean is a convolution, and two in a row are one: 3x3 at stride 2 becomes 6x6 at stride 4,
         whose few more products cost less than a pass over the image.
         """
+        self._fold_points()
         if not self._shrinks or self.scale != HALF:
             return
         self._shrinks, conv = False, self.trunk.first
@@ -78,6 +82,17 @@ class TrunkEncoder(nn.Module):
         mean = torch.full((1, 1, 2, 2), 0.25, dtype=kernel.dtype, device=kernel.device)
         conv.weight = nn.Parameter(torch.kron(kernel, mean))
         conv.kernel_size, conv.stride, conv.padding = (6, 6), (4, 4), (2, 2)
+
+    def _fold_points(self) -> None:
+        """Let the convolution of a cell's points take them where they are, instead of a copy."""
+        conv = self.fine[0]
+        if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (1, 1):
+            return
+        side = (FINENESS, FINENESS)
+        inputs = conv.in_channels // FINENESS**2
+        kernel = conv.weight.detach().contiguous().view(-1, inputs, *side)
+        conv.weight, conv.in_channels = nn.Parameter(kernel), inputs
+        conv.kernel_size, conv.stride, self._arranges = side, side, False
 
 
 class DDREncoder(nn.Module):

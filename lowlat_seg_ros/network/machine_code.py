@@ -12,8 +12,12 @@ Function = TypeVar("Function")
 logger = logging.getLogger(__name__)
 
 
-def compiled(function: Callable[..., None], signature: str) -> Callable[..., None]:
+def compiled(
+    function: Callable[..., None], signature: str, *, fastmath: bool = False
+) -> Callable[..., None]:
     """``function`` for arguments of ``signature``, numba's; it runs without the GIL.
+
+    ``fastmath``: sums may be taken in any order, so in vectors; no argument is NaN or infinite.
 
     The machine code is kept in ``__pycache__`` or, where that cannot be written, where numba keeps
     what is the user's. Raises what numba raises.
@@ -21,9 +25,11 @@ def compiled(function: Callable[..., None], signature: str) -> Callable[..., Non
     import numba
 
     try:
-        result: Callable[..., None] = numba.njit(signature, nogil=True, cache=True)(function)
+        result: Callable[..., None] = numba.njit(
+            signature, nogil=True, cache=True, fastmath=fastmath
+        )(function)
     except (RuntimeError, OSError):  # no folder that can be written, or a full disk
-        result = numba.njit(signature, nogil=True)(function)
+        result = numba.njit(signature, nogil=True, fastmath=fastmath)(function)
     return result
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig
+from lowlat_seg_ros.network import fine
 from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
 from lowlat_seg_ros.network.backbone import Backbone
 from lowlat_seg_ros.network.classifier import Classifier
@@ -23,7 +24,7 @@ from lowlat_seg_ros.network.selector import KeyFrameSelector
 from lowlat_seg_ros.network.sharing import SharedReduction
 from lowlat_seg_ros.network.statistics import IMAGENET
 from lowlat_seg_ros.network.trunk import Trunk
-from lowlat_seg_ros.network.trust import TrustGate, evidence_of, weighed
+from lowlat_seg_ros.network.trust import TrustGate, evidence_of
 
 #: Strides of F_l and F_h; image sides must be multiples of it.
 STRIDE = 8
@@ -160,6 +161,17 @@ class Segmenter(nn.Module):
             pause()
         return step(self.context, x, low)
 
+    def answers(self, high: Tensor) -> Tensor | None:
+        """The full network's answers of F_h, for :meth:`move`; None without ``fine_carry``.
+
+        (N, classes*r*r, H/8, W/8) as :meth:`~.classifier.SubPixel.cells` gives them.
+        """
+        return self.high_classifier.cells(high) if self.config.fine_carry else None
+
+    def move(self, answers: Tensor, weights: Tensor) -> Tensor:
+        """Answers of the key frame and W(k,t) -> those of the current frame, see :mod:`fine`."""
+        return fine.move(answers, weights, self.config.classifier_upsampling)
+
     def read_at(self, scale: float) -> None:
         """Let Sh read images at ``scale``, of the network's sides, from now on.
 
@@ -186,25 +198,31 @@ class Segmenter(nn.Module):
         """What the gate needs to know of the frames: see :func:`~.trust.evidence_of`."""
         return evidence_of(reduced_key, reduced, age_s)
 
-    def fuse(self, propagated: Tensor, low: Tensor, evidence: Tensor | None = None) -> Tensor:
+    def fuse(
+        self,
+        propagated: Tensor,
+        low: Tensor,
+        evidence: Tensor | None = None,
+        answers: Tensor | None = None,
+    ) -> Tensor:
         """The fast track's logits, and with a gate the trust as one more plane.
 
         Propagated F_h is fused with the current frame's adapted F_l. ``evidence``: for the gate,
-        see :meth:`evidence`; raises ``ValueError`` if it is missing. ``split_trust`` takes the
-        answer apart.
+        see :meth:`evidence`; raises ``ValueError`` if it is missing. ``answers``: what was moved by
+        :meth:`move`, instead of the answers of propagated F_h. ``split_trust`` takes what is
+        returned apart.
         """
         adapted = self.adapt(low)
         fused = self.fusion(propagated, adapted)
         cells: Tensor = self.classifier.cells(fused)
         if self.config.residual_fusion:
-            answer = self.high_classifier.cells(propagated)
+            answer = self.high_classifier.cells(propagated) if answers is None else answers
             if self.gate is not None:
                 if evidence is None:
                     raise ValueError("evidence is None; a network with a gate needs it")
                 own = self.low_classifier.cells(adapted)
-                trust = self.gate(fused, answer, own, evidence)
-                cells = torch.cat([weighed(own, cells + answer, trust), trust], dim=1)
-            elif self.config.ensemble:
+                return self.gate.combine(fused, own, answer, cells, evidence)
+            if self.config.ensemble:
                 own = self.low_classifier.cells(adapted)
                 cells = cells + torch.lerp(answer, own, self.config.ensemble)
             else:
@@ -219,10 +237,14 @@ class Segmenter(nn.Module):
         return fused[:, :classes], fused[:, classes:]
 
     def classify_fused(
-        self, propagated: Tensor, low: Tensor, evidence: Tensor | None = None
+        self,
+        propagated: Tensor,
+        low: Tensor,
+        evidence: Tensor | None = None,
+        answers: Tensor | None = None,
     ) -> Tensor:
         """The fast track's logits alone, of what :meth:`fuse` takes."""
-        return self.split_trust(self.fuse(propagated, low, evidence))[0]
+        return self.split_trust(self.fuse(propagated, low, evidence, answers))[0]
 
     def classify_high(self, high: Tensor) -> Tensor:
         """The full network's mask, from F_h alone."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: Channels between the gate's two layers.
@@ -32,6 +33,7 @@ class TrustGate(nn.Module):
         ``points``: of a location that are answered for.
         """
         super().__init__()
+        self.points = points
         self.first = nn.Conv2d(width + answers + 2, HIDDEN, 1)
         self.last = nn.Conv2d(HIDDEN, points, 1)
 
@@ -45,6 +47,18 @@ class TrustGate(nn.Module):
         inputs = [fused.to(apart.dtype), apart, evidence.to(apart.dtype)]
         trust: Tensor = self.last(self.first(torch.cat(inputs, dim=1)).relu()).sigmoid()
         return trust
+
+    def combine(
+        self, fused: Tensor, own: Tensor, carried: Tensor, correction: Tensor, evidence: Tensor
+    ) -> Tensor:
+        """Own and carried answers, the latter with fusion's ``correction``, weighed by the gate.
+
+        Logits, and the trust as one more plane, (N, classes + 1, r*H/8, r*W/8), r*r being the
+        points. Inputs as for :meth:`forward`.
+        """
+        trust = self(fused, carried, own, evidence)
+        cells = torch.cat([weighed(own, correction + carried, trust), trust], dim=1)
+        return F.pixel_shuffle(cells, math.isqrt(self.points))
 
 
 def evidence_of(reduced_key: Tensor, reduced: Tensor, age_s: Tensor) -> Tensor:
@@ -67,4 +81,6 @@ def weighed(own: Tensor, carried: Tensor, trust: Tensor) -> Tensor:
     # as everything else is: else each step would copy there and back.
     times = own.shape[1] // trust.shape[1]
     of_classes = trust.permute(0, 2, 3, 1).repeat(1, 1, 1, times).permute(0, 3, 1, 2)
-    return torch.lerp(own, carried, of_classes)
+    # Under autocast they are of several types.
+    kind = carried.dtype
+    return torch.lerp(own.to(kind), carried, of_classes.to(kind))

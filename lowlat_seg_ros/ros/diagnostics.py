@@ -194,7 +194,7 @@ def key_frames_status(
     if steered:
         text = "the threshold is steered to the budget"
     elif config.key_frame_policy == "when_free":
-        text = "whenever Sh is idle, and above a fixed threshold"
+        text = "whenever Sh is idle"
     else:
         text = "above a fixed threshold"
     return _status("key frames", OK, text, values)

@@ -80,6 +80,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--method ddrnet23_slim' wrote",
     )
     propagation = stages.add_parser("propagation", help="predictor, AdaptNet and fusion on pairs")
+    propagation.add_argument(
+        "--network",
+        choices=sorted(NETWORKS),
+        help="named configuration that takes over what fits (default that of --start-from)",
+    )
     baseline = stages.add_parser("baseline", help="methods to compare with, on the base network")
     baseline.add_argument(
         "--method",

@@ -113,10 +113,9 @@ class PropagationStage:
         low_key, low_now = low[:batch_size], low[batch_size:]
         chance = torch.rand((), generator=generator, device=low.device)
         chained = bool(chance < self.loss_weights.chained_share)
-        carried = carry(net, low_key, high[:batch_size], low_now, chained)
-        fused = net.classify_fused(
-            carried, low_now, evidence(net, low_key, low_now, pairs.ages[index])
-        )
+        carried, answers = carry(net, low_key, high[:batch_size], low_now, chained)
+        known = evidence(net, low_key, low_now, pairs.ages[index])
+        fused = net.classify_fused(carried, low_now, known, answers)
         own = net.classify_low(low_now)
         wanted = high[batch_size:].float()
         parts = {
@@ -125,6 +124,12 @@ class PropagationStage:
             "distil": self.loss_weights.distillation * distillation_loss(fused, teacher),
             "features": self.loss_weights.feature_distillation * feature_loss(carried, wanted),
         }
+        if answers is not None:
+            with torch.no_grad():
+                exact = net.answers(high[batch_size:])
+            assert exact is not None
+            weight = self.loss_weights.feature_distillation
+            parts["answers"] = weight * feature_loss(answers, exact)
         if self.loss_weights.auxiliary_distillation > 0:
             weight = self.loss_weights.auxiliary_distillation
             parts["aux_distil"] = weight * distillation_loss(own, teacher)
@@ -140,9 +145,10 @@ class PropagationStage:
             both = net.normalise(torch.stack([key, image]).float() / 255)
             low = net.lower(both)
             high = net.higher(net.source(both, low))
-            carried = carry(net, low[:1], high[:1], low[1:])
+            carried, answers = carry(net, low[:1], high[:1], low[1:])
             known = evidence(net, low[:1], low[1:], age[None])
-            fused.update(label, mask_of(net.classify_fused(carried, low[1:], known), label))
+            logits = net.classify_fused(carried, low[1:], known, answers)
+            fused.update(label, mask_of(logits, label))
             full.update(label, mask_of(net.classify_high(high[1:]), label))
             aux.update(label, mask_of(net.classify_low(low[1:]), label))
         return {"miou": fused.miou, "full_miou": full.miou, "aux_miou": aux.miou}
@@ -157,16 +163,20 @@ def evidence(net: Segmenter, low_key: Tensor, low: Tensor, ages: Tensor) -> Tens
 
 def carry(
     net: Segmenter, low_key: Tensor, high_key: Tensor, low: Tensor, chained: bool = False
-) -> Tensor:
-    """F_h of the key frame carried to the current one, (N, Ch, H/8, W/8) float32.
+) -> tuple[Tensor, Tensor | None]:
+    """F_h of the key frame carried to the current one, (N, Ch, H/8, W/8) float32; and its answers.
 
-    ``chained``: by way of the current frame and the key frame.
+    ``chained``: by way of the current frame and the key frame. The answers are None where the
+    network does not carry them.
     """
     predictor = net.predictor
     before, now = predictor.reduce(low_key), predictor.reduce(low)
     there = predictor(predictor.remember(before), now)
-    carried = net.propagate(high_key.float(), there)
+    ways = [there]
     if chained:
-        back = predictor(predictor.remember(now), before)
-        carried = net.propagate(net.propagate(carried, back), there)
-    return carried
+        ways += [predictor(predictor.remember(now), before), there]
+    carried, answers = high_key.float(), net.answers(high_key)
+    for weights in ways:
+        carried = net.propagate(carried, weights)
+        answers = None if answers is None else net.move(answers.float(), weights)
+    return carried, answers

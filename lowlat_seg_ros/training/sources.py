@@ -146,7 +146,8 @@ def _rendered_pairs(data: TrainingData, count: int, seed: int) -> list[Pair]:
 
 
 def _lag(rng: np.random.Generator) -> int:
-    return int(rng.integers(LAGS[0], LAGS[1] + 1))
+    """One of :data:`LAGS`, half of them in the first quarter: features are mostly fresh."""
+    return LAGS[0] + int((LAGS[1] + 1 - LAGS[0]) * rng.random() ** 2)
 
 
 def rendered_clips(data: TrainingData, count: int, seed: int, frames: int = 16) -> list[Tensor]:

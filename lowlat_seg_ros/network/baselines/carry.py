@@ -115,14 +115,22 @@ class OwnMask(nn.Module):
         super().__init__()
         self.base = base
 
-    def forward(self, carried: Tensor, low: Tensor | None, key: Key, age_s: float) -> Tensor:
-        """Logits (N, classes, r*H/8, r*W/8), ``age_s`` seconds after the key frame."""
+    def forward(
+        self, carried: Tensor, low: Tensor | None, key: Key, weights: Tensor, age_s: float
+    ) -> Tensor:
+        """Logits (N, classes, r*H/8, r*W/8), ``age_s`` seconds after the key frame.
+
+        ``weights`` W(k,t) have carried F_h of the key frame.
+        """
         base, low, evidence = self.base, _given(low), None
+        answers = base.answers(key.high)
+        if answers is not None:
+            answers = base.move(answers, weights)
         if base.gate is not None:
             before, now = base.predictor.reduce(_given(key.low)), base.predictor.reduce(low)
             age = torch.full((len(low),), age_s, device=low.device)
             evidence = base.evidence(before, now, age)
-        return base.classify_fused(carried, low, evidence)
+        return base.classify_fused(carried, low, evidence, answers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,12 +160,14 @@ class CarriedSegmenter(nn.Module):
 
     def forward(self, key: Key, image: Tensor, low: Tensor | None) -> Tensor:
         """Logits (N, classes, r*H/8, r*W/8) of a frame between key frames."""
-        carried = self.carrier.move(key.high, self.carrier.motion(key.kept, image, low))
-        return self.classify(key, carried, low)
+        motion = self.carrier.motion(key.kept, image, low)
+        return self.classify(key, self.carrier.move(key.high, motion), low, motion)
 
-    def classify(self, key: Key, carried: Tensor, low: Tensor | None, age_s: float = 0.0) -> Tensor:
-        """Logits (N, classes, r*H/8, r*W/8) of what was carried, ``age_s`` after the key frame."""
-        own = (key, age_s) if isinstance(self.head, OwnMask) else ()
+    def classify(
+        self, key: Key, carried: Tensor, low: Tensor | None, motion: Tensor, age_s: float = 0.0
+    ) -> Tensor:
+        """Logits (N, classes, r*H/8, r*W/8) of what ``motion`` carried, ``age_s`` after the key."""
+        own = (key, motion, age_s) if isinstance(self.head, OwnMask) else ()
         logits: Tensor = self.head(carried, low, *own)
         return logits
 

@@ -209,7 +209,7 @@ class SmallSh(nn.Module):
         """Normalised image (N, 3, H, W) -> logits (N, classes, r*H/8, r*W/8)."""
         small = [max(1, round(side * SMALL_SCALE / 16)) * 16 for side in image.shape[2:]]
         cells = (image.shape[2] // STRIDE, image.shape[3] // STRIDE)
-        high = self.head(*self.trunk.features(resized(image, small)), cells=cells)
+        high = self.head(*self.trunk.features(resized(image, small)), cells=cells)  # F_h alone
         logits: Tensor = self.classifier(high)
         return logits
 
@@ -228,6 +228,11 @@ def _carried(make: Callable[[Segmenter], Carrier], fuse: bool, base: Segmenter) 
     """
     own = copy.deepcopy
     config = base.config
+    if config.fine_carry:
+        raise ConfigError(
+            "this network carries its answers besides F_h (fine_carry), which the compared ways to "
+            "carry F_h do not; give --start-from a network without, such as resnet18"
+        )
     if fuse:
         head: Alone | Fused = Fused(
             own(base.adapt),
