@@ -152,7 +152,7 @@ def test_propagation_is_measured_against_rivals_and_limits(figures: dict[str, An
 def test_freshness_counts_what_arrives(figures: dict[str, Any]) -> None:
     found = figures["freshness"]
     assert (found["rate_hz"], found["frames"]) == (50.0, figures["facts"]["frames"])
-    assert 0 < found["per_s"] <= 50
+    assert found["per_s"] > 0
     assert 1 <= found["age_frames"] <= found["oldest_frames"]
     assert found["compute_ms"] > 0
 
@@ -380,7 +380,10 @@ def test_line_through_costs() -> None:
     ("options", "told"),
     [
         (["--frames", "1"], "--frames is 1"),
-        (["--only", "sides,speed"], "--only is 'sides,speed'; choose of sides, propagation"),
+        (
+            ["--only", "sides,speed"],
+            "--only is 'sides,speed'; choose of sides, freshness, propagation",
+        ),
         (["--checkpoint", "/none.safetensors"], "/none.safetensors is not a readable"),
         (["--rate", "0"], "--rate is 0.0"),
         (["--rate", "nan"], "--rate is nan"),

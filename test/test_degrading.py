@@ -85,5 +85,5 @@ def test_the_option_names_way_and_strength() -> None:
     for wrong in ("rain", "noise:61", "blur:much", "fog:-1"):
         with pytest.raises(ConfigError, match="--degrade is"):
             parsed("--degrade", wrong)
-    with pytest.raises(ConfigError, match="--drive is for --dataset camvid"):
-        parsed("--drive", "0001TP")
+    with pytest.raises(ConfigError, match="--only-drive is for --dataset camvid"):
+        parsed("--only-drive", "0001TP")

@@ -109,7 +109,9 @@ def test_key_frames_tell_the_threshold_in_force() -> None:
     assert (values["key_frame_share"], values["threshold"]) == ("0.300", "0.125")
     assert (values["key_frame_budget"], status.level) == ("0.200", OK)
     assert "steered" in status.message
-    assert "fixed" in key_frames_status(Counters(), 0.125, EngineConfig()).message
+    by_deviation = EngineConfig(key_frame_policy="deviation")
+    assert "fixed" in key_frames_status(Counters(), 0.125, by_deviation).message
+    assert "idle" in key_frames_status(Counters(), 0.125, EngineConfig()).message
 
 
 def test_what_the_doctor_finds_is_told() -> None:

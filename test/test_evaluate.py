@@ -153,8 +153,8 @@ def test_the_page_says_what_was_run_but_not_where(weights: Path, tmp_path: Path)
     assert str(tmp_path) not in page
     headings = re.findall(r"^\| \*\*(.+?)\*\*|^\| `(\w+)`", page, re.MULTILINE)
     rows = [first or second for first, second in headings]
-    # Once in the table of methods and once in that of classes.
-    assert rows == 2 * [
+    # In the tables of methods, of intervals and of classes.
+    assert rows == 3 * [
         GROUPS["per_frame"], "full", "full_os16", "full_half",
         GROUPS["low_latency"], "adaptive_low_latency_4",
     ]  # fmt: skip

@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--size", type=size, metavar="HxW", help="of the images (360x480, or the data's own)"
     )
     parser.add_argument(
-        "--drive",
+        "--only-drive",
         metavar="NAME",
         help="of CamVid, the frames of this drive alone, such as one that training left out",
     )
@@ -70,8 +70,8 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--frames is {args.frames}; give a number, or 0 for all")
     if args.dataset != "drive" and args.root is None:
         raise ConfigError(f"--dataset {args.dataset} needs --root, the folder that holds it")
-    if args.drive is not None and args.dataset != "camvid":
-        raise ConfigError("--drive is for --dataset camvid; leave it out")
+    if args.only_drive is not None and args.dataset != "camvid":
+        raise ConfigError("--only-drive is for --dataset camvid; leave it out")
     if args.degrade is not None:
         degradation(args.degrade)
     if args.dataset == "folder" and args.size is not None:
@@ -106,7 +106,7 @@ def chosen(args: argparse.Namespace, rate_hz: float) -> tuple[str, Sequence]:
     from lowlat_seg_ros.evaluation import clip
 
     if args.dataset == "camvid":
-        return clip.camvid(args.root, args.split, args.size, args.drive)
+        return clip.camvid(args.root, args.split, args.size, args.only_drive)
     if args.dataset == "cityscapes":
         return clip.cityscapes(args.root, args.split, args.size)
     if args.dataset == "folder":

@@ -80,7 +80,7 @@ def test_no_key_frame_is_promised_while_the_node_is_inactive(start: Start) -> No
 
 
 def test_budget_is_kept_and_reported(start: Start) -> None:
-    _, bench = start(deviation_threshold=1.0)
+    _, bench = start(key_frame_policy="deviation", deviation_threshold=1.0)
     fixed = bench.status("key frames", lambda v: v["key_frame_budget"] == "0.000")
     assert "fixed" in fixed.message
     send(bench, 1.0)
