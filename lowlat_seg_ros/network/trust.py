@@ -2,8 +2,8 @@
 
 Features carried for long, or to where something else came into view, are wrong, and then the
 frame's own answer is the better one. The gate weighs both, so that late or stale features fade out
-instead of misleading: DAVSS (Zhuang et al., TCSVT 2021) and Tamed Warping (Feng et al., 2020) mend
-warped features where flow fails; here one number per location says where.
+instead of misleading. DAVSS (Zhuang et al., TCSVT 2021) and Tamed Warping (Feng et al., 2020)
+correct warped features where flow fails; here one number per location says where.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class TrustGate(nn.Module):
         ``fused`` (N, width, H/8, W/8); ``carried`` and ``own``, the answers as
         :meth:`~.classifier.SubPixel.cells` gives them; ``evidence`` as :func:`evidence_of` does.
         """
-        apart = (carried - own).abs()
-        inputs = [fused.to(apart.dtype), apart, evidence.to(apart.dtype)]
+        distance = (carried - own).abs()
+        kind = distance.dtype
+        inputs = [fused.to(kind), distance, evidence.to(kind)]
         trust: Tensor = self.last(self.first(torch.cat(inputs, dim=1)).relu()).sigmoid()
         return trust
 

@@ -12,22 +12,25 @@ from lowlat_seg_ros.training.propagation import PropagationLoss
 from lowlat_seg_ros.training.settings import LoopConfig
 
 EXAMPLES = """\
-examples, the default network in four stages (CamVid in DIR); --network resnet18, whose Sl is a part
-of the ResNet, needs no second one:
-  lowlat-seg train base --root DIR --out runs/base
-  lowlat-seg train encoder --root DIR --out runs/encoder \\
-    --start-from runs/base/base.safetensors
+examples, the default network in three stages (CamVid in DIR, FILE being the public weights that
+docs/training.md names):
+  lowlat-seg train base --init FILE --root DIR --out runs/base
   lowlat-seg train propagation --root DIR --out runs/propagation \\
-    --start-from runs/encoder/encoder.safetensors
+    --start-from runs/base/base.safetensors
   lowlat-seg train selector --root DIR --out runs/selector \\
     --start-from runs/propagation/propagation.safetensors
-all methods that are compared, on the same batches, for lowlat-seg evaluate --baselines:
-  lowlat-seg train baseline --method all --root DIR --out runs/baselines \\
+an Sl of its own trained for longer, between the first two:
+  lowlat-seg train encoder --root DIR --out runs/encoder \\
     --start-from runs/base/base.safetensors
-  lowlat-seg train baseline --method ddrnet23_slim --root DIR --out runs/baselines \\
-    --start-from runs/base/base.safetensors
+all methods of the paper's tables, on the same batches, for lowlat-seg evaluate --baselines; and
+what a user would run instead of the default network:
+  lowlat-seg train baseline --method all --root DIR --out runs/split \\
+    --start-from lowlat_seg_ros/weights/resnet18.safetensors
+  lowlat-seg train baseline --method sh_small --root DIR --out runs/baselines \\
+    --start-from lowlat_seg_ros/weights/edgetpu.safetensors
 without any data set, on drives that the project renders itself:
-  lowlat-seg train base --rendered 2000 --out runs/rendered
+  lowlat-seg train base --network efficientnet_lite0 --init imagenet --rendered 2000 \\
+    --restyle 0.7 --out runs/rendered
 in several processes, on N GPUs here or also on many machines (see torchrun --help):
   torchrun --nproc-per-node N -m lowlat_seg_ros.cli train base --root DIR --out runs/base
   Every process draws --batch-size images a step; the learning rate is not scaled with their number.
