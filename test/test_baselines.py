@@ -123,6 +123,24 @@ def test_methods_without_weights_are_named(
     assert "train baseline --method ddrnet23_slim --start-from" in shown
 
 
+def test_what_a_network_cannot_be_compared_with_is_not_advised(
+    base: Path, gated: Segmenter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one that carries its answers, and of a split one: training would refuse what was said."""
+    config, path = NETWORKS["tiny_gated"], tmp_path / "gated.safetensors"
+    checkpoint.save(path, gated, Header(config, CAMVID.names, CAMVID.colours, 0.3), torch.float16)
+    common = "evaluate --size 48x64 --frames 2 --device cpu --foreground-threads 1"
+    methods = "full,dff,single_frame_trained,sh_small"
+    assert commands.main([*common.split(), "--methods", methods, "--checkpoint", str(path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "train baseline --method single_frame_trained --start-from" in shown
+    assert "Left out: dff: the network carries its answers besides F_h" in shown
+    assert "Left out: sh_small: Sh of this network reads no smaller images" in shown
+    assert commands.main([*common.split(), "--methods", methods, "--checkpoint", str(base)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "train baseline --method single_frame_trained,dff --start-from" in shown
+
+
 @pytest.mark.parametrize("name", sorted(PAIR_METHODS))
 def test_a_step_changes_the_method_and_leaves_the_base_network(
     name: str, tiny: Segmenter, tmp_path: Path

@@ -19,7 +19,7 @@ from lowlat_seg_ros.baselines.schedules import (
     Schedule,
     Threshold,
 )
-from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.config import EngineConfig, NetworkConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.evaluation.catalogue import Spec
 from lowlat_seg_ros.evaluation.footage import Footage
@@ -105,7 +105,11 @@ def workshop(
         lows = low_features(segmenter, footage, config, progress)
         ranges = footage.ranges()
         replays = {name: Replay(_measure(name, segmenter), lows, ranges) for name in sorted(names)}
-    lacking = tuple(s.name for s in specs if s.weights and s.name not in baselines)
+    lacking = tuple(
+        spec.name
+        for spec in specs
+        if spec.weights and spec.name not in baselines and not _why_not(spec, segmenter.config)
+    )
     return Workshop(
         segmenter, header, config, footage, replays, baselines, baselines_from, lacking, coarse
     )
@@ -129,7 +133,7 @@ def _full(shop: Workshop, spec: Spec) -> Method:
 
 def _full_os16(shop: Workshop, spec: Spec) -> Method:
     if shop.coarse is None:
-        raise Unavailable("the checkpoint's own output stride is 16, so it would equal full")
+        raise Unavailable("Sh's output stride is 16 as it is, so it would equal full")
     return FullEngine(shop.coarse, shop.config)
 
 
@@ -169,6 +173,8 @@ def _own_network(shop: Workshop, spec: Spec) -> Method:
 def _baseline(shop: Workshop, spec: Spec) -> Baseline:
     if spec.name in shop.baselines:
         return shop.baselines[spec.name]
+    if reason := _why_not(spec, shop.segmenter.config):
+        raise Unavailable(reason)
     # Without the folder's path: reasons stand in reports, which others read on other machines.
     where = "given" if shop.baselines_from is None else "in the folder given"
     names = _trained_together(spec.name, shop.lacking)
@@ -176,6 +182,19 @@ def _baseline(shop: Workshop, spec: Spec) -> Baseline:
         f"no weights {where} (--baselines); 'lowlat-seg train baseline --method {names} "
         "--start-from CHECKPOINT --out DIR' makes them"
     )
+
+
+def _why_not(spec: Spec, config: NetworkConfig) -> str:
+    """Why the method cannot be trained on such a network, empty if it can."""
+    if spec.kind == "carried" and config.fine_carry:
+        return (
+            "the network carries its answers besides F_h, which these ways to carry do not; they "
+            "are compared on the split network (--checkpoint lowlat_seg_ros/weights/"
+            "resnet18.safetensors)"
+        )
+    if spec.name == "sh_small" and not config.has_trunk:
+        return "Sh of this network reads no smaller images; it is for the default network"
+    return ""
 
 
 def _trained_together(name: str, lacking: tuple[str, ...]) -> str:
