@@ -42,24 +42,24 @@ class Command:
 
 COMMANDS = {
     "demo": Command(
-        "lowlat_seg_ros.ros.demo",
+        "lowlat_seg_ros.tools.demo",
         "run the ROS 2 node on a clip and write a video, a chart and figures",
     ),
     "evaluate": Command(
-        "lowlat_seg_ros.evaluation.evaluate",
+        "lowlat_seg_ros.lab.evaluation.evaluate",
         "compare methods on labelled frames: accuracy, steadiness, latency",
     ),
     "benchmark": Command(
-        "lowlat_seg_ros.benchmark.command",
+        "lowlat_seg_ros.lab.benchmark.command",
         "measure latency, refinements, kernels, scaling and memory against the full network",
     ),
-    "train": Command("lowlat_seg_ros.training.cli", "train the network, in three stages"),
+    "train": Command("lowlat_seg_ros.lab.training.cli", "train the network, in three stages"),
     "render": Command(
-        "lowlat_seg_ros.evaluation.render",
+        "lowlat_seg_ros.lab.evaluation.render",
         "render a drive with exact labels, write it as images, and say how fast that goes",
     ),
     "bag": Command(
-        "lowlat_seg_ros.cli_bag",
+        "lowlat_seg_ros.tools.bag.command",
         "make rosbag2 bags, run the node's engine on them without ROS, and report on what it did",
     ),
 }
@@ -100,8 +100,8 @@ def parser_for(argv: list[str]) -> argparse.ArgumentParser:
 def user_errors() -> tuple[type[Exception], ...]:
     """The errors whose message tells the user what to do; imported late, as torch is slow."""
     from lowlat_seg_ros.config import ConfigError
-    from lowlat_seg_ros.data.sequence import DataError
     from lowlat_seg_ros.frames import FrameError
+    from lowlat_seg_ros.lab.data.sequence import DataError
     from lowlat_seg_ros.network.checkpoint import CheckpointError
     from lowlat_seg_ros.ros.environment import RosError
 

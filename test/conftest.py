@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import NETWORKS
-from lowlat_seg_ros.data.labels import CAMVID
 from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter

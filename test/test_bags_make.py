@@ -12,14 +12,14 @@ import pytest
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.bags import images, topics
-from lowlat_seg_ros.bags.make import START_NS
-from lowlat_seg_ros.bags.messages import CLOCK, IMAGE, stamp_ns
-from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
-from lowlat_seg_ros.data.labels import CAMVID
-from lowlat_seg_ros.data.sequence import DataError
-from lowlat_seg_ros.data.synthetic import RenderedDrive
-from lowlat_seg_ros.evaluation.video import VideoWriter
+from lowlat_seg_ros.lab.data.sequence import DataError
+from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+from lowlat_seg_ros.lab.evaluation.video import VideoWriter
+from lowlat_seg_ros.labels import CAMVID
+from lowlat_seg_ros.tools.bag import images, topics
+from lowlat_seg_ros.tools.bag.make import START_NS
+from lowlat_seg_ros.tools.bag.messages import CLOCK, IMAGE, stamp_ns
+from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 
 SIZE = (48, 80)
 

@@ -18,19 +18,19 @@ import torch
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.bags import recording, topics
-from lowlat_seg_ros.bags.make import START_NS
-from lowlat_seg_ros.bags.scores import score
-from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.data.labels import CAMVID, overlay
-from lowlat_seg_ros.data.synthetic import RenderedDrive
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.evaluation.footage import Footage, load
-from lowlat_seg_ros.evaluation.metrics import Confusion
-from lowlat_seg_ros.evaluation.streaming import assumed, stream
-from lowlat_seg_ros.evaluation.summary import accuracy
+from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+from lowlat_seg_ros.lab.evaluation.footage import Footage, load
+from lowlat_seg_ros.lab.evaluation.metrics import Confusion
+from lowlat_seg_ros.lab.evaluation.streaming import assumed, stream
+from lowlat_seg_ros.lab.evaluation.summary import accuracy
+from lowlat_seg_ros.labels import CAMVID, overlay
 from lowlat_seg_ros.network import inference
+from lowlat_seg_ros.tools.bag import recording, topics
+from lowlat_seg_ros.tools.bag.make import START_NS
+from lowlat_seg_ros.tools.bag.scores import score
+from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 
 FRAMES, THRESHOLD, DELAY, LATENCY_MS = 9, 0.9, 2, 120
 #: At 10 Hz with LATENCY_MS for each mask, the newest image being taken when one is done.

@@ -14,14 +14,7 @@ import torch
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.bags import frame_reports, images, topics
-from lowlat_seg_ros.bags.make import FRAME_ID, START_NS
-from lowlat_seg_ros.bags.messages import IMAGE, Messages, known_types, stamp_ns
-from lowlat_seg_ros.bags.pace import VirtualTime, Waiting
-from lowlat_seg_ros.bags.storage import BagReader, BagWriter, Raw
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.data.labels import CAMVID
-from lowlat_seg_ros.data.synthetic import RenderedDrive
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import (
     Counters,
@@ -36,7 +29,14 @@ from lowlat_seg_ros.frames import (
     StageTiming,
 )
 from lowlat_seg_ros.images.ledger import Ledger
+from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import inference
+from lowlat_seg_ros.tools.bag import frame_reports, images, topics
+from lowlat_seg_ros.tools.bag.make import FRAME_ID, START_NS
+from lowlat_seg_ros.tools.bag.messages import IMAGE, Messages, known_types, stamp_ns
+from lowlat_seg_ros.tools.bag.pace import VirtualTime, Waiting
+from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 
 FRAMES = 7
 

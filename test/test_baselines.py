@@ -16,20 +16,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lowlat_seg_ros import cli as commands
 from lowlat_seg_ros.config import NETWORKS, ConfigError
-from lowlat_seg_ros.data.labels import CAMVID
-from lowlat_seg_ros.data.transforms import Augment
-from lowlat_seg_ros.evaluation.catalogue import WITH_WEIGHTS
+from lowlat_seg_ros.lab.baselines import weights
+from lowlat_seg_ros.lab.baselines.learned import METHODS, PAIR_METHODS, Encoded, PairMethod
+from lowlat_seg_ros.lab.data.transforms import Augment
+from lowlat_seg_ros.lab.evaluation.catalogue import WITH_WEIGHTS
+from lowlat_seg_ros.lab.training import cli
+from lowlat_seg_ros.lab.training.baseline import PairStage
+from lowlat_seg_ros.lab.training.loop import Loop
+from lowlat_seg_ros.lab.training.options import methods
+from lowlat_seg_ros.lab.training.propagation import PairBank
+from lowlat_seg_ros.lab.training.settings import LoopConfig
+from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint
-from lowlat_seg_ros.network.baselines import weights
-from lowlat_seg_ros.network.baselines.learned import METHODS, PAIR_METHODS, Encoded, PairMethod
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.training import cli
-from lowlat_seg_ros.training.baseline import PairStage
-from lowlat_seg_ros.training.loop import Loop
-from lowlat_seg_ros.training.options import methods
-from lowlat_seg_ros.training.propagation import PairBank
-from lowlat_seg_ros.training.settings import LoopConfig
 
 
 @pytest.fixture(autouse=True)

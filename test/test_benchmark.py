@@ -20,20 +20,20 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.baselines.full import FullEngine
-from lowlat_seg_ros.benchmark.arithmetic import count
-from lowlat_seg_ros.benchmark.camera import Camera
-from lowlat_seg_ros.benchmark.contest import fastest
-from lowlat_seg_ros.benchmark.kernel import PAPER, Shape, propagate, propagate_by_unfold
-from lowlat_seg_ros.benchmark.limits import Limits
-from lowlat_seg_ros.benchmark.saturation import EndlessSlowTrack
-from lowlat_seg_ros.benchmark.scaling import fit
-from lowlat_seg_ros.benchmark.sides import IDLE, SATURATED, FastTrack, Saturated, Side, drain
-from lowlat_seg_ros.benchmark.timing import WARM_UP, Latency, alternating, busy_core
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
 from lowlat_seg_ros.engine.device import cores
 from lowlat_seg_ros.engine.engine import Engine, Publish
 from lowlat_seg_ros.frames import Frame, Segmentation
+from lowlat_seg_ros.lab.baselines.full import FullEngine
+from lowlat_seg_ros.lab.benchmark.arithmetic import count
+from lowlat_seg_ros.lab.benchmark.camera import Camera
+from lowlat_seg_ros.lab.benchmark.contest import fastest
+from lowlat_seg_ros.lab.benchmark.kernel import PAPER, Shape, propagate, propagate_by_unfold
+from lowlat_seg_ros.lab.benchmark.limits import Limits
+from lowlat_seg_ros.lab.benchmark.saturation import EndlessSlowTrack
+from lowlat_seg_ros.lab.benchmark.scaling import fit
+from lowlat_seg_ros.lab.benchmark.sides import IDLE, SATURATED, FastTrack, Saturated, Side, drain
+from lowlat_seg_ros.lab.benchmark.timing import WARM_UP, Latency, alternating, busy_core
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 SIDES = ("full", "ddrnet23_slim", "fast_idle", "fast_busy")

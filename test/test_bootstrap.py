@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowlat_seg_ros.evaluation.bootstrap import BLOCK, draws_of, interval, mious
+from lowlat_seg_ros.lab.evaluation.bootstrap import BLOCK, draws_of, interval, mious
 
 
 def matrix(right: int, wrong: int) -> np.ndarray:

@@ -103,6 +103,6 @@ def test_faults_of_the_program_are_not_dressed_up(monkeypatch: pytest.MonkeyPatc
     def broken(args: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("lowlat_seg_ros.ros.demo.run", broken)
+    monkeypatch.setattr("lowlat_seg_ros.tools.demo.run", broken)
     with pytest.raises(ZeroDivisionError):
         main(["demo"])

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.data.labels import CAMVID
-from lowlat_seg_ros.data.sequence import DataError, LabelledFrame
-from lowlat_seg_ros.evaluation import clip as clips
+from lowlat_seg_ros.lab.data.sequence import DataError, LabelledFrame
+from lowlat_seg_ros.lab.evaluation import clip as clips
+from lowlat_seg_ros.labels import CAMVID
 
 
 class Drives:

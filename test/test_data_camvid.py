@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.data.camvid import MERGE, CamVid
-from lowlat_seg_ros.data.labels import CAMVID
-from lowlat_seg_ros.data.sequence import DataError, Sequence, split_holdout
+from lowlat_seg_ros.lab.data.camvid import MERGE, CamVid
+from lowlat_seg_ros.lab.data.sequence import DataError, Sequence, split_holdout
+from lowlat_seg_ros.labels import CAMVID
 
 REAL = Path(os.environ.get("CAMVID_ROOT", ""))
 real = pytest.mark.skipif(

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.data.cityscapes import ANNOTATED, Cityscapes
-from lowlat_seg_ros.data.sequence import DataError, Sequence
+from lowlat_seg_ros.lab.data.cityscapes import ANNOTATED, Cityscapes
+from lowlat_seg_ros.lab.data.sequence import DataError, Sequence
 
 #: (city, sequence, annotated frame), as the data set names them.
 FRAMES = (("aachen", 0, 19), ("aachen", 1, 19), ("frankfurt", 0, 294), ("frankfurt", 1, 1016))

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.data.folder import ImageFolder, read_table
-from lowlat_seg_ros.data.sequence import DataError, Sequence
+from lowlat_seg_ros.lab.data.folder import ImageFolder, read_table
+from lowlat_seg_ros.lab.data.sequence import DataError, Sequence
 
 TABLE = {
     "name": "yard",

@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.data.labels import CAMVID, CITYSCAPES, ClassTable, colour_mask, overlay
-from lowlat_seg_ros.data.sequence import DataError, LabelledFrame, Sequence, split_holdout, stack
+from lowlat_seg_ros.lab.data.sequence import (
+    DataError,
+    LabelledFrame,
+    Sequence,
+    split_holdout,
+    stack,
+)
+from lowlat_seg_ros.labels import CAMVID, CITYSCAPES, ClassTable, colour_mask, overlay
 
 
 class Drives:

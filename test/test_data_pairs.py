@@ -6,10 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.data.labels import CAMVID
-from lowlat_seg_ros.data.pairs import make_pair, rendered_pair
-from lowlat_seg_ros.data.synthetic import RenderedDrive
-from lowlat_seg_ros.data.warp import (
+from lowlat_seg_ros.lab.data.pairs import make_pair, rendered_pair
+from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+from lowlat_seg_ros.lab.data.warp import (
     Motion,
     draw_motion,
     guess_scene,
@@ -19,6 +18,7 @@ from lowlat_seg_ros.data.warp import (
     warp_label,
     warp_map,
 )
+from lowlat_seg_ros.labels import CAMVID
 
 SIZE = (120, 160)
 

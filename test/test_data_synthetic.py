@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.data.labels import CAMVID
-from lowlat_seg_ros.data.sequence import Sequence
-from lowlat_seg_ros.data.synthetic import RenderedDrive
-from lowlat_seg_ros.data.synthetic.camera import Camera, clip_near, to_pixels
-from lowlat_seg_ros.data.synthetic.canvas import Canvas, Face, Mesh, Texture, Wall
+from lowlat_seg_ros.lab.data.sequence import Sequence
+from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+from lowlat_seg_ros.lab.data.synthetic.camera import Camera, clip_near, to_pixels
+from lowlat_seg_ros.lab.data.synthetic.canvas import Canvas, Face, Mesh, Texture, Wall
+from lowlat_seg_ros.labels import CAMVID
 
 SKY, ROAD, CAR = (CAMVID.index(name) for name in ("Sky", "Road", "Car"))
 SIZE = (180, 240)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowlat_seg_ros.data.transforms import Augment, gaussian_blur, turn_hue, warp_labels
+from lowlat_seg_ros.lab.data.transforms import Augment, gaussian_blur, turn_hue, warp_labels
 
 
 def generator(seed: int = 0) -> torch.Generator:

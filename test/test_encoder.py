@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from lowlat_seg_ros.baselines.full import FullEngine
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, NetworkConfig
 from lowlat_seg_ros.engine.resize import plan, resample
 from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.lab.baselines import weights
+from lowlat_seg_ros.lab.baselines.full import FullEngine
+from lowlat_seg_ros.lab.baselines.learned import METHODS
+from lowlat_seg_ros.lab.training import cli
 from lowlat_seg_ros.network import checkpoint
-from lowlat_seg_ros.network.baselines import weights
-from lowlat_seg_ros.network.baselines.learned import METHODS
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.encoder import DDREncoder
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.training import cli
 
 
 def train(*words: str) -> int:

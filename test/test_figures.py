@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.data.labels import CAMVID
-from lowlat_seg_ros.evaluation.figures import grid_rows
-from lowlat_seg_ros.evaluation.footage import Footage
-from lowlat_seg_ros.evaluation.frontier import front_of
+from lowlat_seg_ros.lab.evaluation.figures import grid_rows
+from lowlat_seg_ros.lab.evaluation.footage import Footage
+from lowlat_seg_ros.lab.evaluation.frontier import front_of
+from lowlat_seg_ros.labels import CAMVID
 
 
 def test_the_front_holds_what_no_other_beats() -> None:

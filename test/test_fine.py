@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig
+from lowlat_seg_ros.lab.baselines.learned import METHODS
 from lowlat_seg_ros.network import fine
-from lowlat_seg_ros.network.baselines.learned import METHODS
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
-from lowlat_seg_ros.data.synthetic import RenderedDrive
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, MaskKind
+from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim

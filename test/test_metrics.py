@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from lowlat_seg_ros.evaluation.metrics import Confusion, Consistency, deviation
+from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Consistency, deviation
 
 LABEL = np.array([[0, 0, 0, 1], [1, 1, 2, 255]], np.uint8)
 MASK = np.array([[0, 0, 1, 1], [1, 255, 0, 2]], np.uint8)

@@ -30,36 +30,24 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lowlat_seg_ros"
 
 # What each part may import of the package besides itself; the command lines may import everything.
+_CORE = ("config", "frames", "arguments", "labels")
 ALLOWED = {
     "config": set(),
     "frames": set(),
     "arguments": {"config"},
+    "labels": {"config", "frames"},
+    "legend": {"labels"},
     "images": set(),
     "network": {"config", "frames"},
-    "data": {"config", "frames"},
     "engine": {"config", "frames", "network"},
-    "baselines": {"config", "frames", "network", "engine"},
-    "evaluation": {"config", "frames", "arguments", "network", "engine", "baselines", "data"},
-    "benchmark": {
-        *("config", "frames", "arguments", "network", "engine", "baselines", "evaluation"),
-    },
-    # Bags need no ROS, only its messages' definitions.
-    "bags": {
-        *("config", "frames", "arguments", "network", "engine", "data", "evaluation", "images"),
-    },
-    "training": {"config", "frames", "arguments", "network", "data", "evaluation.metrics"},
-    "ros": {
-        *("config", "frames", "arguments", "network", "engine", "baselines", "data", "evaluation"),
-        *(
-            "images",
-            "bags.frame_reports",
-            "bags.images",
-            "bags.messages",
-            "bags.storage",
-            "bags.topics",
-        ),
-        "msg",  # generated
-    },
+    "lab.data": {*_CORE},
+    "lab.training": {*_CORE, "network", "lab.data", "lab.baselines", "lab.evaluation.metrics"},
+    "lab.baselines": {*_CORE, "network", "engine"},
+    "lab.evaluation": {*_CORE, "legend", "network", "engine", "lab.baselines", "lab.data"},
+    "lab.benchmark": {*_CORE, "network", "engine", "lab.baselines", "lab.evaluation", "lab.data"},
+    # The node: nothing of the tools or the laboratory.
+    "ros": {*_CORE, "legend", "images", "network", "engine", "msg"},  # msg is generated
+    "tools": {*_CORE, "legend", "images", "network", "engine", "lab", "ros", "msg"},
 }
 
 _MODULE = re.compile(r"lowlat_seg_ros(\.\w+)+")
@@ -78,6 +66,12 @@ def modules() -> list[str]:
     paths = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.glob("*/**/*.py"))
     inner = {".".join(path.parts).removesuffix(".__init__") for path in paths}
     return sorted(inner | {path.stem for path in PACKAGE.glob("[!_]*.py")})
+
+
+def part_of(module: str) -> str:
+    """The key of :data:`ALLOWED` for ``module``."""
+    first, _, rest = module.partition(".")
+    return f"{first}.{rest.split('.')[0]}" if first == "lab" and rest else first
 
 
 def imports(module: str) -> Iterator[str]:
@@ -124,19 +118,36 @@ def test_imports_point_one_way() -> None:
     wrong = [
         f"{module} imports {name}"
         for module in modules()
-        if (part := module.split(".")[0]) not in {"cli", "cli_bag"}
+        if (part := part_of(module)) not in {"cli", "lab"}
         for name in imports(module)
-        if name.split(".")[0] not in {part, "__version__"}
+        if name != "__version__"
+        and part_of(name) != part
         and not any(f"{name}.".startswith(f"{allowed}.") for allowed in ALLOWED[part])
     ]
     assert not wrong
+
+
+def needs_ros(name: str) -> bool:
+    """Whether the module ``name`` may import rclpy: the node, and tools that run it live."""
+    tools = (
+        "demo_run",
+        "live",
+        "player",
+        "recorder",
+        "replay",
+        "bag.live",
+        "bag.play",
+        "bag.player",
+    )
+    live = [f"tools.{tool}" for tool in tools]
+    return name.split(".")[0] == "ros" or name in live
 
 
 def test_core_needs_no_ros() -> None:
     core = [
         f"lowlat_seg_ros.{name}"
         for name in modules()
-        if name.split(".")[0] != "ros" and importlib.util.find_spec(NEEDS.get(name, "torch"))
+        if not needs_ros(name) and importlib.util.find_spec(NEEDS.get(name, "torch"))
     ]
     code = (
         "import importlib, sys\n"
@@ -144,6 +155,14 @@ def test_core_needs_no_ros() -> None:
         "print('rclpy' in sys.modules)"
     )
     assert run("-c", code).strip() == "False"
+
+
+def test_the_node_imports_neither_tools_nor_laboratory() -> None:
+    pytest.importorskip("rclpy", reason="the node needs ROS 2")
+    code = "import lowlat_seg_ros.ros.node, sys; print(*sys.modules)"
+    loaded = {name for name in run("-c", code).split() if name.startswith("lowlat_seg_ros.")}
+    assert "lowlat_seg_ros.engine.engine" in loaded
+    assert not [name for name in loaded if name.split(".")[1] in ("lab", "tools")]
 
 
 @pytest.mark.parametrize("kind", [StageTiming, Counters, Deadline, Ledger])

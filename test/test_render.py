@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.data.folder import ImageFolder
-from lowlat_seg_ros.data.sequence import Sequence
-from lowlat_seg_ros.data.synthetic import RenderedDrive
+from lowlat_seg_ros.lab.data.folder import ImageFolder
+from lowlat_seg_ros.lab.data.sequence import Sequence
+from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 
 SIZE = (48, 80)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lowlat_seg_ros.data.restyling import restyled
+from lowlat_seg_ros.lab.data.restyling import restyled
 
 
 def generator() -> torch.Generator:

@@ -7,10 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.data.labels import ClassTable
-from lowlat_seg_ros.data.sequence import LabelledFrame
-from lowlat_seg_ros.evaluation.footage import Footage
-from lowlat_seg_ros.evaluation.streaming import assumed, measured, stream
 from lowlat_seg_ros.frames import (
     Counters,
     Frame,
@@ -20,6 +16,10 @@ from lowlat_seg_ros.frames import (
     Segmentation,
     StageTiming,
 )
+from lowlat_seg_ros.lab.data.sequence import LabelledFrame
+from lowlat_seg_ros.lab.evaluation.footage import Footage
+from lowlat_seg_ros.lab.evaluation.streaming import assumed, measured, stream
+from lowlat_seg_ros.labels import ClassTable
 
 CLASSES = 8
 

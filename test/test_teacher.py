@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from lowlat_seg_ros.config import ConfigError
-from lowlat_seg_ros.data.labels import CAMVID
-from lowlat_seg_ros.data.transforms import Augment
+from lowlat_seg_ros.lab.data.transforms import Augment
+from lowlat_seg_ros.lab.training.bank import Bank, Mixture
+from lowlat_seg_ros.lab.training.base import BaseStage, taught_loss
+from lowlat_seg_ros.lab.training.encoder import EncoderStage
+from lowlat_seg_ros.lab.training.teacher import Teacher
+from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.training.bank import Bank, Mixture
-from lowlat_seg_ros.training.base import BaseStage, taught_loss
-from lowlat_seg_ros.training.encoder import EncoderStage
-from lowlat_seg_ros.training.teacher import Teacher
 
 CPU = torch.device("cpu")
 

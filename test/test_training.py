@@ -13,30 +13,30 @@ import torch
 
 from lowlat_seg_ros.cli import main
 from lowlat_seg_ros.config import NETWORKS, ConfigError
-from lowlat_seg_ros.data.transforms import Augment
-from lowlat_seg_ros.network import checkpoint
-from lowlat_seg_ros.network.checkpoint import CheckpointError
-from lowlat_seg_ros.network.encoder import TrunkEncoder
-from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.training import cli
-from lowlat_seg_ros.training.bank import Bank, Mixture
-from lowlat_seg_ros.training.base import BaseStage
-from lowlat_seg_ros.training.loop import Loop
-from lowlat_seg_ros.training.losses import (
+from lowlat_seg_ros.lab.data.transforms import Augment
+from lowlat_seg_ros.lab.training import cli
+from lowlat_seg_ros.lab.training.bank import Bank, Mixture
+from lowlat_seg_ros.lab.training.base import BaseStage
+from lowlat_seg_ros.lab.training.loop import Loop
+from lowlat_seg_ros.lab.training.losses import (
     class_weights,
     distillation_loss,
     feature_loss,
     segmentation_loss,
 )
-from lowlat_seg_ros.training.propagation import (
+from lowlat_seg_ros.lab.training.propagation import (
     PairBank,
     PropagationLoss,
     PropagationStage,
     carry,
 )
-from lowlat_seg_ros.training.selector import CalibrationPoint, threshold_for
-from lowlat_seg_ros.training.settings import LoopConfig
-from lowlat_seg_ros.training.sources import TrainingData, pair_banks
+from lowlat_seg_ros.lab.training.selector import CalibrationPoint, threshold_for
+from lowlat_seg_ros.lab.training.settings import LoopConfig
+from lowlat_seg_ros.lab.training.sources import TrainingData, pair_banks
+from lowlat_seg_ros.network import checkpoint
+from lowlat_seg_ros.network.checkpoint import CheckpointError
+from lowlat_seg_ros.network.encoder import TrunkEncoder
+from lowlat_seg_ros.network.segmenter import Segmenter
 
 COMMON = "--size 48x64 --crop 32x32 --rendered 4 --steps 2 --batch-size 2 --device cpu"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lowlat_seg_ros.training.log import Log
+from lowlat_seg_ros.lab.training.log import Log
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -59,7 +59,7 @@ def test_without_tensorboard_one_line_says_so(tmp_path: Path) -> None:
     # An interpreter in which it cannot be found, whether it is installed or not.
     code = (
         "import sys; sys.modules['tensorboard'] = None\n"
-        "from pathlib import Path; from lowlat_seg_ros.training.log import Log\n"
+        "from pathlib import Path; from lowlat_seg_ros.lab.training.log import Log\n"
         f"with Log(Path({str(tmp_path)!r}), 'base', 0) as log:\n"
         "    log.write('loss', 1, {'loss': 2.0})\n"
         "    log.write('loss', 2, {'loss': 1.0})\n"

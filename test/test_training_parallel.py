@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import NETWORKS, ConfigError
-from lowlat_seg_ros.data.transforms import Augment
+from lowlat_seg_ros.lab.data.transforms import Augment
+from lowlat_seg_ros.lab.training import cli
+from lowlat_seg_ros.lab.training.bank import Bank, Mixture
+from lowlat_seg_ros.lab.training.base import BaseStage
+from lowlat_seg_ros.lab.training.loop import Loop
+from lowlat_seg_ros.lab.training.parallel import Ranks, device_of, joined
+from lowlat_seg_ros.lab.training.settings import LoopConfig
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.training import cli
-from lowlat_seg_ros.training.bank import Bank, Mixture
-from lowlat_seg_ros.training.base import BaseStage
-from lowlat_seg_ros.training.loop import Loop
-from lowlat_seg_ros.training.parallel import Ranks, device_of, joined
-from lowlat_seg_ros.training.settings import LoopConfig
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "base --network tiny --size 32x32 --crop 32x32 --rendered 4 --batch-size 2 --device cpu"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS
-from lowlat_seg_ros.data.labels import CAMVID
-from lowlat_seg_ros.data.synthetic import RenderedDrive
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.evaluation.metrics import Confusion
 from lowlat_seg_ros.frames import Frame, MaskKind
+from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+from lowlat_seg_ros.lab.evaluation.metrics import Confusion
+from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load, read_header
 
 ROOT = Path(__file__).parent.parent

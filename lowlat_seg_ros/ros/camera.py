@@ -11,10 +11,10 @@ from typing import Any
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
-from lowlat_seg_ros.data.labels import ClassTable
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.ledger import OnRefinement
 from lowlat_seg_ros.frames import ResetReason
+from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.ros.camera_info import topic_beside
 from lowlat_seg_ros.ros.connections import ImageConnection
 from lowlat_seg_ros.ros.diagnostics import StreamState

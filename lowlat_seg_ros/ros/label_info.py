@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowlat_seg_ros.data.labels import ClassTable
+from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.ros.reports import time_message
 
 try:

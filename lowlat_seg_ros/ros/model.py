@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from lowlat_seg_ros.data.labels import ClassTable
 from lowlat_seg_ros.engine.budget import Budget, measure
 from lowlat_seg_ros.engine.device import apart
+from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.network import digest, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
 from lowlat_seg_ros.network.device import resolve_device

@@ -11,11 +11,11 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.data.labels import ClassTable, colour_mask, overlay
-from lowlat_seg_ros.data.legend import Legend
 from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.frames import NodeTiming, Refinement, Segmentation
 from lowlat_seg_ros.images.ledger import Ledger
+from lowlat_seg_ros.labels import ClassTable, colour_mask, overlay
+from lowlat_seg_ros.legend import Legend
 from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement
 from lowlat_seg_ros.ros import label_info, qos
 from lowlat_seg_ros.ros.camera_info import MaskCameraInfo

@@ -29,7 +29,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from lowlat_seg_ros.config import NETWORKS
-from lowlat_seg_ros.data.labels import CAMVID
+from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network.checkpoint import Header, save
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.ros.reports import time_message

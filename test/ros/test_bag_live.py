@@ -19,13 +19,13 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.bags import topics
-from lowlat_seg_ros.bags.make import START_NS
-from lowlat_seg_ros.bags.storage import BagReader, BagWriter
 from lowlat_seg_ros.images.ledger import Ledger
-from lowlat_seg_ros.ros.bag_player import BagPlayer
-from lowlat_seg_ros.ros.live import spun_node
 from lowlat_seg_ros.ros.reports import stamp_ns
+from lowlat_seg_ros.tools.bag import topics
+from lowlat_seg_ros.tools.bag.make import START_NS
+from lowlat_seg_ros.tools.bag.player import BagPlayer
+from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter
+from lowlat_seg_ros.tools.live import spun_node
 
 FRAMES, RATE_HZ = 12, 10
 

@@ -23,7 +23,6 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.bags.frame_reports import segmentation
 from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
@@ -39,10 +38,11 @@ from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.ros import environment, qos
 from lowlat_seg_ros.ros.conversion import image_message
 from lowlat_seg_ros.ros.environment import RosError
-from lowlat_seg_ros.ros.live import live_node
-from lowlat_seg_ros.ros.player import Player
-from lowlat_seg_ros.ros.recorder import Recorder
 from lowlat_seg_ros.ros.reports import frame_report, time_message
+from lowlat_seg_ros.tools.bag.frame_reports import segmentation
+from lowlat_seg_ros.tools.live import live_node
+from lowlat_seg_ros.tools.player import Player
+from lowlat_seg_ros.tools.recorder import Recorder
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 

@@ -14,9 +14,9 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.data.labels import CAMVID, overlay
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.labels import CAMVID, overlay
 from lowlat_seg_ros.ros.reports import stamp_ns
 
 RGB = picture()

@@ -13,10 +13,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.data.labels import CAMVID, colour_mask, overlay
-from lowlat_seg_ros.data.legend import Legend
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.labels import CAMVID, colour_mask, overlay
+from lowlat_seg_ros.legend import Legend
 from lowlat_seg_ros.ros.conversion import jpeg_message
 from lowlat_seg_ros.ros.label_info import LabelInfo
 

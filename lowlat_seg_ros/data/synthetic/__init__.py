@@ -1,5 +1,0 @@
-"""Rendered drives; see :class:`RenderedDrive`."""
-
-from lowlat_seg_ros.data.synthetic.drive import RenderedDrive
-
-__all__ = ["RenderedDrive"]

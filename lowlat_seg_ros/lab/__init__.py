@@ -1,0 +1,1 @@
+"""Data, training, compared methods, evaluation and benchmark: no part of the product imports it."""

@@ -1,0 +1,300 @@
+"""The methods with weights of their own, each on top of one base network that all share.
+
+Most are trained on pairs (key, current) of which the current frame is labelled; the engines in
+``lowlat_seg_ros.lab.baselines`` play them over a stream.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from lowlat_seg_ros.config import TRUNKS, ConfigError
+from lowlat_seg_ros.lab.baselines.carriers import Flow, ImageDifference, Reuse, Unified
+from lowlat_seg_ros.lab.baselines.carry import Adaptive, Alone, CarriedSegmenter, Carrier, Fused
+from lowlat_seg_ros.lab.baselines.flow import FlowNetwork, half_size
+from lowlat_seg_ros.lab.baselines.recurrent import GatedRecurrentWarp
+from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
+from lowlat_seg_ros.network.backbone import Backbone
+from lowlat_seg_ros.network.classifier import Classifier
+from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.network.layers import embed
+from lowlat_seg_ros.network.propagation import KernelPredictor
+from lowlat_seg_ros.network.pyramid import resized
+from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter, new_classifier
+from lowlat_seg_ros.network.trunk import Trunk
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Normalised images (N, 3, H, W), their F_l and F_h from the base network."""
+
+    image: Tensor
+    low: Tensor
+    high: Tensor
+
+
+class Baseline(nn.Module):
+    """``learned`` is what has weights of its own; the rest is the base network, shared."""
+
+    def __init__(self, base: Segmenter, **learned: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.learned = nn.ModuleDict(learned)
+
+
+class PairMethod(Baseline, ABC):
+    """A baseline that is trained on pairs."""
+
+    @abstractmethod
+    def pair(self, key: Encoded, now: Encoded) -> Tensor:
+        """Logits (N, classes, r*H/8, r*W/8) of the current frames."""
+
+    def classify_low(self, low: Tensor) -> Tensor | None:
+        """Logits of AdaptNet alone, None without one."""
+        return None
+
+    @property
+    def flow(self) -> FlowNetwork | None:
+        """The network that estimates flow, None without one."""
+        return next((m for m in self.learned.modules() if isinstance(m, FlowNetwork)), None)
+
+
+class CarriedMethod(PairMethod):
+    """A carrier of F_h and a head."""
+
+    def __init__(self, base: Segmenter, carrier: Carrier, head: Alone | Fused) -> None:
+        super().__init__(base, carrier=carrier, head=head)
+        self._parts = (carrier, head)
+
+    @property
+    def network(self) -> CarriedSegmenter:
+        """What plays it over a stream; made anew, so that no weight is registered twice."""
+        return CarriedSegmenter(self.base, *self._parts)
+
+    def pair(self, key: Encoded, now: Encoded) -> Tensor:
+        network = self.network
+        logits: Tensor = network(network.key(key.image, key.low, key.high), now.image, now.low)
+        return logits
+
+    def classify_low(self, low: Tensor) -> Tensor | None:
+        head = self._parts[1]
+        return head.classify_low(low) if isinstance(head, Fused) else None
+
+
+class GrfpMethod(PairMethod):
+    """The recurrent cell; of a pair the key frame is the frame before."""
+
+    def __init__(self, base: Segmenter) -> None:
+        super().__init__(base, cell=GatedRecurrentWarp(base.config.num_classes))
+
+    def pair(self, key: Encoded, now: Encoded) -> Tensor:
+        before, current = (
+            self.base.classify_high(part.high).float().softmax(dim=1) for part in (key, now)
+        )
+        cell = self.learned["cell"]
+        logits: Tensor = cell(before, half_size(key.image), half_size(now.image), current)
+        return logits
+
+
+class SingleFrameMethod(PairMethod):
+    """Sl, AdaptNet and a classifier for this alone: of a pair the key frame is not looked at.
+
+    All begin as the base network's auxiliary mask, Sl being trained as well. ``wide``: AdaptNet is
+    as wide as the multiply-adds of the whole fast track allow, so that what remains of the
+    difference is the key frame's doing.
+    """
+
+    def __init__(self, base: Segmenter, wide: bool) -> None:
+        backbone, config = base.backbone, base.config
+        own: tuple[nn.Module, ...]
+        if base.encoder is not None:
+            own = (base.encoder,)
+        else:
+            assert isinstance(backbone, Backbone)
+            stem = (backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)
+            own = (*stem, *backbone.lower_blocks())
+        width = equal_width(base) if wide else config.module_channels
+        adapt = AdaptNet(
+            base.encoded_channels,
+            width,
+            config.adapt_context,
+            depth=config.adapt_depth,
+            kernel=config.shared_reduction or 3,
+        )
+        classifier = Classifier(width, config.num_classes, config.classifier_upsampling)
+        _begin_as(_adaptation(base), adapt.state_dict())
+        _begin_as(base.low_classifier.state_dict(), classifier.state_dict())
+        lower = (copy.deepcopy(part) for part in own)
+        network = nn.Sequential(*lower, adapt, classifier)
+        super().__init__(base, network=network)
+
+    def pair(self, key: Encoded, now: Encoded) -> Tensor:
+        logits: Tensor = self.learned["network"](now.image)
+        return logits
+
+
+def _adaptation(base: Segmenter) -> dict[str, Tensor]:
+    """AdaptNet's weights, its first convolution being what stands for it."""
+    shared = base.shared.state_dict().items()
+    own = {name.replace("reduce.", "first."): tensor for name, tensor in shared}
+    return own | base.adapt.state_dict()
+
+
+def _begin_as(narrow: dict[str, Tensor], wide: dict[str, Tensor]) -> None:
+    """Let the weights ``wide`` answer what ``narrow`` do until they are trained."""
+    for name, parameter in wide.items():
+        embed(narrow[name], parameter)
+
+
+def equal_width(base: Segmenter) -> int:
+    """Width at which AdaptNet and classifier cost as much as the fast track after Sl.
+
+    In multiply-adds per location; a multiple of 4, the largest that does not cost more. AdaptNet's
+    far branch, which both have, is left out.
+    """
+    config, adapt = base.config, base.adapt
+    near = (base.shared, adapt.first, adapt.second, adapt.third)
+    parts = (*near, base.predictor, base.fusion, base.classifier)
+    convolutions = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)]
+    budget = sum(conv.weight.numel() for conv in convolutions)
+    if config.residual_fusion:
+        budget += base.high_classifier.weight.numel()
+    if base.gate is not None:
+        gate = [m for m in base.gate.modules() if isinstance(m, nn.Conv2d)]
+        budget += base.low_classifier.weight.numel() + sum(m.weight.numel() for m in gate)
+    budget += config.kernel_size**2 * config.high_channels  # Eq. (1)
+    inputs, width = base.encoded_channels * (config.shared_reduction or 3) ** 2, 4
+
+    def cost(w: int) -> int:
+        return w * (inputs + 9 * (config.adapt_depth - 1) * w + base.classifier.out_channels)
+
+    while cost(width + 4) <= budget:
+        width += 4
+    return width
+
+
+class DDRNetMethod(Baseline):
+    """DDRNet-23-slim, which shares nothing with ``base`` but the way images are prepared."""
+
+    def __init__(self, base: Segmenter) -> None:
+        super().__init__(base, network=DDRNet23Slim(base.config.num_classes))
+
+
+#: Sides of the image that the small Sh reads, as a share of the network's: at this one it costs
+#: about what the fast track does.
+SMALL_SCALE = 0.5
+
+
+class SmallSh(nn.Module):
+    """Sh and its classifier as one network on a small image; it begins as Sh itself."""
+
+    def __init__(self, base: Segmenter) -> None:
+        super().__init__()
+        if not isinstance(base.backbone, Trunk):
+            raise ConfigError(
+                f"sh_small is for a Sh that reads images of any size, not for a split "
+                f"{base.config.backbone}; give a checkpoint whose backbone is one of "
+                f"{', '.join(TRUNKS)}"
+            )
+        self.trunk = copy.deepcopy(base.backbone)
+        self.head, self.classifier = map(copy.deepcopy, (base.context, base.high_classifier))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised image (N, 3, H, W) -> logits (N, classes, r*H/8, r*W/8)."""
+        small = [max(1, round(side * SMALL_SCALE / 16)) * 16 for side in image.shape[2:]]
+        cells = (image.shape[2] // STRIDE, image.shape[3] // STRIDE)
+        high = self.head(*self.trunk.features(resized(image, small)), cells=cells)  # F_h alone
+        logits: Tensor = self.classifier(high)
+        return logits
+
+
+class SmallShMethod(Baseline):
+    """Sh's own network, shrunk in input size until it costs what the fast track costs."""
+
+    def __init__(self, base: Segmenter) -> None:
+        super().__init__(base, network=SmallSh(base))
+
+
+def _carried(make: Callable[[Segmenter], Carrier], fuse: bool, base: Segmenter) -> CarriedMethod:
+    """AdaptNet and classifiers of masks begin as the base network's; fusion begins anew.
+
+    So no method profits from the propagation that a checkpoint may have been trained for.
+    """
+    own = copy.deepcopy
+    config = base.config
+    if config.fine_carry:
+        raise ConfigError(
+            "this network carries its answers besides F_h (fine_carry), which the compared ways to "
+            "carry F_h do not; give --start-from a network without, such as resnet18"
+        )
+    if fuse:
+        head: Alone | Fused = Fused(
+            own(base.adapt),
+            Fusion(config.high_channels, config.module_channels),
+            new_classifier(config),
+            own(base.low_classifier),
+            own(base.high_classifier) if config.residual_fusion else None,
+        )
+    else:
+        head = Alone(own(base.high_classifier))
+    return CarriedMethod(base, make(base), head)
+
+
+def _adaptive(base: Segmenter) -> Carrier:
+    config = base.config
+    shares = config.shared_reduction > 0
+    return Adaptive(
+        KernelPredictor(base.low_channels, config.module_channels, config.kernel_size, shares)
+    )
+
+
+def _reuse(base: Segmenter) -> Carrier:
+    return Reuse()
+
+
+def _unified(base: Segmenter) -> Carrier:
+    return Unified(base.config.kernel_size)
+
+
+def _image_difference(base: Segmenter) -> Carrier:
+    return ImageDifference(base.config.kernel_size)
+
+
+def _flow(base: Segmenter) -> Carrier:
+    return Flow(base.config.high_channels)
+
+
+Builder = Callable[[Segmenter], Baseline]
+
+#: Trained on pairs, as the paper's own propagation is. Table 1 compares with AdaptNet (``dff`` and
+#: ``clockwork`` here), Table 2 without. ``adaptive_equal`` is the paper's own, trained with exactly
+#: as many steps as the others.
+PAIR_METHODS: dict[str, Builder] = {
+    "clockwork": partial(_carried, _reuse, True),
+    "clockwork_no_fuse": partial(_carried, _reuse, False),
+    "dff": partial(_carried, _flow, True),
+    "dff_no_fuse": partial(_carried, _flow, False),
+    "unified": partial(_carried, _unified, False),
+    "unified_fused": partial(_carried, _unified, True),
+    "image_difference": partial(_carried, _image_difference, False),
+    "image_difference_fused": partial(_carried, _image_difference, True),
+    "adaptive_no_fuse": partial(_carried, _adaptive, False),
+    "adaptive_equal": partial(_carried, _adaptive, True),
+    "grfp": GrfpMethod,
+    "single_frame_trained": partial(SingleFrameMethod, wide=False),
+    "single_frame_wide": partial(SingleFrameMethod, wide=True),
+}
+
+#: Trained on single labelled images, as the base network is.
+IMAGE_METHODS: dict[str, Builder] = {
+    "ddrnet23_slim": DDRNetMethod,
+    "sh_small": SmallShMethod,
+}
+
+METHODS = PAIR_METHODS | IMAGE_METHODS

@@ -1,0 +1,155 @@
+"""What every data set is to the rest of the project: an indexed sequence of labelled frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Indices
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+
+from lowlat_seg_ros.labels import ClassTable
+
+
+class DataError(ValueError):
+    """A data set cannot be read; the message names the file or folder, the rule and the fix."""
+
+
+@dataclass(frozen=True)
+class LabelledFrame:
+    """One frame and its ground truth.
+
+    ``image``: uint8 (H, W, 3) RGB. ``label``: uint8 (H, W) class ids, 255 where ignored.
+    ``stamp_ns``: time within the drive. ``name``: unique within the data set.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    stamp_ns: int
+    name: str
+
+
+@runtime_checkable
+class Sequence(Protocol):
+    """Labelled frames in order of drive and time; ``rate_hz`` is the rate within a drive."""
+
+    @property
+    def table(self) -> ClassTable: ...
+
+    @property
+    def rate_hz(self) -> float: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> LabelledFrame: ...
+
+    def drive(self, index: int) -> str:
+        """Name of the uninterrupted drive that frame ``index`` comes from."""
+        ...
+
+
+class Subset:
+    """The frames ``indices`` of ``sequence``, in that order."""
+
+    def __init__(self, sequence: Sequence, indices: Indices[int]) -> None:
+        self._sequence, self._indices = sequence, tuple(indices)
+        self.table, self.rate_hz = sequence.table, sequence.rate_hz
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> LabelledFrame:
+        return self._sequence[self._indices[index]]
+
+    def drive(self, index: int) -> str:
+        return self._sequence.drive(self._indices[index])
+
+
+def split_holdout(sequence: Sequence, share: float = 0.12) -> tuple[Subset, Subset]:
+    """Split into (train, held out); of every drive the last frames, one block, are held out.
+
+    A block rather than scattered frames, because a neighbour one frame away gives the answer
+    away; of every drive, so that each light and street counts.
+    """
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"share is {share}; it must lie between 0 and 1")
+    drives: dict[str, list[int]] = {}
+    for index in range(len(sequence)):
+        drives.setdefault(sequence.drive(index), []).append(index)
+    train: list[int] = []
+    held: list[int] = []
+    for indices in drives.values():
+        cut = len(indices) - max(1, round(share * len(indices)))
+        train += indices[:cut]
+        held += indices[cut:]
+    return Subset(sequence, train), Subset(sequence, held)
+
+
+def stack(sequence: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """All frames in memory: images uint8 (N, 3, H, W) RGB and labels uint8 (N, H, W).
+
+    DataError if the frames differ in size.
+    """
+    if len(sequence) == 0:
+        raise DataError("the sequence has no frames; there is nothing to load")
+    height, width = sequence[0].label.shape
+    images = np.empty((len(sequence), 3, height, width), np.uint8)
+    labels = np.empty((len(sequence), height, width), np.uint8)
+    for index in range(len(sequence)):
+        frame = sequence[index]
+        if frame.label.shape != (height, width):
+            raise DataError(
+                f"{frame.name} is {frame.label.shape} and the first frame {(height, width)}; "
+                "frames held in memory must have one size"
+            )
+        images[index] = frame.image.transpose(2, 0, 1)
+        labels[index] = frame.label
+    return images, labels
+
+
+def check_index(index: int, length: int) -> int:
+    """``index`` counted from the front; IndexError past the ends, as for a list."""
+    if not -length <= index < length:
+        raise IndexError(f"frame {index} of a sequence of {length}")
+    return index % length
+
+
+def require_folder(path: Path, what: str) -> Path:
+    """``path`` if it is a folder, else DataError naming it and ``what`` was expected there."""
+    if not path.is_dir():
+        raise DataError(f"folder {path} is missing; expected {what}")
+    return path
+
+
+def read_image(path: Path) -> np.ndarray:
+    """RGB image uint8 (H, W, 3); DataError if the file is missing or no image."""
+    return np.ascontiguousarray(_decode(path, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def read_label(path: Path) -> np.ndarray:
+    """Single-channel label uint8 (H, W); DataError if it is missing or has colours."""
+    label = _decode(path, cv2.IMREAD_UNCHANGED)
+    if label.ndim != 2 or label.dtype != np.uint8:
+        raise DataError(
+            f"label {path} is {label.dtype} {label.shape}; it must be a single-channel 8-bit image"
+        )
+    return label
+
+
+def check_pair(image: np.ndarray, label: np.ndarray, path: Path) -> None:
+    """DataError if the label read from ``path`` differs in size from its image."""
+    if image.shape[:2] != label.shape:
+        raise DataError(
+            f"label {path} is {label.shape}, its image {image.shape[:2]}; they must have one size"
+        )
+
+
+def _decode(path: Path, flags: int) -> np.ndarray:
+    if not path.is_file():
+        raise DataError(f"file {path} is missing")
+    pixels = cv2.imread(str(path), flags)
+    if pixels is None:
+        raise DataError(f"file {path} cannot be decoded as an image; it may be cut short")
+    return pixels

@@ -1,0 +1,114 @@
+"""The options that say which labelled frames: ``--dataset``, and what goes with it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowlat_seg_ros.arguments import check_camera, size
+from lowlat_seg_ros.config import ConfigError
+
+if TYPE_CHECKING:
+    from lowlat_seg_ros.lab.data.sequence import Sequence
+
+#: Of a rendered drive, unless told otherwise: as many as CamVid's labelled clip has.
+RENDERED_FRAMES = 50
+
+#: What ``--degrade`` knows, and the strength of each that is the most.
+WAYS = {"noise": 60.0, "blur": 5.0, "fog": 0.75, "dark": 0.88, "colours": 1.0}
+
+#: Of a rendered drive or a folder, unless told otherwise: CamVid's.
+RATE_HZ = 15.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument(
+        "--dataset",
+        choices=("drive", "camvid", "cityscapes", "folder"),
+        default="drive",
+        help="a rendered drive, CamVid, Cityscapes' snippets, or a folder with images, labels and "
+        "classes.yaml (default %(default)s)",
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="the data set's folder")
+    parser.add_argument(
+        "--split",
+        default="val",
+        help="of CamVid, where only val is continuous video, or Cityscapes (default %(default)s)",
+    )
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=0,
+        metavar="N",
+        help=f"first frames, 0 for all; of a drive {RENDERED_FRAMES} are rendered",
+    )
+    parser.add_argument(
+        "--size", type=size, metavar="HxW", help="of the images (360x480, or the data's own)"
+    )
+    parser.add_argument(
+        "--only-drive",
+        metavar="NAME",
+        help="of CamVid, the frames of this drive alone, such as one that training left out",
+    )
+    parser.add_argument(
+        "--degrade",
+        metavar="WAY[:STRENGTH]",
+        help=f"make the images worse, as cameras do: {', '.join(WAYS)}; strength of noise in "
+        "deviations of 255, of blur in pixels, of fog and dark in shares; colours have none",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the rendered drive (default %(default)s)"
+    )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ``ConfigError`` for options that contradict each other or make no sense."""
+    check_camera(args)
+    if args.frames < 0:
+        raise ConfigError(f"--frames is {args.frames}; give a number, or 0 for all")
+    if args.dataset != "drive" and args.root is None:
+        raise ConfigError(f"--dataset {args.dataset} needs --root, the folder that holds it")
+    if args.only_drive is not None and args.dataset != "camvid":
+        raise ConfigError("--only-drive is for --dataset camvid; leave it out")
+    if args.degrade is not None:
+        degradation(args.degrade)
+    if args.dataset == "folder" and args.size is not None:
+        raise ConfigError("--size does not resize a folder's images; leave it out")
+
+
+def degradation(text: str) -> tuple[str, float]:
+    """``WAY[:STRENGTH]`` -> both, the strength as ``data.degrading`` takes it, in [0, 1].
+
+    Raises ``ConfigError`` for what is neither.
+    """
+    way, _, strength = text.partition(":")
+    if way not in WAYS or (strength and way == "colours"):
+        raise ConfigError(f"--degrade is {text!r}; choose one of {', '.join(WAYS)}")
+    try:
+        share = float(strength) / WAYS[way] if strength else 1.0
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigError(f"--degrade is {text!r}; its strength must lie in [0, {WAYS[way]:g}]")
+    return way, share
+
+
+def chosen(args: argparse.Namespace, rate_hz: float) -> tuple[str, Sequence]:
+    """Name and frames; ``rate_hz`` of a drive or folder. DataError where they cannot be read."""
+    if args.degrade is not None:
+        from lowlat_seg_ros.lab.data.degrading import Degraded
+
+        clean = argparse.Namespace(**{**vars(args), "degrade": None})
+        name, sequence = chosen(clean, rate_hz)
+        return f"{name}, {args.degrade}", Degraded(sequence, *degradation(args.degrade))
+    from lowlat_seg_ros.lab.evaluation import clip
+
+    if args.dataset == "camvid":
+        return clip.camvid(args.root, args.split, args.size, args.only_drive)
+    if args.dataset == "cityscapes":
+        return clip.cityscapes(args.root, args.split, args.size)
+    if args.dataset == "folder":
+        return clip.folder(args.root, rate_hz)
+    return clip.rendered(args.seed, args.frames or RENDERED_FRAMES, rate_hz, args.size)

@@ -1,0 +1,110 @@
+"""The options of ``lowlat-seg evaluate``, and what they must keep to."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from lowlat_seg_ros.arguments import HIGH_SCALE, add_network, add_settings
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.lab.evaluation import dataset
+from lowlat_seg_ros.lab.evaluation.catalogue import DELAYS, catalogue
+
+#: Frames that Sh takes unless told otherwise: about a quarter of a second at CamVid's 15 Hz.
+DEFAULT_DELAY = DELAYS[2]
+
+EXAMPLES = """\
+examples:
+  lowlat-seg evaluate                                   all methods on a rendered drive
+  lowlat-seg evaluate --dataset camvid --root DIR       on CamVid's labelled clip (split val)
+  lowlat-seg evaluate --methods 'full*,adaptive,adaptive_low_latency*'
+  lowlat-seg evaluate --checkpoint FILE --json figures.json --out evaluation
+  lowlat-seg evaluate --foreground-threads 1            every method on one CPU thread
+
+methods, all on one checkpoint; those marked * have weights of their own, from --baselines:
+{methods}
+
+Key frames of the schedules threshold and adaptive are taken where the change exceeds a threshold
+that gives the wanted mean interval on these frames. Sh of adaptive_low_latency takes a given number
+of frames, so that its masks do not depend on the machine. All frames are held in memory.
+
+threads: every method uses every core. With --slow-track-priority normal adaptive_low_latency leaves
+Sh its own (--slow-track-threads); --foreground-threads N then gives every method N. The column thr
+and the key "threads" say what each one used, and the chart of latency marks those that used fewer.
+Propagation uses one thread in all.
+
+written to --json, after each method: scores in [0, 1], times in ms, IoU by class. "complete" is
+false until the last method is done, so that a run that was stopped keeps what it has and says so.
+
+written to --out: results.md with all tables, and in figures/ latency_accuracy.png, schedules.png,
+deviation.png, distance.png, grid.png, those that the chosen methods allow (the paper's Figs. 1, 5,
+3 and 6)
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    specs = catalogue(DEFAULT_DELAY)
+    lines = "\n".join(f"  {spec.name + '*' * spec.weights:26}{spec.help}" for spec in specs)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES.format(methods=lines)
+    dataset.configure(parser)
+    parser.add_argument(
+        "--methods", default="all", help="all, or names with * and ?, comma-separated (all)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=dataset.RATE_HZ,
+        metavar="HZ",
+        help="of drive or folder (%(default)s)",
+    )
+    parser.add_argument(
+        "--delay-frames",
+        type=int,
+        default=DEFAULT_DELAY,
+        metavar="N",
+        help="frames that Sh takes in adaptive_low_latency (default %(default)s)",
+    )
+    add_network(parser)
+    parser.add_argument("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
+    parser.add_argument(
+        "--baselines",
+        type=Path,
+        metavar="DIR",
+        help="weights of the methods that have their own, from 'lowlat-seg train baseline'",
+    )
+    parser.add_argument(
+        "--streaming",
+        action="store_true",
+        help="also score the newest mask that is out at each instant, at the latencies measured",
+    )
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="for --streaming, a machine X times as fast as this one (default %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write a page with tables and charts to this folder"
+    )
+    add_settings(parser, EngineConfig)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ``ConfigError`` for options that contradict each other or make no sense."""
+    dataset.check(args)
+    if args.max_latency_ms > 0:
+        raise ConfigError(
+            f"--max-latency-ms is {args.max_latency_ms}, but evaluated masks must not depend on "
+            "this machine's speed; leave it at 0"
+        )
+    if args.delay_frames < 0:
+        raise ConfigError(f"--delay-frames is {args.delay_frames}; it must be 0 or more")
+    if args.baselines is not None and not args.baselines.is_dir():
+        raise ConfigError(f"--baselines is {args.baselines}, which is no folder; check the path")
+    if not 0.0 < args.speed < math.inf:
+        raise ConfigError(f"--speed is {args.speed}; it must be above 0, 1 for this machine")

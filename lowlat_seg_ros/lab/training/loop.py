@@ -1,0 +1,251 @@
+"""The loop that all three stages share: schedule, averaging, logging, exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import math
+import time
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.lab.training.log import Log
+from lowlat_seg_ros.lab.training.parallel import Ranks
+from lowlat_seg_ros.lab.training.settings import LoopConfig
+from lowlat_seg_ros.lab.training.stage import Stage
+from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.trunk import Trunk
+
+
+def _on_cpu(segmenter: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in segmenter.state_dict().items()}
+
+
+def _fingerprint(segmenter: torch.nn.Module) -> str:
+    """Digest of the weights that a stage begins with."""
+    digest = hashlib.sha256()
+    for tensor in segmenter.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Loop:
+    """Trains one stage; resumes exactly from its last checkpoint in ``out``.
+
+    With several processes the loss is the mean of theirs, each on ``batch_size`` images that its
+    own generator draws. Weights, averages and the optimiser's state are the same in all of them.
+    """
+
+    def __init__(
+        self, stage: Stage, config: LoopConfig, out: Path, ranks: Ranks | None = None
+    ) -> None:
+        self.stage, self.config, self.out, self.ranks = stage, config, out, ranks or Ranks()
+        self.device = next(stage.segmenter.parameters()).device
+        self.dtype = precision_of(config.precision, self.device)
+        seed = config.seed + self.ranks.rank
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        groups = stage.trained()
+        self.modules = [module for group in groups for module in group]
+        for parameter in stage.segmenter.parameters():
+            parameter.requires_grad_(False)
+        self.clipped = [[p for module in group for p in module.parameters()] for group in groups]
+        self.parameters = [parameter for group in self.clipped for parameter in group]
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.optimiser = self._optimiser()
+        self.step, self.seconds = 0, 0.0
+        self.losses: list[dict[str, float]] = []  # of the steps since the last row of the log
+        if self.ranks.count > 1:  # they began with one seed, though maybe on unlike machines
+            stage.segmenter.load_state_dict(self.ranks.from_first(_on_cpu(stage.segmenter)))
+        self.origin = _fingerprint(stage.segmenter)
+        self.average = {k: v.clone() for k, v in self._state().items()}
+        out.mkdir(parents=True, exist_ok=True)
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        """AdamW, in one pass over the weights where this torch can do it on the device."""
+        try:
+            return torch.optim.AdamW(self._groups(), lr=self.config.learning_rate, fused=True)
+        except RuntimeError:
+            return torch.optim.AdamW(self._groups(), lr=self.config.learning_rate)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Biases and BatchNorm's scales are not decayed; what began pretrained learns slower."""
+        trunks = [m for module in self.modules for m in module.modules() if isinstance(m, Trunk)]
+        slow = {id(p) for trunk in trunks for p in trunk.parameters()}
+        groups = []
+        for is_slow, share in ((False, 1.0), (True, self.config.pretrained_rate)):
+            own = [p for p in self.parameters if (id(p) in slow) == is_slow]
+            matrices = [p for p in own if p.ndim > 1]
+            vectors = [p for p in own if p.ndim <= 1]
+            for parameters, decay in ((matrices, self.config.weight_decay), (vectors, 0.0)):
+                groups.append({"params": parameters, "weight_decay": decay, "share": share})
+        return [group for group in groups if group["params"]]
+
+    def _state(self) -> dict[str, Tensor]:
+        return {
+            name: tensor
+            for name, tensor in self.stage.segmenter.state_dict().items()
+            if tensor.is_floating_point()
+        }
+
+    def _learning_rate(self) -> float:
+        """Linear warm-up, then a cosine down to zero."""
+        config = self.config
+        warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        return (
+            config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / config.steps))
+        )
+
+    @property
+    def checkpoint(self) -> Path:
+        """The resumable state of this stage."""
+        return self.out / f"{self.stage.name}.resume.pt"
+
+    def resume(self) -> bool:
+        """Continue from :attr:`checkpoint` if it exists; the steps are those of an unbroken run.
+
+        The first process reads it for all. Raises ConfigError if it was begun from other weights
+        or with another number of processes.
+        """
+        found = self.ranks.first and self.checkpoint.exists()
+        # The whole state is moved to the device by those who take it.
+        state = self.ranks.from_first(
+            torch.load(self.checkpoint, map_location="cpu", weights_only=True) if found else None
+        )
+        if state is None:
+            return False
+        if state["origin"] != self.origin:
+            raise ConfigError(
+                f"{self.checkpoint} was begun from other weights; give another --out, or remove it"
+            )
+        generators = torch.atleast_2d(state["generator"])
+        if len(generators) != self.ranks.count:
+            raise ConfigError(
+                f"{self.checkpoint} was begun with {len(generators)} processes, not with "
+                f"{self.ranks.count}; start as many as then, or give another --out"
+            )
+        if state.get("device", self.device.type) != self.device.type:
+            raise ConfigError(
+                f"{self.checkpoint} was begun on {state['device']}, whose random numbers "
+                f"{self.device.type} cannot go on with; give --device {state['device']}, or "
+                "another --out"
+            )
+        self.stage.segmenter.load_state_dict(state["segmenter"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.average = {name: mean.to(self.device) for name, mean in state["average"].items()}
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.generator.set_state(generators[self.ranks.rank].clone())
+        return True
+
+    def save(self) -> None:
+        """Write :attr:`checkpoint`, whole or not at all, with every process' generator."""
+        generators = torch.stack(self.ranks.gather(self.generator.get_state()))
+        if not self.ranks.first:
+            return
+        state = {
+            "segmenter": self.stage.segmenter.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average,
+            "step": self.step,
+            "origin": self.origin,
+            "seconds": self.seconds,
+            "generator": generators,
+            "device": self.device.type,
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+
+    def run(self) -> bool:
+        """Train until the last step or ``max_minutes``; True when the stage is finished."""
+        config, budget = self.config, self.config.max_minutes * 60
+        started, before = time.monotonic(), self.seconds
+        name, first = self.stage.name, self.ranks.first
+        bar = tqdm(None, name, config.steps, initial=self.step, unit="step", disable=not first)
+        with bar, Log(self.out, name, self.step) if first else contextlib.nullcontext() as log:
+            while self.step < config.steps:
+                parts = self._train_step()
+                self.step += 1
+                self.seconds = before + time.monotonic() - started
+                shown = itertools.islice(parts.items(), 5)  # the bar has no room for many methods'
+                bar.set_postfix({k: f"{v:.3f}" for k, v in shown}, refresh=False)
+                bar.update()
+                last = self.step == config.steps
+                # Clocks differ: the first process says when the time is over.
+                over = budget > 0 and self.ranks.from_first(time.monotonic() - started > budget)
+                stop = last or over
+                if stop or self.step % config.log_every == 0:
+                    self._write(log, "loss", self._mean_losses())
+                if stop or self.step % config.save_every == 0:
+                    self.save()
+                if log and (stop or self.step % config.evaluate_every == 0):
+                    figures = self._evaluate()
+                    said = "  ".join(f"{key} {figure:.4f}" for key, figure in figures.items())
+                    bar.write(f"step {self.step}: {said}")
+                    self._write(log, "held_out", figures)
+                if over and not last:
+                    bar.write(f"{config.max_minutes} minutes are over; run it again to go on")
+                    return False
+        return True
+
+    def _train_step(self) -> dict[str, float]:
+        self.stage.segmenter.eval()
+        for module in self.modules:
+            module.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate() * group.get("share", 1.0)
+        parts = self._gradients()
+        for parameters in self.clipped:
+            torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+        self.optimiser.step()
+        # Early averages would remember the initialisation; the decay grows into its value.
+        decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
+        for name, tensor in self._state().items():
+            self.average[name].lerp_(tensor, 1 - decay)
+        self.losses.append(parts)
+        return parts
+
+    def _gradients(self) -> dict[str, float]:
+        """Leave the mean gradient of the processes' batches in the parameters; own losses."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss, parts = self.stage.loss(self.config.batch_size, self.generator)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        # BatchNorm normalises each batch alone; its statistics are of all of them.
+        statistics = [b for m in self.modules for b in m.buffers() if b.is_floating_point()]
+        self.ranks.average(gradients + statistics)
+        return {"loss": float(loss.detach())} | parts
+
+    def _mean_losses(self) -> dict[str, float]:
+        """Mean of every part since the last call, over steps and processes."""
+        losses = [parts for rank in self.ranks.gather(self.losses) for parts in rank]
+        self.losses = []
+        return {name: fmean(parts[name] for parts in losses) for name in losses[0]}
+
+    @contextlib.contextmanager
+    def averaged(self) -> Any:
+        """The averaged weights are in the network while the context lasts."""
+        own = {name: tensor.clone() for name, tensor in self._state().items()}
+        self.stage.segmenter.load_state_dict(self.average, strict=False)
+        try:
+            yield self.stage.segmenter.eval()
+        finally:
+            self.stage.segmenter.load_state_dict(own, strict=False)
+
+    def _evaluate(self) -> dict[str, float]:
+        with self.averaged(), torch.inference_mode():
+            return self.stage.evaluate()
+
+    def _write(self, log: Log | None, kind: str, figures: dict[str, float]) -> None:
+        rate = self.optimiser.param_groups[0]["lr"]  # of the step that was just done
+        progress = {"seconds": self.seconds, "learning_rate": rate}
+        if log is not None:
+            log.write(kind, self.step, progress | figures)

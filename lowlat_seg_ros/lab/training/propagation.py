@@ -1,0 +1,182 @@
+"""Stage 2: the propagation modules, the base network frozen (paper Sec. 4).
+
+Pairs of a key and a current frame, the current one labelled. Beside the paper's cross-entropy the
+fast track is distilled from the full network on the current frame: its answer, and its F_h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowlat_seg_ros.config import check, setting
+from lowlat_seg_ros.lab.data.transforms import Augment
+from lowlat_seg_ros.lab.evaluation.metrics import Confusion
+from lowlat_seg_ros.lab.training.base import AUXILIARY, mask_of
+from lowlat_seg_ros.lab.training.losses import (
+    class_weights,
+    distillation_loss,
+    feature_loss,
+    segmentation_loss,
+)
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class PairBank:
+    """Key and current images uint8 (N, 3, H, W), the current labels uint8 (N, H, W).
+
+    ``ages`` (N,): seconds from the key to the current frame.
+    """
+
+    key_images: Tensor
+    images: Tensor
+    labels: Tensor
+    ages: Tensor
+
+
+@dataclass(frozen=True)
+class PropagationLoss:
+    """What is minimised besides the cross-entropy of the fused mask."""
+
+    distillation: float = setting(
+        0.5, "weight of the full network's answer on the current frame", low=0.0, high=100.0
+    )
+    feature_distillation: float = setting(
+        0.2,
+        "weight of the error of the propagated F_h, as a share of the variance of F_h",
+        low=0.0,
+        high=100.0,
+    )
+    auxiliary_distillation: float = setting(
+        0.0,
+        "weight of the full network's answer in what the auxiliary mask learns",
+        low=0.0,
+        high=100.0,
+    )
+    chained_share: float = setting(
+        0.5,
+        "share of the batches whose F_h goes to the current frame, back to the key frame and again "
+        "to the current one, as provisional features go from key frame to key frame",
+        low=0.0,
+        high=1.0,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class PropagationStage:
+    """Cross-entropy on the fused and the auxiliary mask, and distillation."""
+
+    name = "propagation"
+
+    def __init__(
+        self, segmenter: Segmenter, pairs: PairBank, held_out: PairBank, augment: Augment,
+        loss_weights: PropagationLoss = PropagationLoss(),
+    ) -> None:  # fmt: skip
+        self.segmenter, self.pairs, self.held_out, self.augment = (
+            segmenter,
+            pairs,
+            held_out,
+            augment,
+        )
+        self.loss_weights = loss_weights
+        self.weights = class_weights(pairs.labels, segmenter.config.num_classes)
+
+    def trained(self) -> list[list[torch.nn.Module]]:
+        """Kernel predictor, AdaptNet, fusion, the two classifiers and an encoder of its own."""
+        net = self.segmenter
+        own: list[torch.nn.Module] = [] if net.encoder is None else [net.encoder, net.shared]
+        own += [] if net.gate is None else [net.gate]
+        return [[*own, net.predictor, net.adapt, net.fusion, net.classifier, net.low_classifier]]
+
+    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one augmented batch of pairs."""
+        pairs, net = self.pairs, self.segmenter
+        index = torch.randint(
+            len(pairs.images), (batch_size,), generator=generator, device=pairs.images.device
+        )
+        key, current, label = self.augment.pair(
+            pairs.key_images[index], pairs.images[index], pairs.labels[index], generator
+        )
+        both = net.normalise(torch.cat([key, current]))
+        both = both.contiguous(memory_format=torch.channels_last)
+        # Only an encoder of its own is trained here: Sh stands on a Sl that it shares.
+        with torch.set_grad_enabled(net.encoder is not None):
+            low = net.lower(both)
+        with torch.no_grad():
+            high = net.higher(net.source(both, low))
+            teacher = net.classify_high(high[batch_size:])
+        low_key, low_now = low[:batch_size], low[batch_size:]
+        chance = torch.rand((), generator=generator, device=low.device)
+        chained = bool(chance < self.loss_weights.chained_share)
+        carried, answers = carry(net, low_key, high[:batch_size], low_now, chained)
+        known = evidence(net, low_key, low_now, pairs.ages[index])
+        fused = net.classify_fused(carried, low_now, known, answers)
+        own = net.classify_low(low_now)
+        wanted = high[batch_size:].float()
+        parts = {
+            "fused": segmentation_loss(fused, label, self.weights),
+            "aux": AUXILIARY * segmentation_loss(own, label, self.weights),
+            "distil": self.loss_weights.distillation * distillation_loss(fused, teacher),
+            "features": self.loss_weights.feature_distillation * feature_loss(carried, wanted),
+        }
+        if answers is not None:
+            with torch.no_grad():
+                exact = net.answers(high[batch_size:])
+            assert exact is not None
+            weight = self.loss_weights.feature_distillation
+            parts["answers"] = weight * feature_loss(answers, exact)
+        if self.loss_weights.auxiliary_distillation > 0:
+            weight = self.loss_weights.auxiliary_distillation
+            parts["aux_distil"] = weight * distillation_loss(own, teacher)
+        return sum(parts.values(), torch.zeros(())), {k: v.item() for k, v in parts.items()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out mIoU of the fast track, of the full network and of the auxiliary mask."""
+        net, classes = self.segmenter, self.segmenter.config.num_classes
+        fused, full, aux = (Confusion(classes) for _ in range(3))
+        held = self.held_out
+        banks = (held.key_images, held.images, held.labels, held.ages)
+        for key, image, label, age in zip(*banks, strict=True):
+            both = net.normalise(torch.stack([key, image]).float() / 255)
+            low = net.lower(both)
+            high = net.higher(net.source(both, low))
+            carried, answers = carry(net, low[:1], high[:1], low[1:])
+            known = evidence(net, low[:1], low[1:], age[None])
+            logits = net.classify_fused(carried, low[1:], known, answers)
+            fused.update(label, mask_of(logits, label))
+            full.update(label, mask_of(net.classify_high(high[1:]), label))
+            aux.update(label, mask_of(net.classify_low(low[1:]), label))
+        return {"miou": fused.miou, "full_miou": full.miou, "aux_miou": aux.miou}
+
+
+def evidence(net: Segmenter, low_key: Tensor, low: Tensor, ages: Tensor) -> Tensor | None:
+    """What the gate of ``net`` is told of pairs, ``ages`` (N,) seconds apart; None without one."""
+    if net.gate is None:
+        return None
+    return net.evidence(net.predictor.reduce(low_key), net.predictor.reduce(low), ages)
+
+
+def carry(
+    net: Segmenter, low_key: Tensor, high_key: Tensor, low: Tensor, chained: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """F_h of the key frame carried to the current one, (N, Ch, H/8, W/8) float32; and its answers.
+
+    ``chained``: by way of the current frame and the key frame. The answers are None where the
+    network does not carry them.
+    """
+    predictor = net.predictor
+    before, now = predictor.reduce(low_key), predictor.reduce(low)
+    there = predictor(predictor.remember(before), now)
+    ways = [there]
+    if chained:
+        ways += [predictor(predictor.remember(now), before), there]
+    carried, answers = high_key.float(), net.answers(high_key)
+    for weights in ways:
+        carried = net.propagate(carried, weights)
+        answers = None if answers is None else net.move(answers.float(), weights)
+    return carried, answers

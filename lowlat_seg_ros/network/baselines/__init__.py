@@ -1,1 +1,0 @@
-"""The networks of the methods that the paper's propagation is compared with."""

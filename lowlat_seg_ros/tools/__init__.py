@@ -1,0 +1,1 @@
+"""What people run around the node: the demo, and bags."""

@@ -1,0 +1,164 @@
+"""rosbag2 bags, mcap or sqlite3, read and written with the library rosbags."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowlat_seg_ros.lab.data.sequence import DataError
+from lowlat_seg_ros.tools.bag.messages import Messages, known_types
+
+#: Of the entry in a bag's metadata that says how it was made.
+_FACTS = "lowlat_seg_ros"
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One message as it is stored; ``time_ns`` is when it was recorded."""
+
+    topic: str
+    kind: str
+    time_ns: int
+    data: bytes
+    connection: Any
+
+
+class BagReader:
+    """A bag that is open for reading; a context manager. DataError if it cannot be read.
+
+    ``path``: a bag's folder, or one .mcap or .db3 file. ``topics``: type of each topic's messages,
+    ``counts``: how many there are. ``facts``: what :class:`BagWriter` was told of how the bag was
+    made; empty for others' bags. ``connections``: what rosbags knows of each topic.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, types = path, known_types()
+        if path.suffix == ".bag":
+            raise DataError(f"{path} is a ROS 1 bag; turn it into ROS 2 with rosbags-convert")
+        from rosbags.highlevel import AnyReader
+
+        with self._told():
+            self._reader = AnyReader([path], default_typestore=types)
+            self._reader.open()
+            self.messages = Messages(self._reader.typestore)
+            self.connections = tuple(self._reader.connections)
+            self.topics = {c.topic: c.msgtype for c in self.connections}
+            self.counts = {name: info.msgcount for name, info in self._reader.topics.items()}
+            metadata = self._reader.readers[0].storage.metadata
+            self.facts: dict[str, Any] = json.loads((metadata.custom or {}).get(_FACTS, "{}"))
+
+    def __enter__(self) -> BagReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def require(self, topic: str, kinds: Collection[str], option: str) -> None:
+        """DataError unless ``topic`` is there with messages of one of ``kinds``."""
+        if self.topics.get(topic) in kinds:
+            return
+        there = ", ".join(f"{name} ({kind})" for name, kind in sorted(self.topics.items()))
+        raise DataError(
+            f"{self.path} has no topic {topic} of type {' or '.join(kinds)}; it has "
+            f"{there or 'none'}; choose one with {option}"
+        )
+
+    def raw(self, topics: Collection[str] | None = None) -> Iterator[Raw]:
+        """Messages in the order in which they were recorded; of all topics unless some are named.
+
+        DataError where the bag is damaged.
+        """
+        chosen = [c for c in self.connections if topics is None or c.topic in topics]
+        if not chosen:
+            return
+        with self._told():
+            for connection, time_ns, data in self._reader.messages(chosen):
+                yield Raw(connection.topic, connection.msgtype, time_ns, data, connection)
+
+    def decode(self, raw: Raw) -> Any:
+        """The message; DataError if its bytes are not what its type says."""
+        with self._told():
+            return self._reader.deserialize(raw.data, raw.kind)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        from rosbags.highlevel import AnyReaderError
+        from rosbags.rosbag2 import ReaderError
+
+        library = (AnyReaderError, ReaderError, sqlite3.Error, struct.error)
+        try:
+            yield
+        # A damaged file shows as any of these: the library does not check all that it reads.
+        except (*library, OSError, AssertionError, KeyError, IndexError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{self.path} cannot be read as a rosbag2 bag "
+                f"({type(error).__name__}: {' '.join(str(error).split())}); give the folder with "
+                "metadata.yaml, or one .mcap or .db3 file"
+            ) from error
+
+
+class BagWriter:
+    """A new bag in the folder ``path``; a context manager. DataError if it is there already.
+
+    ``facts`` are written into the bag's metadata on leaving. What raises inside leaves no bag: one
+    that was not ended could not be opened.
+    """
+
+    def __init__(self, path: Path, storage: str) -> None:
+        self.messages = Messages(known_types())
+        from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+
+        try:
+            plugin = StoragePlugin[storage.upper()]
+            self._writer = Writer(path, version=Writer.VERSION_LATEST, storage_plugin=plugin)
+            self._writer.open()
+        except WriterError as error:
+            raise DataError(f"{path} is there already; remove it or choose another") from error
+        except OSError as error:
+            raise DataError(f"{path} cannot be written ({error}); choose another folder") from error
+        self._connections: dict[tuple[str, str], Any] = {}
+        self.facts: dict[str, Any] = {}
+
+    def __enter__(self) -> BagWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is None and self.facts:
+            self._writer.set_custom_data(_FACTS, json.dumps(self.facts))
+        self._writer.__exit__(kind, *rest)
+        if kind is not None:
+            shutil.rmtree(self._writer.path)
+
+    def write(self, topic: str, message: Any, time_ns: int) -> None:
+        """Add ``message``, recorded at ``time_ns``."""
+        connection = self._connection(topic, message.__msgtype__)
+        self._writer.write(connection, time_ns, self.messages.serialize(message))
+
+    def copy(self, raw: Raw) -> None:
+        """Add a message of another bag as it is, with its definition."""
+        key = (raw.topic, raw.kind)
+        if key not in self._connections:
+            source = raw.connection
+            given = {"msgdef": source.msgdef.data or None, "rihs01": source.digest or None}
+            if not all(given.values()):  # an old bag, which says neither
+                given = {"typestore": self.messages.typestore}
+            self._connections[key] = self._writer.add_connection(
+                raw.topic, raw.kind, offered_qos_profiles=source.ext.offered_qos_profiles, **given
+            )
+        self._writer.write(self._connections[key], raw.time_ns, raw.data)
+
+    def _connection(self, topic: str, kind: str) -> Any:
+        if (topic, kind) not in self._connections:
+            self._connections[topic, kind] = self._writer.add_connection(
+                topic, kind, typestore=self.messages.typestore
+            )
+        return self._connections[topic, kind]

@@ -1,0 +1,117 @@
+"""``lowlat-seg demo``: a clip through the live node, with a video, a chart and figures."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from lowlat_seg_ros.arguments import add_network, add_settings, check_camera, settings_from, size
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.ros.environment import isolate, require_ros
+
+EXAMPLES = """\
+examples:
+  lowlat-seg demo                                    a drive that the project renders, with labels
+  lowlat-seg demo --seed 7 --frames 100 --rate 8     another, longer one, at a faster camera
+  lowlat-seg demo --dataset camvid --root DIR        the labelled clip of CamVid (split val)
+  lowlat-seg demo --deviation-threshold 0.05         more key frames
+  lowlat-seg demo --checkpoint FILE --device cuda    other weights, on a GPU
+
+The node runs in a process of its own, on a ROS domain of its own that only this machine sees.
+Images are stamped when they are played, as a camera does; a clip recorded at another rate is
+played faster or slower. Frames that come while the node is busy are superseded by newer ones, and
+counted: every frame played is accounted for, or the demo fails.
+
+written to --out:
+  overlay.mp4    input beside mask, with where each mask comes from and what it took
+  latency.png    each frame's stages; key frames; the predicted deviation against the threshold
+  summary.json   percentiles, accuracy against the labels, key frames, counters, the machine
+  node.log       what the node said
+
+exit status: 0 when done; 1 when frames are unaccounted for; 2 when something must be mended first
+"""
+
+#: The fast track takes about 8 ms at 480x360 on two cores of a server, and Sh 130 ms for each key
+#: frame; a camera of 5 Hz leaves room for both on slower machines, too.
+RATE_HZ = 5.0
+
+#: Ten seconds at that rate; CamVid's labelled clip has as many.
+FRAMES = 50
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "--dataset",
+        choices=("drive", "camvid"),
+        default="drive",
+        help="what is played: a rendered drive, or CamVid (default %(default)s)",
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="CamVid's folder")
+    parser.add_argument(
+        "--split",
+        default="val",
+        help="CamVid's split; only val is continuous video (default %(default)s)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=RATE_HZ,
+        metavar="HZ",
+        help="camera rate; the default is what two laptop cores sustain (default %(default)s)",
+    )
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=FRAMES,
+        metavar="N",
+        help="frames to play (default %(default)s)",
+    )
+    parser.add_argument(
+        "--size",
+        type=size,
+        metavar="HxW",
+        help="size of the images (default 360x480, or CamVid's own)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="which drive is rendered (default %(default)s)"
+    )
+    add_network(parser)
+    parser.add_argument(
+        "--no-full",
+        action="store_true",
+        help="skip the comparison with the full network on every frame",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo_output"),
+        metavar="DIR",
+        help="folder of the results (default %(default)s)",
+    )
+    add_settings(parser, EngineConfig)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Play, record, measure, write; 1 if a frame is unaccounted for."""
+    _check(args)
+    config = settings_from(args, EngineConfig)
+    require_ros()
+    isolate()
+    # What stops this program with SIGTERM must stop the node as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    from lowlat_seg_ros.tools.demo_run import run_demo  # late: it imports rclpy
+
+    return run_demo(args, config)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.dataset == "camvid" and args.root is None:
+        raise ConfigError("--dataset camvid needs --root, the folder that holds CamVid")
+    check_camera(args)
+    if args.frames < 2:
+        raise ConfigError(f"--frames is {args.frames}; play at least 2")
