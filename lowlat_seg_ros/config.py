@@ -397,8 +397,8 @@ class EngineConfig:
         "when a frame becomes the key frame: when_free, whenever the slow track (Sh) is idle, so "
         "that it runs back to back on the newest frame; or deviation, when the predicted deviation "
         "is above the threshold, which saves power and leaves the cores to others; with "
-        "key_frame_budget or slow_track_budget, while load is shed at Sh's cost and after a "
-        "failure of Sh always the latter",
+        "key_frame_budget, while load is shed at Sh's cost and after a failure of Sh always the "
+        "latter",
         choices=("when_free", "deviation"),
         dynamic=True,
     )
@@ -422,14 +422,6 @@ class EngineConfig:
         0.0,
         "wanted share of frames that become the key frame: the threshold is steered towards it, "
         "from deviation_threshold on; 0 for a fixed threshold",
-        low=0.0,
-        high=1.0,
-        dynamic=True,
-    )
-    slow_track_budget: float = setting(
-        0.0,
-        "wanted share of frames that find the slow track (Sh) at work: the threshold is steered "
-        "towards it; with key_frame_budget the higher threshold counts; 0 for none",
         low=0.0,
         high=1.0,
         dynamic=True,

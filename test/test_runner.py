@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowlat_seg_ros.engine.latency import Stopwatch
-from lowlat_seg_ros.engine.resize import mask_of, network_input, plan
+from lowlat_seg_ros.engine.postprocess import mask_of
+from lowlat_seg_ros.engine.preprocess import network_input, plan
 from lowlat_seg_ros.engine.runner import Captures, Runner, captures, runners
+from lowlat_seg_ros.engine.timing import Stopwatch
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -51,7 +52,7 @@ def test_the_parts_are_the_network_s(tiny: Segmenter, make_frame: MakeFrame) -> 
     assert torch.equal(run.selector_reduce(low), seen[1])
     assert run.deviation(*seen) == tiny.selector.deviation(*seen).item()
     assert (run.mask(fused, geometry) == mask_of(fused, geometry)).all()
-    assert run.keep(low) is low
+    assert run.clone(low) is low
 
 
 @torch.inference_mode()

@@ -11,8 +11,8 @@ from typing import Any
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
+from lowlat_seg_ros.engine.counters import OnRefinement
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.ledger import OnRefinement
 from lowlat_seg_ros.frames import ResetReason
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.ros.camera_info import topic_beside

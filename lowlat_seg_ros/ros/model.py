@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lowlat_seg_ros.engine.budget import Budget, measure
-from lowlat_seg_ros.engine.device import apart
+from lowlat_seg_ros.engine.cpu_threads import run_in_temporary_thread
+from lowlat_seg_ros.engine.frame_cost import FrameCost, measure
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.network import digest, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
@@ -28,7 +28,7 @@ class Model:
     device: torch.device
     path: Path
     sha256: str
-    budget: Budget
+    budget: FrameCost
 
 
 def load_model(settings: Settings) -> Model:
@@ -36,7 +36,7 @@ def load_model(settings: Settings) -> Model:
 
     Raises ``CheckpointError`` for the file or its hash, ``ConfigError`` for the device.
     """
-    return apart(partial(_load, settings))
+    return run_in_temporary_thread(partial(_load, settings))
 
 
 def _load(settings: Settings) -> Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lowlat_seg_ros.engine.latency import Percentiles, PercentileTracker
+from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
 from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
 from lowlat_seg_ros.images.ledger import Ledger
 

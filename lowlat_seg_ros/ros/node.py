@@ -19,7 +19,7 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 
 from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError, name_of
-from lowlat_seg_ros.engine.memory import release_unused
+from lowlat_seg_ros.engine.runner import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.frames import FrameError, ResetReason
 from lowlat_seg_ros.network.checkpoint import CheckpointError

@@ -11,7 +11,7 @@ import numpy as np
 from rclpy.node import Node
 
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.frames import Frame, FrameError, NodeTiming, ResetReason, Segmentation
+from lowlat_seg_ros.frames import Frame, FrameError, NodeTiming, ResetReason
 from lowlat_seg_ros.images.ledger import Bookkeeper, Ledger
 from lowlat_seg_ros.images.raw import ImageError
 from lowlat_seg_ros.ros.monitor import StreamMonitor, since_ms
@@ -79,12 +79,14 @@ class Pipeline:
         converted_ns = time.perf_counter_ns()
         encoding = self._transport.encoding(msg)
         frame = Frame(image, stamp_ns(msg.header.stamp), msg.header.frame_id, encoding)
-        timing = NodeTiming()
-
-        def publish(result: Segmentation) -> None:
-            nonlocal timing
+        step = self._engine.segment(
+            frame,
+            waited_ms=wait_ms + (converted_ns - began_ns) / 1e6,
+            mask_at_network_size=settings.node.output_size == "network",
+        )
+        try:
             out_ns = time.perf_counter_ns()
-            self._out.mask(msg.header, result.mask, image.shape[:2])
+            self._out.mask(msg.header, step.mask, image.shape[:2])
             self._books.publish()
             now_ns = time.perf_counter_ns()
             timing = NodeTiming(
@@ -94,15 +96,9 @@ class Pipeline:
                 processing_ms=(now_ns - began_ns) / 1e6,
                 age_ms=since_ms(frame.stamp_ns, self._now_ns()),
             )
-
-        # The selector runs after the mask is out.
-        result = self._engine.process(
-            frame,
-            publish,
-            waited_ms=wait_ms + (converted_ns - began_ns) / 1e6,
-            confidence=self._out.wants_confidence,
-            mask_at_network_size=settings.node.output_size == "network",
-        )
+        finally:
+            # The selector runs after the mask is out, also if it could not be published.
+            result = self._engine.finish(step, confidence=self._out.wants_confidence)
         limit_ms = settings.node.max_processing_time_ms
         self.monitor.published(result.timing, timing, result.deadline, began_ns, limit_ms)
         self._out.report(msg.header, result, timing, self.ledger)

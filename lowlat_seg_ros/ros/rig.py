@@ -8,9 +8,9 @@ from functools import partial
 from rclpy.node import Node
 
 from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.counters import OnRefinement
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.ledger import OnRefinement
-from lowlat_seg_ros.engine.shared import SharedSlowTrack
+from lowlat_seg_ros.engine.slow_track import SharedSlowTrack
 from lowlat_seg_ros.frames import ResetReason
 from lowlat_seg_ros.ros.camera import CameraStream
 from lowlat_seg_ros.ros.diagnostics import StreamState
@@ -79,6 +79,6 @@ class Rig:
             self.model.segmenter,
             config,
             threshold=self.model.header.threshold,
-            slow_track=self._slow_track.lane,
+            slow_track=self._slow_track.camera_queue,
             on_refinement=on_refinement,
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.frames import Frame, FrameError, NodeTiming, Segmentation
+from lowlat_seg_ros.frames import Frame, FrameError, NodeTiming
 from lowlat_seg_ros.images.ledger import Bookkeeper, Ledger
 from lowlat_seg_ros.images.raw import ImageError
 from lowlat_seg_ros.tools.bag import frame_reports, images
@@ -69,13 +69,12 @@ class Twin:
         frame = Frame(image, stamp, message.header.frame_id, encoding)
         header = self._out.messages.header(frame.stamp_ns, frame.frame_id)
         wait_ms = (now_ns - raw.time_ns) / 1e6
-        timing, published_ns = NodeTiming(), 0
-
-        def publish(result: Segmentation) -> None:
-            nonlocal timing, published_ns
+        waited_ms = wait_ms + (converted_ns - began_ns) / 1e6
+        step = self._engine.segment(frame, waited_ms=waited_ms)
+        try:
             out_ns = time.perf_counter_ns()
             published_ns = self._pace.mask_out()
-            mask = self._out.messages.image(header, result.mask, "mono8")
+            mask = self._out.messages.image(header, step.mask, "mono8")
             self._out.write(self._topics.mask, mask, published_ns)
             self._books.publish()
             convert_ms = (converted_ns - began_ns) / 1e6
@@ -85,12 +84,11 @@ class Twin:
                 convert_ms=convert_ms,
                 publish_ms=publish_ms,
                 # Not the time since the image came: in virtual time Sh has run in between.
-                processing_ms=convert_ms + result.timing.latency_ms + publish_ms,
+                processing_ms=convert_ms + step.timing.latency_ms + publish_ms,
                 age_ms=(published_ns - frame.stamp_ns) / 1e6,
             )
-
-        waited_ms = wait_ms + (converted_ns - began_ns) / 1e6
-        result = self._engine.process(frame, publish, waited_ms=waited_ms, confidence=True)
+        finally:
+            result = self._engine.finish(step, confidence=True)
         make, ledger = self._out.messages, self._books.ledger
         report = frame_reports.message_of(make, header, result, timing, ledger)
         self._out.write(self._topics.report, report, published_ns)
