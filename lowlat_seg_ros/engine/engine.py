@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,21 +19,17 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.engine import preprocess, schedule
+from lowlat_seg_ros.engine import cpu_threads, preprocess
 from lowlat_seg_ros.engine.counters import LiveCounters, OnRefinement
-from lowlat_seg_ros.engine.cpu_threads import (
-    ForegroundThreads,
-    num_threads,
-    run_in_temporary_thread,
-    single_threaded,
-)
-from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, Refiner, Seen, exact_features
+from lowlat_seg_ros.engine.key_frame import KeyFrameCache, Refiner, Seen, exact_features
 from lowlat_seg_ros.engine.postprocess import confidence_of
+from lowlat_seg_ros.engine.promotion import Promotion
 from lowlat_seg_ros.engine.runner import runners
-from lowlat_seg_ros.engine.slow_track import Refine, SlowTrack, SlowTrackState, ThreadedSlowTrack
+from lowlat_seg_ros.engine.schedule import StreamSchedule
+from lowlat_seg_ros.engine.slow_track import SlowTrackState, ThreadedSlowTrack
 from lowlat_seg_ros.engine.step import Arrival, Features, Step
 from lowlat_seg_ros.engine.timing import Clock, Stopwatch
-from lowlat_seg_ros.engine.virtual_slow_track import Delay, VirtualSlowTrack
+from lowlat_seg_ros.engine.virtual_slow_track import Delay, SlowTrackFactory, VirtualSlowTrack
 from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
@@ -51,8 +46,6 @@ from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
-
-SlowTrackFactory = Callable[[Refine, LiveCounters, EngineConfig], SlowTrack]
 
 
 class Engine:
@@ -82,16 +75,10 @@ class Engine:
         self.header: Header | None = None
         self._net, slow_net = runners(segmenter)
         self._config, self._clock = config, clock
-        self._calibrated_threshold = threshold
-        self._threshold = schedule.effective_threshold(threshold, config)
-        self._budget = schedule.KeyFrameBudget()
-        self._shedder = schedule.LoadShedder()
-        self._threads = ForegroundThreads(config)
+        self._schedule = StreamSchedule(threshold, config)
+        self._threads = cpu_threads.ForegroundThreads(config)
         self._counters = LiveCounters(on_refinement)
         self._cache = KeyFrameCache()
-        self._previous: Frame | None = None
-        self._previous_ran_sh = self._clock_stands = False
-        self._forced = threading.Event()
         self._epoch_reason = ResetReason.FIRST_FRAME
         self._lock = threading.Lock()  # of resets, and of who is in the foreground
         self._foreground_thread: threading.Thread | None = None
@@ -99,6 +86,7 @@ class Engine:
         self._closed = False
         refine = Refiner(slow_net, self._cache, config.late_refinement)
         self._slow = slow_track(refine, self._counters, config)
+        self._promotion = Promotion(self._net, self._cache, self._counters, self._slow)
 
     @classmethod
     def from_checkpoint(
@@ -109,7 +97,8 @@ class Engine:
     ) -> Engine:
         """Load weights; raises ``CheckpointError`` for the file, ``ConfigError`` for the device."""
         load = partial(inference.load, path, resolve_device(device), config.precision)
-        segmenter, header = run_in_temporary_thread(load)  # it leaves no thread pool behind
+        # The thread's pool ends with it.
+        segmenter, header = cpu_threads.run_in_temporary_thread(load)
         engine = cls(segmenter, config, threshold=header.threshold)
         engine.header = header
         return engine
@@ -185,7 +174,7 @@ class Engine:
                     with watch.stage("predictor_ms"):
                         reduced = net.reduce(low)
                         weights = net.kernels(key.remembered, reduced)  # W(k,t) (1, K*K, H/8, W/8)
-                    with watch.stage("propagation_ms"), single_threaded():
+                    with watch.stage("propagation_ms"), cpu_threads.single_threaded():
                         high = net.propagate(key.high, weights)  # Eq. (1): F_h (1, Ch, H/8, W/8)
                         seen = key.seen or key.seen_with(None)
                         answers, residual = net.carry_answers(seen.answers, seen.luma, luma)
@@ -216,22 +205,24 @@ class Engine:
         if step is not self._open:
             raise RuntimeError("the step is finished, or a newer frame came; finish each step once")
         key, features, net = step.key, step.features, self._net
+        config, promotion, threshold = self._config, self._promotion, self._schedule.threshold
         with self._foreground(last=True), self._threads.after_mask(), net.frame_context():
             selection, is_key = None, False
             if key is None:
                 # Its features are exact already. If Sh failed it has none; a later frame retries.
-                is_key = self._promote(step, submit=False)
+                is_key = promotion.promote(step, submit=False)
             elif features.high is None:
                 # Not every frame: they would supersede each other, and F_h would never arrive.
-                is_key = self._counters.snapshot().pending == 0 and self._promote(step)
-            elif self._selector_is_due(step, key):
+                is_key = self._counters.snapshot().pending == 0 and promotion.promote(step)
+            elif promotion.selector_is_due(step, key, config):
                 with step.watch.stage("selector_ms"):
                     reduced = net.selector_reduce(features.low)
                     deviation = net.deviation(key.selector_reduced, reduced)  # devS(k,t)
-                is_key = self._is_chosen(step, key, deviation) and self._promote(step, reduced)
+                chosen = promotion.is_chosen(step, key, deviation, threshold, config)
+                is_key = chosen and promotion.promote(step, reduced)
                 self._counters.count(duplicates=int(is_key and step.arrival.duplicate))
-                selection = Selection(deviation, self._threshold, is_key)
-            self._budget.observe(is_key, self._config.key_frame_budget)
+                selection = Selection(deviation, threshold, is_key)
+            self._schedule.finish(is_key, config)
             made = confidence_of(features.logits, step.arrival.geometry) if confidence else None
             return Segmentation(
                 mask=step.mask,
@@ -259,7 +250,7 @@ class Engine:
 
         Its mask is made as usual: Sh runs in the background. A full frame serves as well.
         """
-        self._forced.set()
+        self._promotion.force()
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Adopt dynamic settings from the next frame on; raises ``ConfigError`` for any other."""
@@ -277,7 +268,7 @@ class Engine:
     @property
     def threshold(self) -> float:
         """The deviation threshold of the newest frame, steered if there is a budget."""
-        return self._threshold
+        return self._schedule.threshold
 
     @property
     def counters(self) -> Counters:
@@ -325,25 +316,21 @@ class Engine:
 
     def _begin(self, frame: Frame, mask_at_network_size: bool) -> Arrival:
         """Decide what the frame's geometry and level are, and whether it begins a new epoch."""
-        config, previous = self._config, self._previous
-        level = self._shedder.begin(config.max_latency_ms)
+        config = self._config
+        level, reason, duplicate = self._schedule.begin(frame, config)
         geometry = preprocess.plan(
             frame.image.shape[:2],
             config.inference_height,
             level.scale,
             mask_at_network_size=mask_at_network_size,
         )
-        reason = schedule.needs_reset(previous, frame, config, after_sh=self._previous_ran_sh)
         if reason is not None and self._cache.snapshot()[0] is not None:
             self.reset(reason)
-        fixed = schedule.effective_threshold(self._calibrated_threshold, config)
-        self._threshold = self._budget.threshold(fixed, config.key_frame_budget)
         # Set by this thread alone, so that a change of the setting cannot undo the level's.
         self._slow.set_min_share(min(config.slow_track_min_share, level.slow_share))
         # The frames counter is written by this thread alone, so it numbers the frame.
         index = self._counters.snapshot().frames
         self._slow.begin_frame(index, frame.stamp_ns)
-        duplicate = schedule.repeats(previous, frame) and not self._clock_stands
         return Arrival(index, level, geometry, duplicate)
 
     def _without_key(
@@ -353,7 +340,7 @@ class Engine:
         net = self._net
         if first:
             try:
-                with watch.stage("higher_ms"), num_threads(self._threads.full()):
+                with watch.stage("higher_ms"), cpu_threads.num_threads(self._threads.full()):
                     high = exact_features(net, source, self._threads.relieve)
             except Exception as error:
                 # Failures never stop masks.
@@ -369,10 +356,8 @@ class Engine:
             return Features(low, source, now.luma, net.classify_low(low))
 
     def _mask_out(self, frame: Frame, provenance: Provenance, latency_ms: float) -> Deadline:
-        """Count the mask, and remember its frame as the previous one."""
-        deadline = self._shedder.mask_out(latency_ms)
-        self._clock_stands = schedule.repeats(self._previous, frame)
-        self._previous, self._previous_ran_sh = frame, provenance.reset is not None
+        ran_sh = provenance.reset is not None
+        deadline = self._schedule.mask_out(frame, latency_ms, ran_sh=ran_sh)
         self._counters.count(
             frames=1,
             degraded=int(provenance.kind is MaskKind.DEGRADED),
@@ -380,50 +365,3 @@ class Engine:
             shed=int(deadline.level > 0),
         )
         return deadline
-
-    def _must_be_key(self, step: Step, key: KeyFrame) -> bool:
-        # Resampled features are a makeshift: the first frame of the new size replaces them.
-        return key.resampled or step.arrival.duplicate or self._forced.is_set()
-
-    def _selector_is_due(self, step: Step, key: KeyFrame) -> bool:
-        age_frames, every = step.arrival.index - key.index, step.arrival.level.selector_every
-        return self._must_be_key(step, key) or schedule.selects(age_frames, every, self._config)
-
-    def _is_chosen(self, step: Step, key: KeyFrame, deviation: float) -> bool:
-        """Whether the frame is to become the key frame."""
-        if self._must_be_key(step, key):
-            return True
-        level, last_error = step.arrival.level, self._slow.state().last_error
-        fills = schedule.fills_idle_time(last_error, level, self._config)
-        # While Sh is busy, a frame that deviates would only wait for it, with features that are
-        # propagated once more; so where frames fill Sh's idle time, the deviation does not count.
-        limit = math.inf if fills else self._threshold
-        age_frames = step.arrival.index - key.index
-        deviates = schedule.is_key(deviation, limit, age_frames, self._config)
-        # Cameras that share the slow track are granted it one by one; a newer frame will ask again.
-        return (deviates and self._slow.admits()) or (fills and self._slow.offers())
-
-    def _promote(
-        self, step: Step, selector_reduced: Tensor | None = None, *, submit: bool = True
-    ) -> bool:
-        """Propagated at once, exact later: the frame is the key frame from here on.
-
-        False if a reset came in between.
-        """
-        expected, features, net = step.key, step.features, self._net
-        new = step.as_key_frame(net, selector_reduced)
-        while not self._cache.replace(expected, new):
-            # Sh has refined the key frame since. What it found is propagated, not lost.
-            expected, epoch = self._cache.snapshot()
-            if expected is None or expected.high is None or epoch != new.epoch:
-                return False
-            if features.weights is None:  # the mask was degraded: there was no F_h
-                return False
-            with single_threaded():
-                high = net.clone(net.propagate(expected.high, features.weights))
-            new = dataclasses.replace(new, high=high, seen=expected.seen)
-        self._counters.count(key_frames=1, forced=int(self._forced.is_set()))
-        self._forced.clear()
-        if submit:
-            self._slow.submit(new)
-        return True

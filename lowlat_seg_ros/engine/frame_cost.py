@@ -35,18 +35,18 @@ class FrameCost:
     full_frame_ms: float
 
     def rate_hz(self, cameras: int) -> float:
-        """Frames a second of each of so many ``cameras`` that take turns, Sh idle."""
+        """Frames a second of each of ``cameras`` that share one thread, Sh idle."""
         return 1e3 / (cameras * self.fast_track_ms)
 
 
 def measure(segmenter: Segmenter, config: EngineConfig, size: tuple[int, int]) -> FrameCost:
-    """Run every stage at ``size`` (height, width) until allocators have settled, and time it.
+    """Run every stage at ``size`` (height, width) until allocators are warm, and time it.
 
     An engine of its own is used, so that its frames appear in no counter. Takes two full frames,
     some fast ones and one Sh; more on a GPU, where CUDA graphs are captured meanwhile.
     """
     # The second time a part runs on a GPU it is captured, and only the third time tells its cost.
-    turns = 3 if next(segmenter.parameters()).is_cuda else 1
+    repeats = 3 if next(segmenter.parameters()).is_cuda else 1
     quiet = dataclasses.replace(
         config,
         key_frame_policy="deviation",
@@ -65,11 +65,11 @@ def measure(segmenter: Segmenter, config: EngineConfig, size: tuple[int, int]) -
         latency_ms()
         latency_ms()
         fast_ms = statistics.median(latency_ms() for _ in range(FRAMES))
-        for _ in range(turns):
+        for _ in range(repeats):
             engine.reset()
             full_ms = latency_ms()
         engine.reconfigure(dataclasses.replace(quiet, max_key_interval=1))
-        for _ in range(turns):
+        for _ in range(repeats):
             latency_ms()  # becomes the key frame
             while engine.counters.pending and engine.slow_track().alive:
                 time.sleep(0.001)

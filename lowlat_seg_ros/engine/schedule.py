@@ -209,3 +209,37 @@ def growth(level: int) -> float:
     if level == 0:
         return MARGIN
     return max(MARGIN, (LEVELS[level - 1].scale / LEVELS[level].scale) ** 2)
+
+
+class StreamSchedule:
+    """What the decisions on one stream's frames depend on; used by the thread they are in.
+
+    Each frame goes through :meth:`begin`, :meth:`mask_out` and :meth:`finish`; one that fails may
+    end before any of them. ``threshold`` is that of the newest frame.
+    """
+
+    def __init__(self, calibrated: float, config: EngineConfig) -> None:
+        self.threshold = effective_threshold(calibrated, config)
+        self._calibrated = calibrated
+        self._budget, self._shedder = KeyFrameBudget(), LoadShedder()
+        self._previous: Frame | None = None
+        self._previous_ran_sh = self._clock_stands = False
+
+    def begin(self, frame: Frame, config: EngineConfig) -> tuple[Level, ResetReason | None, bool]:
+        """A frame came in: its level, why it begins an epoch, and whether its stamp is repeated."""
+        fixed = effective_threshold(self._calibrated, config)
+        self.threshold = self._budget.threshold(fixed, config.key_frame_budget)
+        level = self._shedder.begin(config.max_latency_ms)
+        reason = needs_reset(self._previous, frame, config, after_sh=self._previous_ran_sh)
+        duplicate = repeats(self._previous, frame) and not self._clock_stands
+        return level, reason, duplicate
+
+    def mask_out(self, frame: Frame, latency_ms: float, *, ran_sh: bool) -> Deadline:
+        """Its mask is out; ``ran_sh``: Sh ran in the foreground."""
+        self._clock_stands = repeats(self._previous, frame)
+        self._previous, self._previous_ran_sh = frame, ran_sh
+        return self._shedder.mask_out(latency_ms)
+
+    def finish(self, is_key: bool, config: EngineConfig) -> None:
+        """Nothing is left to do for it; ``is_key``: it became the key frame."""
+        self._budget.observe(is_key, config.key_frame_budget)

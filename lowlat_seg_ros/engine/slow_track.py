@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
@@ -53,49 +52,17 @@ class SlowTrackState:
     alive: bool = True
 
 
-class SlowTrack(Protocol):
-    """What the engine asks of its slow track; :mod:`virtual_slow_track` has the other one."""
-
-    def begin_frame(self, index: int, stamp_ns: int) -> None:
-        """A frame comes to the foreground."""
-
-    def end_frame(self) -> None:
-        """The foreground is idle."""
-
-    def admits(self) -> bool:
-        """Whether a frame that the selector chose may become the key frame now."""
-
-    def offers(self) -> bool:
-        """Whether Sh is idle and this camera is the next to fill the time."""
-
-    def submit(self, key: KeyFrame) -> None:
-        """Hand over a key frame; it replaces one that still waits, which is counted."""
-
-    def cancel(self) -> None:
-        """Drop what waits: a reset made it stale."""
-
-    def starved(self) -> bool:
-        """Whether what runs gets less than its share, so that the foreground must leave cores."""
-
-    def set_min_share(self, share: float) -> None:
-        """Change ``EngineConfig.slow_track_min_share``."""
-
-    def state(self) -> SlowTrackState:
-        """A snapshot for diagnostics."""
-
-    def close(self, timeout_s: float) -> bool:
-        """Stop; False if a running job could not be stopped in time."""
-
-
 class SharedSlowTrack:
     """One thread that runs Sh for the engines made with ``slow_track=shared.camera_queue``.
 
     One engine's job never replaces another's, and each waits for at most one job of every other
     one. The frames of all engines must be processed by one thread: while one of them is in the
-    foreground, Sh waits between its slices, whichever engine it runs for.
+    foreground, Sh waits between its slices, whichever engine it runs for. ``clock``: seconds,
+    monotonic, for fairness.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self._threads, self._gives_way = config.slow_track_threads, gives_way(config)
         self.gate = Gate(config.slow_track_min_share)
         self.changed = threading.Condition()  # guards the rest
@@ -152,7 +119,10 @@ class SharedSlowTrack:
 
 
 class CameraQueue:
-    """The slow track as one engine sees it: a slot for its newest key frame."""
+    """The slow track as one engine sees it: a slot for its newest key frame.
+
+    :class:`~.virtual_slow_track.VirtualSlowTrack` has the same methods.
+    """
 
     def __init__(self, track: SharedSlowTrack, refine: Refine, counters: LiveCounters) -> None:
         self._track, self.refine, self.counters = track, refine, counters
@@ -173,7 +143,7 @@ class CameraQueue:
         with track.changed:
             if self in track.waiting:
                 return True
-            return track.requests.grant(self, free=not track.waiting, now_s=time.monotonic())
+            return track.requests.grant(self, free=not track.waiting, now_s=track.clock())
 
     def offers(self) -> bool:
         """Whether nothing runs or waits, and this camera asked first since it was last offered.
@@ -183,7 +153,7 @@ class CameraQueue:
         track = self._track
         with track.changed:
             idle = track.running is None and not track.waiting
-            return track.idle_requests.grant(self, free=idle, now_s=time.monotonic())
+            return track.idle_requests.grant(self, free=idle, now_s=track.clock())
 
     def submit(self, key: KeyFrame) -> None:
         """Newest wins: ``key`` takes the slot, at the place of the one that it replaces."""

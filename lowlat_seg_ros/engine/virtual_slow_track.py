@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine.counters import Job, LiveCounters
 from lowlat_seg_ros.engine.key_frame import KeyFrame
-from lowlat_seg_ros.engine.slow_track import Refine, SlowTrackState, run_job
+from lowlat_seg_ros.engine.slow_track import CameraQueue, Refine, SlowTrackState, run_job
 from lowlat_seg_ros.frames import Outcome
 
 
@@ -40,8 +41,7 @@ class VirtualSlowTrack:
     """Runs each job in the caller's thread, at the first frame by which it would have been done.
 
     The result of a job submitted at time s shows at the first later frame with time >= s + delay.
-    Meanwhile one more job may wait, the newest; it begins when the running one ends.
-    """
+    Meanwhile one more job may wait, the newest; it begins when the running one ends."""
 
     def __init__(
         self, refine: Refine, counters: LiveCounters, config: EngineConfig, delay: Delay
@@ -108,3 +108,8 @@ class VirtualSlowTrack:
         """Drop what is left."""
         self.cancel()
         return True
+
+
+#: What an engine may have as its slow track, and what makes it.
+SlowTrack = CameraQueue | VirtualSlowTrack
+SlowTrackFactory = Callable[[Refine, LiveCounters, EngineConfig], SlowTrack]
