@@ -356,7 +356,7 @@ def test_multiply_adds_of_the_large_networks(
 
 
 def test_the_gate_is_counted() -> None:
-    """It alone tells both networks run_in_temporary_thread."""
+    """It is the only difference between both networks."""
     size = (48, 64)
     gated = count(NETWORKS["tiny_gated"], size)
     assert gated.fast_g > count(NETWORKS["tiny_ddr"], size).fast_g

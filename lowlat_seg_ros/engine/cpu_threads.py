@@ -273,8 +273,8 @@ class ForegroundThreads:
         if self._adapts and self._clock() - self._looked >= LOOK_S:
             self._take(self._load.cores())
             self._look()
-        owed = self._slow if starved and not self._slow_has_cores else 0
-        self._count = max(1, self._most - self._taken - owed)
+        reserved = self._slow if starved and not self._slow_has_cores else 0
+        self._count = max(1, self._most - self._taken - reserved)
         return self._count
 
     def relieve(self) -> None:

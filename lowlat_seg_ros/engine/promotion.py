@@ -54,7 +54,7 @@ class Promotion:
         return (deviates and self._slow.admits()) or (fills and self._slow.offers())
 
     def _must(self, step: Step, key: KeyFrame) -> bool:
-        # Resampled features are a makeshift: the first frame of the new size replaces them.
+        # Resampled features are only a substitute: the first frame of the new size replaces them.
         return key.resampled or step.arrival.duplicate or self._forced.is_set()
 
     def promote(
