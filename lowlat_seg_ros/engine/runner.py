@@ -97,10 +97,10 @@ class Runner:
         return self.run("propagate", self._net.propagate, key_high, weights)
 
     def answers(self, high: Tensor) -> Tensor | None:
-        """F_h -> the full network's answers, None where they are not carried."""
+        """F_h -> the full network's logits, to be carried; None without ``fine_carry``."""
         if not self._net.config.fine_carry:
             return None
-        return self.run("answers", self._net.high_classifier.cells, high)
+        return self.run("answers", self._net.answers, high)
 
     def motion(self, then: np.ndarray | None, now: np.ndarray | None) -> warping.Motion | None:
         """Optical flow between two frames, by their luma; None where the network needs none."""
