@@ -135,7 +135,7 @@ class Deadline:
 
     ``latency_ms`` runs from the frame's arrival on this machine to its mask, the time that it
     waited for the engine included; ``missed`` is true when that is above ``max_latency_ms``.
-    ``level`` is the one of ``engine.deadline.LEVELS`` that the frame was segmented under.
+    ``level`` is the one of ``engine.schedule.LEVELS`` that the frame was segmented under.
     """
 
     level: int = 0

@@ -34,11 +34,10 @@ def test_half_a_cell_is_a_whole_point(compiled: bool, monkeypatch: pytest.Monkey
         assert warping.compiled() is not None
     else:
         monkeypatch.setattr(warping, "compiled", lambda: None)
-    cells = torch.randn(1, 3 * 4, 8, 10).contiguous(memory_format=torch.channels_last)
+    before = torch.randn(1, 3, 16, 20).contiguous(memory_format=torch.channels_last)
     # What is there now was three points to the right and one above.
     with torch.inference_mode():
-        moved = arranged(warping.warp(cells, uniform_flow(3, -1, 16, 20), points=2))
-    before = arranged(cells)
+        moved = arranged(warping.warp(before, uniform_flow(3, -1, 16, 20), points=2))
     torch.testing.assert_close(moved[:, :, 1:, :-3], before[:, :, :-1, 3:])
     # Beyond the border the edge repeats.
     torch.testing.assert_close(moved[:, :, 1:, -1], before[:, :, :-1, -1])
@@ -51,11 +50,11 @@ def test_both_ways_give_the_same(
 ) -> None:
     pytest.importorskip("numba", reason="numba is not installed; pip install '.[fast]' adds it")
     dense = torch.channels_last
-    cells = torch.randn(1, classes * points**2, 12, 15).contiguous(memory_format=dense)
+    answers = torch.randn(1, classes, 12 * points, 15 * points).contiguous(memory_format=dense)
     flow = 5 * torch.randn(1, 2, 12 * points, 15 * points)
-    fast = warping.warp(cells, flow, points)
+    fast = warping.warp(answers, flow, points)
     monkeypatch.setattr(warping, "compiled", lambda: None)
-    torch.testing.assert_close(fast, warping.warp(cells, flow, points), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fast, warping.warp(answers, flow, points), rtol=1e-4, atol=1e-4)
     assert fast.is_contiguous(memory_format=dense)
 
 
@@ -126,13 +125,19 @@ def test_fused_masks_correct_what_was_moved(gated: Segmenter) -> None:
     high = torch.randn(1, gated.config.high_channels, 8, 12)
     reduced = gated.predictor.reduce(low)
     known = gated.evidence(reduced, reduced, torch.tensor([0.1]), torch.zeros(1, 4, 8, 12))
-    answers = gated.answers(high)
-    assert answers is not None
+    answers = gated.high_classifier.cells(high)
     assert torch.equal(
         gated.classify_fused(high, low, known, answers), gated.classify_fused(high, low, known)
     )
     other = gated.classify_fused(high, low, known, answers.roll(2, 3))
     assert not torch.allclose(other, gated.classify_fused(high, low, known))
+
+
+@torch.inference_mode()
+def test_where_nothing_moves_answers_stay_what_they_are(gated: Segmenter) -> None:
+    high = torch.randn(1, gated.config.high_channels, 8, 12)
+    still = gated.warp(gated.answers(high), torch.zeros(1, 2, 16, 24))
+    torch.testing.assert_close(still, gated.high_classifier.cells(high))
 
 
 def test_it_needs_what_it_is_a_part_of_and_excludes_other_carriers(gated: Segmenter) -> None:

@@ -34,7 +34,7 @@ Pause = Callable[[], None]
 class Seen:
     """A frame that Sh has seen, by its stamp and its number among those of the engine.
 
-    ``answers`` (1, classes*r*r, H/8, W/8) are the full network's and ``luma`` uint8 (H/2, W/2) is
+    ``answers`` (1, classes, r*H/8, r*W/8) are the full network's and ``luma`` uint8 (H/2, W/2) is
     the frame's, where answers are carried by optical flow (``fine_carry``): neither changes as
     long as no newer frame has been seen by Sh.
     """

@@ -99,10 +99,10 @@ class Runner:
         return self.run("propagate", self._net.propagate, key_high, weights)
 
     def answers(self, high: Tensor) -> Tensor | None:
-        """F_h -> the full network's answers, which stay valid; None where they are not carried."""
+        """F_h -> the full network's logits, which stay valid; None without ``fine_carry``."""
         if not self._net.config.fine_carry:
             return None
-        return self.clone(self.run("answers", self._net.high_classifier.cells, high))
+        return self.clone(self.run("answers", self._net.answers, high))
 
     def carry_answers(
         self, answers: Tensor | None, then: np.ndarray | None, now: np.ndarray | None

@@ -165,12 +165,9 @@ class Segmenter(nn.Module):
             pause()
         return step(self.context, x, low)
 
-    def answers(self, high: Tensor) -> Tensor | None:
-        """The full network's answers of F_h, for :meth:`warp`; None without ``fine_carry``.
-
-        (N, classes*r*r, H/8, W/8) as :meth:`~.classifier.SubPixel.cells` gives them.
-        """
-        return self.high_classifier.cells(high) if self.config.fine_carry else None
+    def answers(self, high: Tensor) -> Tensor:
+        """The full network's logits (N, classes, r*H/8, r*W/8), laid out for :meth:`warp`."""
+        return self.classify_high(high).contiguous(memory_format=torch.channels_last)
 
     def warp(self, answers: Tensor, flow: Tensor) -> Tensor:
         """Answers of the frame that Sh has seen -> where optical flow has them now.

@@ -125,13 +125,12 @@ class OwnMask(nn.Module):
         ``image`` is the current one, normalised (1, 3, H, W).
         """
         base, low = self.base, _given(low)
-        answers = base.answers(key.high)
-        evidence = residual = None
-        if answers is not None:
+        answers = evidence = residual = None
+        if base.config.fine_carry:
             lumas = [luma_of(base.statistics.pixels(x)) for x in (key.image, image)]
             motion = motion_between(lumas[0], lumas[1], base.config.classifier_upsampling)
             residual = motion.residual.to(low.device)
-            answers = base.warp(answers, motion.flow.to(low.device))
+            answers = base.warp(base.answers(key.high), motion.flow.to(low.device))
         if base.gate is not None:
             before, now = base.predictor.reduce(_given(key.low)), base.predictor.reduce(low)
             age = torch.full((len(low),), age_s, device=low.device)

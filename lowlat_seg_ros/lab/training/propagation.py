@@ -171,9 +171,9 @@ def warped(
     ``keys`` and ``images``: RGB in [0, 1] (N, 3, H, W). Both are None where the network does not
     carry its answers; see :class:`~.warping.Motion`.
     """
-    answers = net.answers(high_key)
-    if answers is None:
+    if not net.config.fine_carry:
         return None, None
+    answers = net.answers(high_key)
     pixels = [
         x.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy() for x in (keys, images)
     ]
