@@ -1,4 +1,4 @@
-"""The QoS doctor: why a camera's images do not come or go missing, and what mends it.
+"""The QoS doctor: why a camera's images do not come or go missing, and what fixes it.
 
 Everything here is a function of what :mod:`connections` has seen; nothing knows the middleware.
 """
@@ -27,7 +27,7 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence that says what is wrong and what mends it."""
+    """A sentence that says what is wrong and what fixes it."""
 
     severity: Severity
     text: str
@@ -110,7 +110,7 @@ def examine_input(state: Input, max_lost_share: float) -> list[Finding]:
 
 
 def examine_output(state: Output) -> list[Finding]:
-    """Who subscribes to one of the node's topics and receives nothing, and what mends it."""
+    """Who subscribes to one of the node's topics and receives nothing, and what fixes it."""
     return [
         Finding(
             Severity.WARN,
@@ -124,15 +124,15 @@ def examine_output(state: Output) -> list[Finding]:
 
 def fix(topic: str, side: str, policy: str) -> str:
     """How to make the ``side`` (publisher or subscription) of ``topic`` fit in a policy."""
-    wanted = {
+    value = {
         ("subscription", "reliability"): "best_effort",
         ("subscription", "durability"): "volatile",
         ("publisher", "reliability"): "reliable",
         ("publisher", "durability"): "transient_local",
     }.get((side, policy))
-    if wanted is None:
+    if value is None:
         return f"give both ends the same {policy}"
-    return f"set the parameter qos_overrides.{topic}.{side}.{policy} to {wanted}"
+    return f"set the parameter qos_overrides.{topic}.{side}.{policy} to {value}"
 
 
 def _misfit(state: Input, end: End) -> str:
