@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -36,15 +37,6 @@ class StreamTimes:
     age_ms: Percentiles = field(default_factory=Percentiles)
 
 
-@dataclass(frozen=True)
-class _Published:
-    at_ns: int
-    stages: StageTiming
-    timing: NodeTiming
-    deadline: Deadline
-    delayed_ms: float
-
-
 @dataclass
 class BusyTime:
     """How long images of all cameras have been worked on; their one thread writes it."""
@@ -60,7 +52,8 @@ class StreamMonitor:
         self._processing, self._age = PercentileTracker(), PercentileTracker()
         self._started_ns = ros_now_ns()
         self._image: tuple[int, int] | None = None  # stamp, and when it came in
-        self._published: _Published | None = None
+        # When the newest mask went out, and its times.
+        self._published: tuple[int, StreamTimes] | None = None
         self._late_since_ns: int | None = None  # monotonic
 
     def start(self) -> None:
@@ -88,33 +81,26 @@ class StreamMonitor:
             self._late_since_ns = None
         late_ms = (began_ns - self._late_since_ns) / 1e6 if self._late_since_ns else 0.0
         delayed_ms = late_ms + timing.processing_ms if self._late_since_ns else 0.0
-        self._published = _Published(self._ros_now_ns(), stages, timing, deadline, delayed_ms)
+        newest = StreamTimes(delayed_ms=delayed_ms, stages=stages, timing=timing, deadline=deadline)
+        self._published = self._ros_now_ns(), newest
 
     def times(self) -> StreamTimes:
         """How things stand now."""
         now, image, published = self._ros_now_ns(), self._image, self._published
-        summaries = {
-            "processing_ms": self._processing.percentiles(),
-            "age_ms": self._age.percentiles(),
-        }
+        processing_ms, age_ms = self._processing.percentiles(), self._age.percentiles()
         if image is None:
-            return StreamTimes(silent_ms=since_ms(self._started_ns, now), **summaries)
+            silent_ms = since_ms(self._started_ns, now)
+            return StreamTimes(silent_ms=silent_ms, processing_ms=processing_ms, age_ms=age_ms)
+        at_ns, newest = published or (now, StreamTimes())
         silent_ms = since_ms(image[1], now)
-        ages = {
-            "image_age_ms": since_ms(image[0], now),
-            "since_image_ms": silent_ms,
-            "silent_ms": silent_ms,
-        }
-        if published is None:
-            return StreamTimes(**ages, **summaries)
-        return StreamTimes(
-            **ages,
-            since_publish_ms=since_ms(published.at_ns, now),
-            delayed_ms=published.delayed_ms,
-            stages=published.stages,
-            timing=published.timing,
-            deadline=published.deadline,
-            **summaries,
+        return dataclasses.replace(
+            newest,
+            image_age_ms=since_ms(image[0], now),
+            since_image_ms=silent_ms,
+            since_publish_ms=since_ms(at_ns, now) if published else None,
+            silent_ms=silent_ms,
+            processing_ms=processing_ms,
+            age_ms=age_ms,
         )
 
 
