@@ -100,10 +100,12 @@ class Pipeline:
         convert_ms = _since_ms(began_ns)
         header = message.header
         frame = Frame(image, stamp_ns(header.stamp), header.frame_id, encoding_of(message))
-        timing = NodeTiming()
-
-        def publish(step: Segmentation) -> None:
-            nonlocal timing
+        step = self._engine.segment(
+            frame,
+            waited_ms=wait_ms + convert_ms,
+            mask_at_network_size=self._mask_at_network_size,
+        )
+        try:
             out_ns = time.perf_counter_ns()
             published_ns = self._sink.mask(header, step.mask, image.shape[:2])
             self._books.publish()
@@ -113,14 +115,9 @@ class Pipeline:
             # The age is 0 where the clock was set back in between.
             age_ms = max(published_ns - frame.stamp_ns, 0) / 1e6
             timing = NodeTiming(wait_ms, convert_ms, publish_ms, processing_ms, age_ms)
-
-        result = self._engine.process(
-            frame,
-            publish,
-            waited_ms=wait_ms + convert_ms,
-            confidence=self._sink.wants_confidence,
-            mask_at_network_size=self._mask_at_network_size,
-        )
+        finally:
+            # The selector runs after the mask is out, also where it could not be published.
+            result = self._engine.finish(step, confidence=self._sink.wants_confidence)
         self._sink.details(header, image, result, timing, self.ledger)
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
-from lowlat_seg_ros.engine.device import cores
-from lowlat_seg_ros.engine.engine import Engine, Publish
+from lowlat_seg_ros.engine.cpu_threads import cores
+from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, Segmentation
 from lowlat_seg_ros.lab.baselines.full import FullEngine
 from lowlat_seg_ros.lab.benchmark.arithmetic import count
@@ -224,9 +224,9 @@ def test_a_block_leaves_no_threads_to_the_next_side(tiny: Segmenter, camera: Cam
     seen: list[threading.Thread] = []
 
     class Method(FullEngine):
-        def process(self, frame: Frame, publish: Publish | None = None) -> Segmentation:
+        def process(self, frame: Frame, **options: Any) -> Segmentation:
             seen.append(threading.current_thread())
-            return super().process(frame, publish)
+            return super().process(frame, **options)
 
     side = Side("full", Method(tiny), threads=1)
     side.block(camera, 1, lambda step: None)
@@ -356,7 +356,7 @@ def test_multiply_adds_of_the_large_networks(
 
 
 def test_the_gate_is_counted() -> None:
-    """It alone tells both networks apart."""
+    """It alone tells both networks run_in_temporary_thread."""
     size = (48, 64)
     gated = count(NETWORKS["tiny_gated"], size)
     assert gated.fast_g > count(NETWORKS["tiny_ddr"], size).fast_g

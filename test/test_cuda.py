@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.cuda import SIZES, Graphs
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.graphs import SIZES, Graphs
 from lowlat_seg_ros.engine.runner import captures, runners
 from lowlat_seg_ros.frames import Frame, MaskKind, Segmentation
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -175,24 +175,24 @@ def test_frames_come_before_the_slow_track(on_gpu: Segmenter) -> None:
     """And a network's streams and graphs outlive an engine, as those of a node's warm-up."""
     priorities = []
     for runner in runners(on_gpu):
-        with runner.turn():
+        with runner.frame_context():
             priorities.append(torch.cuda.current_stream().priority)
     assert priorities[0] < priorities[1] == 0
-    with runners(on_gpu)[0].turn():
+    with runners(on_gpu)[0].frame_context():
         first = torch.cuda.current_stream()
-    with runners(on_gpu)[0].turn():
+    with runners(on_gpu)[0].frame_context():
         assert torch.cuda.current_stream() == first
 
 
 def test_images_are_sent_by_turns(on_gpu: Segmenter, make_frame: MakeFrame) -> None:
-    from lowlat_seg_ros.engine import resize
+    from lowlat_seg_ros.engine import preprocess
 
     runner, _ = runners(on_gpu)
-    geometry = resize.plan((48, 64), 0)
-    with torch.inference_mode(), runner.turn():
+    geometry = preprocess.plan((48, 64), 0)
+    with torch.inference_mode(), runner.frame_context():
         for index in range(5):
             image = make_frame(index).image
-            wanted = resize.network_input(image, geometry, on_gpu)
+            wanted = preprocess.network_input(image, geometry, on_gpu)
             np.testing.assert_allclose(
-                runner.image(image, geometry).cpu().numpy(), wanted.cpu().numpy(), atol=1e-6
+                runner.image(image, geometry)[0].cpu().numpy(), wanted.cpu().numpy(), atol=1e-6
             )

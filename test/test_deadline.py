@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowlat_seg_ros.engine.deadline import (
+from lowlat_seg_ros.engine.schedule import (
     DOWN_FRAMES,
     LEVELS,
     UP_MISSES,

@@ -9,9 +9,9 @@ import pytest
 pytest.importorskip("diagnostic_msgs", reason="needs ROS 2")
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.budget import Budget
-from lowlat_seg_ros.engine.deadline import LEVELS
-from lowlat_seg_ros.engine.worker import SlowTrackState
+from lowlat_seg_ros.engine.frame_cost import FrameCost
+from lowlat_seg_ros.engine.schedule import LEVELS
+from lowlat_seg_ros.engine.slow_track import SlowTrackState
 from lowlat_seg_ros.frames import Counters, Deadline
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.ros.diagnostics import (
@@ -125,7 +125,7 @@ def test_what_the_doctor_finds_is_told() -> None:
 
 
 def test_lifecycle_tells_what_frames_cost_and_why_a_transition_failed() -> None:
-    status = lifecycle_status("inactive", "", Budget(640, 480, 12.5, 80.0, 90.0), cameras=4)
+    status = lifecycle_status("inactive", "", FrameCost(640, 480, 12.5, 80.0, 90.0), cameras=4)
     values = {pair.key: pair.value for pair in status.values}
     assert (status.level, values["state"]) == (OK, "inactive")
     assert values["budget_fast_track_ms"] == "12.500"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, NetworkConfig
-from lowlat_seg_ros.engine.resize import plan, resample
+from lowlat_seg_ros.engine.preprocess import plan, resample
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines import weights
 from lowlat_seg_ros.lab.baselines.full import FullEngine

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
-from lowlat_seg_ros.engine.device import cores
+from lowlat_seg_ros.engine.cpu_threads import cores
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.resize import confidence_of, mask_of, network_input, plan
-from lowlat_seg_ros.frames import Frame, MaskKind, ResetReason, Segmentation
+from lowlat_seg_ros.engine.postprocess import confidence_of, mask_of
+from lowlat_seg_ros.engine.preprocess import network_input, plan
+from lowlat_seg_ros.frames import Frame, MaskKind, ResetReason
 from lowlat_seg_ros.lab.baselines.full import FullEngine
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header, save
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -221,9 +222,9 @@ def test_key_frame_by_force(tiny: Segmenter, make_frame: MakeFrame) -> None:
 def test_confidence_is_the_masks_own_and_made_when_asked_for(
     tiny: Segmenter, make_frame: MakeFrame
 ) -> None:
-    engine, published = engine_of(tiny, NEVER), list[Segmentation]()
-    full = engine.process(make_frame(0), published.append, confidence=True)
-    fast = engine.process(make_frame(1), published.append, confidence=True)
+    engine = engine_of(tiny, NEVER)
+    full = engine.process(make_frame(0), confidence=True)
+    fast = engine.process(make_frame(1), confidence=True)
     ref = Reference(tiny, make_frame(0))
     low = [ref.low(make_frame(i)) for i in range(2)]
     high = tiny.higher(low[0])
@@ -232,29 +233,25 @@ def test_confidence_is_the_masks_own_and_made_when_asked_for(
         assert result.confidence is not None
         assert (result.confidence == confidence_of(logits, ref.geometry)).all()
         assert result.confidence.shape == result.mask.shape
-    # It delays no mask, and without a wish there is none.
-    assert [result.confidence for result in published] == [None, None]
     assert engine.process(make_frame(2)).confidence is None
 
 
 def test_selector_runs_after_the_mask_is_out(tiny: Segmenter, make_frame: MakeFrame) -> None:
-    order: list[str] = []
-    published: list[Segmentation] = []
-    tiny.selector.register_forward_hook(lambda *_: order.append("selector"))
+    ran: list[str] = []
+    tiny.selector.register_forward_hook(lambda *_: ran.append("selector"))
     engine = engine_of(tiny, ALWAYS)
     engine.process(make_frame(0))
-    result = engine.process(
-        make_frame(1), lambda mask: (order.append("mask"), published.append(mask))
-    )
-    assert order == ["mask", "selector"]
-    assert published[0].selection is None
-    assert published[0].timing.selector_ms == 0.0
-    assert published[0].mask is result.mask
+    step = engine.segment(make_frame(1))
+    assert ran == []
+    result = engine.finish(step)
+    assert ran == ["selector"]
+    assert step.timing.selector_ms == 0.0
+    assert step.mask is result.mask
     assert result.selection is not None
     assert result.selection.is_key
     assert 0 <= result.selection.deviation <= 1
     assert result.timing.selector_ms > 0
-    assert result.timing.latency_ms == published[0].timing.latency_ms
+    assert result.timing.latency_ms == step.timing.latency_ms
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (8, 8), (49, 67), (1, 200)])
@@ -281,7 +278,7 @@ def test_dynamic_settings_take_effect_on_the_next_frame(
     selection = engine.process(make_frame(1)).selection
     assert selection is not None
     assert (selection.threshold, selection.is_key) == (0.0, True)
-    with pytest.raises(ConfigError, match="inference_height is 0 until the engine is made anew"):
+    with pytest.raises(ConfigError, match="inference_height is 0 until a new engine is made"):
         engine.reconfigure(EngineConfig(inference_height=64, **ONE_THREAD))
     assert engine.config.deviation_threshold == 0.0
 
@@ -321,9 +318,7 @@ def test_missing_checkpoint(tmp_path: Path) -> None:
 def test_full_engine_segments_each_frame_by_itself(tiny: Segmenter, make_frame: MakeFrame) -> None:
     full = FullEngine(tiny, EngineConfig(**ONE_THREAD))
     for index in range(3):
-        published: list[Segmentation] = []
-        result = full.process(make_frame(index), published.append)
-        assert published == [result]
+        result = full.process(make_frame(index))
         alone = engine_of(tiny, NEVER).process(make_frame(index))
         assert (result.mask == alone.mask).all()
         assert result.provenance.kind is MaskKind.FULL

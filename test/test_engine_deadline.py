@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.engine.deadline import DOWN_FRAMES, LEVELS, UP_MISSES
+from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.ledger import Ledger
-from lowlat_seg_ros.engine.resize import mask_of, network_input, plan, resample
-from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
-from lowlat_seg_ros.engine.worker import Refine
+from lowlat_seg_ros.engine.postprocess import mask_of
+from lowlat_seg_ros.engine.preprocess import network_input, plan, resample
+from lowlat_seg_ros.engine.schedule import DOWN_FRAMES, LEVELS, UP_MISSES
+from lowlat_seg_ros.engine.slow_track import Refine
+from lowlat_seg_ros.engine.virtual_slow_track import Delay, VirtualSlowTrack
 from lowlat_seg_ros.frames import Counters, Frame, MaskKind, Segmentation
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -201,14 +202,14 @@ def test_result_of_an_older_size_is_fitted_or_dropped(
 def test_waiting_counts(tiny: Segmenter, make_frame: MakeFrame) -> None:
     machine = Machine(tiny)
     engine = engine_of(tiny, machine, NEVER)
-    published: list[Segmentation] = []
     for index, (waited_ms, missed) in enumerate([(98.9, False), (99.1, True)]):
-        result = engine.process(make_frame(index), published.append, waited_ms=waited_ms)
+        step = engine.segment(make_frame(index), waited_ms=waited_ms)
+        assert engine.counters.missed == int(missed)
+        result = engine.finish(step)
         assert result.deadline.missed is missed
         assert result.deadline.latency_ms == pytest.approx(waited_ms + QUICK_MS)
         assert result.timing.latency_ms == pytest.approx(QUICK_MS)
-        assert published[-1].deadline == result.deadline
-        assert published[-1].counters.missed == int(missed)
+        assert step.deadline == result.deadline
 
 
 def test_a_deadline_taken_back_ends_shedding_at_once(
@@ -232,7 +233,7 @@ def test_slow_track_has_the_smaller_of_both_shares(tiny: Segmenter, make_frame: 
     shares: list[float] = []
 
     class Noting(VirtualSlowTrack):
-        def __init__(self, refine: Refine, ledger: Ledger, config: EngineConfig) -> None:
+        def __init__(self, refine: Refine, ledger: LiveCounters, config: EngineConfig) -> None:
             super().__init__(refine, ledger, config, Delay(frames=1))
 
         def set_min_share(self, share: float) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.resize import mask_of, network_input, plan
-from lowlat_seg_ros.frames import Frame, FrameError, MaskKind, Segmentation
+from lowlat_seg_ros.engine.postprocess import mask_of
+from lowlat_seg_ros.engine.preprocess import network_input, plan
+from lowlat_seg_ros.frames import Frame, FrameError, MaskKind
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 MakeFrame = Callable[..., Frame]
@@ -24,17 +25,31 @@ def engine_of(segmenter: Segmenter, threshold: float, delay: int = 1, size: int 
     return Engine.deterministic(segmenter, config, threshold=threshold, delay_frames=delay)
 
 
-def test_publish_that_raises_leaves_the_state_whole(tiny: Segmenter, make_frame: MakeFrame) -> None:
-    def refuse(_: Segmentation) -> None:
-        raise OSError("nobody listens")
-
-    engine, other = engine_of(tiny, ALWAYS), engine_of(tiny, ALWAYS)
-    for index in range(3):
-        with pytest.raises(OSError, match="nobody listens"):
-            engine.process(make_frame(index), refuse)
-        other.process(make_frame(index))
+def test_a_step_that_is_not_finished_leaves_the_state_whole(
+    tiny: Segmenter, make_frame: MakeFrame
+) -> None:
+    """Its frame is not the key frame, and the masks are those of an engine that chose none."""
+    engine, other = engine_of(tiny, ALWAYS), engine_of(tiny, NEVER)
+    for running in (engine, other):
+        running.process(make_frame(0))
+    for index in range(1, 4):
+        step = engine.segment(make_frame(index))
+        assert (step.mask == other.process(make_frame(index)).mask).all()
     assert engine.counters == other.counters
-    assert (engine.process(make_frame(3)).mask == other.process(make_frame(3)).mask).all()
+    last = engine.finish(step).selection
+    assert last is not None
+    assert last.is_key
+
+
+def test_each_step_is_finished_once(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    engine = engine_of(tiny, NEVER)
+    old, new = (engine.segment(make_frame(index)) for index in range(2))
+    with pytest.raises(RuntimeError, match="finish each step once"):
+        engine.finish(old)
+    assert engine.finish(new).mask is new.mask
+    with pytest.raises(RuntimeError, match="finish each step once"):
+        engine.finish(new)
+    assert engine.process(make_frame(2)).counters.frames == 3
 
 
 class Saboteur(nn.Module):
@@ -143,17 +158,20 @@ def test_one_caller_at_a_time(tiny: Segmenter, make_frame: MakeFrame) -> None:
     engine = engine_of(tiny, NEVER)
     errors: list[str] = []
 
-    def intrude(_: Segmentation) -> None:
-        def body() -> None:
-            try:
-                engine.process(make_frame(1))
-            except RuntimeError as error:
-                errors.append(str(error))
+    def intrude() -> None:
+        try:
+            engine.process(make_frame(1))
+        except RuntimeError as error:
+            errors.append(str(error))
 
+    def in_another_thread(body: Callable[[], object]) -> None:
         thread = threading.Thread(target=body)
         thread.start()
         thread.join()
 
-    engine.process(make_frame(0), intrude)
-    assert errors == ["process() runs in another thread; call it from one at a time"]
-    assert engine.process(make_frame(1)).counters.frames == 2
+    step = engine.segment(make_frame(0))
+    in_another_thread(intrude)
+    assert errors == ["another thread's frame is not finished; process frames in one thread"]
+    engine.finish(step)
+    in_another_thread(lambda: engine.segment(make_frame(1)))  # it ends without finishing
+    assert engine.process(make_frame(2)).counters.frames == 3

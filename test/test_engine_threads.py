@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.resize import mask_of, network_input, plan
+from lowlat_seg_ros.engine.postprocess import mask_of
+from lowlat_seg_ros.engine.preprocess import network_input, plan
 from lowlat_seg_ros.frames import (
     Counters,
     Frame,
     MaskKind,
     Outcome,
     Refinement,
-    Segmentation,
 )
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -220,10 +220,14 @@ def test_reset_in_the_last_part_of_sh(tiny: Segmenter, sh: Hold, make_frame: Mak
 def test_reset_while_a_frame_is_in_the_foreground(tiny: Segmenter, make_frame: MakeFrame) -> None:
     """The frame's mask comes out, but it does not become the key frame of the new epoch."""
     with threaded(tiny, ALWAYS) as engine:
-        engine.process(make_frame(0), lambda _: engine.reset())
+        first = engine.segment(make_frame(0))
+        engine.reset()
+        engine.finish(first)
         second = engine.process(make_frame(1))
         assert (second.provenance.kind, second.provenance.epoch) == (MaskKind.FULL, 1)
-        third = engine.process(make_frame(2), lambda _: engine.reset())
+        step = engine.segment(make_frame(2))
+        engine.reset()
+        third = engine.finish(step)
         assert third.selection is not None
         assert not third.selection.is_key
         assert engine.process(make_frame(3)).provenance.kind is MaskKind.FULL
@@ -242,11 +246,10 @@ def test_refinement_that_comes_during_a_frame_is_not_lost(
         engine.process(make_frame(1))
         assert sh.entered.acquire(timeout=WAIT_S)
 
-        def refine_now(_: Segmentation) -> None:
-            sh.go.release()
-            until(lambda: engine.counters.refined == 1)
-
-        engine.process(make_frame(2), refine_now)
+        step = engine.segment(make_frame(2))
+        sh.go.release()
+        until(lambda: engine.counters.refined == 1)
+        engine.finish(step)
         mask = engine.process(make_frame(3)).mask  # Sh of frame 2 is still held
         assert engine.counters.refined == 1
         sh.held = False
@@ -295,13 +298,12 @@ def test_close_while_sh_yields_between_blocks(
         engine.process(make_frame(1))
         assert sh.entered.acquire(timeout=WAIT_S)
 
-        def close(_: Segmentation) -> None:
-            sh.go.release()
-            time.sleep(0.1)  # by now Sh is at the gate
-            assert engine.slow_track().running
-            assert engine.close(WAIT_S)
-
-        engine.process(make_frame(2), close)
+        step = engine.segment(make_frame(2))
+        sh.go.release()
+        time.sleep(0.1)  # by now Sh is at the gate
+        assert engine.slow_track().running
+        assert engine.close(WAIT_S)
+        engine.finish(step)
         assert engine.counters.pending == 0
         assert not engine.slow_track().alive
         assert_balanced(engine.counters)

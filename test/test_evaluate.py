@@ -19,7 +19,7 @@ import torch
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.arguments import changed
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
-from lowlat_seg_ros.engine.device import cores, foreground_threads
+from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.lab.baselines.carry import adaptive
 from lowlat_seg_ros.lab.baselines.full import FullEngine

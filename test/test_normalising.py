@@ -12,12 +12,11 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
-from lowlat_seg_ros.engine import normalising
-from lowlat_seg_ros.engine.deadline import LEVELS
+from lowlat_seg_ros.engine import preprocess
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.normalising import normalised
-from lowlat_seg_ros.engine.resize import network_input, plan, resample
+from lowlat_seg_ros.engine.preprocess import network_input, normalised, plan, resample
 from lowlat_seg_ros.engine.runner import runners
+from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.frames import Frame, Segmentation
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -42,10 +41,12 @@ def prepared(name: str) -> Segmenter:
 def test_is_rounded_to_the_bit(monkeypatch: pytest.MonkeyPatch, numba: bool) -> None:
     if numba:
         pytest.importorskip("numba", reason="numba is not installed; pip install '.[fast]' adds it")
-        assert normalising.compiled(IMAGENET) is not None
+        assert preprocess.compiled_normalising(IMAGENET) is not None
     else:
         monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not installed
-        monkeypatch.setattr(normalising, "compiled", normalising.compiled.__wrapped__)
+        monkeypatch.setattr(
+            preprocess, "compiled_normalising", preprocess.compiled_normalising.__wrapped__
+        )
     BYTES.flags.writeable = False  # as images of messages are
     for image in (BYTES, random_image(8, 40), random_image(24, 8)):
         rounded = normalised(image, torch.bfloat16, IMAGENET)
@@ -125,8 +126,8 @@ def test_masks_are_the_same_while_load_is_shed(tiny_ddr: Segmenter) -> None:
 
 
 def test_compiles_before_the_first_frame() -> None:
-    normalising.compiled.cache_clear()
+    preprocess.compiled_normalising.cache_clear()
     runners(Segmenter(NETWORKS["tiny"]))
-    assert normalising.compiled.cache_info().currsize == 0
+    assert preprocess.compiled_normalising.cache_info().currsize == 0
     runners(prepared("tiny"))
-    assert normalising.compiled.cache_info().currsize == 1
+    assert preprocess.compiled_normalising.cache_info().currsize == 1

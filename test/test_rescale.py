@@ -8,10 +8,8 @@ import threading
 import pytest
 import torch
 
-from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
-from lowlat_seg_ros.engine.refine import Refiner
-from lowlat_seg_ros.engine.rescale import at_size, resampled
-from lowlat_seg_ros.engine.resize import Geometry, network_input, plan, resample
+from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, Refiner, resampled
+from lowlat_seg_ros.engine.preprocess import Geometry, network_input, plan, resample
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Frame, Outcome
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -85,15 +83,15 @@ def test_resampled_key_frame_is_provisional_and_of_its_epoch() -> None:
 
 def test_current_key_frame_takes_the_size_and_keeps_it() -> None:
     cache = KeyFrameCache()
-    assert at_size(cache, HALF) == (None, 0)
+    assert cache.at_size(HALF) == (None, 0)
     key = key_of(FULL)
     assert cache.replace(None, key)
-    assert at_size(cache, FULL) == (key, 0)
-    found, _ = at_size(cache, HALF)
+    assert cache.at_size(FULL) == (key, 0)
+    found, _ = cache.at_size(HALF)
     assert found is not None
     assert found.geometry == HALF
     assert cache.snapshot() == (found, 0)
-    assert at_size(cache, HALF) == (found, 0)
+    assert cache.at_size(HALF) == (found, 0)
 
 
 @torch.inference_mode()
@@ -107,7 +105,7 @@ def test_sh_of_the_very_key_frame_at_its_former_size(tiny: Segmenter, policy: st
     key = key_of(FULL, source=low, reduced=reduced, remembered=remembered, high=None, exact=False)
     cache = KeyFrameCache()
     assert cache.replace(None, key)
-    at_size(cache, HALF)
+    cache.at_size(HALF)
     assert Refiner(Runner(tiny), cache, policy)(key, lambda: None) is Outcome.CARRIED
     current, _ = cache.snapshot()
     assert current is not None
@@ -138,7 +136,7 @@ def test_no_record_mixes_sizes_while_both_tracks_write() -> None:
         turns = 0
         while turns < 200 or not delivered:
             wanted = HALF if turns % 2 else FULL
-            key, _ = at_size(cache, wanted)
+            key, _ = cache.at_size(wanted)
             assert key is not None
             current, _ = cache.snapshot()
             assert current is not None

@@ -7,13 +7,8 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lowlat_seg_ros.engine.resize import (
-    MAX_PIXELS,
-    confidence_of,
-    mask_of,
-    network_input,
-    plan,
-)
+from lowlat_seg_ros.engine.postprocess import confidence_of, mask_of
+from lowlat_seg_ros.engine.preprocess import MAX_PIXELS, network_input, plan
 from lowlat_seg_ros.frames import FrameError
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.network.statistics import IMAGENET

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowlat_seg_ros.engine.latency import Stopwatch
-from lowlat_seg_ros.engine.resize import mask_of, network_input, plan
+from lowlat_seg_ros.engine.postprocess import mask_of
+from lowlat_seg_ros.engine.preprocess import network_input, plan
 from lowlat_seg_ros.engine.runner import Captures, Runner, captures, runners
+from lowlat_seg_ros.engine.timing import Stopwatch
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -27,7 +28,7 @@ def test_on_a_cpu_there_is_neither_stream_nor_graph(tiny: Segmenter) -> None:
 @torch.inference_mode()
 def test_the_parts_are_the_network_s(tiny: Segmenter, make_frame: MakeFrame) -> None:
     run, geometry = Runner(tiny), plan((48, 64), 0)
-    images = [run.image(make_frame(i).image, geometry) for i in range(2)]
+    images = [run.image(make_frame(i).image, geometry)[0] for i in range(2)]
     assert torch.equal(images[0], network_input(make_frame(0).image, geometry, tiny))
     key, low = (run.lower(image) for image in images)
     assert torch.equal(low, tiny.lower(images[1]))
@@ -51,7 +52,7 @@ def test_the_parts_are_the_network_s(tiny: Segmenter, make_frame: MakeFrame) -> 
     assert torch.equal(run.selector_reduce(low), seen[1])
     assert run.deviation(*seen) == tiny.selector.deviation(*seen).item()
     assert (run.mask(fused, geometry) == mask_of(fused, geometry)).all()
-    assert run.keep(low) is low
+    assert run.clone(low) is low
 
 
 @torch.inference_mode()

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.deadline import LEVELS
-from lowlat_seg_ros.engine.schedule import effective_threshold, fills_idle_time, is_key, needs_reset
+from lowlat_seg_ros.engine.schedule import (
+    LEVELS,
+    effective_threshold,
+    fills_idle_time,
+    is_key,
+    needs_reset,
+)
 from lowlat_seg_ros.frames import Frame, ResetReason
 
 CONFIG = EngineConfig(max_gap_ms=500)
@@ -77,7 +82,6 @@ def test_the_time_of_a_full_frame_is_no_gap() -> None:
         ("Sh failed", 0, {}, False),  # a frame that deviates tries again
         ("", 0, {"key_frame_policy": "deviation"}, False),
         ("", 0, {"key_frame_budget": 0.1}, False),
-        ("", 0, {"slow_track_budget": 0.5}, False),
     ],
 )
 def test_an_idle_slow_track_is_given_the_frame(

@@ -13,14 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.cache import KeyFrame
+from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.ledger import Ledger
-from lowlat_seg_ros.engine.refine import Pause
-from lowlat_seg_ros.engine.resize import plan
-from lowlat_seg_ros.engine.shared import Lane, SharedSlowTrack
-from lowlat_seg_ros.engine.turns import PATIENCE_S, Turns
-from lowlat_seg_ros.engine.worker import Refine
+from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause
+from lowlat_seg_ros.engine.preprocess import plan
+from lowlat_seg_ros.engine.slow_track import (
+    PATIENCE_S,
+    CameraQueue,
+    Refine,
+    RequestOrder,
+    SharedSlowTrack,
+)
 from lowlat_seg_ros.frames import Frame, Outcome
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -41,15 +44,15 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 class Held:
-    """A slow track of ``CAMERAS`` lanes whose jobs run when the test says so."""
+    """A slow track for ``CAMERAS`` cameras whose jobs run when the test says so."""
 
     def __init__(self) -> None:
         self.track = SharedSlowTrack(EngineConfig())
-        self.ledgers = [Ledger() for _ in range(CAMERAS)]
+        self.ledgers = [LiveCounters() for _ in range(CAMERAS)]
         self.ran: list[tuple[int, int]] = []  # camera, frame
         self.started, self.go = threading.Semaphore(0), threading.Semaphore(0)
-        self.lanes = [
-            self.track.lane(self._job(camera), ledger, EngineConfig())
+        self.queues = [
+            self.track.camera_queue(self._job(camera), ledger, EngineConfig())
             for camera, ledger in enumerate(self.ledgers)
         ]
 
@@ -84,7 +87,7 @@ def test_whoever_has_waited_longest_is_next_with_its_newest_frame(events: list[i
 
     for index, event in enumerate(events):
         if isinstance(event, int):
-            held.lanes[event].submit(key(index))
+            held.queues[event].submit(key(index))
             submitted[event] += 1
             newest[event] = index
             running = running or begin()
@@ -93,30 +96,30 @@ def test_whoever_has_waited_longest_is_next_with_its_newest_frame(events: list[i
             running = begin()
     assert held.ran == wanted
     for camera, ledger in enumerate(held.ledgers):
-        now = ledger.counters
+        now = ledger.snapshot()
         mine = [frame for by, frame in wanted if by == camera]
         assert now.submitted == submitted[camera]
         # What is neither run nor waiting was replaced by its own camera's newer frame.
         assert now.superseded == submitted[camera] - len(mine) - (camera in newest)
     held.go.release(CAMERAS + 1)
     assert held.track.close(WAIT_S)
-    assert [ledger.counters.pending for ledger in held.ledgers] == [0] * CAMERAS
+    assert [ledger.snapshot().pending for ledger in held.ledgers] == [0] * CAMERAS
 
 
-def test_end_of_one_lane_leaves_the_others_running() -> None:
+def test_end_of_one_camera_leaves_the_others_running() -> None:
     held = Held()
-    held.lanes[0].submit(key(0))
+    held.queues[0].submit(key(0))
     held.wait_for_begin()
     for camera in (1, 2):
-        held.lanes[camera].submit(key(camera))
-    assert held.lanes[1].close(WAIT_S)
-    assert not held.lanes[0].close(0.0)  # its job runs and is held
+        held.queues[camera].submit(key(camera))
+    assert held.queues[1].close(WAIT_S)
+    assert not held.queues[0].close(0.0)  # its job runs and is held
     held.go.release(2)
-    assert held.lanes[0].close(WAIT_S)
+    assert held.queues[0].close(WAIT_S)
     held.wait_for_begin()
     assert held.ran == [(0, 0), (2, 2)]
-    held.lanes[1].submit(key(3))
-    assert held.ledgers[1].counters.dropped_stale == 2
+    held.queues[1].submit(key(3))
+    assert held.ledgers[1].snapshot().dropped_stale == 2
     assert held.track.close(WAIT_S)
 
 
@@ -130,7 +133,7 @@ def test_end_of_one_lane_leaves_the_others_running() -> None:
 def test_no_camera_that_keeps_asking_is_passed_by_more_than_once(
     asked: list[tuple[int, bool, float]],
 ) -> None:
-    turns, now_s = Turns(), 0.0
+    order, now_s = RequestOrder(), 0.0
     passed_by: dict[int, list[int]] = {}  # who had a turn since this camera began to wish
     last_asked = dict.fromkeys(range(CAMERAS), 0.0)
     for camera, free, step_s in asked:
@@ -139,7 +142,7 @@ def test_no_camera_that_keeps_asking_is_passed_by_more_than_once(
             if now_s - last_asked[other] > PATIENCE_S:
                 del passed_by[other]  # it has given up
         last_asked[camera] = now_s
-        if turns.take(camera, free=free, now_s=now_s):
+        if order.grant(camera, free=free, now_s=now_s):
             assert free
             passed_by.pop(camera, None)
             for others in passed_by.values():
@@ -150,10 +153,10 @@ def test_no_camera_that_keeps_asking_is_passed_by_more_than_once(
 
 
 def test_camera_that_has_stopped_is_not_waited_for() -> None:
-    turns = Turns()
-    assert not turns.take("a", free=False, now_s=0.0)
-    assert not turns.take("b", free=True, now_s=0.5)  # a comes first
-    assert turns.take("b", free=True, now_s=PATIENCE_S + 0.1)
+    order = RequestOrder()
+    assert not order.grant("a", free=False, now_s=0.0)
+    assert not order.grant("b", free=True, now_s=0.5)  # a comes first
+    assert order.grant("b", free=True, now_s=PATIENCE_S + 0.1)
 
 
 def noise(seed: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
@@ -165,7 +168,9 @@ def test_engines_share_a_network_and_nothing_else(tiny: Segmenter) -> None:
     track = SharedSlowTrack(EngineConfig())
     config = EngineConfig(key_frame_policy="deviation", deviation_threshold=1.0)
     alone = Engine(tiny, config, threshold=1.0)
-    engines = [Engine(tiny, config, threshold=1.0, slow_track=track.lane) for _ in range(CAMERAS)]
+    engines = [
+        Engine(tiny, config, threshold=1.0, slow_track=track.camera_queue) for _ in range(CAMERAS)
+    ]
     for number in range(4):
         for camera, engine in enumerate(engines):
             size = (96, 80) if camera == 1 and number == 2 else (48, 64)
@@ -185,15 +190,15 @@ def test_key_frames_that_are_due_together_are_staggered(tiny: Segmenter) -> None
     track, go, begun = SharedSlowTrack(EngineConfig()), threading.Event(), threading.Event()
     config = EngineConfig(key_frame_policy="deviation", max_key_interval=1)
 
-    def lane(refine: Refine, ledger: Ledger, settings: EngineConfig) -> Lane:
+    def held_queue(refine: Refine, ledger: LiveCounters, settings: EngineConfig) -> CameraQueue:
         def held(frame: KeyFrame, pause: Pause) -> Outcome:
             begun.set()
             assert go.wait(WAIT_S)
             return refine(frame, pause)
 
-        return track.lane(held, ledger, settings)
+        return track.camera_queue(held, ledger, settings)
 
-    engines = [Engine(tiny, config, threshold=1.0, slow_track=lane) for _ in range(CAMERAS)]
+    engines = [Engine(tiny, config, threshold=1.0, slow_track=held_queue) for _ in range(CAMERAS)]
     numbers = itertools.count()
 
     def round_of_frames() -> None:
@@ -227,14 +232,14 @@ def test_idle_time_is_offered_in_turn_whoever_asks_first_in_a_burst() -> None:
     """All cameras see a frame at once, always in the same order, and Sh ends between the bursts."""
     held = Held()
     for burst in range(7):
-        for lane in held.lanes:
-            if lane.offers():
-                lane.submit(key(burst))
+        for queue in held.queues:
+            if queue.offers():
+                queue.submit(key(burst))
                 held.wait_for_begin()
         assert len(held.ran) == burst + 1
         # Those that come while it runs are told no, and keep their place.
-        assert not any(lane.offers() for lane in held.lanes)
+        assert not any(queue.offers() for queue in held.queues)
         held.go.release()
-        until(lambda: not held.lanes[0].state().running)
+        until(lambda: not held.queues[0].state().running)
     assert [camera for camera, _ in held.ran] == [0, 1, 2, 0, 1, 2, 0]
     assert held.track.close(WAIT_S)

@@ -12,30 +12,30 @@ from hypothesis import strategies as st
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.steering import GAIN, HIGH, LOW, KeyFrameBudget, Steering
+from lowlat_seg_ros.engine.schedule import GAIN, HIGH, LOW, KeyFrameBudget
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.segmenter import Segmenter
 
-shares = st.floats(0.0, 1.0)
+shares = st.floats(0.01, 1.0)
 
 
 @given(st.floats(0.0, 1.0), st.lists(st.tuples(st.booleans(), shares), max_size=200))
 def test_threshold_stays_within_its_bounds(start: float, frames: list[tuple[bool, float]]) -> None:
-    steering = Steering(start)
-    for used, target in frames:
-        steering.observe(used, target)
-        assert LOW <= steering.threshold <= HIGH
+    budget = KeyFrameBudget()
+    for is_key, target in frames:
+        assert LOW <= budget.threshold(start, target) <= HIGH
+        budget.observe(is_key, target)
 
 
 @given(st.floats(LOW, HIGH), shares, st.lists(st.floats(2 * LOW, HIGH), min_size=1, max_size=300))
 def test_share_is_kept_whatever_the_deviations_are(
     start: float, target: float, deviations: list[float]
 ) -> None:
-    steering, keys = Steering(start), 0
+    budget, keys = KeyFrameBudget(), 0
     for deviation in deviations:
-        is_key = deviation > steering.threshold
+        is_key = deviation > budget.threshold(start, target)
         keys += is_key
-        steering.observe(is_key, target)
+        budget.observe(is_key, target)
     count = len(deviations)
     bound = (math.log(HIGH / LOW) + 2 * GAIN) / (GAIN * count)
     assert abs(keys / count - target) <= bound + 1e-9
@@ -45,10 +45,10 @@ def test_share_is_kept_whatever_the_deviations_are(
 def test_threshold_converges_on_the_quantile_of_a_stationary_stream(
     target: float, start: float, seed: int
 ) -> None:
-    steering, dice, thresholds = Steering(start), random.Random(seed), []
+    budget, dice, thresholds = KeyFrameBudget(), random.Random(seed), []
     for _ in range(1500):
-        steering.observe(dice.uniform(0.1, 0.5) > steering.threshold, target)
-        thresholds.append(steering.threshold)
+        thresholds.append(budget.threshold(start, target))
+        budget.observe(dice.uniform(0.1, 0.5) > thresholds[-1], target)
     wanted = 0.5 - 0.4 * target  # of which a share of ``target`` lies above
     settled = thresholds[500:]
     assert sum(settled) / len(settled) == pytest.approx(wanted, rel=0.15)
@@ -56,17 +56,17 @@ def test_threshold_converges_on_the_quantile_of_a_stationary_stream(
 
 def test_a_busier_scene_raises_the_threshold_and_a_quiet_one_lowers_it() -> None:
     """Deviation grows with the distance from the key frame, as in Fig. 3 of the paper."""
-    steering, age, keys = Steering(0.1), 0, 0
+    budget, age, keys = KeyFrameBudget(), 0, 0
 
     def frames(count: int, growth: float) -> float:
         nonlocal age, keys
         keys = 0
         for _ in range(count):
             age += 1
-            is_key = age * growth > steering.threshold
+            is_key = age * growth > budget.threshold(0.1, 0.2)
             age, keys = (0, keys + 1) if is_key else (age, keys)
-            steering.observe(is_key, 0.2)
-        return steering.threshold
+            budget.observe(is_key, 0.2)
+        return budget.threshold(0.1, 0.2)
 
     quiet = frames(1000, 0.01)
     busy = frames(1000, 0.1)
@@ -75,32 +75,23 @@ def test_a_busier_scene_raises_the_threshold_and_a_quiet_one_lowers_it() -> None
     assert busy > 3 * quiet
 
 
-def test_budget_is_off_at_zero_and_the_stricter_of_two_counts() -> None:
-    off, share = EngineConfig(), EngineConfig(key_frame_budget=0.5)
-    both = EngineConfig(key_frame_budget=0.5, slow_track_budget=0.5)
+def test_budget_is_off_at_zero_and_starts_at_the_fixed_threshold() -> None:
     budget = KeyFrameBudget()
-    assert budget.threshold(0.3, off) == 0.3
-    budget.observe(True, True, off)
-    assert budget.threshold(0.3, share) == pytest.approx(0.3)
-    budget.observe(False, True, share)  # too few key frames
-    assert budget.threshold(0.3, share) < 0.3
-    assert budget.threshold(0.3, both) == pytest.approx(0.3)  # of the slow track's load
-    budget.observe(False, True, both)  # a busy slow track
-    assert budget.threshold(0.3, both) == pytest.approx(0.3 * math.exp(0.1))
-    assert budget.threshold(0.3, off) == 0.3
-    assert budget.threshold(0.3, share) == pytest.approx(0.3)  # begins anew
+    assert budget.threshold(0.3, 0.0) == 0.3
+    budget.observe(True, 0.0)
+    assert budget.threshold(0.3, 0.5) == pytest.approx(0.3)
+    budget.observe(False, 0.5)  # too few key frames
+    assert budget.threshold(0.3, 0.5) == pytest.approx(0.3 * math.exp(-0.1))
+    assert budget.threshold(0.3, 0.0) == 0.3
+    assert budget.threshold(0.3, 0.5) == pytest.approx(0.3)  # it starts there once more
 
 
-@pytest.mark.parametrize("name", ["key_frame_budget", "slow_track_budget"])
-def test_engine_keeps_to_its_budget(
-    tiny: Segmenter, make_frame: Callable[..., Frame], name: str
-) -> None:
-    """Sh takes two frames, so with the slow track at work on half of them a quarter are keys."""
-    config = EngineConfig(foreground_threads=1, **{name: 0.5})
+def test_engine_observes_its_budget(tiny: Segmenter, make_frame: Callable[..., Frame]) -> None:
+    config = EngineConfig(foreground_threads=1, key_frame_budget=0.5)
     engine = Engine.deterministic(tiny, config, threshold=1.0, delay_frames=2)
     results = [engine.process(make_frame(index, size=(16, 24))) for index in range(150)]
     newest = [result.selection for result in results[50:] if result.selection is not None]
     share = sum(selection.is_key for selection in newest) / len(newest)
-    assert share == pytest.approx(0.5 if name == "key_frame_budget" else 0.25, abs=0.1)
+    assert share == pytest.approx(0.5, abs=0.1)
     assert len({selection.threshold for selection in newest}) > 1
     assert engine.threshold == newest[-1].threshold

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.engine.neighbours import Neighbours, busy_s
+from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad, busy_s
 from lowlat_seg_ros.frames import Counters, MaskKind, Provenance, Segmentation, StageTiming
 from lowlat_seg_ros.lab.evaluation.machine import describe
 from lowlat_seg_ros.lab.evaluation.record import Account, Answer
@@ -104,7 +104,7 @@ def test_work_of_other_processes_is_that_of_our_cores(tmp_path: Path):
                     f"cpu99999 {ticks} 0 0 0 0 0 0 0 0 0\nintr 1 2 3\n")  # fmt: skip
     assert busy_s(stat) == 3.0
     assert math.isnan(busy_s(tmp_path / "none"))
-    neighbours = Neighbours(stat)
+    neighbours = ExternalCpuLoad(stat)
     stat.write_text(f"cpu{own} {10_000 * ticks} 0 0 0 0 0 0 0 0 0\n")
     assert neighbours.cores() > 100  # 10 000 s of work in no time
-    assert math.isnan(Neighbours(tmp_path / "none").cores())
+    assert math.isnan(ExternalCpuLoad(tmp_path / "none").cores())

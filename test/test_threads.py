@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,27 +12,27 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine import gate, threads
-from lowlat_seg_ros.engine.cache import KeyFrame
-from lowlat_seg_ros.engine.device import (
-    apart,
+from lowlat_seg_ros.engine import cpu_threads
+from lowlat_seg_ros.engine.counters import LiveCounters
+from lowlat_seg_ros.engine.cpu_threads import (
+    CALM_S,
+    LOOK_S,
+    WAITED_S,
+    ForegroundThreads,
     cores,
     foreground_threads,
     give_way,
     gives_way,
     lower_priority,
+    num_threads,
     raise_priority,
-    use_threads,
+    run_in_temporary_thread,
 )
-from lowlat_seg_ros.engine.device import threads as use
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.gate import Gate
-from lowlat_seg_ros.engine.ledger import Ledger
-from lowlat_seg_ros.engine.refine import Pause
-from lowlat_seg_ros.engine.resize import plan
-from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
-from lowlat_seg_ros.engine.threads import LOOK_S, WAITED_S, ForegroundThreads
-from lowlat_seg_ros.frames import Frame, Outcome, Segmentation
+from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause
+from lowlat_seg_ros.engine.preprocess import plan
+from lowlat_seg_ros.engine.slow_track import STARVED_S, Gate, ThreadedSlowTrack
+from lowlat_seg_ros.frames import Frame, Outcome
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -54,62 +53,78 @@ def alone(config: EngineConfig) -> ForegroundThreads:
     return frames
 
 
-def test_a_frame_leaves_the_cores_that_other_processes_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stat = account(tmp_path / "stat", 0)
-    frames = ForegroundThreads(AUTO, stat)
+class Clock:
+    """Seconds, as the test says."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def test_a_frame_leaves_the_cores_that_other_processes_use(tmp_path: Path) -> None:
+    stat, clock = account(tmp_path / "stat", 0), Clock()
+    frames = ForegroundThreads(AUTO, stat, clock)
     assert frames.count(starved=False) == foreground_threads(AUTO)
     account(stat, 1e6)  # more than there are cores
-    time.sleep(LOOK_S)
+    clock.advance(LOOK_S)
     assert frames.count(starved=False) == 1
-    time.sleep(LOOK_S)
+    clock.advance(LOOK_S)
     assert frames.count(starved=False) == 1  # they may be back any moment
-    monkeypatch.setattr(threads, "CALM_S", 0.0)
-    time.sleep(LOOK_S)
+    clock.advance(CALM_S)
     assert frames.count(starved=False) == foreground_threads(AUTO)
 
 
 def test_a_burst_of_others_takes_no_core_from_frames_that_come_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "LOOK_S", 0.0)
-    monkeypatch.setattr(threads, "raise_priority", lambda: True)
-    monkeypatch.setattr(threads, "lower_priority", lambda: None)
-    stat = account(tmp_path / "stat", 0)
-    frames = ForegroundThreads(AUTO, stat)
+    monkeypatch.setattr(cpu_threads, "raise_priority", lambda: True)
+    monkeypatch.setattr(cpu_threads, "lower_priority", lambda: None)
+    stat, clock = account(tmp_path / "stat", 0), Clock()
+    frames = ForegroundThreads(AUTO, stat, clock)
     for busy_s, count in ((1e6, foreground_threads(AUTO)), (2e6, 1)):
-        with frames.priority():
+        with frames.until_mask(starved=False):
             account(stat, busy_s)
+        clock.advance(LOOK_S)
         assert frames.count(starved=False) == count
 
 
 def test_all_cores_are_free_where_nobody_knows(tmp_path: Path) -> None:
-    frames = ForegroundThreads(AUTO, tmp_path / "none")
-    time.sleep(LOOK_S)
+    clock = Clock()
+    frames = ForegroundThreads(AUTO, tmp_path / "none", clock)
+    clock.advance(LOOK_S)
     assert frames.count(starved=False) == foreground_threads(AUTO)
 
 
 @pytest.mark.skipif(foreground_threads(AUTO) == 1, reason="a frame has one thread anyway")
-def test_a_frame_that_waits_for_its_threads_goes_on_alone(tmp_path: Path) -> None:
-    with use(2):
-        frames = ForegroundThreads(AUTO, tmp_path / "none")
-        frames.count(starved=False)
-        frames.relieve()
-        assert torch.get_num_threads() == 2
-        time.sleep(2 * WAITED_S)
-        frames.relieve()
-        assert torch.get_num_threads() == 1
+def test_a_frame_that_waits_for_its_threads_continues_on_one(tmp_path: Path) -> None:
+    clock = Clock()
+    with num_threads(2):
+        frames = ForegroundThreads(AUTO, tmp_path / "none", clock)
+        with frames.until_mask(starved=False):
+            frames.relieve()
+            assert torch.get_num_threads() == foreground_threads(AUTO)
+            clock.advance(2 * WAITED_S)
+            frames.relieve()
+            assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize("frames", [ForegroundThreads(EngineConfig(foreground_threads=2)),
-                                    alone(AUTO)])  # fmt: skip
-def test_threads_that_are_set_or_must_not_vary_are_kept(frames: ForegroundThreads) -> None:
-    with use(2):
-        frames.count(starved=False)
-        time.sleep(2 * WAITED_S)
-        frames.relieve()
-        assert torch.get_num_threads() == 2
+@pytest.mark.parametrize("adapts", [True, False])
+def test_threads_that_are_set_or_must_not_vary_stay(adapts: bool) -> None:
+    clock = Clock()
+    with num_threads(2):
+        frames = ForegroundThreads(EngineConfig(foreground_threads=2 * adapts), clock=clock)
+        if not adapts:
+            frames.ignore_others()
+        with frames.until_mask(starved=False):
+            before = torch.get_num_threads()
+            clock.advance(2 * WAITED_S)
+            frames.relieve()
+            assert torch.get_num_threads() == before
 
 
 def test_masks_do_not_depend_on_threads(
@@ -118,12 +133,12 @@ def test_masks_do_not_depend_on_threads(
     def masks(config: EngineConfig) -> list[np.ndarray]:
         # One key frame, so that Sh has nothing to do; what the engine sets ends with it.
         config = dataclasses.replace(config, key_frame_policy="deviation")
-        with use(1), Engine(tiny, config, threshold=1.0) as engine:
+        with num_threads(1), Engine(tiny, config, threshold=1.0) as engine:
             return [engine.process(make_frame(index)).mask for index in range(4)]
 
     expected = masks(EngineConfig(foreground_threads=1))
     assert np.array_equal(masks(EngineConfig(foreground_threads=cores())), expected)
-    monkeypatch.setattr(threads, "WAITED_S", -1.0)  # each frame finds itself waiting
+    monkeypatch.setattr(cpu_threads, "WAITED_S", -1.0)  # each frame finds itself waiting
     assert np.array_equal(masks(AUTO), expected)
 
 
@@ -135,10 +150,10 @@ def test_a_starved_slow_track_is_left_its_cores() -> None:
 
 
 def test_threads_that_are_set_stay(tmp_path: Path) -> None:
-    stat = account(tmp_path / "stat", 0)
-    frames = ForegroundThreads(EngineConfig(foreground_threads=3), stat)
+    stat, clock = account(tmp_path / "stat", 0), Clock()
+    frames = ForegroundThreads(EngineConfig(foreground_threads=3), stat, clock)
     account(stat, 1e6)
-    time.sleep(LOOK_S)
+    clock.advance(LOOK_S)
     assert frames.count(starved=True) == 3
 
 
@@ -161,7 +176,7 @@ def test_only_the_slow_track_gives_way() -> None:
             ended.set()  # noqa: B023 - waited for before the next one is made
             return Outcome.REFINED
 
-        track = ThreadedSlowTrack(look, Ledger(), config)
+        track = ThreadedSlowTrack(look, LiveCounters(), config)
         track.submit(key)
         assert ended.wait(WAIT_S)
         assert track.close(WAIT_S)
@@ -218,15 +233,14 @@ def test_a_frame_and_its_team_are_urgent_as_set_and_nothing_after_it(
                 assert team
                 seen.extend(os.sched_getscheduler(task) for task in {0, *team})
 
-            def mask_is_out(_: Segmentation) -> None:
-                assert policy() == os.SCHED_OTHER
-
             tiny.high_classifier.register_forward_hook(look)
-            engine.process(make_frame(0), mask_is_out)
+            step = engine.segment(make_frame(0))
+            assert policy() == os.SCHED_OTHER
+            engine.finish(step)
             assert policy() == os.SCHED_OTHER
 
     urged = priority == "realtime" and may_be_urgent()
-    apart(body)
+    run_in_temporary_thread(body)
     assert set(seen) == {os.SCHED_RR if urged else os.SCHED_OTHER}
 
 
@@ -235,13 +249,13 @@ def test_urgency_ends_with_an_error_and_a_class_of_its_own_is_kept() -> None:
 
     def body() -> None:
         give_way()
-        with frames.priority():
+        with frames.until_mask(starved=False):
             seen.append(policy())
         seen.append(policy())
 
-    apart(body)
+    run_in_temporary_thread(body)
     assert seen == [os.SCHED_IDLE, os.SCHED_IDLE]
-    with pytest.raises(ZeroDivisionError), frames.priority():
+    with pytest.raises(ZeroDivisionError), frames.until_mask(starved=False):
         raise ZeroDivisionError
     assert policy() == os.SCHED_OTHER
 
@@ -252,26 +266,27 @@ def test_once_the_mask_is_out_its_delivery_has_a_core(given: int, left: int) -> 
     frames, seen = alone(EngineConfig(foreground_threads=given)), list[int]()
 
     def body() -> None:
-        use_threads(2)
-        with frames.priority():
-            frames.mask_out()
+        with frames.until_mask(starved=False):
+            pass
+        before = torch.get_num_threads()
+        with frames.after_mask():
             seen.extend((policy(), torch.get_num_threads()))
-        seen.append(torch.get_num_threads())
+        assert torch.get_num_threads() == before
 
-    apart(body)
-    assert seen == [os.SCHED_OTHER, left, 2]
+    run_in_temporary_thread(body)
+    assert seen == [os.SCHED_OTHER, left]
 
 
 def test_a_frame_that_takes_long_is_urgent_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = ForegroundThreads(AUTO)
     urged = os.SCHED_RR if may_be_urgent() else os.SCHED_OTHER
-    with frames.priority():
+    with frames.until_mask(starved=False):
         frames.relieve()
         assert policy() == urged
-        monkeypatch.setattr(threads, "URGENT_S", 0.0)
+        monkeypatch.setattr(cpu_threads, "URGENT_S", 0.0)
         frames.relieve()
         assert policy() == os.SCHED_OTHER
-    with frames.priority():
+    with frames.until_mask(starved=False):
         assert policy() == urged
 
 
@@ -298,20 +313,21 @@ def test_what_runs_apart_leaves_no_thread_behind() -> None:
         seen.append(threading.current_thread())
         return float(torch.ones(10).sum())
 
-    assert apart(body) == 10.0
+    assert run_in_temporary_thread(body) == 10.0
     assert seen[0] is not threading.current_thread()
     assert not seen[0].is_alive()
     with pytest.raises(ZeroDivisionError):
-        apart(lambda: 1 // 0)
+        run_in_temporary_thread(lambda: 1 // 0)
 
 
-def test_a_job_without_a_core_is_starved(monkeypatch: pytest.MonkeyPatch) -> None:
-    door = Gate(min_share=0.9)
+def test_a_job_without_a_core_is_starved() -> None:
+    clock = Clock()
+    door = Gate(min_share=0.9, clock=clock)
     assert not door.starved()  # there is no job
     door.begin_job()
-    time.sleep(0.02)
+    clock.advance(0.9 * STARVED_S)
     assert not door.starved()  # it may just have come at a bad moment
-    monkeypatch.setattr(gate, "STARVED_S", 0.0)
+    clock.advance(0.2 * STARVED_S)
     assert door.starved()
     door.min_share = 0.0
     assert not door.starved()

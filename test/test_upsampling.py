@@ -11,14 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lowlat_seg_ros.engine import upsampling
+from lowlat_seg_ros.engine import postprocess
+from lowlat_seg_ros.engine.postprocess import arg_max_at, class_by_class, compiled_upsampling
 from lowlat_seg_ros.engine.runner import runners
-from lowlat_seg_ros.engine.upsampling import arg_max_at, class_by_class
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytest.importorskip("numba", reason="numba is not installed; pip install '.[fast]' adds it")
-from lowlat_seg_ros.engine import upsampling_numba
-from lowlat_seg_ros.engine.upsampling_numba import NARROW, WIDE
 
 #: (classes, h, w) and factor: one logit, row and column, a block of gaps and one more or less, odd
 #: factors, as many classes as ids.
@@ -42,14 +40,13 @@ def random_logits(shape: tuple[int, int, int]) -> np.ndarray:
     return logits
 
 
-@pytest.mark.parametrize("lanes", [WIDE, NARROW])
 @pytest.mark.parametrize(("shape", "factor"), CASES)
-def test_is_the_arg_max_of_interpolated_logits(
-    shape: tuple[int, int, int], factor: int, lanes: int
-) -> None:
+def test_is_the_arg_max_of_interpolated_logits(shape: tuple[int, int, int], factor: int) -> None:
     """Wherever rounding does not decide; in double precision."""
     logits = random_logits(shape)
-    ids = upsampling_numba.compiled(lanes)(logits, factor)
+    upsample = compiled_upsampling()
+    assert upsample is not None
+    ids = upsample(logits, factor)
     exact = torch.from_numpy(logits).double()[None]
     size = (factor * shape[1], factor * shape[2])
     full = F.interpolate(exact, size, mode="bilinear")[0]
@@ -103,7 +100,7 @@ def test_takes_the_kernel_for_whole_factors_alone(monkeypatch: pytest.MonkeyPatc
         taken.append(factor)
         return np.zeros((1, 1), np.uint8)
 
-    monkeypatch.setattr(upsampling, "compiled", lambda: marked)
+    monkeypatch.setattr(postprocess, "compiled_upsampling", lambda: marked)
     for size in [(24, 36), (12, 18), (6, 9), (32, 48), (24, 27), (3, 9), (24, 37)]:
         arg_max_at(logits, size)
     assert taken == [4, 2]
@@ -123,9 +120,9 @@ def test_several_threads_at_once() -> None:
 
 
 def test_compiles_before_the_first_frame(tiny: Segmenter) -> None:
-    upsampling.compiled.cache_clear()
+    compiled_upsampling.cache_clear()
     runners(tiny)
-    assert upsampling.compiled.cache_info().currsize == 1
+    assert compiled_upsampling.cache_info().currsize == 1
 
 
 def test_without_numba() -> None:
@@ -133,10 +130,10 @@ def test_without_numba() -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"
         "import numpy as np\n"
-        "from lowlat_seg_ros.engine import upsampling\n"
-        "assert upsampling.compiled() is None\n"
+        "from lowlat_seg_ros.engine import postprocess\n"
+        "assert postprocess.compiled_upsampling() is None\n"
         "logits = np.eye(2, dtype=np.float32).reshape(2, 1, 2)\n"
-        "print(upsampling.arg_max_at(logits, (2, 4)).tolist())"
+        "print(postprocess.arg_max_at(logits, (2, 4)).tolist())"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[[0, 0, 1, 1], [0, 0, 1, 1]]"
@@ -146,14 +143,14 @@ def test_without_numba() -> None:
 def test_what_does_not_compile_is_reported_and_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(upsampling_numba, "SIGNATURE", "void(f4)")
-    upsampling.compiled.cache_clear()
+    monkeypatch.setattr(postprocess, "_upsample", lambda cells: None)  # too few arguments
+    compiled_upsampling.cache_clear()
     logits = random_logits((3, 4, 5))
     try:
         for _ in range(2):
             ids = arg_max_at(logits, (16, 20))
             np.testing.assert_array_equal(ids, class_by_class(logits, (16, 20)))
     finally:
-        upsampling.compiled.cache_clear()
+        compiled_upsampling.cache_clear()
     (record,) = caplog.records
     assert "masks will take longer" in record.getMessage()

@@ -9,14 +9,12 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
-from lowlat_seg_ros.engine.device import use_threads
-from lowlat_seg_ros.engine.gate import Gate
-from lowlat_seg_ros.engine.ledger import Ledger
-from lowlat_seg_ros.engine.refine import Pause
-from lowlat_seg_ros.engine.resize import plan
-from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
-from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
+from lowlat_seg_ros.engine.counters import LiveCounters
+from lowlat_seg_ros.engine.cpu_threads import use_threads
+from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, Pause
+from lowlat_seg_ros.engine.preprocess import plan
+from lowlat_seg_ros.engine.slow_track import Gate, ThreadedSlowTrack
+from lowlat_seg_ros.engine.virtual_slow_track import Delay, VirtualSlowTrack
 from lowlat_seg_ros.frames import Outcome
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
@@ -53,7 +51,7 @@ class Recorder:
 
 
 def test_newest_waiting_job_wins() -> None:
-    job, ledger = Recorder(), Ledger()
+    job, ledger = Recorder(), LiveCounters()
     track = ThreadedSlowTrack(job, ledger, EngineConfig())
     track.submit(key(0))
     assert job.started.acquire(timeout=WAIT_S)
@@ -61,13 +59,13 @@ def test_newest_waiting_job_wins() -> None:
         track.submit(key(index))
     assert track.state().running
     assert track.state().waiting
-    assert (ledger.counters.superseded, ledger.counters.pending) == (2, 2)
+    assert (ledger.snapshot().superseded, ledger.snapshot().pending) == (2, 2)
     job.go.release(2)
     assert job.started.acquire(timeout=WAIT_S)
-    until(lambda: not ledger.counters.pending)
+    until(lambda: not ledger.snapshot().pending)
     assert track.close(WAIT_S)
     assert job.ran == [0, 3]
-    assert ledger.counters.refined == 2
+    assert ledger.snapshot().refined == 2
     assert not track.state().alive
 
 
@@ -77,19 +75,19 @@ def test_job_that_raises_is_counted_and_the_next_one_runs() -> None:
             raise MemoryError("no memory left")
         return Outcome.REFINED
 
-    ledger = Ledger()
+    ledger = LiveCounters()
     track = ThreadedSlowTrack(fail_first, ledger, EngineConfig())
     for index in (0, 1):
         track.submit(key(index))
-        until(lambda: not (ledger.counters.pending or track.state().running))
+        until(lambda: not (ledger.snapshot().pending or track.state().running))
         assert ("no memory left" in track.state().last_error) is (index == 0)
     assert track.close(WAIT_S)
-    assert (ledger.counters.failed, ledger.counters.refined) == (1, 1)
-    assert "frame 0: MemoryError: no memory left" in ledger.counters.last_failure
+    assert (ledger.snapshot().failed, ledger.snapshot().refined) == (1, 1)
+    assert "frame 0: MemoryError: no memory left" in ledger.snapshot().last_failure
 
 
 def test_close_drops_what_waits_and_stops_what_runs() -> None:
-    job, ledger = Recorder(), Ledger()
+    job, ledger = Recorder(), LiveCounters()
     track = ThreadedSlowTrack(job, ledger, EngineConfig())
     track.submit(key(0))
     assert job.started.acquire(timeout=WAIT_S)
@@ -99,7 +97,7 @@ def test_close_drops_what_waits_and_stops_what_runs() -> None:
     job.go.release()
     assert track.close(WAIT_S)
     assert job.ran == []  # its next pause ended it
-    assert (ledger.counters.dropped_stale, ledger.counters.pending) == (3, 0)
+    assert (ledger.snapshot().dropped_stale, ledger.snapshot().pending) == (3, 0)
 
 
 def test_threads_are_set_in_the_worker_alone() -> None:
@@ -110,9 +108,11 @@ def test_threads_are_set_in_the_worker_alone() -> None:
         seen.append(torch.get_num_threads())
         return Outcome.REFINED
 
-    track = ThreadedSlowTrack(look, ledger := Ledger(), EngineConfig(slow_track_threads=before + 1))
+    track = ThreadedSlowTrack(
+        look, ledger := LiveCounters(), EngineConfig(slow_track_threads=before + 1)
+    )
     track.submit(key(0))
-    until(lambda: not ledger.counters.pending)
+    until(lambda: not ledger.snapshot().pending)
     assert track.close(WAIT_S)
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
@@ -151,45 +151,45 @@ def test_threads_of_a_thread_outlast_what_others_set() -> None:
 )
 def test_virtual_result_shows_at_its_time(delay: Delay, due: int) -> None:
     """A job submitted at frame 2, 10 Hz."""
-    job, ledger = Recorder(), Ledger()
+    job, ledger = Recorder(), LiveCounters()
     job.go.release(100)
     track = VirtualSlowTrack(job, ledger, EngineConfig(), delay)
     for index in range(10):
-        with track.frame(index, index * 10**8):
-            assert (2 in job.ran) is (index >= due)
+        track.begin_frame(index, index * 10**8)
+        assert (2 in job.ran) is (index >= due)
         if index == 2:
             track.submit(key(2))
 
 
 def test_virtual_jobs_queue_like_real_ones() -> None:
     """Every frame is a key frame, Sh takes 3 frames: it always takes the newest waiting one."""
-    job, ledger = Recorder(), Ledger()
+    job, ledger = Recorder(), LiveCounters()
     job.go.release(100)
     track = VirtualSlowTrack(job, ledger, EngineConfig(), Delay(frames=3))
     shown: dict[int, int] = {}
     for index in range(10):
-        with track.frame(index, 0):
-            shown |= {ran: index for ran in job.ran if ran not in shown}
+        track.begin_frame(index, 0)
+        shown |= {ran: index for ran in job.ran if ran not in shown}
         track.submit(key(index))
     assert shown == {0: 3, 2: 6, 5: 9}
-    assert (ledger.counters.refined, ledger.counters.superseded, ledger.counters.pending) == (
+    assert (ledger.snapshot().refined, ledger.snapshot().superseded, ledger.snapshot().pending) == (
         3,
         5,
         2,
     )
     track.cancel()
-    assert (ledger.counters.dropped_stale, ledger.counters.pending) == (2, 0)
+    assert (ledger.snapshot().dropped_stale, ledger.snapshot().pending) == (2, 0)
 
 
 def test_virtual_job_begins_when_the_one_before_it_ends() -> None:
     """Which is between two frames: 150 ms at 10 Hz, every frame a key frame."""
     job = Recorder()
     job.go.release(100)
-    track = VirtualSlowTrack(job, Ledger(), EngineConfig(), Delay(ms=150))
+    track = VirtualSlowTrack(job, LiveCounters(), EngineConfig(), Delay(ms=150))
     shown: dict[int, int] = {}
     for index in range(10):
-        with track.frame(index, index * 10**8):
-            shown |= {ran: index for ran in job.ran if ran not in shown}
+        track.begin_frame(index, index * 10**8)
+        shown |= {ran: index for ran in job.ran if ran not in shown}
         track.submit(key(index))
     assert shown == {0: 2, 1: 3, 2: 5, 4: 6, 5: 8, 7: 9}
 
@@ -214,10 +214,11 @@ def run_through(gate: Gate) -> threading.Thread:
 
 def test_gate_holds_until_the_foreground_is_idle() -> None:
     gate = Gate(min_share=0.0)
-    with gate.foreground():
-        thread = run_through(gate)
-        thread.join(0.1)
-        assert thread.is_alive()
+    gate.set_foreground(True)
+    thread = run_through(gate)
+    thread.join(0.1)
+    assert thread.is_alive()
+    gate.set_foreground(False)
     thread.join(WAIT_S)
     assert not thread.is_alive()
 
@@ -225,19 +226,19 @@ def test_gate_holds_until_the_foreground_is_idle() -> None:
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_gate_never_starves_the_slow_track(share: float) -> None:
     gate = Gate(share)
-    with gate.foreground():
-        thread = run_through(gate)
-        thread.join(WAIT_S)
-        assert not thread.is_alive()
+    gate.set_foreground(True)
+    thread = run_through(gate)
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
 
 
 def test_released_gate_lets_everyone_through() -> None:
     gate = Gate(min_share=0.0)
-    with gate.foreground():
-        thread = run_through(gate)
-        gate.release()
-        thread.join(WAIT_S)
-        assert not thread.is_alive()
+    gate.set_foreground(True)
+    thread = run_through(gate)
+    gate.release()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
 
 
 def test_cache_refuses_outdated_work() -> None:

@@ -1,36 +1,43 @@
-"""The frame loop: low-latency scheduling of Sl, Sh and propagation (paper Sec. 3.4)."""
+"""The frame loop: low-latency scheduling of Sl, Sh and propagation (paper Sec. 3.4).
+
+:meth:`Engine.segment` is the paper, from top to bottom; :meth:`Engine.finish` is what comes after
+the mask. The scheduling rules that comments name are listed in docs/method.md.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.engine import rescale, resize, schedule
-from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
-from lowlat_seg_ros.engine.deadline import Level, LoadShedder
-from lowlat_seg_ros.engine.device import apart, serial, use_threads
-from lowlat_seg_ros.engine.latency import Clock, Stopwatch
-from lowlat_seg_ros.engine.ledger import Ledger, OnRefinement
-from lowlat_seg_ros.engine.refine import Refiner
+from lowlat_seg_ros.engine import preprocess, schedule
+from lowlat_seg_ros.engine.counters import LiveCounters, OnRefinement
+from lowlat_seg_ros.engine.cpu_threads import (
+    ForegroundThreads,
+    num_threads,
+    run_in_temporary_thread,
+    single_threaded,
+)
+from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, Refiner, Seen, exact_features
+from lowlat_seg_ros.engine.postprocess import confidence_of
 from lowlat_seg_ros.engine.runner import runners
-from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
-from lowlat_seg_ros.engine.steering import KeyFrameBudget
-from lowlat_seg_ros.engine.threads import ForegroundThreads
-from lowlat_seg_ros.engine.tracks import Tracks, Work
-from lowlat_seg_ros.engine.virtual import Delay, VirtualSlowTrack
-from lowlat_seg_ros.engine.worker import Refine, SlowTrack, SlowTrackState
+from lowlat_seg_ros.engine.slow_track import Refine, SlowTrack, SlowTrackState, ThreadedSlowTrack
+from lowlat_seg_ros.engine.step import Arrival, Features, Step
+from lowlat_seg_ros.engine.timing import Clock, Stopwatch
+from lowlat_seg_ros.engine.virtual_slow_track import Delay, VirtualSlowTrack
 from lowlat_seg_ros.frames import (
     Counters,
+    Deadline,
     Frame,
     MaskKind,
     Provenance,
@@ -43,33 +50,21 @@ from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
 from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 
-Publish = Callable[[Segmentation], None]
-SlowTrackFactory = Callable[[Refine, Ledger, EngineConfig], SlowTrack]
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, eq=False)
-class _Turn:
-    """One frame and what was settled when it came in."""
-
-    frame: Frame
-    index: int
-    level: Level
-    geometry: resize.Geometry
-    key: KeyFrame | None  # of the same geometry
-    epoch: int
-    duplicate: bool  # the first frame in a row with the stamp of the one before
-    confidence: bool
+SlowTrackFactory = Callable[[Refine, LiveCounters, EngineConfig], SlowTrack]
 
 
 class Engine:
     """Segments a stream of frames, each at the cost of the fast track.
 
-    ``process`` is called by one thread at a time; everything else may be called from any thread.
-    ``threshold`` is the calibrated deviation (fraction of pixels) above which a frame becomes the
-    key frame. ``segmenter`` must be in eval mode on its device; engines may share it, with one
-    :class:`~.shared.SharedSlowTrack`, where one thread calls the ``process`` of all.
-    ``on_refinement`` is told what became of each key frame that Sh was to refine, by the thread
-    that knows.
+    :meth:`process` does one frame; :meth:`segment` and :meth:`finish` are its two halves, between
+    which the mask can be published. They are called by one thread at a time, everything else by
+    any. ``threshold`` is the calibrated deviation (fraction of pixels) above which a frame becomes
+    the key frame. ``segmenter`` must be in eval mode on its device. Engines may share it, with one
+    :class:`~.slow_track.SharedSlowTrack`, where one thread processes the frames of all and finishes
+    each before the next one's ``segment``. ``on_refinement`` is called with what became of each key
+    frame that Sh was to refine, by the thread that ends the job.
     """
 
     def __init__(
@@ -86,26 +81,24 @@ class Engine:
             raise ValueError("the segmenter is in training mode; call its eval() first")
         self.header: Header | None = None
         self._net, slow_net = runners(segmenter)
-        self._config = config
+        self._config, self._clock = config, clock
         self._calibrated_threshold = threshold
-        self._clock = clock
-        self._ledger = Ledger(on_refinement)
-        self._cache = KeyFrameCache()
-        self._shedder = LoadShedder()
-        self._previous: Frame | None = None
-        self._previous_ran_sh = False
-        self._clock_stands = False
-        self._forced = threading.Event()
-        self._budget = KeyFrameBudget()
         self._threshold = schedule.effective_threshold(threshold, config)
-        self._epoch_reason = ResetReason.FIRST_FRAME
-        self._reset_lock = threading.Lock()
-        self._in_process = threading.Lock()
-        self._closed = False
+        self._budget = schedule.KeyFrameBudget()
+        self._shedder = schedule.LoadShedder()
         self._threads = ForegroundThreads(config)
-        self._tracks = Tracks(self._net, self._ledger, self._threads)
+        self._counters = LiveCounters(on_refinement)
+        self._cache = KeyFrameCache()
+        self._previous: Frame | None = None
+        self._previous_ran_sh = self._clock_stands = False
+        self._forced = threading.Event()
+        self._epoch_reason = ResetReason.FIRST_FRAME
+        self._lock = threading.Lock()  # of resets, and of who is in the foreground
+        self._foreground_thread: threading.Thread | None = None
+        self._open: Step | None = None  # the step that is not finished yet
+        self._closed = False
         refine = Refiner(slow_net, self._cache, config.late_refinement)
-        self._slow = slow_track(refine, self._ledger, config)
+        self._slow = slow_track(refine, self._counters, config)
 
     @classmethod
     def from_checkpoint(
@@ -116,7 +109,7 @@ class Engine:
     ) -> Engine:
         """Load weights; raises ``CheckpointError`` for the file, ``ConfigError`` for the device."""
         load = partial(inference.load, path, resolve_device(device), config.precision)
-        segmenter, header = apart(load)  # lest it leave a team that is not the frames' own
+        segmenter, header = run_in_temporary_thread(load)  # it leaves no thread pool behind
         engine = cls(segmenter, config, threshold=header.threshold)
         engine.header = header
         return engine
@@ -142,8 +135,7 @@ class Engine:
                 f"max_latency_ms is {config.max_latency_ms}, so the masks would depend on the "
                 "machine's speed; set it to 0 or give the engine a clock"
             )
-        delay = Delay(delay_frames, delay_ms)
-        track = partial(VirtualSlowTrack, delay=delay)
+        track = partial(VirtualSlowTrack, delay=Delay(delay_frames, delay_ms))
         clock = clock or time.perf_counter_ns
         engine = cls(segmenter, config, threshold=threshold, clock=clock, slow_track=track)
         engine._threads.ignore_others()
@@ -152,103 +144,115 @@ class Engine:
     def process(
         self,
         frame: Frame,
-        publish: Publish | None = None,
         *,
         waited_ms: float = 0.0,
         confidence: bool = False,
         mask_at_network_size: bool = False,
     ) -> Segmentation:
-        """Segment ``frame``; never waits for Sh, except on the first frame of an epoch.
+        """:meth:`segment` and :meth:`finish` in one, for those who publish nothing in between."""
+        step = self.segment(frame, waited_ms=waited_ms, mask_at_network_size=mask_at_network_size)
+        return self.finish(step, confidence=confidence)
 
-        ``publish`` is called as soon as the mask is out, with ``selection`` None; the selector runs
-        after it, and the returned record is complete. What ``publish`` raises comes through, after
-        the selector has run. ``waited_ms`` is how long ago the frame came in; it counts for the
-        deadline. ``confidence`` asks for the record's; it is made after ``publish``, too.
-        ``mask_at_network_size`` asks for both at the size that ``inference_height`` gives, also
-        while load is shed, instead of the frame's. Raises
-        ``FrameError`` for a frame of impossible size, ``RuntimeError`` after :meth:`close` or when
-        called by two threads at once; the next frame works as usual.
+    def segment(
+        self, frame: Frame, *, waited_ms: float = 0.0, mask_at_network_size: bool = False
+    ) -> Step:
+        """The mask of ``frame``; never waits for Sh, except on the first frame of an epoch.
+
+        ``waited_ms`` is how long ago the frame came in; it counts for the deadline.
+        ``mask_at_network_size`` asks for the size that ``inference_height`` gives, also while load
+        is shed, instead of the frame's. Pass the step to :meth:`finish` in any case: Sh waits until
+        then, and a frame whose step is dropped cannot become the key frame. Raises ``FrameError``
+        for a frame of impossible size, ``RuntimeError`` after :meth:`close` or while another thread
+        is in the foreground, and what the network raises; the next frame works as usual.
         """
-        with self._foreground():
-            level = self._shedder.begin(self._config.max_latency_ms)
-            size = frame.image.shape[:2]
-            geometry = resize.plan(
-                size,
-                self._config.inference_height,
-                level.scale,
-                mask_at_network_size=mask_at_network_size,
-            )
-            reason = schedule.needs_reset(
-                self._previous, frame, self._config, after_sh=self._previous_ran_sh
-            )
-            if reason is not None and self._cache.snapshot()[0] is not None:
-                self.reset(reason)
-            # Only this thread writes the frames counter, so it numbers the frame.
-            before = self._ledger.counters
-            index = before.frames
-            # Written by this thread alone, so a change of the setting cannot undo the level's.
-            self._slow.set_min_share(min(self._config.slow_track_min_share, level.slow_share))
-            fixed = schedule.effective_threshold(self._calibrated_threshold, self._config)
-            self._threshold = self._budget.threshold(fixed, self._config)
-            duplicate = schedule.repeats(self._previous, frame) and not self._clock_stands
-            with self._slow.frame(index, frame.stamp_ns), self._net.turn():
-                busy = self._slow.state().running
-                watch = self._net.stopwatch(self._clock)
+        if self._closed:
+            raise RuntimeError("the engine is closed; make a new one")
+        net = self._net
+        with self._foreground(), self._threads.until_mask(starved=self._slow.starved()):
+            arrival = self._begin(frame, mask_at_network_size)
+            with net.frame_context():
+                watch = net.stopwatch(self._clock)
                 with watch.stage("preprocess_ms"):
-                    key, epoch = rescale.at_size(self._cache, geometry)
-                turn = _Turn(frame, index, level, geometry, key, epoch, duplicate, confidence)
-                result = self._segment(turn, watch, waited_ms, publish)
-                is_key = result.counters.key_frames > before.key_frames
-                self._budget.observe(is_key, busy, self._config)
-                return result
+                    key, epoch = self._cache.at_size(arrival.geometry)
+                    image, luma = net.image(frame.image, arrival.geometry)  # (1, 3, H, W)
+                with watch.stage("lower_ms"):
+                    low = net.lower(image, self._threads.relieve)  # Sl: F_l (1, Cl, H/8, W/8)
+                source, now = net.source(image, low), Seen(frame.stamp_ns, arrival.index, luma)
+                if key is None or key.high is None:
+                    features = self._without_key(low, source, now, first=key is None, watch=watch)
+                else:
+                    # Never wait for Sh: F_h of the key frame is taken as it is, exact or not.
+                    with watch.stage("predictor_ms"):
+                        reduced = net.reduce(low)
+                        weights = net.kernels(key.remembered, reduced)  # W(k,t) (1, K*K, H/8, W/8)
+                    with watch.stage("propagation_ms"), single_threaded():
+                        high = net.propagate(key.high, weights)  # Eq. (1): F_h (1, Ch, H/8, W/8)
+                        seen = key.seen or key.seen_with(None)
+                        answers, residual = net.carry_answers(seen.answers, seen.luma, luma)
+                    with watch.stage("fusion_ms"):
+                        age_s = seen.age_s(frame.stamp_ns, arrival.index)
+                        evidence = net.evidence(key.reduced, reduced, age_s, residual)
+                        logits, trust = net.fuse(high, low, evidence, answers)  # with AdaptNet
+                    features = Features(
+                        low, source, luma, logits, high, seen, reduced, weights, trust
+                    )
+                with watch.stage("postprocess_ms"):
+                    mask = net.mask(features.logits, arrival.geometry)  # uint8 (H, W)
+                watch.mask_out()
+            reset = self._epoch_reason if key is None else None
+            provenance = features.provenance(frame, arrival.index, key, epoch, reset)
+            timing = watch.timing()
+            deadline = self._mask_out(frame, provenance, waited_ms + timing.latency_ms)
+            step = Step(frame, mask, provenance, timing, deadline, arrival, features, key, watch)
+            self._open = step
+            return step
 
-    def _segment(
-        self, turn: _Turn, watch: Stopwatch, waited_ms: float, publish: Publish | None
-    ) -> Segmentation:
-        frame = turn.frame
-        work = self._tracks.run(frame, turn.index, turn.geometry, turn.key, watch)
-        with watch.stage("postprocess_ms"):
-            mask = self._net.mask(work.logits, turn.geometry)
-        watch.mask_out()
-        self._threads.mask_out()
+    def finish(self, step: Step, *, confidence: bool = False) -> Segmentation:
+        """What comes after the mask of ``step``: selector, promotion to key frame, the record.
 
-        timing = watch.timing()
-        deadline = self._shedder.mask_out(waited_ms + timing.latency_ms)
-        self._clock_stands = schedule.repeats(self._previous, frame)
-        self._previous, self._previous_ran_sh = frame, turn.key is None
-        self._ledger.count(
-            frames=1,
-            degraded=int(work.kind is MaskKind.DEGRADED),
-            missed=int(deadline.missed),
-            shed=int(deadline.level > 0),
-        )
-        provenance = self._provenance(turn, work.kind)
-        counters = self._ledger.counters
-        result = Segmentation(
-            mask, frame.stamp_ns, frame.frame_id, provenance, timing, counters, deadline=deadline
-        )
-        try:
-            if publish is not None:
-                publish(result)
-        finally:
-            selection = self._after_mask(turn, work, watch)
-        confidence = resize.confidence_of(work.logits, turn.geometry) if turn.confidence else None
-        return dataclasses.replace(
-            result,
-            timing=watch.timing(),
-            counters=self._ledger.counters,
-            selection=selection,
-            confidence=confidence,
-            trust=None if work.trust is None else float(work.trust.mean()),
-        )
+        ``confidence`` asks for the record's. Raises ``RuntimeError`` for a step that is finished
+        already, or that is not the newest one.
+        """
+        if step is not self._open:
+            raise RuntimeError("the step is finished, or a newer frame came; finish each step once")
+        key, features, net = step.key, step.features, self._net
+        with self._foreground(last=True), self._threads.after_mask(), net.frame_context():
+            selection, is_key = None, False
+            if key is None:
+                # Its features are exact already. If Sh failed it has none; a later frame retries.
+                is_key = self._promote(step, submit=False)
+            elif features.high is None:
+                # Not every frame: they would supersede each other, and F_h would never arrive.
+                is_key = self._counters.snapshot().pending == 0 and self._promote(step)
+            elif self._selector_is_due(step, key):
+                with step.watch.stage("selector_ms"):
+                    reduced = net.selector_reduce(features.low)
+                    deviation = net.deviation(key.selector_reduced, reduced)  # devS(k,t)
+                is_key = self._is_chosen(step, key, deviation) and self._promote(step, reduced)
+                self._counters.count(duplicates=int(is_key and step.arrival.duplicate))
+                selection = Selection(deviation, self._threshold, is_key)
+            self._budget.observe(is_key, self._config.key_frame_budget)
+            made = confidence_of(features.logits, step.arrival.geometry) if confidence else None
+            return Segmentation(
+                mask=step.mask,
+                stamp_ns=step.frame.stamp_ns,
+                frame_id=step.frame.frame_id,
+                provenance=step.provenance,
+                timing=step.watch.timing(),
+                counters=self._counters.snapshot(),
+                selection=selection,
+                deadline=step.deadline,
+                confidence=made,
+                trust=None if features.trust is None else float(features.trust.mean()),
+            )
 
     def reset(self, reason: ResetReason = ResetReason.REQUESTED) -> None:
         """Forget all features: the next frame begins a new epoch, with a full mask."""
-        with self._reset_lock:
+        with self._lock:
             self._cache.begin_epoch()
             self._epoch_reason = reason
             self._slow.cancel()
-            self._ledger.reset(reason)
+            self._counters.reset(reason)
 
     def force_key_frame(self) -> None:
         """Make the next frame the key frame, whatever the selector says.
@@ -258,13 +262,11 @@ class Engine:
         self._forced.set()
 
     def reconfigure(self, config: EngineConfig) -> None:
-        """Take over dynamic settings from the next frame on; raises ConfigError for any other."""
+        """Adopt dynamic settings from the next frame on; raises ``ConfigError`` for any other."""
         for item in dataclasses.fields(EngineConfig):
             old, new = getattr(self._config, item.name), getattr(config, item.name)
             if old != new and not item.metadata["dynamic"]:
-                raise ConfigError(
-                    f"{item.name} is {old!r} until the engine is made anew, not {new!r}"
-                )
+                raise ConfigError(f"{item.name} is {old!r} until a new engine is made, not {new!r}")
         self._config = config
 
     @property
@@ -280,14 +282,14 @@ class Engine:
     @property
     def counters(self) -> Counters:
         """A consistent snapshot."""
-        return self._ledger.counters
+        return self._counters.snapshot()
 
     def slow_track(self) -> SlowTrackState:
         """What the background worker is doing."""
         return self._slow.state()
 
     def close(self, timeout_s: float = 5.0) -> bool:
-        """Stop the background worker, at the next block of Sh if it runs.
+        """Stop the background worker, at the next slice of Sh if it runs.
 
         False if it did not end in time: its thread was abandoned and cannot keep the process alive.
         """
@@ -301,84 +303,126 @@ class Engine:
         self.close()
 
     @contextmanager
-    def _foreground(self) -> Iterator[None]:
-        if self._closed:
-            raise RuntimeError("the engine is closed; make a new one")
-        if not self._in_process.acquire(blocking=False):
-            raise RuntimeError("process() runs in another thread; call it from one at a time")
+    def _foreground(self, *, last: bool = False) -> Iterator[None]:
+        """Entered by each half of a frame; one thread is in the foreground until the ``last``."""
+        me = threading.current_thread()
+        with self._lock:
+            other = self._foreground_thread or me
+            if other is not me and other.is_alive():
+                raise RuntimeError(
+                    "another thread's frame is not finished; process frames in one thread"
+                )
+            self._foreground_thread = me
+        self._open, done = None, False
         try:
-            # Costs nothing, and the caller may be another thread than last time.
-            use_threads(self._threads.count(starved=self._slow.starved()))
-            with self._threads.priority(), torch.inference_mode():
+            with torch.inference_mode():
                 yield
+            done = not last
         finally:
-            self._in_process.release()
+            if not done:
+                self._slow.end_frame()
+                self._foreground_thread = None
 
-    def _provenance(self, turn: _Turn, kind: MaskKind) -> Provenance:
-        frame, key = turn.frame, turn.key
-        reset = self._epoch_reason if key is None else None
-        if key is None or kind is not MaskKind.PROPAGATED:
-            exact = kind is MaskKind.FULL
-            return Provenance(kind, frame.stamp_ns, 0, 0.0, exact, turn.epoch, reset)
-        age_ms = (frame.stamp_ns - key.stamp_ns) / 1e6
-        age_frames = turn.index - key.index
-        return Provenance(kind, key.stamp_ns, age_frames, age_ms, key.exact, turn.epoch)
-
-    def _after_mask(self, turn: _Turn, work: Work, watch: Stopwatch) -> Selection | None:
-        """What does not change this frame's mask: the selector, and taking over as key frame."""
-        key = turn.key
-        as_key = partial(
-            self._tracks.key_frame, work, turn.frame, turn.geometry, turn.index, turn.epoch
+    def _begin(self, frame: Frame, mask_at_network_size: bool) -> Arrival:
+        """Decide what the frame's geometry and level are, and whether it begins a new epoch."""
+        config, previous = self._config, self._previous
+        level = self._shedder.begin(config.max_latency_ms)
+        geometry = preprocess.plan(
+            frame.image.shape[:2],
+            config.inference_height,
+            level.scale,
+            mask_at_network_size=mask_at_network_size,
         )
-        if key is None:
-            # After a failure of Sh this has no F_h yet; a later frame tries again.
-            self._take_over(None, as_key(exact=work.high is not None), submit=False)
-            return None
-        if work.high is None:
-            # Not every frame: Sh would be superseded again and again and F_h never arrive.
-            if self._ledger.counters.pending == 0:
-                self._take_over(key, as_key(), submit=True)
-            return None
-        age_frames, every = turn.index - key.index, turn.level.selector_every
+        reason = schedule.needs_reset(previous, frame, config, after_sh=self._previous_ran_sh)
+        if reason is not None and self._cache.snapshot()[0] is not None:
+            self.reset(reason)
+        fixed = schedule.effective_threshold(self._calibrated_threshold, config)
+        self._threshold = self._budget.threshold(fixed, config.key_frame_budget)
+        # Set by this thread alone, so that a change of the setting cannot undo the level's.
+        self._slow.set_min_share(min(config.slow_track_min_share, level.slow_share))
+        # The frames counter is written by this thread alone, so it numbers the frame.
+        index = self._counters.snapshot().frames
+        self._slow.begin_frame(index, frame.stamp_ns)
+        duplicate = schedule.repeats(previous, frame) and not self._clock_stands
+        return Arrival(index, level, geometry, duplicate)
+
+    def _without_key(
+        self, low: Tensor, source: Tensor, now: Seen, *, first: bool, watch: Stopwatch
+    ) -> Features:
+        """First frame in the foreground: Sh runs here. Degraded masks follow until one succeeds."""
+        net = self._net
+        if first:
+            try:
+                with watch.stage("higher_ms"), num_threads(self._threads.full()):
+                    high = exact_features(net, source, self._threads.relieve)
+            except Exception as error:
+                # Failures never stop masks.
+                message = f"Sh failed in the foreground: {type(error).__name__}: {error}"
+                logger.warning("%s; the mask comes from Sl and AdaptNet alone", message)
+                self._counters.failure(message)
+            else:
+                with watch.stage("fusion_ms"):
+                    logits = net.classify_high(high)
+                    seen = dataclasses.replace(now, answers=net.answers(high))
+                return Features(low, source, now.luma, logits, high, seen)
+        with watch.stage("fusion_ms"):
+            return Features(low, source, now.luma, net.classify_low(low))
+
+    def _mask_out(self, frame: Frame, provenance: Provenance, latency_ms: float) -> Deadline:
+        """Count the mask, and remember its frame as the previous one."""
+        deadline = self._shedder.mask_out(latency_ms)
+        self._clock_stands = schedule.repeats(self._previous, frame)
+        self._previous, self._previous_ran_sh = frame, provenance.reset is not None
+        self._counters.count(
+            frames=1,
+            degraded=int(provenance.kind is MaskKind.DEGRADED),
+            missed=int(deadline.missed),
+            shed=int(deadline.level > 0),
+        )
+        return deadline
+
+    def _must_be_key(self, step: Step, key: KeyFrame) -> bool:
         # Resampled features are a makeshift: the first frame of the new size replaces them.
-        must = key.resampled or turn.duplicate or self._forced.is_set()
-        if not must and not schedule.selects(age_frames, every, self._config):
-            return None
-        with watch.stage("selector_ms"):
-            selector_reduced = self._net.selector_reduce(work.low)
-            deviation = self._net.deviation(key.selector_reduced, selector_reduced)
-        threshold = self._threshold
-        fills = schedule.fills_idle_time(self._slow.state().last_error, turn.level, self._config)
-        # A frame that comes while Sh is busy would wait for it, its features carried once more.
-        limit = math.inf if fills else threshold
-        chosen = schedule.is_key(deviation, limit, age_frames, self._config)
-        # Cameras that share the slow track ask for Sh in turn; a newer frame of this one will.
-        chosen = must or (chosen and self._slow.admits()) or (fills and self._slow.offers())
-        if chosen:
-            chosen = self._promote(key, as_key(selector_reduced=selector_reduced), work)
-            self._ledger.count(duplicates=int(chosen and turn.duplicate))
-        return Selection(deviation, threshold, chosen)
+        return key.resampled or step.arrival.duplicate or self._forced.is_set()
 
-    def _promote(self, key: KeyFrame, new: KeyFrame, work: Work) -> bool:
-        """Rule 3: key frame at once, with propagated features; False if a reset came in between."""
-        while not self._take_over(key, new, submit=True):
-            # Sh has refined the key frame since; what it found is propagated, not lost.
-            current, epoch = self._cache.snapshot()
-            if current is None or current.high is None or epoch != new.epoch:
+    def _selector_is_due(self, step: Step, key: KeyFrame) -> bool:
+        age_frames, every = step.arrival.index - key.index, step.arrival.level.selector_every
+        return self._must_be_key(step, key) or schedule.selects(age_frames, every, self._config)
+
+    def _is_chosen(self, step: Step, key: KeyFrame, deviation: float) -> bool:
+        """Whether the frame is to become the key frame."""
+        if self._must_be_key(step, key):
+            return True
+        level, last_error = step.arrival.level, self._slow.state().last_error
+        fills = schedule.fills_idle_time(last_error, level, self._config)
+        # While Sh is busy, a frame that deviates would only wait for it, with features that are
+        # propagated once more; so where frames fill Sh's idle time, the deviation does not count.
+        limit = math.inf if fills else self._threshold
+        age_frames = step.arrival.index - key.index
+        deviates = schedule.is_key(deviation, limit, age_frames, self._config)
+        # Cameras that share the slow track are granted it one by one; a newer frame will ask again.
+        return (deviates and self._slow.admits()) or (fills and self._slow.offers())
+
+    def _promote(
+        self, step: Step, selector_reduced: Tensor | None = None, *, submit: bool = True
+    ) -> bool:
+        """Propagated at once, exact later: the frame is the key frame from here on.
+
+        False if a reset came in between.
+        """
+        expected, features, net = step.key, step.features, self._net
+        new = step.as_key_frame(net, selector_reduced)
+        while not self._cache.replace(expected, new):
+            # Sh has refined the key frame since. What it found is propagated, not lost.
+            expected, epoch = self._cache.snapshot()
+            if expected is None or expected.high is None or epoch != new.epoch:
                 return False
-            assert work.weights is not None  # the predictor has run: there was an F_h
-            key = current
-            with serial():
-                high = self._net.keep(self._net.propagate(current.high, work.weights))
-                moved = self._net.move(current.answers, work.weights)
-                answers = None if moved is None else self._net.keep(moved)
-            new = dataclasses.replace(new, high=high, answers=answers, seen=current.seen)
-        return True
-
-    def _take_over(self, old: KeyFrame | None, new: KeyFrame, *, submit: bool) -> bool:
-        if not self._cache.replace(old, new):
-            return False
-        self._ledger.count(key_frames=1, forced=int(self._forced.is_set()))
+            if features.weights is None:  # the mask was degraded: there was no F_h
+                return False
+            with single_threaded():
+                high = net.clone(net.propagate(expected.high, features.weights))
+            new = dataclasses.replace(new, high=high, seen=expected.seen)
+        self._counters.count(key_frames=1, forced=int(self._forced.is_set()))
         self._forced.clear()
         if submit:
             self._slow.submit(new)

@@ -1,7 +1,10 @@
-"""How one side of the engine, frames or the slow track, runs the network's parts on a device."""
+"""How one track of the engine, frames or the slow track, runs the network's parts on a device."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,49 +13,60 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowlat_seg_ros.engine import normalising, resize, upsampling
-from lowlat_seg_ros.engine.latency import Clock, Stopwatch
+from lowlat_seg_ros.engine import postprocess, preprocess
+from lowlat_seg_ros.engine.preprocess import Geometry
+from lowlat_seg_ros.engine.timing import Clock, Stopwatch
+from lowlat_seg_ros.network import warping
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 
 class Runner:
     """The parts as they are, on whatever device the network is; :mod:`cuda` has the faster way.
 
-    What a part returns is valid until the same part runs again; :meth:`keep` what is needed longer.
+    What a part returns is valid until the same part runs again; :meth:`clone` what is needed
+    longer.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:
         self._net = segmenter
 
-    def turn(self) -> AbstractContextManager[None]:
-        """Entered while this side computes; nothing that it began goes on afterwards."""
+    def frame_context(self) -> AbstractContextManager[None]:
+        """Entered while this track computes; nothing that it began continues afterwards."""
         return nullcontext()
 
     def run(self, name: Hashable, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """``function`` of ``inputs``; what the same ``name`` stands for must never change."""
         return function(*inputs)
 
-    def keep(self, tensor: Tensor) -> Tensor:
-        """``tensor``, safe from the part that made it."""
+    def clone(self, tensor: Tensor) -> Tensor:
+        """``tensor``, safe from the next run of the part that made it."""
         return tensor
 
-    def settle(self) -> None:
-        """Wait until the other side may read what was computed."""
+    def synchronize(self) -> None:
+        """Wait until the other track may read what was computed."""
 
     def after_frames(self) -> None:
-        """What this side, the slow track, computes from here on may read what frames have made."""
+        """What the slow track computes from here on may read what frames have made."""
 
     def stopwatch(self, clock: Clock) -> Stopwatch:
         """For one frame's stages on this device."""
         return Stopwatch(clock)
 
-    def image(self, image: np.ndarray, geometry: resize.Geometry) -> Tensor:
-        """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last."""
-        return resize.network_input(image, geometry, self._net)
+    def image(self, image: np.ndarray, geometry: Geometry) -> tuple[Tensor, np.ndarray | None]:
+        """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last; and its luma.
 
-    def mask(self, logits: Tensor, geometry: resize.Geometry) -> np.ndarray:
-        """Logits (1, classes, h, w) -> uint8 (H, W) ids at the image's size."""
-        return resize.mask_of(logits, geometry)
+        The luma, uint8 (H/2, W/2) of the padded size, is None where the network needs no flow.
+        """
+        pixels, net = preprocess.pixels_of(image, geometry), self._net
+        values = preprocess.normalised(pixels, net.input_dtype, net.statistics)
+        return values, self._luma(pixels)
+
+    def _luma(self, pixels: np.ndarray) -> np.ndarray | None:
+        return warping.luma_of(pixels) if self._net.config.fine_carry else None
+
+    def mask(self, logits: Tensor, geometry: Geometry) -> np.ndarray:
+        """Logits (1, classes, h, w) -> uint8 (H, W) ids at the mask's size."""
+        return postprocess.mask_of(logits, geometry)
 
     def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
         """Sl: image -> F_l; ``pause`` is called between its blocks, if it runs in several."""
@@ -65,7 +79,7 @@ class Runner:
         return self._net.source(image, low)
 
     def higher(self, source: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
-        """Sh: source -> F_h; ``pause`` is called between slices. The answer is safe to keep."""
+        """Sh: source -> F_h, which stays valid; ``pause`` is called between slices."""
         return self._net.higher(source, pause)
 
     def reduce(self, low: Tensor) -> Tensor:
@@ -73,7 +87,7 @@ class Runner:
         return self.run("reduce", self._net.predictor.reduce, low)
 
     def remember(self, reduced: Tensor) -> Tensor:
-        """Reduced F_l of a key frame -> what the predictor needs of it, as safe as ``reduced``."""
+        """Reduced F_l of a key frame -> its half of the predictor, as long valid as ``reduced``."""
         return self._net.predictor.remember(reduced)
 
     def kernels(self, remembered: Tensor, reduced: Tensor) -> Tensor:
@@ -85,22 +99,35 @@ class Runner:
         return self.run("propagate", self._net.propagate, key_high, weights)
 
     def answers(self, high: Tensor) -> Tensor | None:
-        """F_h -> the full network's answers, None where they are not carried."""
+        """F_h -> the full network's answers, which stay valid; None where they are not carried."""
         if not self._net.config.fine_carry:
             return None
-        return self.run("answers", self._net.high_classifier.cells, high)
+        return self.clone(self.run("answers", self._net.high_classifier.cells, high))
 
-    def move(self, answers: Tensor | None, weights: Tensor) -> Tensor | None:
-        """Answers of the key frame, moved to the current one; None if there are none."""
-        return None if answers is None else self.run("move", self._net.move, answers, weights)
+    def carry_answers(
+        self, answers: Tensor | None, then: np.ndarray | None, now: np.ndarray | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Answers of an earlier frame, carried to the current one by optical flow.
 
-    def evidence(self, reduced_key: Tensor, reduced: Tensor, age_s: float) -> Tensor | None:
+        ``then`` and ``now`` are the luma of both. Returns them with the flow's residual, see
+        :class:`~.warping.Motion`; None where the network carries no answers.
+        """
+        if answers is None or then is None or now is None:
+            return None, None
+        motion = warping.motion(then, now, self._net.config.classifier_upsampling)
+        carried = self.run("warp", self._net.warp, answers, motion.flow.to(answers.device))
+        return carried, motion.residual
+
+    def evidence(
+        self, reduced_key: Tensor, reduced: Tensor, age_s: float, residual: Tensor | None = None
+    ) -> Tensor | None:
         """What the gate needs to know, None without one; ``age_s``: of the key frame's F_h."""
         if self._net.gate is None:
             return None
         # Filled on the device: a copy from here would wait for all that it has to do.
         age = torch.full((1,), age_s, dtype=torch.float32, device=reduced.device)
-        return self.run("evidence", self._net.evidence, reduced_key, reduced, age)
+        known = [] if residual is None else [residual.to(reduced.device)]
+        return self.run("evidence", self._net.evidence, reduced_key, reduced, age, *known)
 
     def fuse(
         self,
@@ -157,11 +184,26 @@ def runners(segmenter: Segmenter) -> tuple[Runner, Runner]:
     """For frames and for the slow track of one engine."""
     device = next(segmenter.parameters()).device
     if device.type != "cuda":
-        upsampling.compiled()  # else the first frame would wait for it
+        postprocess.compiled_upsampling()  # otherwise the first frame would wait for it
         if segmenter.input_dtype == torch.bfloat16:
-            normalising.compiled(segmenter.statistics)
+            preprocess.compiled_normalising(segmenter.statistics)
         return Runner(segmenter), Runner(segmenter)
     from lowlat_seg_ros.engine.cuda import CudaRunner
 
     frames = CudaRunner(segmenter, device)
     return frames, CudaRunner(segmenter, device, after=frames)
+
+
+def release_unused() -> None:
+    """Give back memory that nothing refers to any more.
+
+    The allocators of PyTorch and glibc hold freed memory for later; a process that stays without a
+    network, as a node that was cleaned up, has no use for it.
+    """
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
+        if trim is not None:
+            trim(0)

@@ -1,10 +1,16 @@
-"""Pure decisions of the scheduler: when to start afresh and when a frame becomes the key frame."""
+"""Pure decisions of the scheduler: resets, key frames, and what load is shed.
+
+docs/method.md lists the rules by name. Nothing here knows a clock, a thread or a tensor.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from dataclasses import dataclass
+
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.deadline import Level
-from lowlat_seg_ros.frames import Frame, ResetReason
+from lowlat_seg_ros.frames import Deadline, Frame, ResetReason
 
 
 def needs_reset(
@@ -14,8 +20,8 @@ def needs_reset(
 
     A stamp equal to the previous one is no jump (see :func:`repeats`).
     ``after_sh``: the previous frame ran Sh in the foreground. The gap after it is then that
-    frame's own time, not the camera's silence; starting afresh for it would never end on a
-    machine whose Sh takes longer than ``max_gap_ms``.
+    frame's own time, not the camera's silence; a reset for it would repeat for ever on a machine
+    whose Sh takes longer than ``max_gap_ms``.
     """
     if previous is None:
         return ResetReason.FIRST_FRAME
@@ -36,9 +42,9 @@ def needs_reset(
 def repeats(previous: Frame | None, frame: Frame) -> bool:
     """Whether ``frame`` has the stamp of the frame before it.
 
-    The first such frame becomes the key frame: which of both images is the stamp's cannot be told.
-    Its mask is made as usual, without Sh in the foreground, and those that follow it are ordinary,
-    as a clock that stands still (paused, or a camera's without one) says nothing.
+    The first such frame becomes the key frame, because nobody can tell which of both images the
+    stamp belongs to. Its mask is made as usual, without Sh in the foreground. Those that follow it
+    are ordinary: a clock that stands still (paused, or a camera without one) says nothing.
     """
     return previous is not None and frame.stamp_ns == previous.stamp_ns
 
@@ -55,14 +61,13 @@ def selects(age_frames: int, every: int, config: EngineConfig) -> bool:
 
 
 def fills_idle_time(last_error: str, level: Level, config: EngineConfig) -> bool:
-    """Whether frames become the key frame when Sh is idle, and then alone (``when_free``).
+    """Whether a frame becomes the key frame when Sh is idle, and only then (``when_free``).
 
-    Not while load is shed at Sh's cost, nor where a budget says how many frames may; nor after a
-    failure of Sh, whose message is ``last_error``: else each frame would be handed to a Sh that
-    fails, and its features carried on from carried ones. A frame that deviates tries again.
+    Not while load is shed at Sh's cost, nor where ``key_frame_budget`` limits key frames. Nor after
+    a failure of Sh, whose message is ``last_error``: otherwise each frame would be handed to a Sh
+    that fails, and its features would be carried from carried ones. A frame that deviates retries.
     """
-    budgeted = config.key_frame_budget > 0 or config.slow_track_budget > 0
-    fills = config.key_frame_policy == "when_free" and not budgeted
+    fills = config.key_frame_policy == "when_free" and config.key_frame_budget <= 0
     return fills and level.slow_share >= 1 and not last_error
 
 
@@ -74,3 +79,133 @@ def is_key(deviation: float, threshold: float, age_frames: int, config: EngineCo
     if 0 < config.max_key_interval <= age_frames:
         return True
     return not deviation <= threshold
+
+
+#: Bounds of a steered threshold: fractions of pixels. Above HIGH no frame becomes the key frame.
+LOW, HIGH = 1e-3, 1.0
+#: A factor of 3 takes some 50 frames at a share of 0.1; the threshold then ripples by a tenth.
+GAIN = 0.2
+
+
+class KeyFrameBudget:
+    """Steers the threshold so that ``key_frame_budget`` of the frames become the key frame.
+
+    After each frame the logarithm of the threshold moves up by ``GAIN`` if it became the key frame,
+    and down by ``GAIN * target`` in any case. Whatever the deviations are, as long as they lie
+    between ``LOW`` and ``HIGH``, the share of key frames among n then differs from the target by no
+    more than ``(ln(HIGH / LOW) + 2 * GAIN) / (GAIN * n)``: the steps add up to where the threshold
+    is now, and it cannot leave its bounds by more than a step (Gibbs and Candes, "Adaptive
+    Conformal Inference Under Distribution Shift", NeurIPS 2021, Proposition 4.1). In a scene where
+    less than ``LOW`` changes, fewer frames become the key frame than asked for.
+    """
+
+    def __init__(self) -> None:
+        self._log: float | None = None  # of the steered threshold; None without a budget
+
+    def threshold(self, fixed: float, target: float) -> float:
+        """The next frame's threshold: ``fixed`` where ``target``, the wanted share, is 0.
+
+        Otherwise it is the steered one, which starts at ``fixed``.
+        """
+        if target <= 0:
+            self._log = None
+            return fixed
+        if self._log is None:
+            self._log = math.log(min(max(fixed, LOW), HIGH))
+        return min(max(math.exp(self._log), LOW), HIGH)
+
+    def observe(self, is_key: bool, target: float) -> None:
+        """A frame ended; ``is_key`` says whether it became the key frame."""
+        if self._log is not None:
+            log = self._log + GAIN * (is_key - target)
+            self._log = min(max(log, math.log(LOW) - GAIN), math.log(HIGH) + GAIN)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of shedding load, with its description for diagnostics.
+
+    ``selector_every``: the selector runs on every so-many-th frame after the key frame.
+    ``pictures``: whether the node makes overlays and colour masks. ``slow_share``: upper bound of
+    ``EngineConfig.slow_track_min_share``. ``scale``: of the sides of the network's input.
+    """
+
+    doc: str
+    selector_every: int = 1
+    pictures: bool = True
+    slow_share: float = 1.0
+    scale: float = 1.0
+
+
+#: Each level sheds what those before it do, and more. Masks do not drift without end on any: a key
+#: frame is chosen two frames later at most, max_key_interval is exact to the frame, and Sh has a
+#: share, because with none its exact features might not arrive while the load lasts.
+LEVELS = (
+    Level("nothing is shed"),
+    Level("the selector runs on every third frame", 3),
+    Level("also no overlay or colour mask, and Sh has 5 % of a busy time at most", 3, False, 0.05),
+    Level("also the network runs at 3/4 of its width and height", 3, False, 0.05, 3 / 4),
+    Level("also the network runs at 1/2 of its width and height", 3, False, 0.05, 1 / 2),
+)
+
+#: One level up after so many late masks among the newest UP_WINDOW of the present level: one slow
+#: frame (a full one, say) sheds nothing.
+UP_MISSES = 3
+UP_WINDOW = 10
+#: One level down after so many frames in a row that would fit there too. If they do not fit after
+#: all, UP_MISSES of them are late, so that trying costs at most one late mask in ten.
+DOWN_FRAMES = 30
+#: A frame is taken to cost this much more a level further down, where its size stays the same.
+MARGIN = 1.25
+
+
+class LoadShedder:
+    """Chooses the level by the latencies of masks; used by one thread.
+
+    The latency that counts runs from a frame's arrival on this machine to its mask: the time that
+    it waited for the engine, and the engine's own. The engine's time alone would not do: what comes
+    after a mask (selector, pictures) delays the next one, by that wait. The age since the image's
+    stamp would not do either: exposure and transport cannot be shed, and the stamp is of the
+    camera's clock, of a bag or of a simulation.
+    """
+
+    def __init__(self) -> None:
+        self._limit_ms = 0.0
+        self._level = 0
+        self._late: deque[bool] = deque(maxlen=UP_WINDOW)
+        self._roomy = 0  # frames in a row that would fit one level down
+
+    def begin(self, limit_ms: float) -> Level:
+        """The level of the next frame; ``limit_ms`` is the deadline from now on, 0 for none.
+
+        A change of the limit clears what was seen.
+        """
+        if limit_ms != self._limit_ms:
+            self._limit_ms = limit_ms
+            self._go_to(self._level if limit_ms > 0 else 0)
+        return LEVELS[self._level]
+
+    def mask_out(self, latency_ms: float) -> Deadline:
+        """The frame's mask came ``latency_ms`` after the frame; the record of it."""
+        missed = 0 < self._limit_ms < latency_ms
+        result = Deadline(self._level, latency_ms, missed)
+        if self._limit_ms > 0:
+            self._late.append(missed)
+            fits_below = latency_ms * growth(self._level) <= self._limit_ms
+            self._roomy = self._roomy + 1 if fits_below else 0
+            if sum(self._late) >= UP_MISSES and self._level < len(LEVELS) - 1:
+                self._go_to(self._level + 1)
+            elif self._roomy >= DOWN_FRAMES and self._level > 0:
+                self._go_to(self._level - 1)
+        return result
+
+    def _go_to(self, level: int) -> None:
+        self._level, self._roomy = level, 0
+        self._late.clear()
+
+
+def growth(level: int) -> float:
+    """How many times longer a frame may take one level below ``level``: as its pixels grow."""
+    if level == 0:
+        return MARGIN
+    return max(MARGIN, (LEVELS[level - 1].scale / LEVELS[level].scale) ** 2)

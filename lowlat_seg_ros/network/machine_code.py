@@ -13,11 +13,12 @@ logger = logging.getLogger(__name__)
 
 
 def compiled(
-    function: Callable[..., None], signature: str, *, fastmath: bool = False
+    function: Callable[..., None], signature: str, *, fastmath: bool | set[str] = False
 ) -> Callable[..., None]:
     """``function`` for arguments of ``signature``, numba's; it runs without the GIL.
 
-    ``fastmath``: sums may be taken in any order, so in vectors; no argument is NaN or infinite.
+    ``fastmath``: sums may be taken in any order, so in vectors; no argument is NaN or infinite. A
+    set names LLVM's liberties one by one, such as "contract" for fused multiply-adds.
 
     The machine code is kept in ``__pycache__`` or, where that cannot be written, where numba keeps
     what is the user's. Raises what numba raises.

@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.shared import SharedSlowTrack
+from lowlat_seg_ros.engine.slow_track import SharedSlowTrack
 from lowlat_seg_ros.frames import FrameError, NodeTiming, ResetReason, Segmentation
 from lowlat_seg_ros.images import ImageError, Ledger
 from lowlat_seg_ros.labels import ClassTable
@@ -252,7 +252,7 @@ class Cameras:
         self._slow_track = SharedSlowTrack(config)
         self._cameras: list[CameraStream] = []
         make_engine = partial(
-            Engine, segmenter, config, threshold=threshold, slow_track=self._slow_track.lane
+            Engine, segmenter, config, threshold=threshold, slow_track=self._slow_track.camera_queue
         )
         busy = BusyTime()
         try:

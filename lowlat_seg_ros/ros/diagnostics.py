@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.budget import Budget
-from lowlat_seg_ros.engine.deadline import LEVELS
-from lowlat_seg_ros.engine.latency import Percentiles
-from lowlat_seg_ros.engine.worker import SlowTrackState
+from lowlat_seg_ros.engine.frame_cost import FrameCost
+from lowlat_seg_ros.engine.schedule import LEVELS
+from lowlat_seg_ros.engine.slow_track import SlowTrackState
+from lowlat_seg_ros.engine.timing import Percentiles
 from lowlat_seg_ros.frames import Counters, Deadline
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.ros.doctor import Finding, Severity
@@ -78,7 +78,7 @@ def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticS
 
 
 def lifecycle_status(
-    state: str, problem: str, budget: Budget | None = None, cameras: int = 1
+    state: str, problem: str, budget: FrameCost | None = None, cameras: int = 1
 ) -> DiagnosticStatus:
     """The node's state, and while it is configured what frames were measured to cost."""
     values: Values = {"state": state}
@@ -188,10 +188,8 @@ def key_frames_status(
         "key_frame_policy": config.key_frame_policy,
         "threshold": threshold,
         "key_frame_budget": config.key_frame_budget,
-        "slow_track_budget": config.slow_track_budget,
     }
-    steered = config.key_frame_budget > 0 or config.slow_track_budget > 0
-    if steered:
+    if config.key_frame_budget > 0:
         text = "the threshold is steered to the budget"
     elif config.key_frame_policy == "when_free":
         text = "whenever Sh is idle"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
-from lowlat_seg_ros.engine.latency import Percentiles, PercentileTracker
+from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
 from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
 from lowlat_seg_ros.images import Ledger
 

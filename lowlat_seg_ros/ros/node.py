@@ -27,9 +27,9 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 
 from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError, name_of
-from lowlat_seg_ros.engine.budget import Budget, measure
-from lowlat_seg_ros.engine.device import apart
-from lowlat_seg_ros.engine.memory import release_unused
+from lowlat_seg_ros.engine.cpu_threads import run_in_temporary_thread
+from lowlat_seg_ros.engine.frame_cost import FrameCost, measure
+from lowlat_seg_ros.engine.runner import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.frames import FrameError, ResetReason
 from lowlat_seg_ros.labels import ClassTable
@@ -69,7 +69,7 @@ class Model:
     device: torch.device
     path: Path
     sha256: str
-    budget: Budget
+    cost: FrameCost
 
 
 def load_model(settings: Settings) -> Model:
@@ -83,8 +83,8 @@ def load_model(settings: Settings) -> Model:
     sha256 = digest.verify(path, node.checkpoint_sha256)
     segmenter, header = inference.load(path, device, settings.engine.precision)
     table = ClassTable(path.stem, header.classes, header.colours)
-    budget = measure(segmenter, settings.engine, (node.expected_height, node.expected_width))
-    return Model(segmenter, header, table, device, path, sha256, budget)
+    cost = measure(segmenter, settings.engine, (node.expected_height, node.expected_width))
+    return Model(segmenter, header, table, device, path, sha256, cost)
 
 
 class SegmentationNode(ManagedNode):
@@ -146,7 +146,7 @@ class SegmentationNode(ManagedNode):
         """Load, warm up and measure; raises ``CheckpointError`` and ``ConfigError``."""
         settings = self._settings.current
         # In a thread that ends, since OpenMP keeps a team of threads for each that uses PyTorch.
-        model = apart(partial(load_model, settings))
+        model = run_in_temporary_thread(partial(load_model, settings))
         self._cameras = Cameras(
             self, model.segmenter, model.header.threshold, model.table,
             lambda: self._settings.current,
@@ -155,16 +155,16 @@ class SegmentationNode(ManagedNode):
         self._settings.fixed = True
         self._start_timer()  # its period may be another
         threshold = effective_threshold(model.header.threshold, settings.engine)
-        budget, cameras = model.budget, len(self._cameras.topics)
+        cost, cameras = model.cost, len(self._cameras.topics)
         self.get_logger().info(
             f"lowlat_seg_ros {__version__}: {name_of(model.header.network)} with "
             f"{len(model.table)} classes on {model.device}, from {model.path} (SHA-256 "
             f"{model.sha256}), deviation threshold {threshold:.3f}"
         )
         self.get_logger().info(
-            f"At {budget.width}x{budget.height}: {budget.fast_track_ms:.0f} ms a frame, Sh "
-            f"{budget.slow_track_ms:.0f} ms in the background, {budget.full_frame_ms:.0f} ms for "
-            f"a first frame; at most {budget.rate_hz(cameras):.1f} Hz with {cameras} camera(s)"
+            f"At {cost.width}x{cost.height}: {cost.fast_track_ms:.0f} ms a frame, Sh "
+            f"{cost.slow_track_ms:.0f} ms in the background, {cost.full_frame_ms:.0f} ms for "
+            f"a first frame; at most {cost.rate_hz(cameras):.1f} Hz with {cameras} camera(s)"
         )
 
     def activate(self) -> None:
@@ -224,7 +224,7 @@ class SegmentationNode(ManagedNode):
             device, statuses = settings.node.device, [lifecycle_status(self.state, self.problem)]
         else:
             device, count = str(model.device), len(cameras.topics)
-            statuses = [lifecycle_status(self.state, self.problem, model.budget, count)]
+            statuses = [lifecycle_status(self.state, self.problem, model.cost, count)]
             for state in cameras.states(time.monotonic()):
                 statuses += camera_statuses(state, settings)
         name = self.get_fully_qualified_name().lstrip("/")

@@ -12,7 +12,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.engine.deadline import LEVELS
+from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.frames import NodeTiming, Refinement, Segmentation
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.labels import ClassTable, Legend, colour_mask, overlay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lowlat_seg_ros.engine.latency import Stopwatch
+from lowlat_seg_ros.engine.timing import Stopwatch
 from lowlat_seg_ros.frames import MaskKind
 from lowlat_seg_ros.lab.baselines.stream import Stream
 

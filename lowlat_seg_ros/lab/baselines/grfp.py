@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.latency import Clock, Stopwatch
+from lowlat_seg_ros.engine.timing import Clock, Stopwatch
 from lowlat_seg_ros.frames import MaskKind
 from lowlat_seg_ros.lab.baselines.flow import half_size
 from lowlat_seg_ros.lab.baselines.recurrent import GatedRecurrentWarp

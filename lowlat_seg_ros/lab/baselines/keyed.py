@@ -7,8 +7,8 @@ import time
 from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.device import serial
-from lowlat_seg_ros.engine.latency import Clock, Stopwatch
+from lowlat_seg_ros.engine.cpu_threads import single_threaded
+from lowlat_seg_ros.engine.timing import Clock, Stopwatch
 from lowlat_seg_ros.frames import MaskKind
 from lowlat_seg_ros.lab.baselines.carry import CarriedSegmenter, Key
 from lowlat_seg_ros.lab.baselines.schedules import Schedule
@@ -67,7 +67,7 @@ class KeyedEngine(Stream):
     def _carried(self, key: Key, image: Tensor, low: Tensor | None, watch: Stopwatch) -> Tensor:
         with watch.stage("predictor_ms"):
             motion = self._network.carrier.motion(key.kept, image, low)
-        with watch.stage("propagation_ms"), serial():
+        with watch.stage("propagation_ms"), single_threaded():
             carried = self._network.carrier.move(key.high, motion)
         with watch.stage("fusion_ms"):
-            return self._network.classify(key, carried, low, motion, self.key_age_s)
+            return self._network.classify(key, carried, low, image, self.key_age_s)

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine import resize, schedule
-from lowlat_seg_ros.engine.device import use_threads
-from lowlat_seg_ros.engine.engine import Publish
-from lowlat_seg_ros.engine.latency import Clock, Stopwatch
+from lowlat_seg_ros.engine import preprocess, schedule
+from lowlat_seg_ros.engine.cpu_threads import use_threads
 from lowlat_seg_ros.engine.runner import runners
+from lowlat_seg_ros.engine.timing import Clock, Stopwatch
 from lowlat_seg_ros.frames import (
     Counters,
     Frame,
@@ -64,18 +63,18 @@ class Stream(ABC):
         """Drop what is kept of earlier frames."""
 
     @torch.inference_mode()
-    def process(self, frame: Frame, publish: Publish | None = None) -> Segmentation:
+    def process(self, frame: Frame) -> Segmentation:
         """Segment ``frame``; raises ``FrameError`` for a frame of impossible size."""
         use_threads(self._config.foreground_threads)
         reason = schedule.needs_reset(self._previous, frame, self._config)
         if reason is not None and self._key is not None:
             self.reset(reason)
-        with self.runner.turn():
+        with self.runner.frame_context():
             watch, index = self.runner.stopwatch(self._clock), self.counters.frames
             with watch.stage("preprocess_ms"):
-                geometry = resize.plan(frame.image.shape[:2], self._config.inference_height)
+                geometry = preprocess.plan(frame.image.shape[:2], self._config.inference_height)
                 # A method may keep it with its key frame.
-                image = self.runner.keep(self.runner.image(frame.image, geometry))
+                image = self.runner.clone(self.runner.image(frame.image, geometry)[0])
             age = None if self._key is None else index - self._key[1]
             key_stamp_ns = frame.stamp_ns if self._key is None else self._key[0]
             self.key_age_s = (frame.stamp_ns - key_stamp_ns) / 1e9
@@ -83,10 +82,7 @@ class Stream(ABC):
             with watch.stage("postprocess_ms"):
                 mask = self.runner.mask(logits, geometry)
             watch.mask_out()
-            result = self._record(frame, mask, kind, watch)
-        if publish is not None:
-            publish(result)
-        return result
+            return self._record(frame, mask, kind, watch)
 
     def _record(
         self, frame: Frame, mask: np.ndarray, kind: MaskKind, watch: Stopwatch

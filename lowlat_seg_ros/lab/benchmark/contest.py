@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.device import cores, foreground_threads
+from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import MaskKind, StageTiming
 from lowlat_seg_ros.lab.baselines.full import FullEngine

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.device import apart
+from lowlat_seg_ros.engine.cpu_threads import run_in_temporary_thread
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Outcome, Refinement
 from lowlat_seg_ros.lab.benchmark.camera import Camera, Pace
@@ -71,7 +71,7 @@ def measure(
 
     config = EngineConfig(max_gap_ms=0.0)
     with Engine(segmenter, config, threshold=1.0, on_refinement=note) as engine:
-        seconds: float = apart(play)
+        seconds: float = run_in_temporary_thread(play)
     ages = [age for age, _ in found]
     times = [ms for _, ms in found]
     return Freshness(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowlat_seg_ros.engine.device import serial
+from lowlat_seg_ros.engine.cpu_threads import single_threaded
 from lowlat_seg_ros.lab.benchmark.limits import Limits
 from lowlat_seg_ros.lab.benchmark.timing import (
     CALLS,
@@ -93,7 +93,7 @@ class Kernel:
 
 def propagate(features: Tensor, weights: Tensor) -> Tensor:
     """Eq. (1) as the fast track runs it: on one CPU thread."""
-    with serial():
+    with single_threaded():
         return spatially_variant_convolution(features, weights)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lowlat_seg_ros.engine.device import serial
+from lowlat_seg_ros.engine.cpu_threads import single_threaded
 from lowlat_seg_ros.lab.benchmark.timing import alternating, synchroniser
 
 #: Bytes that are copied: much more than caches hold.
@@ -58,7 +58,7 @@ def measure(device: torch.device, repeats: int) -> Limits:
         "product": lambda: torch.mm(left, right, out=product),
         "convolution": lambda: convolution(features),
     }
-    with serial(), torch.inference_mode():
+    with single_threaded(), torch.inference_mode():
         taken = alternating(works, repeats, synchroniser(device))
     return Limits(
         memory_gb_per_s=2 * COPIED[device.type] / taken["copy"].min_ms / 1e6,

@@ -12,8 +12,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from lowlat_seg_ros.engine.device import apart, cores, foreground_threads, use_threads
-from lowlat_seg_ros.engine.neighbours import Neighbours
+from lowlat_seg_ros.engine.cpu_threads import (
+    ExternalCpuLoad,
+    cores,
+    foreground_threads,
+    run_in_temporary_thread,
+    use_threads,
+)
 from lowlat_seg_ros.engine.runner import captures
 from lowlat_seg_ros.lab.benchmark import (
     arithmetic,
@@ -66,12 +71,12 @@ def everything(wanted: Wanted) -> Benchmark:
     ``CheckpointError``.
     """
     device, frames = resolve_device(wanted.device), wanted.frames
-    load_average, neighbours = os.getloadavg()[0], Neighbours()
+    load_average, neighbours = os.getloadavg()[0], ExternalCpuLoad()
     with _bar("rendering", camera.IMAGES) as step:
         seen = camera.rendered(wanted.size, wanted.rate_hz, camera.IMAGES, step)
     before_mb = memory.resident_mb()
-    # Loading must leave no OpenMP team with this thread, see `apart`.
-    segmenter, weights = apart(lambda: _network(wanted, device))
+    # Loading must leave no OpenMP team with this thread, see `run_in_temporary_thread`.
+    segmenter, weights = run_in_temporary_thread(lambda: _network(wanted, device))
     if wanted.high_scale is not None:
         segmenter.read_at(wanted.high_scale)
     contested = rigs = resolutions = kernels = fresh = None
@@ -118,7 +123,7 @@ def _network(wanted: Wanted, device: torch.device) -> tuple[Segmenter, str]:
 def _sides(segmenter: Segmenter, seen: camera.Camera, wanted: Wanted, before_mb: float) -> Sides:
     """The contest, and what memory it took; ``before_mb`` before there was a network."""
     device, classes = contest.device_of(segmenter), segmenter.config.num_classes
-    ddrnet = apart(lambda: networks.ddrnet(classes, device, wanted.precision))
+    ddrnet = run_in_temporary_thread(lambda: networks.ddrnet(classes, device, wanted.precision))
     with _bar("sides", 4 * wanted.frames) as step:
         held = contest.hold(segmenter, ddrnet, seen, wanted.frames, wanted.rate_hz, step)
     used = memory.Memory(

@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.cache import KeyFrame
-from lowlat_seg_ros.engine.ledger import Ledger
-from lowlat_seg_ros.engine.refine import Pause
-from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
-from lowlat_seg_ros.engine.worker import Refine
+from lowlat_seg_ros.engine.counters import LiveCounters
+from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause
+from lowlat_seg_ros.engine.slow_track import Refine, ThreadedSlowTrack
 from lowlat_seg_ros.frames import Outcome
 
 
@@ -21,7 +19,7 @@ class EndlessSlowTrack(ThreadedSlowTrack):
     """
 
     def __init__(
-        self, endless: threading.Event, refine: Refine, ledger: Ledger, config: EngineConfig
+        self, endless: threading.Event, refine: Refine, counters: LiveCounters, config: EngineConfig
     ) -> None:
         def again(key: KeyFrame, pause: Pause) -> Outcome:
             outcome = refine(key, pause)
@@ -30,4 +28,4 @@ class EndlessSlowTrack(ThreadedSlowTrack):
                 self.submit(key)
             return outcome
 
-        super().__init__(again, ledger, config)
+        super().__init__(again, counters, config)

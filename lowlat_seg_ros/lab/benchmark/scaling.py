@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from lowlat_seg_ros.engine.device import apart, foreground_threads
+from lowlat_seg_ros.engine.cpu_threads import foreground_threads, run_in_temporary_thread
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.lab.benchmark.camera import Camera
 from lowlat_seg_ros.lab.benchmark.contest import BLOCK, device_of
@@ -108,7 +108,7 @@ def over_cameras(
             network = copy.deepcopy(segmenter)
             engines.append(stack.enter_context(Engine(network, IDLE, threshold=1.0)))
             rounds = -(-frames // cameras)
-            rigs.append(apart(partial(_rounds, engines, camera, rounds, device)))
+            rigs.append(run_in_temporary_thread(partial(_rounds, engines, camera, rounds, device)))
             progress(1)
     return tuple(rigs)
 

@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.device import apart
+from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad, run_in_temporary_thread
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.neighbours import Neighbours
 from lowlat_seg_ros.frames import Frame, MaskKind, Segmentation, StageTiming
 from lowlat_seg_ros.lab.benchmark.camera import Camera, Pace
 from lowlat_seg_ros.lab.evaluation.run import Method
@@ -50,7 +49,7 @@ class Side:
 
         In a thread that ends, as one side's OpenMP team would slow down the next side's.
         """
-        apart(lambda: self._block(camera, frames, progress))
+        run_in_temporary_thread(lambda: self._block(camera, frames, progress))
 
     def _block(self, camera: Camera, frames: int, progress: Callable[[int], object]) -> None:
         self.enter()
@@ -60,7 +59,7 @@ class Side:
             self.process(camera.frame())
         pace.wait()
         self.begin_window()
-        neighbours, begin = Neighbours(), time.perf_counter()
+        neighbours, begin = ExternalCpuLoad(), time.perf_counter()
         for _ in range(frames):
             self.observe()
             started = time.perf_counter()
@@ -199,7 +198,7 @@ def job_ms(engine: Engine, camera: Camera) -> float:
     ``engine`` has segmented frames of ``camera`` before.
     """
     engine.reconfigure(SATURATED)
-    apart(lambda: engine.process(camera.frame()))
+    run_in_temporary_thread(lambda: engine.process(camera.frame()))
     drain(engine)
     return engine.slow_track().last_ms
 

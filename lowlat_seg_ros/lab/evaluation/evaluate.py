@@ -88,7 +88,7 @@ def _facts(
     config: EngineConfig,
     load_average: float,
 ) -> Facts:
-    from lowlat_seg_ros.engine.device import foreground_threads
+    from lowlat_seg_ros.engine.cpu_threads import foreground_threads
     from lowlat_seg_ros.lab.evaluation import machine, report
     from lowlat_seg_ros.network import digest
     from lowlat_seg_ros.network.device import resolve_device

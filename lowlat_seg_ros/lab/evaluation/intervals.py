@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine import resize
+from lowlat_seg_ros.engine import preprocess
 from lowlat_seg_ros.lab.baselines.schedules import Measure
 from lowlat_seg_ros.lab.evaluation.footage import Footage
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -32,8 +32,8 @@ def low_features(
     """F_l of every frame, in half precision to save memory."""
     found = []
     for frame in footage.frames:
-        geometry = resize.plan(frame.image.shape[:2], config.inference_height)
-        image = resize.network_input(frame.image, geometry, segmenter)
+        geometry = preprocess.plan(frame.image.shape[:2], config.inference_height)
+        image = preprocess.network_input(frame.image, geometry, segmenter)
         found.append(segmenter.lower(image).half())
         progress(1)
     return found

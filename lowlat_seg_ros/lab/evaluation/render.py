@@ -75,13 +75,13 @@ def run(args: argparse.Namespace) -> int:
     import cv2
     from tqdm import tqdm
 
-    from lowlat_seg_ros.engine.neighbours import Neighbours
+    from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad
     from lowlat_seg_ros.lab.evaluation import clip, machine
 
     begin = time.perf_counter()
     _, drive = clip.rendered(args.seed, args.frames, args.rate, args.size)
     built_s = time.perf_counter() - begin
-    neighbours = Neighbours()
+    neighbours = ExternalCpuLoad()
     with ExitStack() as stack:
         keep = _keeper(stack, args, drive) if args.out is not None else None
         bar = stack.enter_context(tqdm(total=args.frames, unit="frame", desc=drive.drive(0)))

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from lowlat_seg_ros.engine.neighbours import Neighbours
+from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad
 from lowlat_seg_ros.frames import Counters, Frame, MaskKind, ResetReason, Segmentation
 from lowlat_seg_ros.lab.evaluation.footage import Footage
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Consistency
@@ -54,7 +54,7 @@ class Result:
     ``first_ms`` is the mean of those. With low-latency scheduling Sh runs beside the frames: here
     on a virtual clock, so that its load on the machine is not part of the times, as in the paper,
     whose 119 ms are a sum of parts. ``threads``: CPU threads that the method set itself to use.
-    ``other_cores``: those that other processes kept busy meanwhile, see :class:`~.Neighbours`.
+    ``other_cores``: those that other processes kept busy meanwhile, see :class:`~.ExternalCpuLoad`.
     ``class_iou`` by name. ``by_distance``: mIoU by frames since the key frame.
     ``matrices``: the confusion of each frame, see :class:`~.metrics.Confusion`.
     """
@@ -105,7 +105,7 @@ def measure(
 
     ``progress`` is told each frame. What the method raises comes through.
     """
-    scores, moments, neighbours = Scores(len(footage.table)), [], Neighbours()
+    scores, moments, neighbours = Scores(len(footage.table)), [], ExternalCpuLoad()
     kept: dict[int, np.ndarray] = {}
     for index in range(len(footage)):
         first = footage.starts_drive(index)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lowlat_seg_ros.engine.latency import Percentiles, PercentileTracker
+from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
 from lowlat_seg_ros.frames import Counters
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Consistency
 from lowlat_seg_ros.lab.evaluation.record import Account, Answer

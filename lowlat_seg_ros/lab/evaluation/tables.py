@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from lowlat_seg_ros.engine.latency import Percentiles
+from lowlat_seg_ros.engine.timing import Percentiles
 from lowlat_seg_ros.lab.evaluation.machine import Machine
 from lowlat_seg_ros.lab.evaluation.summary import Accuracy, Latency, Summary
 

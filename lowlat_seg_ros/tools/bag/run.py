@@ -140,13 +140,13 @@ def _engine(
 
 def _warm_up(segmenter: Segmenter, config: EngineConfig, source: BagReader, names: Topics) -> None:
     """Run every stage at the images' size, as the node does before it subscribes."""
-    from lowlat_seg_ros.engine import budget
+    from lowlat_seg_ros.engine import frame_cost
     from lowlat_seg_ros.images import ImageError, to_rgb
 
     first = next(source.raw([names.image]), None)
     if first is not None:
         with suppress(ImageError):  # it will be told when its turn comes
-            budget.measure(segmenter, config, to_rgb(source.decode(first)).shape[:2])
+            frame_cost.measure(segmenter, config, to_rgb(source.decode(first)).shape[:2])
 
 
 def _check_topics(source: BagReader, names: Topics) -> None:

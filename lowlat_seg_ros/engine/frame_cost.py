@@ -20,7 +20,7 @@ FRAMES = 5
 
 
 @dataclass(frozen=True)
-class Budget:
+class FrameCost:
     """Milliseconds at images of ``width`` x ``height``, other work on the machine included.
 
     ``fast_track_ms``: a frame from image to mask while Sh is idle, p50. ``slow_track_ms``: Sh in
@@ -39,7 +39,7 @@ class Budget:
         return 1e3 / (cameras * self.fast_track_ms)
 
 
-def measure(segmenter: Segmenter, config: EngineConfig, size: tuple[int, int]) -> Budget:
+def measure(segmenter: Segmenter, config: EngineConfig, size: tuple[int, int]) -> FrameCost:
     """Run every stage at ``size`` (height, width) until allocators have settled, and time it.
 
     An engine of its own is used, so that its frames appear in no counter. Takes two full frames,
@@ -74,4 +74,4 @@ def measure(segmenter: Segmenter, config: EngineConfig, size: tuple[int, int]) -
             while engine.counters.pending and engine.slow_track().alive:
                 time.sleep(0.001)
         height, width = size
-        return Budget(width, height, fast_ms, engine.slow_track().last_ms, full_ms)
+        return FrameCost(width, height, fast_ms, engine.slow_track().last_ms, full_ms)

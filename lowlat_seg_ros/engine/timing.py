@@ -22,7 +22,10 @@ def _ms_between(start_ns: int, end_ns: int) -> float:
 
 
 class Stopwatch:
-    """Collects one frame's stage times; starts when made."""
+    """Collects one frame's stage times; starts when it is made.
+
+    ``mark`` and ``ms_between`` measure stages in another way than by ``clock``, as a GPU does.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,6 @@ class Stopwatch:
         mark: Callable[[], Any] | None = None,
         ms_between: Callable[[Any, Any], float] = _ms_between,
     ) -> None:
-        """``mark`` and ``ms_between``: another way than ``clock`` to measure stages."""
         self._clock, self._mark, self._ms_between = clock, mark or clock, ms_between
         self._start = clock()
         self._latency_ms = 0.0
@@ -46,7 +48,7 @@ class Stopwatch:
             self._stages.append((name, start, self._mark()))
 
     def mask_out(self) -> None:
-        """The mask is out: what has passed is the frame's latency."""
+        """The mask is out: the time that has passed is the frame's latency."""
         self._latency_ms = _ms_between(self._start, self._clock())
 
     def timing(self) -> StageTiming:
@@ -69,7 +71,7 @@ class Percentiles:
 
 
 class PercentileTracker:
-    """Keeps the newest ``window`` values (one thread writes; a reader sees a consistent copy)."""
+    """Holds the newest ``window`` values; one thread writes, a reader sees a consistent copy."""
 
     def __init__(self, window: int = 1000) -> None:
         self._values: deque[float] = deque(maxlen=window)
@@ -79,7 +81,7 @@ class PercentileTracker:
         self._values.append(value)
 
     def percentiles(self) -> Percentiles:
-        """Summary of the values kept."""
+        """Summary of the values held."""
         values = self._values.copy()  # atomic under the GIL, unlike iterating
         if not values:
             return Percentiles()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.engine.cache import KeyFrame
-from lowlat_seg_ros.engine.ledger import Job, Ledger
-from lowlat_seg_ros.engine.worker import Refine, SlowTrackState, run_job
+from lowlat_seg_ros.engine.counters import Job, LiveCounters
+from lowlat_seg_ros.engine.key_frame import KeyFrame
+from lowlat_seg_ros.engine.slow_track import Refine, SlowTrackState, run_job
 from lowlat_seg_ros.frames import Outcome
 
 
@@ -41,31 +39,32 @@ class Delay:
 class VirtualSlowTrack:
     """Runs each job in the caller's thread, at the first frame by which it would have been done.
 
-    A job submitted at time s shows at the first later frame with time >= s + delay. While it lasts
-    one more job may wait, the newest; it begins when the running one ends.
+    The result of a job submitted at time s shows at the first later frame with time >= s + delay.
+    Meanwhile one more job may wait, the newest; it begins when the running one ends.
     """
 
-    def __init__(self, refine: Refine, ledger: Ledger, config: EngineConfig, delay: Delay) -> None:
-        self._refine = refine
-        self._ledger = ledger
-        self._delay = delay
+    def __init__(
+        self, refine: Refine, counters: LiveCounters, config: EngineConfig, delay: Delay
+    ) -> None:
+        self._refine, self._counters, self._delay = refine, counters, delay
         self._now = 0
         self._running: tuple[Job, int] | None = None  # and the time at which it ends
         self._queued: Job | None = None
         self._last_error = ""
 
-    @contextmanager
-    def frame(self, index: int, stamp_ns: int) -> Iterator[None]:
-        """Deliver what is due by this frame, then let it pass."""
+    def begin_frame(self, index: int, stamp_ns: int) -> None:
+        """Deliver what is due by this frame."""
         self._now = self._delay.clock(index, stamp_ns)
         while self._running is not None and self._running[1] <= self._now:
             job, end = self._running
             self._running = None
-            self._last_error = run_job(self._refine, job, lambda: None, self._ledger)
+            self._last_error = run_job(self._refine, job, lambda: None, self._counters)
             if self._queued is not None:
                 self._running = (self._queued, end + self._delay.ticks)
                 self._queued = None
-        yield
+
+    def end_frame(self) -> None:
+        """Nothing waits for it."""
 
     def admits(self) -> bool:
         """There is one camera."""
@@ -76,14 +75,14 @@ class VirtualSlowTrack:
         return self._running is None and self._queued is None
 
     def submit(self, key: KeyFrame) -> None:
-        """Start ``key`` now, or let it wait behind the running job."""
-        job = self._ledger.submit(key)
+        """Start ``key`` now, or let it wait behind the running job; newest wins."""
+        job = self._counters.submit(key)
         if self._running is None:
             self._running = (job, self._now + self._delay.ticks)
             return
         replaced, self._queued = self._queued, job
         if replaced is not None:
-            self._ledger.settle(replaced, Outcome.SUPERSEDED)
+            self._counters.end(replaced, Outcome.SUPERSEDED)
 
     def cancel(self) -> None:
         """Drop what runs and what waits."""
@@ -91,7 +90,7 @@ class VirtualSlowTrack:
         dropped += [self._queued] if self._queued is not None else []
         self._running = self._queued = None
         for job in dropped:
-            self._ledger.settle(job, Outcome.STALE)
+            self._counters.end(job, Outcome.STALE)
 
     def starved(self) -> bool:
         """The virtual clock knows no contention."""
