@@ -13,7 +13,7 @@ from lowlat_seg_ros.engine.frame_cost import FrameCost
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.engine.slow_track import SlowTrackState
 from lowlat_seg_ros.frames import Counters, Deadline
-from lowlat_seg_ros.images.ledger import Ledger
+from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.ros.diagnostics import (
     ERROR,
     OK,

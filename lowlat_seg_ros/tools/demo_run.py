@@ -32,6 +32,7 @@ from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, read_header
 from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.ros.environment import RosError
+from lowlat_seg_ros.ros.params import as_parameters
 from lowlat_seg_ros.tools.live import LiveRun, live_node
 
 #: Of the full network on each frame.
@@ -102,7 +103,7 @@ def _play(clip: Clip, job: _Job, progress: Progress) -> LiveRun:
         "expected_width": width,
     }
     start = progress.add_task("starting the node", total=1, note="")
-    with live_node(parameters, job.args.out / "node.log") as node:
+    with live_node(as_parameters(parameters), job.args.out / "node.log") as node:
         progress.update(start, completed=1)
         task = progress.add_task(
             f"playing at {job.args.rate:g} Hz over DDS", total=len(clip.images), note=""

@@ -11,8 +11,7 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.ros.conversion import image_message
-from lowlat_seg_ros.ros.reports import time_message
+from lowlat_seg_ros.ros.messages import MESSAGES
 
 
 class Player:
@@ -29,9 +28,9 @@ class Player:
 
     def publish(self, image: np.ndarray) -> int:
         """Publish ``image``, uint8 (H, W, 3) RGB, stamped now; returns the stamp in ns."""
-        message = image_message(Header(frame_id=self._frame_id), image, "rgb8")
+        message = MESSAGES.image(Header(frame_id=self._frame_id), image, "rgb8")
         now_ns = int(self._node.get_clock().now().nanoseconds)
-        message.header.stamp = time_message(now_ns)
+        message.header.stamp = MESSAGES.time(now_ns)
         self._publisher.publish(message)
         return now_ns
 

@@ -17,15 +17,13 @@ from sensor_msgs.msg import Image
 from tqdm import tqdm
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.images.ledger import Ledger
-from lowlat_seg_ros.images.raw import ImageError
+from lowlat_seg_ros.images import ImageError, Ledger, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation.record import Account
 from lowlat_seg_ros.lab.evaluation.summary import Latency
+from lowlat_seg_ros.messages import COMPRESSED, IMAGE, record_of
 from lowlat_seg_ros.msg import FrameReport
-from lowlat_seg_ros.tools.bag import images
-from lowlat_seg_ros.tools.bag.frame_reports import record_of
-from lowlat_seg_ros.tools.bag.messages import COMPRESSED, IMAGE
+from lowlat_seg_ros.ros.params import as_parameters
 from lowlat_seg_ros.tools.bag.play import loops
 from lowlat_seg_ros.tools.bag.player import BagPlayer
 from lowlat_seg_ros.tools.bag.storage import BagReader
@@ -165,8 +163,8 @@ def _parameters(args: argparse.Namespace, config: EngineConfig, bag: BagReader) 
     try:
         first = next(bag.raw([args.image_topic]), None)
         if first is not None:
-            height, width = images.to_rgb(bag.decode(first)).shape[:2]
+            height, width = to_rgb(bag.decode(first)).shape[:2]
             parameters |= {"expected_height": height, "expected_width": width}
     except ImageError:  # the node will reject it; others may be in order
         pass
-    return parameters
+    return as_parameters(parameters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.ros.reports import time_message
+from lowlat_seg_ros.ros.messages import MESSAGES, message_class
 from lowlat_seg_ros.tools.bag.messages import CLOCK
 from lowlat_seg_ros.tools.bag.storage import BagReader, Raw
 
@@ -39,8 +38,9 @@ class BagPlayer:
         for connection in bag.connections:
             if connection.topic in self._publishers or connection.msgtype == CLOCK:
                 continue
-            kind = _message_class(connection.msgtype)
-            if kind is None:
+            try:
+                kind = message_class(connection.msgtype)
+            except (ImportError, AttributeError):
                 unknown.append(f"{connection.topic} ({connection.msgtype})")
                 continue
             topic = (renamed or {}).get(connection.topic, connection.topic)
@@ -80,16 +80,7 @@ class BagPlayer:
         return round((time.monotonic_ns() - began_ns) * self._rate)
 
     def _tell(self, ns: int) -> None:
-        self._clock.publish(Clock(clock=time_message(ns)))
-
-
-def _message_class(name: str) -> Any:
-    """The class of messages of type ``name``, such as sensor_msgs/msg/Image; None if not here."""
-    package, _, kind = name.split("/")
-    try:
-        return getattr(importlib.import_module(f"{package}.msg"), kind)
-    except (ImportError, AttributeError):
-        return None
+        self._clock.publish(Clock(clock=MESSAGES.time(ns)))
 
 
 def _qos(offered: Any) -> QoSProfile:

@@ -94,11 +94,11 @@ def _play(
     facts: dict[str, Any],
 ) -> int:
     """Write the bag; returns the number of masks in it."""
+    from lowlat_seg_ros.tools.bag.offline import replay
     from lowlat_seg_ros.tools.bag.storage import BagWriter
-    from lowlat_seg_ros.tools.bag.twin import Twin
 
     with BagWriter(args.out, args.storage) as out, _bar(args, source, names) as bar:
-        outcome = Twin(source, out, engine, pace, names).run(bar.update)
+        outcome = replay(source, out, engine, pace, names, bar.update)
         for raw in source.raw():  # afterwards, as it takes time
             out.copy(raw)
         ledger = asdict(outcome.ledger)
@@ -141,8 +141,7 @@ def _engine(
 def _warm_up(segmenter: Segmenter, config: EngineConfig, source: BagReader, names: Topics) -> None:
     """Run every stage at the images' size, as the node does before it subscribes."""
     from lowlat_seg_ros.engine import frame_cost
-    from lowlat_seg_ros.images.raw import ImageError
-    from lowlat_seg_ros.tools.bag.images import to_rgb
+    from lowlat_seg_ros.images import ImageError, to_rgb
 
     first = next(source.raw([names.image]), None)
     if first is not None:
@@ -152,7 +151,7 @@ def _warm_up(segmenter: Segmenter, config: EngineConfig, source: BagReader, name
 
 def _check_topics(source: BagReader, names: Topics) -> None:
     from lowlat_seg_ros.lab.data.sequence import DataError
-    from lowlat_seg_ros.tools.bag.messages import COMPRESSED, IMAGE
+    from lowlat_seg_ros.messages import COMPRESSED, IMAGE
 
     source.require(names.image, (IMAGE, COMPRESSED), "--image-topic")
     for topic in (names.mask, names.report, names.confidence):
