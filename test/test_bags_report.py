@@ -17,13 +17,14 @@ import torch
 
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
+from lowlat_seg_ros.lab.evaluation.footage import Footage, load
+from lowlat_seg_ros.lab.evaluation.streaming import assumed, stream
+
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.lab.evaluation.footage import Footage, load
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
-from lowlat_seg_ros.lab.evaluation.streaming import assumed, stream
 from lowlat_seg_ros.lab.evaluation.summary import accuracy
 from lowlat_seg_ros.labels import CAMVID, overlay
 from lowlat_seg_ros.network import inference

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lowlat_seg_ros.lab.baselines.full import FullEngine
 from torch import Tensor
 
 from lowlat_seg_ros import cli
@@ -24,7 +25,6 @@ from lowlat_seg_ros.config import NETWORKS, EngineConfig
 from lowlat_seg_ros.engine.device import cores
 from lowlat_seg_ros.engine.engine import Engine, Publish
 from lowlat_seg_ros.frames import Frame, Segmentation
-from lowlat_seg_ros.lab.baselines.full import FullEngine
 from lowlat_seg_ros.lab.benchmark.arithmetic import count
 from lowlat_seg_ros.lab.benchmark.camera import Camera
 from lowlat_seg_ros.lab.benchmark.contest import fastest

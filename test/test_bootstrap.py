@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from lowlat_seg_ros.lab.evaluation.bootstrap import BLOCK, draws_of, interval, mious
 
 

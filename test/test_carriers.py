@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from lowlat_seg_ros.lab.baselines.carriers import Flow, ImageDifference, Reuse, Unified
+from lowlat_seg_ros.lab.baselines.recurrent import GatedRecurrentWarp
+
 from lowlat_seg_ros.lab.baselines.carry import Adaptive, Alone, Fused
 from lowlat_seg_ros.lab.baselines.flow import FlowNetwork, half_size, photometric, warp
-from lowlat_seg_ros.lab.baselines.recurrent import GatedRecurrentWarp
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
 

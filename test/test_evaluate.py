@@ -15,6 +15,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from lowlat_seg_ros.lab.baselines.full import FullEngine
+from lowlat_seg_ros.lab.baselines.schedules import (
+    FeatureChange,
+    Fixed,
+    PredictedDeviation,
+    Threshold,
+)
+from lowlat_seg_ros.lab.evaluation.footage import Footage
+from lowlat_seg_ros.lab.evaluation.intervals import Replay, low_features
+from lowlat_seg_ros.lab.evaluation.options import configure
+from lowlat_seg_ros.lab.evaluation.run import measure
 
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.arguments import changed
@@ -22,22 +33,11 @@ from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.engine.device import cores, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.lab.baselines.carry import adaptive
-from lowlat_seg_ros.lab.baselines.full import FullEngine
 from lowlat_seg_ros.lab.baselines.keyed import KeyedEngine
-from lowlat_seg_ros.lab.baselines.schedules import (
-    FeatureChange,
-    Fixed,
-    PredictedDeviation,
-    Threshold,
-)
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
 from lowlat_seg_ros.lab.evaluation import methods
 from lowlat_seg_ros.lab.evaluation.catalogue import GROUPS, INTERVALS, catalogue, choose
-from lowlat_seg_ros.lab.evaluation.footage import Footage
-from lowlat_seg_ros.lab.evaluation.intervals import Replay, low_features
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
-from lowlat_seg_ros.lab.evaluation.options import configure
-from lowlat_seg_ros.lab.evaluation.run import measure
 from lowlat_seg_ros.labels import CAMVID, CITYSCAPES
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import Header

@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.lab.evaluation.figures import grid_rows
 from lowlat_seg_ros.lab.evaluation.footage import Footage
 from lowlat_seg_ros.lab.evaluation.frontier import front_of
+
+from lowlat_seg_ros import cli
 from lowlat_seg_ros.labels import CAMVID
 
 

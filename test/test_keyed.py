@@ -8,13 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-
-from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.frames import Frame, FrameError, MaskKind, ResetReason
-from lowlat_seg_ros.lab.baselines.carry import Adaptive, Alone, CarriedSegmenter, adaptive
 from lowlat_seg_ros.lab.baselines.full import FullEngine
-from lowlat_seg_ros.lab.baselines.keyed import KeyedEngine
 from lowlat_seg_ros.lab.baselines.per_frame import single_frame
 from lowlat_seg_ros.lab.baselines.schedules import (
     FeatureChange,
@@ -22,6 +16,12 @@ from lowlat_seg_ros.lab.baselines.schedules import (
     PredictedDeviation,
     Threshold,
 )
+
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.frames import Frame, FrameError, MaskKind, ResetReason
+from lowlat_seg_ros.lab.baselines.carry import Adaptive, Alone, CarriedSegmenter, adaptive
+from lowlat_seg_ros.lab.baselines.keyed import KeyedEngine
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 MakeFrame = Callable[..., Frame]

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from lowlat_seg_ros.lab.evaluation.footage import Footage
+from lowlat_seg_ros.lab.evaluation.streaming import assumed, measured, stream
 
 from lowlat_seg_ros.frames import (
     Counters,
@@ -17,8 +19,6 @@ from lowlat_seg_ros.frames import (
     StageTiming,
 )
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
-from lowlat_seg_ros.lab.evaluation.footage import Footage
-from lowlat_seg_ros.lab.evaluation.streaming import assumed, measured, stream
 from lowlat_seg_ros.labels import ClassTable
 
 CLASSES = 8

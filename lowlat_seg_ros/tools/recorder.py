@@ -12,7 +12,7 @@ from sensor_msgs.msg import Image
 
 from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.images.raw import to_ids
-from lowlat_seg_ros.lab.evaluation.record import Account, Answer
+from lowlat_seg_ros.lab.evaluation.summary import Account, Answer
 from lowlat_seg_ros.msg import FrameReport
 from lowlat_seg_ros.ros.reports import stamp_ns
 from lowlat_seg_ros.tools.bag.frame_reports import record_of, segmentation

@@ -20,8 +20,7 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.images.raw import ImageError
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.record import Account
-from lowlat_seg_ros.lab.evaluation.summary import Latency
+from lowlat_seg_ros.lab.evaluation.summary import Account, Latency
 from lowlat_seg_ros.msg import FrameReport
 from lowlat_seg_ros.tools.bag import images
 from lowlat_seg_ros.tools.bag.frame_reports import record_of

@@ -1,18 +1,119 @@
-"""Key frames in full, all others carried over, everything in the foreground (paper Sec. 3)."""
+"""Key frames in full, all others carried over, everything in the foreground (paper Sec. 3).
+
+A schedule decides before a frame is segmented whether it becomes a key frame: at fixed intervals,
+or when a measure of change says so (the three schedules of the paper's Fig. 5).
+"""
 
 from __future__ import annotations
 
-import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.device import serial
-from lowlat_seg_ros.engine.latency import Clock, Stopwatch
+from lowlat_seg_ros.engine.latency import Stopwatch
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import MaskKind
-from lowlat_seg_ros.lab.baselines.carry import CarriedSegmenter, Key
-from lowlat_seg_ros.lab.baselines.schedules import Schedule
+from lowlat_seg_ros.lab.baselines.carry import Adaptive, Carrier, EngineHead, Head
 from lowlat_seg_ros.lab.baselines.stream import Stream
+from lowlat_seg_ros.network.segmenter import Segmenter
+
+
+class Measure(Protocol):
+    """How far a frame is from the key frame, by their low-level features F_l."""
+
+    def reduce(self, runner: Runner, low: Tensor) -> Tensor:
+        """What is compared of a frame."""
+
+    def change(self, runner: Runner, reduced_key: Tensor, reduced: Tensor) -> float:
+        """A number that grows with the distance."""
+
+
+class FeatureChange:
+    """Relative change of F_l, mean |F_l(t) - F_l(k)| / mean |F_l(k)|: nothing is learned."""
+
+    def reduce(self, runner: Runner, low: Tensor) -> Tensor:
+        return low
+
+    def change(self, runner: Runner, reduced_key: Tensor, reduced: Tensor) -> float:
+        return runner.run(_relative_change, _relative_change, reduced_key, reduced).item()
+
+
+def _relative_change(key: Tensor, now: Tensor) -> Tensor:
+    key, now = key.float(), now.float()
+    return (now - key).abs().mean() / key.abs().mean().clamp(min=1e-6)
+
+
+class PredictedDeviation:
+    """The learned selector's deviation, a share of pixels (paper Sec. 3.2)."""
+
+    def reduce(self, runner: Runner, low: Tensor) -> Tensor:
+        return runner.selector_reduce(low)
+
+    def change(self, runner: Runner, reduced_key: Tensor, reduced: Tensor) -> float:
+        return runner.deviation(reduced_key, reduced)
+
+
+class Schedule(ABC):
+    """Decides for every frame but the first whether it becomes a key frame."""
+
+    #: Whether F_l of every frame is needed.
+    needs_low = False
+
+    @abstractmethod
+    def is_key(self, runner: Runner, key_age: int, low: Tensor | None) -> bool:
+        """Whether a frame ``key_age`` frames after the key frame becomes the next one."""
+
+    def promote(self, runner: Runner, low: Tensor) -> None:  # noqa: B027 - not all need it
+        """The frame with these features is the key frame from now on."""
+
+
+class Fixed(Schedule):
+    """A key frame every ``interval`` frames."""
+
+    def __init__(self, interval: int) -> None:
+        if interval < 1:
+            raise ValueError(f"interval is {interval}; it must be at least 1 frame")
+        self.interval = interval
+
+    def is_key(self, runner: Runner, key_age: int, low: Tensor | None) -> bool:
+        return key_age >= self.interval
+
+
+class Threshold(Schedule):
+    """A key frame where ``measure`` exceeds ``threshold``."""
+
+    needs_low = True
+
+    def __init__(self, measure: Measure, threshold: float) -> None:
+        self.measure, self.threshold = measure, threshold
+        self._key: Tensor | None = None
+        self._chosen: Tensor | None = None  # of the frame that is about to become the key frame
+
+    def is_key(self, runner: Runner, key_age: int, low: Tensor | None) -> bool:
+        if low is None or self._key is None:
+            raise ValueError("F_l of this frame and of the key frame are needed to compare them")
+        reduced = self.measure.reduce(runner, low)
+        chosen = self.measure.change(runner, self._key, reduced) > self.threshold
+        self._chosen = reduced if chosen else None
+        return chosen
+
+    def promote(self, runner: Runner, low: Tensor) -> None:
+        reduced = self.measure.reduce(runner, low) if self._chosen is None else self._chosen
+        self._key, self._chosen = runner.keep(reduced), None
+
+
+@dataclass(frozen=True, eq=False)
+class Key:
+    """What is kept of a key frame: F_h, the carrier's view, and what is made of both once."""
+
+    high: Tensor  # (1, Ch, H/8, W/8)
+    view: Tensor
+    remembered: Tensor
+    answers: Tensor | None
 
 
 class KeyedEngine(Stream):
@@ -24,50 +125,75 @@ class KeyedEngine(Stream):
 
     def __init__(
         self,
-        network: CarriedSegmenter,
+        segmenter: Segmenter,
+        carrier: Carrier,
+        head: Head,
         schedule: Schedule,
         config: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
-        *,
-        clock: Clock = time.perf_counter_ns,
     ) -> None:
-        super().__init__(network.base, config, clock=clock)
-        self._network, self._schedule = network, schedule
-        self._state: Key | None = None
+        super().__init__(segmenter, config)
+        self._carrier, self._head, self._schedule = carrier, head, schedule
+        self._key_frame: Key | None = None
 
-    def step(self, image: Tensor, key_age: int | None, watch: Stopwatch) -> tuple[Tensor, MaskKind]:
+    def step(
+        self, image: Tensor, key_age: int, key_age_s: float, watch: Stopwatch
+    ) -> tuple[Tensor, MaskKind]:
         """The full mask of a key frame, the carried one of all others."""
-        image = image.float()  # carriers average it, and should not round means
-        needs_low = self._schedule.needs_low or self._network.needs_low
-        low = self._low(image, watch) if needs_low else None
-        if self._state is not None and key_age is not None:
+        runner, carrier, key, low = self.runner, self._carrier, self._key_frame, None
+        if self._schedule.needs_low or carrier.needs_low or self._head.needs_low:
+            with watch.stage("lower_ms"):
+                low = runner.lower(image)
+        if key is not None:
             with watch.stage("predictor_ms"):
-                chosen = self._schedule.is_key(key_age, low)
-            if not chosen:
-                return self._carried(self._state, image, low, watch), MaskKind.PROPAGATED
-        low = self._low(image, watch) if low is None else low
-        return self._full(image, low, watch), MaskKind.FULL
+                is_key = self._schedule.is_key(runner, key_age, low)
+        if key is None or is_key:
+            return self._full(image, low, watch), MaskKind.FULL
+
+        with watch.stage("predictor_ms"):
+            view = self.run("view", carrier.view, image, low)
+            motion = self.run("motion", carrier.motion, key.remembered, view)
+        evidence = answers = None
+        with watch.stage("propagation_ms"), serial():
+            carried = self.run("move", carrier.move, key.high, motion)
+            if self._head.is_engines:
+                answers = runner.move(key.answers, motion)
+        with watch.stage("fusion_ms"):
+            if self._head.is_engines:
+                evidence = runner.evidence(key.view, view, key_age_s)
+            logits = self.run("head", self._head, carried, low, evidence, answers)
+        return logits, MaskKind.PROPAGATED
+
+    def _full(self, image: Tensor, low: Tensor | None, watch: Stopwatch) -> Tensor:
+        """Logits of a frame that becomes the key frame."""
+        runner, carrier = self.runner, self._carrier
+        if low is None:
+            with watch.stage("lower_ms"):
+                low = runner.lower(image)
+        with watch.stage("higher_ms"):
+            high = runner.higher(runner.source(image, low))
+        with watch.stage("predictor_ms"):
+            # What the runner gives is overwritten by the next frame; a key frame outlives that.
+            view = runner.keep(self.run("view", carrier.view, image, low))
+            remembered = runner.keep(self.run("remember", carrier.remember, view))
+            answers = runner.answers(high) if self._head.is_engines else None
+            answers = None if answers is None else runner.keep(answers)
+            self._key_frame = Key(high, view, remembered, answers)
+            self._schedule.promote(runner, low)
+        with watch.stage("fusion_ms"):
+            return runner.classify_high(high)
 
     def forget(self) -> None:
         """The next frame is a key frame."""
-        self._state = None
+        self._key_frame = None
 
-    def _low(self, image: Tensor, watch: Stopwatch) -> Tensor:
-        with watch.stage("lower_ms"):
-            return self.segmenter.lower(image)
 
-    def _full(self, image: Tensor, low: Tensor, watch: Stopwatch) -> Tensor:
-        with watch.stage("higher_ms"):
-            high = self.segmenter.higher(self.segmenter.source(image, low))
-        with watch.stage("predictor_ms"):
-            self._state = self._network.key(image, low, high)
-            self._schedule.keep(low)
-        with watch.stage("fusion_ms"):
-            return self.segmenter.classify_high(high)
-
-    def _carried(self, key: Key, image: Tensor, low: Tensor | None, watch: Stopwatch) -> Tensor:
-        with watch.stage("predictor_ms"):
-            motion = self._network.carrier.motion(key.kept, image, low)
-        with watch.stage("propagation_ms"), serial():
-            carried = self._network.carrier.move(key.high, motion)
-        with watch.stage("fusion_ms"):
-            return self._network.classify(key, carried, low, motion, self.key_age_s)
+def adaptive(
+    segmenter: Segmenter,
+    schedule: Schedule,
+    config: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
+) -> KeyedEngine:
+    """The paper's propagation and fusion, with the segmenter's own modules."""
+    head = EngineHead(segmenter).eval()
+    engine = KeyedEngine(segmenter, Adaptive(segmenter.predictor), head, schedule, config)
+    engine.name = "adaptive"  # the parts are the segmenter's own: all schedules share their graphs
+    return engine
