@@ -16,7 +16,7 @@ from lowlat_seg_ros.lab.baselines.flow import FlowNetwork, half_size, warp
 from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
 from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
-from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
+from lowlat_seg_ros.network.segmenter import STRIDE
 
 
 class Carrier(nn.Module, ABC):
@@ -170,22 +170,13 @@ class Head(nn.Module, ABC):
     """Classifies carried F_h."""
 
     needs_low = False
-    #: Whether ``evidence`` and ``answers`` of :meth:`forward` are used.
-    is_engines = False
 
     @abstractmethod
-    def forward(
-        self,
-        carried: Tensor,
-        low: Tensor | None,
-        evidence: Tensor | None = None,
-        answers: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
         """Logits (N, classes, r*H/8, r*W/8) of the current frame.
 
         ``carried``: F_h (N, Ch, H/8, W/8) of the key frame, moved. ``low``: the current frame's
-        F_l, None where it was not computed. ``evidence``, ``answers``: see
-        :meth:`~lowlat_seg_ros.network.segmenter.Segmenter.fuse`.
+        F_l, None where it was not computed.
         """
 
 
@@ -196,13 +187,7 @@ class PlainHead(Head):
         super().__init__()
         self.classifier = classifier
 
-    def forward(
-        self,
-        carried: Tensor,
-        low: Tensor | None,
-        evidence: Tensor | None = None,
-        answers: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
         logits: Tensor = self.classifier(carried)
         return logits
 
@@ -233,35 +218,9 @@ class FusedHead(Head):
         logits: Tensor = self.low_classifier(self.adapt(low))
         return logits
 
-    def forward(
-        self,
-        carried: Tensor,
-        low: Tensor | None,
-        evidence: Tensor | None = None,
-        answers: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
         logits: Tensor = self.classifier(self.fusion(carried, self.adapt(_given(low))))
         return logits if self.residual is None else logits + self.residual(carried)
-
-
-class EngineHead(Head):
-    """What the engine's fast track makes of carried F_h and F_l, with ensemble or gate."""
-
-    needs_low = True
-    is_engines = True
-
-    def __init__(self, base: Segmenter) -> None:
-        super().__init__()
-        self.base = base
-
-    def forward(
-        self,
-        carried: Tensor,
-        low: Tensor | None,
-        evidence: Tensor | None = None,
-        answers: Tensor | None = None,
-    ) -> Tensor:
-        return self.base.classify_fused(carried, _given(low), evidence, answers)
 
 
 def _given(low: Tensor | None) -> Tensor:

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.latency import Stopwatch
 from lowlat_seg_ros.frames import MaskKind
 from lowlat_seg_ros.lab.baselines.flow import FlowNetwork, half_size, warp
-from lowlat_seg_ros.lab.baselines.stream import Stream
+from lowlat_seg_ros.lab.baselines.stream import Now, Stream
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: How sharp the cell's answer is to begin with: its logits are this many times a probability.
@@ -76,18 +75,16 @@ class GrfpEngine(Stream):
         self._cell = cell
         self._past: tuple[Tensor, Tensor] | None = None  # probabilities and image of the last frame
 
-    def step(
-        self, image: Tensor, key_age: int, key_age_s: float, watch: Stopwatch
-    ) -> tuple[Tensor, MaskKind]:
+    def step(self, now: Now) -> tuple[Tensor, MaskKind]:
         """The network's answer on the first frame, the cell's on all others."""
         runner = self.runner
-        with watch.stage("lower_ms"):
-            source = runner.source(image)
-        with watch.stage("higher_ms"):
+        with now.watch.stage("lower_ms"):
+            source = runner.source(now.image)
+        with now.watch.stage("higher_ms"):
             logits = runner.classify_high(runner.higher(source))
-        with watch.stage("propagation_ms"):
+        with now.watch.stage("propagation_ms"):
             # In bfloat16 the means would be rounded.
-            small = runner.keep(self.run("half size", lambda x: half_size(x.float()), image))
+            small = runner.keep(self.run("half size", lambda x: half_size(x.float()), now.image))
             if self._past is not None:
                 logits = self.run("cell", self._answer, *self._past, small, logits)
             probabilities = self.run("probabilities", lambda x: x.softmax(dim=1), logits)

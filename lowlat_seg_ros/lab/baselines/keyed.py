@@ -14,11 +14,10 @@ from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.device import serial
-from lowlat_seg_ros.engine.latency import Stopwatch
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import MaskKind
-from lowlat_seg_ros.lab.baselines.carry import Adaptive, Carrier, EngineHead, Head
-from lowlat_seg_ros.lab.baselines.stream import Stream
+from lowlat_seg_ros.lab.baselines.carry import Adaptive, Carrier, Head
+from lowlat_seg_ros.lab.baselines.stream import Now, Stream
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 
@@ -120,71 +119,72 @@ class KeyedEngine(Stream):
     """Without low-latency scheduling: the frames that ``schedule`` chooses wait for Sh.
 
     So the worst latency is the full network's, plus the schedule's own cost, which comes before
-    the mask and is part of ``predictor_ms`` here.
+    the mask and is part of ``predictor_ms`` here. ``head``: None for the segmenter's own fusion,
+    with ensemble or gate, as the engine's fast track has it.
     """
 
     def __init__(
         self,
         segmenter: Segmenter,
         carrier: Carrier,
-        head: Head,
+        head: Head | None,
         schedule: Schedule,
         config: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(segmenter, config)
         self._carrier, self._head, self._schedule = carrier, head, schedule
-        self._key_frame: Key | None = None
+        head_needs_low = head is None or head.needs_low
+        self._needs_low = schedule.needs_low or carrier.needs_low or head_needs_low
+        self._key: Key | None = None
 
-    def step(
-        self, image: Tensor, key_age: int, key_age_s: float, watch: Stopwatch
-    ) -> tuple[Tensor, MaskKind]:
+    def step(self, now: Now) -> tuple[Tensor, MaskKind]:
         """The full mask of a key frame, the carried one of all others."""
-        runner, carrier, key, low = self.runner, self._carrier, self._key_frame, None
-        if self._schedule.needs_low or carrier.needs_low or self._head.needs_low:
-            with watch.stage("lower_ms"):
-                low = runner.lower(image)
+        runner, carrier, head, key, low = self.runner, self._carrier, self._head, self._key, None
+        if self._needs_low:
+            with now.watch.stage("lower_ms"):
+                low = runner.lower(now.image)
         if key is not None:
-            with watch.stage("predictor_ms"):
-                is_key = self._schedule.is_key(runner, key_age, low)
+            with now.watch.stage("predictor_ms"):
+                is_key = self._schedule.is_key(runner, now.key_age, low)
         if key is None or is_key:
-            return self._full(image, low, watch), MaskKind.FULL
+            return self._full(now, low), MaskKind.FULL
 
-        with watch.stage("predictor_ms"):
-            view = self.run("view", carrier.view, image, low)
+        with now.watch.stage("predictor_ms"):
+            view = self.run("view", carrier.view, now.image, low)
             motion = self.run("motion", carrier.motion, key.remembered, view)
-        evidence = answers = None
-        with watch.stage("propagation_ms"), serial():
+        with now.watch.stage("propagation_ms"), serial():
             carried = self.run("move", carrier.move, key.high, motion)
-            if self._head.is_engines:
-                answers = runner.move(key.answers, motion)
-        with watch.stage("fusion_ms"):
-            if self._head.is_engines:
-                evidence = runner.evidence(key.view, view, key_age_s)
-            logits = self.run("head", self._head, carried, low, evidence, answers)
+            answers = runner.move(key.answers, motion)
+        with now.watch.stage("fusion_ms"):
+            if head is not None:
+                return self.run("head", head, carried, low), MaskKind.PROPAGATED
+            assert low is not None
+            evidence = runner.evidence(key.view, view, now.key_age_s)
+            logits, _ = runner.fuse(carried, low, evidence, answers)
         return logits, MaskKind.PROPAGATED
 
-    def _full(self, image: Tensor, low: Tensor | None, watch: Stopwatch) -> Tensor:
+    def _full(self, now: Now, low: Tensor | None) -> Tensor:
         """Logits of a frame that becomes the key frame."""
         runner, carrier = self.runner, self._carrier
         if low is None:
-            with watch.stage("lower_ms"):
-                low = runner.lower(image)
-        with watch.stage("higher_ms"):
-            high = runner.higher(runner.source(image, low))
-        with watch.stage("predictor_ms"):
+            with now.watch.stage("lower_ms"):
+                low = runner.lower(now.image)
+        with now.watch.stage("higher_ms"):
+            high = runner.higher(runner.source(now.image, low))
+        with now.watch.stage("predictor_ms"):
             # What the runner gives is overwritten by the next frame; a key frame outlives that.
-            view = runner.keep(self.run("view", carrier.view, image, low))
+            view = runner.keep(self.run("view", carrier.view, now.image, low))
             remembered = runner.keep(self.run("remember", carrier.remember, view))
-            answers = runner.answers(high) if self._head.is_engines else None
+            answers = runner.answers(high) if self._head is None else None
             answers = None if answers is None else runner.keep(answers)
-            self._key_frame = Key(high, view, remembered, answers)
+            self._key = Key(high, view, remembered, answers)
             self._schedule.promote(runner, low)
-        with watch.stage("fusion_ms"):
+        with now.watch.stage("fusion_ms"):
             return runner.classify_high(high)
 
     def forget(self) -> None:
         """The next frame is a key frame."""
-        self._key_frame = None
+        self._key = None
 
 
 def adaptive(
@@ -193,7 +193,6 @@ def adaptive(
     config: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
 ) -> KeyedEngine:
     """The paper's propagation and fusion, with the segmenter's own modules."""
-    head = EngineHead(segmenter).eval()
-    engine = KeyedEngine(segmenter, Adaptive(segmenter.predictor), head, schedule, config)
+    engine = KeyedEngine(segmenter, Adaptive(segmenter.predictor), None, schedule, config)
     engine.name = "adaptive"  # the parts are the segmenter's own: all schedules share their graphs
     return engine

@@ -215,13 +215,6 @@ def equal_width(base: Segmenter) -> int:
     return width
 
 
-class DDRNetMethod(Baseline):
-    """DDRNet-23-slim, which shares only the preparation of images with ``base``."""
-
-    def __init__(self, base: Segmenter) -> None:
-        super().__init__(base, network=DDRNet23Slim(base.config.num_classes))
-
-
 #: Height and width of the image that the small Sh reads, as a share of the network's. At this one
 #: it costs about what the fast track costs.
 SMALL_SCALE = 0.5
@@ -250,13 +243,6 @@ class SmallSh(nn.Module):
         return logits
 
 
-class SmallShMethod(Baseline):
-    """Sh's own network on an input so small that it costs what the fast track costs."""
-
-    def __init__(self, base: Segmenter) -> None:
-        super().__init__(base, network=SmallSh(base))
-
-
 def _adaptive(base: Segmenter) -> Carrier:
     config = base.config
     shares = config.shared_reduction > 0
@@ -279,6 +265,16 @@ def _image_difference(base: Segmenter) -> Carrier:
 
 def _flow(base: Segmenter) -> Carrier:
     return Flow(base.config.high_channels)
+
+
+def _ddrnet(base: Segmenter) -> Baseline:
+    """DDRNet-23-slim, which shares only the preparation of images with ``base``."""
+    return Baseline(base, network=DDRNet23Slim(base.config.num_classes))
+
+
+def _small_sh(base: Segmenter) -> Baseline:
+    """Sh's own network on an input so small that it costs what the fast track costs."""
+    return Baseline(base, network=SmallSh(base))
 
 
 Builder = Callable[[Segmenter], Baseline]
@@ -304,8 +300,8 @@ PAIR_METHODS: dict[str, Builder] = {
 
 #: Trained on single labelled images, as the base network is.
 IMAGE_METHODS: dict[str, Builder] = {
-    "ddrnet23_slim": DDRNetMethod,
-    "sh_small": SmallShMethod,
+    "ddrnet23_slim": _ddrnet,
+    "sh_small": _small_sh,
 }
 
 METHODS = PAIR_METHODS | IMAGE_METHODS

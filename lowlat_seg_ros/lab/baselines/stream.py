@@ -10,6 +10,7 @@ import dataclasses
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,6 +29,20 @@ from lowlat_seg_ros.frames import (
     Segmentation,
 )
 from lowlat_seg_ros.network.segmenter import Segmenter
+
+
+@dataclass(frozen=True, eq=False)
+class Now:
+    """The current frame: its normalised image (1, 3, H, W), and the watch for its stages.
+
+    ``key_age``, ``key_age_s``: frames and seconds since the key frame, 0 on the first frame after
+    :meth:`Stream.forget`.
+    """
+
+    image: Tensor
+    key_age: int
+    key_age_s: float
+    watch: Stopwatch
 
 
 class Stream(ABC):
@@ -50,17 +65,13 @@ class Stream(ABC):
         self.name: Hashable = object()
         self._config, self._clock = config, clock
         self._previous: Frame | None = None
-        self._key: tuple[int, int] | None = None  # stamp and index of the key frame
+        self._key_at: tuple[int, int] | None = None  # stamp and index of the key frame
         self._reset: ResetReason | None = ResetReason.FIRST_FRAME
 
     @abstractmethod
-    def step(
-        self, image: Tensor, key_age: int, key_age_s: float, watch: Stopwatch
-    ) -> tuple[Tensor, MaskKind]:
-        """Segment a normalised image (1, 3, H, W).
+    def step(self, now: Now) -> tuple[Tensor, MaskKind]:
+        """Logits (1, classes, r*H/8, r*W/8) of a frame, and how they were obtained.
 
-        ``key_age``, ``key_age_s``: frames and seconds since the key frame, 0 on the first frame
-        after :meth:`forget`. Returns logits (1, classes, r*H/8, r*W/8) and how they were obtained;
         FULL makes the frame the key frame.
         """
 
@@ -85,18 +96,17 @@ class Stream(ABC):
         """Segment ``frame``; raises ``FrameError`` for a frame of impossible size."""
         use_threads(self._config.foreground_threads)
         reason = schedule.needs_reset(self._previous, frame, self._config)
-        if reason is not None and self._key is not None:
+        if reason is not None and self._key_at is not None:
             self.reset(reason)
         index, resets = self.counters.frames, self.counters.resets
         with self.runner.turn():
             watch = self.runner.stopwatch(self._clock)
             with watch.stage("preprocess_ms"):
                 geometry = resize.plan(frame.image.shape[:2], self._config.inference_height)
-                # A method may keep the image with its key frame.
-                image = self.runner.keep(self.runner.image(frame.image, geometry))
-            stamp_ns, key_index = (frame.stamp_ns, index) if self._key is None else self._key
+                image = self.runner.image(frame.image, geometry)
+            stamp_ns, key_index = self._key_at or (frame.stamp_ns, index)
             key_age_s = (frame.stamp_ns - stamp_ns) / 1e9
-            logits, kind = self.step(image, index - key_index, key_age_s, watch)
+            logits, kind = self.step(Now(image, index - key_index, key_age_s, watch))
             with watch.stage("postprocess_ms"):
                 mask = self.runner.mask(logits, geometry)
             watch.mask_out()
@@ -113,29 +123,27 @@ class Stream(ABC):
         )
         keys = self.counters.key_frames + (kind is MaskKind.FULL)
         self.counters = Counters(frames=index + 1, key_frames=keys, resets=resets)
-        self._key, self._previous, self._reset = (stamp_ns, key_index), frame, None
+        self._key_at, self._previous, self._reset = (stamp_ns, key_index), frame, None
         timing = watch.timing()
         return Segmentation(mask, frame.stamp_ns, frame.frame_id, source, timing, self.counters)
 
     def reset(self, reason: ResetReason = ResetReason.REQUESTED) -> None:
         """Forget all features: the next frame begins a new epoch."""
         self.forget()
-        self._key, self._reset = None, reason
+        self._key_at, self._reset = None, reason
         self.counters = dataclasses.replace(self.counters, resets=self.counters.resets + 1)
 
 
 class FullEngine(Stream):
     """The full network on every frame: the reference for accuracy, and what the engine saves."""
 
-    def step(
-        self, image: Tensor, key_age: int, key_age_s: float, watch: Stopwatch
-    ) -> tuple[Tensor, MaskKind]:
+    def step(self, now: Now) -> tuple[Tensor, MaskKind]:
         """Sl, Sh and the classifier on F_h: every frame is a key frame."""
-        with watch.stage("lower_ms"):
-            source = self.runner.source(image)
-        with watch.stage("higher_ms"):
+        with now.watch.stage("lower_ms"):
+            source = self.runner.source(now.image)
+        with now.watch.stage("higher_ms"):
             high = self.runner.higher(source)
-        with watch.stage("fusion_ms"):
+        with now.watch.stage("fusion_ms"):
             return self.runner.classify_high(high), MaskKind.FULL
 
 
@@ -157,12 +165,10 @@ class PerFrameEngine(Stream):
         super().__init__(segmenter, config)
         self._network, self._kind = network, kind
 
-    def step(
-        self, image: Tensor, key_age: int, key_age_s: float, watch: Stopwatch
-    ) -> tuple[Tensor, MaskKind]:
+    def step(self, now: Now) -> tuple[Tensor, MaskKind]:
         """The network's answer."""
-        with watch.stage("lower_ms"):
-            return self.run("network", self._network, image), self._kind
+        with now.watch.stage("lower_ms"):
+            return self.run("network", self._network, now.image), self._kind
 
 
 def single_frame(segmenter: Segmenter, config: EngineConfig) -> PerFrameEngine:

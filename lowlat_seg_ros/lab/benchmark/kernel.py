@@ -21,7 +21,7 @@ from torch.utils.benchmark import Timer
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 
 #: Parts of the time of a measurement, in which the operators take turns, so that drifts hit all.
-TURNS = 5
+TURNS = 3
 
 #: Bytes that are copied: much more than caches hold.
 COPIED = {"cpu": 2**27, "cuda": 2**31}

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lowlat_seg_ros.engine.device import apart, cores, foreground_threads
 from lowlat_seg_ros.engine.neighbours import Neighbours
 from lowlat_seg_ros.engine.runner import Captures, captures
-from lowlat_seg_ros.lab.benchmark import networks, scaling, sides
+from lowlat_seg_ros.lab.benchmark import methods, networks, scaling
 from lowlat_seg_ros.lab.benchmark.kernel import (
     PAPER,
     PAPER_GPU,
@@ -26,9 +26,9 @@ from lowlat_seg_ros.lab.benchmark.kernel import (
     measure_kernel,
     measure_limits,
 )
+from lowlat_seg_ros.lab.benchmark.methods import IDLE, Comparison
 from lowlat_seg_ros.lab.benchmark.networks import Memory, MultiplyAdds
 from lowlat_seg_ros.lab.benchmark.scaling import Cameras, Freshness, Resolutions
-from lowlat_seg_ros.lab.benchmark.sides import IDLE, Comparison
 from lowlat_seg_ros.lab.benchmark.timing import Camera
 from lowlat_seg_ros.lab.evaluation import clip
 from lowlat_seg_ros.lab.evaluation.summary import Machine, describe
@@ -48,11 +48,11 @@ class Facts:
     """What must be known to read the figures.
 
     ``command``: what was run, without the places of files. ``weights``: name and SHA-256 of the
-    checkpoint, or that they are random. ``size``: (H, W) of the frames, ``frames`` of each side.
+    checkpoint, or that they are random. ``size``: (H, W) of the frames, ``frames`` of each method.
     ``precision``: what the inner convolutions of all networks run in. ``slow_track_threads``: CPU
     threads of Sh; those of the others stand with their figures. ``load_average``: threads of all
-    processes that wanted a core in the minute before; ``other_cores``: those that other processes
-    kept busy during the run.
+    processes that were ready to run in the minute before; ``other_cores``: cores that other
+    processes used during the run.
     """
 
     command: str
@@ -76,14 +76,6 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Sides:
-    """The ``comparison`` of the sides, and the ``memory`` that their process took."""
-
-    comparison: Comparison
-    memory: Memory
-
-
-@dataclass(frozen=True)
 class Kernels:
     """Propagation at the ``paper``'s size and at that of the network ``here``; the ``limits``."""
 
@@ -102,7 +94,8 @@ class Benchmark:
     facts: Facts
     multiply_adds: MultiplyAdds
     graphs: Captures
-    sides: Sides | None = None
+    comparison: Comparison | None = None
+    memory: Memory | None = None
     propagation: Kernels | None = None
     resolutions: Resolutions | None = None
     cameras: tuple[Cameras, ...] = ()
@@ -116,14 +109,14 @@ class Benchmark:
         the other. ``linear_deviation``: of the cost over the pixels from a straight line.
         """
         ratios: dict[str, float] = {}
-        if self.sides is not None:
-            latency = {name: s.latency for name, s in self.sides.comparison.sides.items()}
+        if self.comparison is not None:
+            latency = {name: method.latency for name, method in self.comparison.methods.items()}
             worst_ms = latency["fast_busy"].p99_ms
             ratios |= {
                 "fast_busy_p99_over_full_p50": worst_ms / latency["full"].p50_ms,
                 "fast_busy_p99_over_fast_idle_p50": worst_ms / latency["fast_idle"].p50_ms,
                 "fast_busy_p99_over_ddrnet_p50": worst_ms / latency["ddrnet23_slim"].p50_ms,
-                "refinements_share_of_allowed": self.sides.comparison.refinements.share_of_allowed,
+                "refinements_share_of_allowed": self.comparison.refinements.share_of_allowed,
             }
         if self.propagation is not None:
             paper = self.propagation.paper
@@ -143,17 +136,17 @@ class Benchmark:
         What was not measured is not there.
         """
         written: dict[str, Any] = {"facts": asdict(self.facts)}
-        if self.sides is not None:
-            comparison = self.sides.comparison
-            for name, side in comparison.sides.items():
+        if self.comparison is not None and self.memory is not None:
+            for name, method in self.comparison.methods.items():
                 others = ("rate_hz", "threads", "other_cores")
-                written[name] = asdict(side.latency) | {key: getattr(side, key) for key in others}
+                row = {key: getattr(method, key) for key in others}
+                written[name] = asdict(method.latency) | row
             written |= {
                 "ratio_busy_p99": self.bars["fast_busy_p99_over_full_p50"],
-                "refinements_per_s": comparison.refinements.busy_per_s,
-                "refinements": asdict(comparison.refinements),
-                "stages": comparison.stages,
-                "memory": asdict(self.sides.memory),
+                "refinements_per_s": self.comparison.refinements.busy_per_s,
+                "refinements": asdict(self.comparison.refinements),
+                "stages": self.comparison.stages,
+                "memory": asdict(self.memory),
             }
         if self.propagation is not None:
             for name, kernel in (
@@ -179,7 +172,7 @@ class Benchmark:
 def everything(args: argparse.Namespace, frames: int, command: str) -> Benchmark:
     """Measure the parts that ``args``, the options, ask for; minutes, with progress bars.
 
-    ``frames`` of each side, ``command`` is for the report. Raises ``ConfigError`` for the device,
+    ``frames`` of each method, ``command`` is for the report. Raises ``ConfigError`` for the device,
     ``DataError`` for a size that cannot be rendered, ``CheckpointError``.
     """
     device, parts = resolve_device(args.device), args.only.split(",")
@@ -205,11 +198,13 @@ def everything(args: argparse.Namespace, frames: int, command: str) -> Benchmark
     if args.high_scale is not None:
         segmenter.read_at(args.high_scale)
 
-    compared = kernels = resolutions = fresh = None
+    compared = memory = kernels = resolutions = fresh = None
     over_cameras: tuple[Cameras, ...] = ()
     if "sides" in parts:
         with _bar("sides", 4 * frames) as step:
-            compared = _sides(segmenter, camera, frames, args, before_mb, step)
+            ddrnet = apart(lambda: networks.ddrnet(segmenter, args.precision))
+            compared = methods.compare(segmenter, ddrnet, camera, frames, args.rate, step)
+        memory = networks.memory(segmenter, ddrnet, before_mb)
     if "freshness" in parts:
         with _bar("freshness", frames) as step:
             fresh = scaling.freshness(segmenter, camera, frames, args.rate, step)
@@ -219,11 +214,10 @@ def everything(args: argparse.Namespace, frames: int, command: str) -> Benchmark
     if "cameras" in parts:
         with _bar("cameras", len(scaling.CAMERAS)) as step:
             over_cameras = scaling.over_cameras(segmenter, camera, frames, step)
-    if compared is not None and over_cameras:
+    if memory is not None and over_cameras:
         first, last = over_cameras[0], over_cameras[-1]
         each_mb = (last.memory_mb - first.memory_mb) / (last.cameras - first.cameras)
-        memory = dataclasses.replace(compared.memory, camera_mb=each_mb)
-        compared = dataclasses.replace(compared, memory=memory)
+        memory = dataclasses.replace(memory, camera_mb=each_mb)
     if "propagation" in parts:
         with _bar("propagation", 3) as step:
             kernels = _kernels(segmenter, camera.size, SECONDS_PER_FRAME * frames, step)
@@ -242,30 +236,9 @@ def everything(args: argparse.Namespace, frames: int, command: str) -> Benchmark
         machine=describe(device.type),
     )
     counted, graphs = networks.count(segmenter.config, camera.size), captures(segmenter)
-    return Benchmark(facts, counted, graphs, compared, kernels, resolutions, over_cameras, fresh)
-
-
-def _sides(
-    segmenter: Segmenter,
-    camera: Camera,
-    frames: int,
-    args: argparse.Namespace,
-    before_mb: float,
-    progress: Callable[[int], object],
-) -> Sides:
-    """The comparison, and what memory it took; ``before_mb`` before there was a network."""
-    device, classes = next(segmenter.parameters()).device, segmenter.config.num_classes
-    ddrnet = apart(lambda: networks.ddrnet(classes, device, args.precision))
-    comparison = sides.compare(segmenter, ddrnet, camera, frames, args.rate, progress)
-    memory = Memory(
-        weights_mb=networks.weights_mb(segmenter),
-        ddrnet_weights_mb=networks.weights_mb(ddrnet),
-        before_mb=before_mb,
-        peak_mb=networks.peak_mb(),
-        gpu_peak_mb=networks.gpu_peak_mb(device),
-        camera_mb=float("nan"),
+    return Benchmark(
+        facts, counted, graphs, compared, memory, kernels, resolutions, over_cameras, fresh
     )
-    return Sides(comparison, memory)
 
 
 def _kernels(

@@ -45,11 +45,12 @@ def with_random_weights(config: str, device: torch.device, precision: str) -> tu
         return _ready(Segmenter(NETWORKS[config]), device, precision), "random"
 
 
-def ddrnet(num_classes: int, device: torch.device, precision: str) -> DDRNet23Slim:
-    """With random weights."""
+def ddrnet(segmenter: Segmenter, precision: str) -> DDRNet23Slim:
+    """With random weights, for the classes and on the device of ``segmenter``."""
+    device = next(segmenter.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _ready(DDRNet23Slim(num_classes), device, precision)
+        return _ready(DDRNet23Slim(segmenter.config.num_classes), device, precision)
 
 
 def _ready(network: Network, device: torch.device, precision: str) -> Network:
@@ -114,7 +115,7 @@ class Memory:
 
     ``weights_mb``, ``ddrnet_weights_mb``: parameters and buffers of the two networks.
     ``before_mb``: the process with its libraries and images, before any network. ``peak_mb``: the
-    most until all sides had run. ``gpu_peak_mb``: the same on the GPU, 0 without one.
+    most until all methods had run. ``gpu_peak_mb``: the same on the GPU, 0 without one.
     ``camera_mb``: what each further camera takes, NaN if that was not measured either.
     """
 
@@ -124,6 +125,20 @@ class Memory:
     peak_mb: float
     gpu_peak_mb: float
     camera_mb: float
+
+
+def memory(segmenter: Segmenter, ddrnet: DDRNet23Slim, before_mb: float) -> Memory:
+    """What is held now; ``before_mb`` before there was a network."""
+    device = next(segmenter.parameters()).device
+    on_gpu = device.type == "cuda"
+    return Memory(
+        weights_mb=weights_mb(segmenter),
+        ddrnet_weights_mb=weights_mb(ddrnet),
+        before_mb=before_mb,
+        peak_mb=_status("VmHWM"),
+        gpu_peak_mb=torch.cuda.max_memory_reserved(device) / 1e6 if on_gpu else 0.0,
+        camera_mb=float("nan"),
+    )
 
 
 def weights_mb(network: nn.Module) -> float:
@@ -141,19 +156,9 @@ def memory_mb(device: torch.device) -> float:
     return resident_mb()
 
 
-def gpu_peak_mb(device: torch.device) -> float:
-    """The most that was held on the GPU so far."""
-    return torch.cuda.max_memory_reserved(device) / 1e6 if device.type == "cuda" else 0.0
-
-
 def resident_mb() -> float:
     """Main memory that this process holds now."""
     return _status("VmRSS")
-
-
-def peak_mb() -> float:
-    """The most main memory that this process has held."""
-    return _status("VmHWM")
 
 
 def _status(name: str) -> float:

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from lowlat_seg_ros.lab.benchmark.kernel import Kernel
 from lowlat_seg_ros.lab.benchmark.measure import Benchmark
+from lowlat_seg_ros.lab.benchmark.methods import Comparison
 from lowlat_seg_ros.lab.benchmark.scaling import Cameras, Resolutions
-from lowlat_seg_ros.lab.benchmark.sides import Comparison
 from lowlat_seg_ros.lab.benchmark.timing import Latency
 from lowlat_seg_ros.lab.evaluation.charts import (
     OTHERS,
@@ -44,7 +44,7 @@ SATURATED = 0.95
 
 _PERCENTILES = ("p50", "p95", "p99", "max")
 
-#: Colour of each side.
+#: Colour of each method.
 _COLOURS = {
     "full": PER_FRAME,
     "ddrnet23_slim": OTHERS,
@@ -56,19 +56,18 @@ _COLOURS = {
 def tables(done: Benchmark) -> dict[str, Table]:
     """All tables by their titles; the first column holds names as in the JSON."""
     found = {}
-    if done.sides is not None:
-        found["Frame in to mask out, ms"] = _sides(done.sides.comparison)
+    if done.comparison is not None:
+        found["Frame in to mask out, ms"] = _methods(done.comparison)
     if done.bars:
         found["Ratios"] = _named(("ratio", "value"), done.bars, ".3f")
-    if done.sides is not None:
-        comparison = done.sides.comparison
+    if done.comparison is not None:
         rows = [
-            (f"{side}: {stage.removesuffix('_ms')}", *_four(latency))
-            for side, stages in comparison.stages.items()
+            (f"{method}: {stage.removesuffix('_ms')}", *_four(latency))
+            for method, stages in done.comparison.stages.items()
             for stage, latency in stages.items()
         ]
         found["Stages, ms"] = Table.plain(("stage", *_PERCENTILES), rows)
-        found["Slow track"] = _slow_track(comparison)
+        found["Slow track"] = _slow_track(done.comparison)
     if done.freshness is not None:
         values = asdict(done.freshness)
         found["Exact features, by default"] = _named(("freshness", "value"), values, ".3g")
@@ -91,9 +90,9 @@ def tables(done: Benchmark) -> dict[str, Table]:
         ]  # fmt: skip
         columns = ("cameras", *_PERCENTILES, "ms each", "max Hz")
         found["Fast track over the number of cameras, ms"] = Table.plain(columns, rows)
-    if done.sides is not None:
-        memory = asdict(done.sides.memory).items()
-        rows = [(name, "-" if mb != mb else f"{mb:.0f}") for name, mb in memory]
+    if done.memory is not None:
+        values = asdict(done.memory)
+        rows = [(name, "-" if mb != mb else f"{mb:.0f}") for name, mb in values.items()]
         found["Memory, MB"] = Table.plain(("memory", "MB"), rows)
     counted = asdict(done.multiply_adds)
     found["Multiply-adds of a frame"] = _named(("part", "1e9, or share"), counted, ".3g")
@@ -101,11 +100,11 @@ def tables(done: Benchmark) -> dict[str, Table]:
     return found
 
 
-def _sides(comparison: Comparison) -> Table:
+def _methods(comparison: Comparison) -> Table:
     rows = [
-        (name, *_four(side.latency), f"{side.rate_hz:.1f}", str(side.threads),
-         f"{side.other_cores:.1f}")
-        for name, side in comparison.sides.items()
+        (name, *_four(method.latency), f"{method.rate_hz:.1f}", str(method.threads),
+         f"{method.other_cores:.1f}")
+        for name, method in comparison.methods.items()
     ]  # fmt: skip
     return Table.plain(("method", *_PERCENTILES, "frames/s", "thr", "others"), rows)
 
@@ -150,7 +149,7 @@ def ms_text(milliseconds: float) -> str:
 def notes(done: Benchmark) -> list[str]:
     """Sentences that say how the figures are to be read, and what they were measured on."""
     facts, found = done.facts, []
-    if done.sides is not None:
+    if done.comparison is not None:
         found.append(
             "full and ddrnet23_slim run on every frame, back to back, on all cores or on those of "
             "the fast track, whichever was faster (thr). The fast track gets frames at "
@@ -187,8 +186,8 @@ def notes(done: Benchmark) -> list[str]:
             "long, above all of methods with several threads, which wait for each other: the "
             "ratios to full and ddrnet23_slim are too good."
         )
-    if done.sides is not None:
-        share = done.sides.comparison.refinements.saturated_share
+    if done.comparison is not None:
+        share = done.comparison.refinements.saturated_share
         if share < SATURATED:
             found.append(
                 f"Only {share:.0%} of the frames of fast_busy came while Sh was busy, so it was "
@@ -210,11 +209,11 @@ def write_page(folder: Path, done: Benchmark) -> Path:
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     charts = []
-    if done.sides is not None:
+    if done.comparison is not None:
         charts.append(
             Chart(figures / "latency.png", "Share of the frames whose mask is out within a time.")
         )
-        latency_chart(charts[-1].path, done.facts.title, done.sides.comparison)
+        latency_chart(charts[-1].path, done.facts.title, done.comparison)
     if done.resolutions is not None and done.cameras:
         charts.append(
             Chart(figures / "scaling.png", "Fast track over the resolution and over cameras.")
@@ -235,15 +234,15 @@ def write_page(folder: Path, done: Benchmark) -> Path:
 
 
 def latency_chart(path: Path, title: str, comparison: Comparison) -> None:
-    """Write a PNG: for each side the share of frames whose mask is out within a time."""
+    """Write a PNG: for each method the share of frames whose mask is out within a time."""
     figure, axes = new_axes((9.5, 4.5), title)
-    for name, side in comparison.sides.items():
-        times = np.sort([timing.latency_ms for timing in side.timings])
+    for name, method in comparison.methods.items():
+        times = np.sort([timing.latency_ms for timing in method.timings])
         share = np.arange(1, len(times) + 1) / len(times)
-        p50, p99 = ms_text(side.latency.p50_ms), ms_text(side.latency.p99_ms)
+        p50, p99 = ms_text(method.latency.p50_ms), ms_text(method.latency.p99_ms)
         label = f"{name}: p50 {p50}, p99 {p99} ms"
         axes.step(times, share, where="post", color=_COLOURS[name], label=label)
-        axes.plot(side.latency.p99_ms, 0.99, "o", color=_COLOURS[name])
+        axes.plot(method.latency.p99_ms, 0.99, "o", color=_COLOURS[name])
     log_milliseconds(axes, (1.0, 2.0, 5.0))
     axes.set_xlabel("frame in to mask out, ms (dots: p99)")
     axes.set_ylabel("share of the frames")

@@ -12,8 +12,8 @@ import numpy as np
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Outcome, Refinement, Segmentation
+from lowlat_seg_ros.lab.benchmark.methods import BLOCK, IDLE, FastTrack
 from lowlat_seg_ros.lab.benchmark.networks import memory_mb
-from lowlat_seg_ros.lab.benchmark.sides import BLOCK, IDLE, FastTrack
 from lowlat_seg_ros.lab.benchmark.timing import Camera, Latency, Run, play
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 

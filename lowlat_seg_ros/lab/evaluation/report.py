@@ -61,8 +61,8 @@ class Facts:
     ``command``: what was run, without the places of files. ``precision``: of the networks' inner
     convolutions. ``fast_track_threads``: CPU threads of the engine, which leaves some to Sh unless
     they are set; those of each method stand with its figures. ``speed``: that of the machine
-    assumed for streaming, 1 for this one. ``load_average``: threads of all processes that wanted a
-    core in the minute before the run.
+    assumed for streaming, 1 for this one. ``load_average``: threads of all processes that were
+    ready to run in the minute before.
     """
 
     dataset: str

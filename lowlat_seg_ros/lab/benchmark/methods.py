@@ -41,7 +41,7 @@ IDLE = EngineConfig(
 #: when one is done. Where Sh is faster than the camera, see :class:`EndlessSlowTrack`.
 SATURATED = dataclasses.replace(IDLE, max_key_interval=1)
 
-#: Frames of a side before it is the next one's turn; long enough for several jobs of Sh.
+#: Frames of a method before it is the next one's turn; long enough for several jobs of Sh.
 BLOCK = 40
 
 #: Frames that decide how many threads serve a network best.
@@ -143,7 +143,7 @@ class FastTrack:
         return self.engine.slow_track().last_ms
 
     def drain(self) -> None:
-        """Wait until Sh has nothing to do, so that it does not run beside the next side."""
+        """Wait until Sh has nothing to do, so that it does not run beside the next method."""
         while self.engine.counters.pending or self.engine.slow_track().running:
             if not self.engine.slow_track().alive:
                 raise RuntimeError("the slow track's thread has ended before its work")
@@ -156,7 +156,7 @@ class FastTrack:
 
 
 @dataclass(frozen=True)
-class SideResult:
+class MethodResult:
     """``latency`` of frames in to masks out; ``timings`` of each. ``rate_hz``: frames per second.
 
     ``threads``: CPU threads that it uses at most; ``other_cores``: cores that other processes kept
@@ -170,7 +170,7 @@ class SideResult:
     other_cores: float
 
     @classmethod
-    def of(cls, run: Run[Segmentation], threads: int) -> SideResult:
+    def of(cls, run: Run[Segmentation], threads: int) -> MethodResult:
         """What ``run`` measured."""
         timings = tuple(answer.timing for answer in run.answers)
         latency = Latency.of([timing.latency_ms for timing in timings])
@@ -224,15 +224,15 @@ class Refinements:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``sides`` by name, and what the slow track got done."""
+    """``methods`` by name, and what the slow track got done."""
 
-    sides: dict[str, SideResult]
+    methods: dict[str, MethodResult]
     refinements: Refinements
 
     @property
     def stages(self) -> dict[str, dict[str, Latency]]:
         """Of the full network and of the fast track, slow track idle."""
-        return {"full": self.sides["full"].stages(), "fast": self.sides["fast_idle"].stages()}
+        return {"full": self.methods["full"].stages(), "fast": self.methods["fast_idle"].stages()}
 
 
 def compare(
@@ -243,9 +243,9 @@ def compare(
     rate_hz: float,
     progress: Progress,
 ) -> Comparison:
-    """``frames`` frames of each side, in blocks that take turns, so that drifts hit all of them.
+    """``frames`` frames of each method, in blocks that take turns, so that drifts hit all of them.
 
-    One network serves all sides, so that all have the same optimisations, and one engine both
+    One network serves all methods, so that all have the same optimisations, and one engine both
     states of the slow track. The fast track gets frames at ``rate_hz``, the networks that run on
     every frame get them back to back. ``progress`` is called for each of 4 * ``frames`` frames.
     Raises ``RuntimeError`` if Sh fails.
@@ -279,7 +279,7 @@ def compare(
     own = foreground_threads(IDLE)
     threads = dict(zip(runs, (full_threads, other_threads, own, own), strict=True))
     return Comparison(
-        {name: SideResult.of(run, threads[name]) for name, run in runs.items()},
+        {name: MethodResult.of(run, threads[name]) for name, run in runs.items()},
         Refinements.of(fast.jobs, fast.found_busy, runs["fast_busy"], jobs_ms),
     )
 
