@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from lowlat_seg_ros.lab.evaluation.catalogue import Spec
 from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Consistency, mious
 
+if TYPE_CHECKING:
+    from lowlat_seg_ros.lab.evaluation.methods import MethodFactory
+
 #: Rows of the grid of images that charts show.
 GRID_ROWS = 4
 
@@ -38,13 +41,6 @@ class Method(Protocol):
     def process(self, frame: Frame) -> Segmentation: ...
 
     def reset(self, reason: ResetReason = ResetReason.REQUESTED) -> None: ...
-
-
-class Factory(Protocol):
-    """Builds methods; ``skips_frames``: for a run in which they do not see all frames."""
-
-    def build(self, spec: Spec, *, skips_frames: bool = False) -> Method:
-        """The method ``spec``; raises :class:`Unavailable` if something for it is missing."""
 
 
 class Unavailable(Exception):
@@ -267,7 +263,7 @@ class Comparison:
 
 
 def compare(
-    factory: Factory,
+    factory: MethodFactory,
     specs: list[Spec],
     clip: Clip,
     *,
