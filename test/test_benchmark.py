@@ -27,7 +27,7 @@ from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.lab.benchmark import timing
 from lowlat_seg_ros.lab.benchmark.kernel import (
     PAPER,
-    TURNS,
+    TURN_S,
     Limits,
     Shape,
     Times,
@@ -355,10 +355,12 @@ def test_operators_take_turns_with_their_own_threads() -> None:
         calls.append((name, torch.get_num_threads()))
         time.sleep(0.001)
 
-    taken = take_turns({"one": (partial(work, "one"), 1), "two": (partial(work, "two"), 2)}, 0.005)
+    taken = take_turns(
+        {"one": (partial(work, "one"), 1), "two": (partial(work, "two"), 2)}, 2 * TURN_S
+    )
     assert set(calls) == {("one", 1), ("two", 2)}
     changes = [name for number, (name, _) in enumerate(calls) if name != calls[number - 1][0]]
-    assert changes == ["one", "two"] * TURNS
+    assert changes == ["one", "two"] * 2
     assert all(times and min(times) >= 1.0 for times in taken.values())
 
 

@@ -20,8 +20,11 @@ from torch.utils.benchmark import Timer
 
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 
-#: Parts of the time of a measurement, in which the operators take turns, so that drifts hit all.
-TURNS = 3
+#: Seconds after which it is the next operator's turn, so that drifts hit all of them.
+TURN_S = 0.5
+
+#: Calls in one CUDA graph, as launching a graph takes longer than an operator of microseconds.
+CALLS = 20
 
 #: Bytes that are copied: much more than caches hold.
 COPIED = {"cpu": 2**27, "cuda": 2**31}
@@ -37,21 +40,22 @@ _SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 def take_turns(
-    works: Mapping[str, tuple[Callable[[], object], int]], seconds: float
+    works: Mapping[str, tuple[Callable[[], object], int]], seconds: float, calls: int = 1
 ) -> dict[str, list[float]]:
-    """Milliseconds of calls of each work, timed for ``seconds`` or a little more.
+    """Milliseconds of a call of each work, timed for ``seconds`` or a little more.
 
-    ``works``: functions, each with the number of CPU threads that it uses.
+    ``works``: functions that make ``calls`` calls, each with the CPU threads that it uses.
     """
     timers = {
         name: Timer("work()", globals={"work": work}, num_threads=threads)
         for name, (work, threads) in works.items()
     }
     taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(TURNS):
+    turns = max(1, round(seconds / TURN_S))
+    for _ in range(turns):
         for name, timer in timers.items():
-            measured = timer.blocked_autorange(min_run_time=seconds / TURNS)
-            taken[name] += [1e3 * per_call for per_call in measured.times]
+            measured = timer.blocked_autorange(min_run_time=seconds / turns)
+            taken[name] += [1e3 * taken_s / calls for taken_s in measured.times]
     return taken
 
 
@@ -207,11 +211,13 @@ def measure_kernel(
         "unfold": (unfold, threads),
         "conv3x3": (lambda: convolution(features), threads),
     }
+    calls = 1
     if device.type == "cuda":
+        calls = CALLS
         works = {name: (as_graph(work, device), count) for name, (work, count) in works.items()}
-    alone = Times.of(take_turns(works, seconds))
+    alone = Times.of(take_turns(works, seconds, calls))
     with busy_core():
-        beside = Times.of(take_turns(works, seconds))
+        beside = Times.of(take_turns(works, seconds, calls))
     least_ms = limits.least_ms(shape.bytes_moved, shape.multiply_adds)
     return Kernel(
         shape=shape,
@@ -235,14 +241,18 @@ def propagate_by_unfold(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def as_graph(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """``work`` as a CUDA graph, as the engine runs it; else the time to launch it would count."""
+    """:data:`CALLS` calls of ``work`` in one CUDA graph; else the time to launch it would count.
+
+    What ``work`` reads is then in the caches, as far as it fits there.
+    """
     stream = torch.cuda.Stream(device)
     with torch.cuda.stream(stream):
         for _ in range(2):  # memory and libraries are there afterwards
             work()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
-        work()
+        for _ in range(CALLS):
+            work()
     return graph.replay
 
 

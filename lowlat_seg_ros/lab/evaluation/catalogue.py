@@ -1,4 +1,10 @@
-"""The names of all methods that are compared, and what they are; without loading torch."""
+"""The names of all methods that are compared, and what they are; without loading torch.
+
+To add a method to the comparison, add its :class:`Spec` here and build it in
+:meth:`~.methods.MethodFactory.build`; a class of :mod:`lowlat_seg_ros.lab.baselines.stream` gives
+it the engine's runner. One with weights of its own also goes into
+:data:`lowlat_seg_ros.lab.baselines.learned.METHODS`, which makes it trainable.
+"""
 
 from __future__ import annotations
 
