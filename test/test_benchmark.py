@@ -22,7 +22,7 @@ from torch import Tensor
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
 from lowlat_seg_ros.engine.device import cores
-from lowlat_seg_ros.frames import Segmentation
+from lowlat_seg_ros.frames import StageTiming
 from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.lab.benchmark import timing
 from lowlat_seg_ros.lab.benchmark.kernel import (
@@ -109,7 +109,7 @@ def test_what_is_written_of_the_sides_is_in_its_place(figures: dict[str, Any]) -
 
 def test_refinements_by_hand() -> None:
     """8 jobs in 2 s, of which frames took 1.5 s, where one job alone takes 100 ms."""
-    run: Run[Segmentation] = Run([], spent_ms=[500.0, 1000.0], window_s=2.0)
+    run: Run[StageTiming] = Run([], spent_ms=[500.0, 1000.0], window_s=2.0)
     found = Refinements.of(8, [True, True, False, True], run, [90.0, 110.0])
     assert (found.busy_per_s, found.idle_per_s) == pytest.approx((4.0, 10.0))
     assert found.idle_time_share == pytest.approx(0.25)
@@ -273,7 +273,7 @@ def test_idle_means_that_sh_gets_no_job(fast: FastTrack) -> None:
     run.add(fast.idle(2))
     counters = fast.engine.counters
     assert (counters.submitted, counters.resets, counters.frames) == (0, 0, 2 * WARM_UP + 7)
-    assert all(answer.timing.higher_ms == 0 for answer in run.answers)
+    assert all(timing.higher_ms == 0 for timing in run.answers)
 
 
 def test_saturated_means_that_every_frame_is_a_key_frame_and_finds_sh_busy(
@@ -294,7 +294,7 @@ def test_a_saturated_slow_track_does_the_last_job_again(fast: FastTrack) -> None
     fast.rate_hz = 0.0
     frames = 0
 
-    def slow_camera() -> Segmentation:
+    def slow_camera() -> StageTiming:
         nonlocal frames
         frames += 1
         answer, done = process(), jobs(fast)

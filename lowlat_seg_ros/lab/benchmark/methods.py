@@ -23,7 +23,7 @@ from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Pause
 from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
 from lowlat_seg_ros.engine.worker import Refine
-from lowlat_seg_ros.frames import MaskKind, Outcome, Segmentation, StageTiming
+from lowlat_seg_ros.frames import MaskKind, Outcome, StageTiming
 from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine
 from lowlat_seg_ros.lab.benchmark.timing import Camera, Latency, Run, play
 from lowlat_seg_ros.lab.evaluation.comparison import Method
@@ -92,21 +92,21 @@ class FastTrack:
     def __exit__(self, *_: object) -> None:
         self.engine.close()
 
-    def process(self) -> Segmentation:
-        """One frame, whose mask must owe something to Sh."""
+    def process(self) -> StageTiming:
+        """One frame, whose mask must owe something to Sh. The mask itself is not kept."""
         answer = self.engine.process(self.camera.frame())
         if answer.provenance.kind is MaskKind.DEGRADED or answer.counters.failed:
             raise RuntimeError(f"Sh failed, so times mean nothing: {answer.counters.last_failure}")
-        return answer
+        return answer.timing
 
-    def idle(self, frames: int, progress: Progress = lambda count: None) -> Run[Segmentation]:
+    def idle(self, frames: int, progress: Progress = lambda count: None) -> Run[StageTiming]:
         """Sh has nothing to do."""
         self.engine.reconfigure(IDLE)
         run = play(self.process, frames, self.rate_hz, progress=progress)
         self.drain()
         return run
 
-    def busy(self, frames: int, progress: Progress = lambda count: None) -> Run[Segmentation]:
+    def busy(self, frames: int, progress: Progress = lambda count: None) -> Run[StageTiming]:
         """Sh never rests."""
         found: list[bool] = []
         before = 0
@@ -116,7 +116,7 @@ class FastTrack:
             before = self._jobs_done()
             found.clear()
 
-        def step() -> Segmentation:
+        def step() -> StageTiming:
             state = self.engine.slow_track()
             found.append(state.running or state.waiting)
             return self.process()
@@ -170,9 +170,9 @@ class MethodResult:
     other_cores: float
 
     @classmethod
-    def of(cls, run: Run[Segmentation], threads: int) -> MethodResult:
+    def of(cls, run: Run[StageTiming], threads: int) -> MethodResult:
         """What ``run`` measured."""
-        timings = tuple(answer.timing for answer in run.answers)
+        timings = tuple(run.answers)
         latency = Latency.of([timing.latency_ms for timing in timings])
         rate_hz, others = len(timings) / run.window_s, run.other_work_s / run.window_s
         return cls(latency, timings, rate_hz, threads, others)
@@ -205,7 +205,7 @@ class Refinements:
 
     @classmethod
     def of(
-        cls, jobs: int, found_busy: Sequence[bool], run: Run[Segmentation], jobs_ms: Sequence[float]
+        cls, jobs: int, found_busy: Sequence[bool], run: Run[StageTiming], jobs_ms: Sequence[float]
     ) -> Refinements:
         """``jobs`` done during ``run``, and the times of single jobs without frames."""
         busy_per_s, idle_per_s = jobs / run.window_s, 1e3 / float(np.mean(jobs_ms))
@@ -260,7 +260,7 @@ def compare(
     other, other_threads = fastest(
         lambda config: PerFrameEngine(segmenter, alone, MaskKind.FULL, config), camera
     )
-    runs: dict[str, Run[Segmentation]] = {
+    runs: dict[str, Run[StageTiming]] = {
         name: Run() for name in ("full", "ddrnet23_slim", "fast_idle", "fast_busy")
     }
     jobs_ms: list[float] = []
@@ -299,5 +299,5 @@ def fastest(make: Callable[[EngineConfig], Method], camera: Camera) -> tuple[Met
     return method, threads
 
 
-def _next(method: Method, camera: Camera) -> Segmentation:
-    return method.process(camera.frame())
+def _next(method: Method, camera: Camera) -> StageTiming:
+    return method.process(camera.frame()).timing

@@ -11,7 +11,7 @@ import numpy as np
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.frames import Outcome, Refinement, Segmentation
+from lowlat_seg_ros.frames import Outcome, Refinement, StageTiming
 from lowlat_seg_ros.lab.benchmark.methods import BLOCK, IDLE, FastTrack
 from lowlat_seg_ros.lab.benchmark.networks import memory_mb
 from lowlat_seg_ros.lab.benchmark.timing import Camera, Latency, Run, play
@@ -60,7 +60,7 @@ def over_resolutions(
     for scale in SCALES:  # in multiples of the network's stride, so that nothing is padded
         height, width = (max(1, round(side * scale / STRIDE)) * STRIDE for side in camera.size)
         cameras.append(camera.resized(height, width))
-    runs: list[Run[Segmentation]] = [Run() for _ in cameras]
+    runs: list[Run[StageTiming]] = [Run() for _ in cameras]
     with FastTrack(segmenter, camera) as fast:
         for start in range(0, frames, BLOCK):
             for resized, run in zip(cameras, runs, strict=True):
@@ -68,7 +68,7 @@ def over_resolutions(
                 run.add(fast.idle(min(BLOCK, frames - start), progress))
     points = []
     for resized, run in zip(cameras, runs, strict=True):
-        latencies = [answer.timing.latency_ms for answer in run.answers]
+        latencies = [timing.latency_ms for timing in run.answers]
         points.append(Sized(*resized.size, Latency.of(latencies)))
     line = fit([p.megapixels for p in points], [p.latency.p50_ms for p in points])
     return Resolutions(tuple(points), *line)
