@@ -47,7 +47,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "lowlat_seg_ros.lab.evaluation.evaluate",
-        "compare methods on labelled frames: accuracy, steadiness, latency",
+        "compare methods on labelled frames: accuracy, temporal consistency, latency",
     ),
     "benchmark": Command(
         "lowlat_seg_ros.lab.benchmark.command",

@@ -17,13 +17,14 @@ import torch
 
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
+
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.lab.evaluation.footage import Footage, load
+from lowlat_seg_ros.lab.evaluation.clip import Clip, load_all
+from lowlat_seg_ros.lab.evaluation.comparison import assumed, stream
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
-from lowlat_seg_ros.lab.evaluation.streaming import assumed, stream
 from lowlat_seg_ros.lab.evaluation.summary import accuracy
 from lowlat_seg_ros.labels import CAMVID, overlay
 from lowlat_seg_ros.network import inference
@@ -66,9 +67,9 @@ def embedded(page: str) -> dict[str, Any]:
     return json.loads(text)
 
 
-def footage() -> Footage:
+def labelled() -> Clip:
     drive = RenderedDrive(seed=1, frames=FRAMES, rate_hz=10, size=(48, 80))
-    return load("drive", drive, 0, lambda count: None)
+    return load_all("drive", drive, 0, lambda count: None)
 
 
 def engine(weights: Path) -> Engine:
@@ -92,7 +93,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_scores_are_those_of_the_engine_s_own_run(masks: Path, weights: Path) -> None:
-    figures, clip = report(masks)[0], footage()
+    figures, clip = report(masks)[0], labelled()
     own = engine(weights)
     made = [own.process(clip.frame(index)).mask for index in SEGMENTED]
     labels = [frame.label for frame in clip.frames]
@@ -164,7 +165,7 @@ def test_the_page_needs_nothing_but_itself(masks: Path) -> None:
 
 def test_the_page_shows_every_frame(masks: Path, weights: Path) -> None:
     figures, page = report(masks)
-    data, clip, own = embedded(page), footage(), engine(weights)
+    data, clip, own = embedded(page), labelled(), engine(weights)
     assert data["figures"] == figures
     assert [frame["mask"] is not None for frame in data["frames"]] == [
         index in SEGMENTED for index in range(FRAMES)

@@ -18,7 +18,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from lowlat_seg_ros.lab.evaluation.record import Account, Answer
+from lowlat_seg_ros.lab.evaluation.summary import Account, Answer
 from lowlat_seg_ros.ros.environment import RosError
 from lowlat_seg_ros.tools.player import Player
 from lowlat_seg_ros.tools.process import NodeProcess

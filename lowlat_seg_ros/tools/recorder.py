@@ -11,7 +11,7 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from lowlat_seg_ros.images import Ledger, to_ids
-from lowlat_seg_ros.lab.evaluation.record import Account, Answer
+from lowlat_seg_ros.lab.evaluation.summary import Account, Answer
 from lowlat_seg_ros.messages import record_of, segmentation, stamp_ns
 from lowlat_seg_ros.msg import FrameReport
 

@@ -19,8 +19,7 @@ from tqdm import tqdm
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.images import ImageError, Ledger, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.record import Account
-from lowlat_seg_ros.lab.evaluation.summary import Latency
+from lowlat_seg_ros.lab.evaluation.summary import Account, Latency
 from lowlat_seg_ros.messages import COMPRESSED, IMAGE, record_of
 from lowlat_seg_ros.msg import FrameReport
 from lowlat_seg_ros.ros.params import as_parameters

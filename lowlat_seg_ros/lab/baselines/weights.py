@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lowlat_seg_ros.lab.baselines.learned import IMAGE_METHODS, METHODS, Baseline
 from lowlat_seg_ros.network import checkpoint
@@ -65,13 +66,9 @@ def save(folder: Path, name: str, method: Baseline, provenance: dict[str, Any]) 
 
 def provenance(folder: Path, name: str) -> dict[str, Any]:
     """How the weights of the method ``name`` were trained; raises ``CheckpointError``."""
-    path = path_of(folder, name)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            told: dict[str, Any] = json.loads((file.metadata() or {}).get("provenance", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from error
-    return told
+    metadata, _ = _read(path_of(folder, name))
+    found: dict[str, Any] = json.loads(metadata.get("provenance", "{}"))
+    return found
 
 
 def load(folder: Path, name: str, base: Segmenter) -> Baseline:
@@ -81,12 +78,7 @@ def load(folder: Path, name: str, base: Segmenter) -> Baseline:
     another base network.
     """
     path = path_of(folder, name)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from error
+    metadata, state = _read(path)
     _check(path, metadata, name, base)
     method = METHODS[name](base)
     checkpoint.restore(method.learned, state, str(path))
@@ -95,6 +87,16 @@ def load(folder: Path, name: str, base: Segmenter) -> Baseline:
     # PyTorch has this overload, its type stubs do not.
     method.learned.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            # What it gives is no mapping, though it has keys.
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from error
 
 
 def _check(path: Path, metadata: dict[str, str], name: str, base: Segmenter) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from lowlat_seg_ros.frames import StageTiming
-from lowlat_seg_ros.lab.evaluation.record import Account
-from lowlat_seg_ros.lab.evaluation.summary import Latency
+from lowlat_seg_ros.lab.evaluation.summary import Account, Latency
 from lowlat_seg_ros.tools.bag.recording import Published, Recording
 from lowlat_seg_ros.tools.bag.scores import Scores
 

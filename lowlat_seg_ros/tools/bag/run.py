@@ -164,7 +164,7 @@ def _facts(
 ) -> dict[str, Any]:
     """How the masks were made, for the bag's metadata."""
     import lowlat_seg_ros
-    from lowlat_seg_ros.lab.evaluation.machine import describe
+    from lowlat_seg_ros.lab.evaluation.summary import describe
     from lowlat_seg_ros.network.digest import sha256
 
     virtual = {"delay_frames": args.delay_frames, "latency_ms": args.latency_ms}
