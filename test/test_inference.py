@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, MaskKind
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.network.packed import PackedConv2d
-from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.inference import precision_of
+from lowlat_seg_ros.network.layers import PackedConv2d
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 CPU = torch.device("cpu")

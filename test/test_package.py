@@ -56,7 +56,6 @@ _MODULE = re.compile(r"lowlat_seg_ros(\.\w+)+")
 NEEDS = {
     "engine.normalising_numba": "numba",
     "engine.upsampling_numba": "numba",
-    "network.propagation_numba": "numba",
     "network.propagation_triton": "triton",
 }
 

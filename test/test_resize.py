@@ -16,7 +16,7 @@ from lowlat_seg_ros.engine.resize import (
 )
 from lowlat_seg_ros.frames import FrameError
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.statistics import IMAGENET
+from lowlat_seg_ros.network.trunk import IMAGENET
 
 
 def ramp_logits(padded: tuple[int, int], edge: float, axis: int) -> torch.Tensor:

@@ -24,7 +24,7 @@ from lowlat_seg_ros.engine.graphs import Graphs
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.statistics import Statistics
+from lowlat_seg_ros.network.trunk import Statistics
 
 #: Priorities of streams, as PyTorch has them.
 FRAMES, SLOW_TRACK = -1, 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.network import machine_code
-from lowlat_seg_ros.network.statistics import Statistics
+from lowlat_seg_ros.network.trunk import Statistics
 
 
 def normalised(pixels: np.ndarray, dtype: torch.dtype, statistics: Statistics) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lowlat_seg_ros.network import machine_code
-from lowlat_seg_ros.network.statistics import Statistics
+from lowlat_seg_ros.network.trunk import Statistics
 
 #: Rows of pixels; factors and terms of a row; a row's float32 as bits; rows of bfloat16's bits.
 SIGNATURE = "void(Array(u1, 2, 'C', readonly=True), f4[::1], f4[::1], u4[::1], i2[:,::1])"

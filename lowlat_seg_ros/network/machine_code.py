@@ -1,4 +1,4 @@
-"""Functions that numba compiles when they are asked for, not when they are first called."""
+"""Functions that numba compiles on request, not when they are first called."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ logger = logging.getLogger(__name__)
 
 
 def compiled(
-    function: Callable[..., None], signature: str, *, fastmath: bool = False
+    function: Callable[..., None], signature: str, *, fastmath: bool | set[str] = False
 ) -> Callable[..., None]:
-    """``function`` for arguments of ``signature``, numba's; it runs without the GIL.
+    """``function`` compiled for numba's ``signature``; it runs without the GIL.
 
-    ``fastmath``: sums may be taken in any order, so in vectors; no argument is NaN or infinite.
+    ``fastmath``: True lets sums be taken in any order, so in vectors, and forbids NaN and infinity;
+    ``{"contract"}`` only fuses multiplications and additions.
 
-    The machine code is kept in ``__pycache__`` or, where that cannot be written, where numba keeps
-    what is the user's. Raises what numba raises.
+    The machine code is cached in ``__pycache__`` or, where that cannot be written, in the user's
+    cache folder of numba. Raises what numba raises.
     """
     import numba
 
@@ -33,16 +34,16 @@ def compiled(
     return result
 
 
-def if_possible(make: Callable[[], Function], without: str) -> Function | None:
-    """What ``make`` compiles; None without numba, and where that cannot, which is logged.
+def if_possible(make: Callable[[], Function], consequence: str) -> Function | None:
+    """What ``make`` compiles; None without numba, and where compiling fails, which is logged.
 
-    ``without`` says what follows.
+    ``consequence`` completes the log message: what a user will notice.
     """
     if importlib.util.find_spec("numba") is None:
         return None
     try:
         return make()
     except Exception as error:
-        # Such as a numba that knows neither this NumPy nor this Python.
-        logger.warning("No numba kernel, %s: %s", without, error)
+        # For example a numba that does not support this version of NumPy or Python.
+        logger.warning("No numba kernel, %s: %s", consequence, error)
         return None

@@ -11,9 +11,9 @@ import torch
 from lowlat_seg_ros.engine.budget import Budget, measure
 from lowlat_seg_ros.engine.device import apart
 from lowlat_seg_ros.labels import ClassTable
-from lowlat_seg_ros.network import digest, inference
+from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
-from lowlat_seg_ros.network.device import resolve_device
+from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.ros.params import Settings
 
@@ -43,7 +43,7 @@ def _load(settings: Settings) -> Model:
     node = settings.node
     path = Path(node.checkpoint or DEFAULT_CHECKPOINT)
     device = resolve_device(node.device)
-    sha256 = digest.verify(path, node.checkpoint_sha256)
+    sha256 = checkpoint.verify(path, node.checkpoint_sha256)
     segmenter, header = inference.load(path, device, settings.engine.precision)
     table = ClassTable(path.stem, header.classes, header.colours)
     size = node.expected_height, node.expected_width

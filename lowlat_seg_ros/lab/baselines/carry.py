@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
-from lowlat_seg_ros.network.classifier import Classifier
+from lowlat_seg_ros.network.fast_track import AdaptNet, Fusion
+from lowlat_seg_ros.network.heads import Classifier
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
 

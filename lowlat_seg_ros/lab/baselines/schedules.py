@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from lowlat_seg_ros.network.selector import KeyFrameSelector
+from lowlat_seg_ros.network.fast_track import KeyFrameSelector
 
 
 class Measure(Protocol):

@@ -16,6 +16,7 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.device import cores, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import MaskKind, StageTiming
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.lab.baselines.full import FullEngine
 from lowlat_seg_ros.lab.baselines.per_frame import PerFrameEngine
 from lowlat_seg_ros.lab.benchmark.camera import Camera
@@ -23,7 +24,6 @@ from lowlat_seg_ros.lab.benchmark.saturation import EndlessSlowTrack
 from lowlat_seg_ros.lab.benchmark.sides import IDLE, FastTrack, Saturated, Side, job_ms
 from lowlat_seg_ros.lab.benchmark.timing import Latency
 from lowlat_seg_ros.lab.evaluation.run import Method
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: Frames of a side before it is the next one's turn; long enough for several jobs of Sh.

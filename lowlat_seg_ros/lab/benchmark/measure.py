@@ -30,8 +30,7 @@ from lowlat_seg_ros.lab.benchmark.kernel import measure as measure_kernel
 from lowlat_seg_ros.lab.benchmark.record import Benchmark, Facts, Kernels, Sides
 from lowlat_seg_ros.lab.benchmark.sides import IDLE
 from lowlat_seg_ros.lab.evaluation.machine import describe
-from lowlat_seg_ros.network.device import resolve_device
-from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.inference import precision_of, resolve_device
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
 #: Fewest repeats of a kernel; otherwise a quarter of the frames, as unfold takes long.

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lowlat_seg_ros.network.packed import PackedConv2d
+from lowlat_seg_ros.network.layers import PackedConv2d
 
 #: Linux keeps a process's account here.
 STATUS = Path("/proc/self/status")

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network import inference
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from lowlat_seg_ros.lab.evaluation.streaming import measured
     from lowlat_seg_ros.lab.evaluation.summary import write_json
     from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load
-    from lowlat_seg_ros.network.device import resolve_device
+    from lowlat_seg_ros.network.inference import resolve_device
 
     load_average = os.getloadavg()[0]
     path = args.checkpoint or DEFAULT_CHECKPOINT
@@ -90,16 +90,15 @@ def _facts(
 ) -> Facts:
     from lowlat_seg_ros.engine.device import foreground_threads
     from lowlat_seg_ros.lab.evaluation import machine, report
-    from lowlat_seg_ros.network import digest
-    from lowlat_seg_ros.network.device import resolve_device
-    from lowlat_seg_ros.network.precision import precision_of
+    from lowlat_seg_ros.network import checkpoint
+    from lowlat_seg_ros.network.inference import precision_of, resolve_device
 
     precision = precision_of(config.precision, resolve_device(args.device))
     return report.facts_of(
         footage,
         command=" ".join(["lowlat-seg evaluate", *_words(args)]),
         checkpoint=path.name,
-        sha256=digest.sha256(path),
+        sha256=checkpoint.sha256(path),
         provenance=header.provenance,
         precision=str(precision).removeprefix("torch."),
         fast_track_threads=foreground_threads(config),

@@ -38,7 +38,7 @@ from lowlat_seg_ros.lab.evaluation.intervals import Replay, low_features
 from lowlat_seg_ros.lab.evaluation.run import Method
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import Header
-from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 
