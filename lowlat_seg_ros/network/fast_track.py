@@ -1,12 +1,21 @@
-"""The small modules that read F_l: shared reduction, AdaptNet, fusion and key-frame selector."""
+"""The small modules that read F_l: shared reduction, AdaptNet, fusion, gate and selector."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.layers import conv_bn, conv_bn_relu, separable
+
+#: Channels between the gate's two layers.
+GATE_CHANNELS = 16
+#: Age in seconds at which the gate's input is 1: 16 frames at 15 Hz.
+AGE_S = 16 / 15
+#: Factor of the differences of luma, which are small: a tenth of white is much.
+RESIDUAL_SCALE = 8.0
 
 
 class SharedReduction(nn.Module):
@@ -115,6 +124,83 @@ class Fusion(nn.Module):
         """(N, Ch, H/8, W/8) and (N, width, H/8, W/8) -> fused (N, width, H/8, W/8)."""
         # F_h is float32 where the rest may be bf16: converting it first halves the copy.
         return self.mix(torch.cat([propagated.to(adapted.dtype), adapted], dim=1))
+
+
+class TrustGate(nn.Module):
+    """How far each location trusts the carried answer, in [0, 1] (beyond the paper).
+
+    Features carried for long, or to where something else came into view, are wrong, and then the
+    frame's own answer is better. The gate, two layers per location, weighs both, so that late or
+    stale features fade out: 0 stands for the frame's own answer alone, 1 for the carried one as
+    fusion corrects it. DAVSS (Zhuang et al., TCSVT 2021) and Tamed Warping (Feng et al., 2020)
+    correct warped features where flow fails; here one number per answer says where.
+    """
+
+    def __init__(self, width: int, answers: int, points: int, flow_evidence: bool) -> None:
+        """``width``: channels of the fused features; ``points``: answers per class and location.
+
+        ``answers``: those of all classes and points; ``flow_evidence`` as in ``NetworkConfig``.
+        """
+        super().__init__()
+        self.points = points
+        evidence = 2 + (points if flow_evidence else 0)
+        self.first = nn.Conv2d(width + answers + evidence, GATE_CHANNELS, 1)
+        self.last = nn.Conv2d(GATE_CHANNELS, points, 1)
+
+    def forward(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
+        """Trust (N, points, H/8, W/8).
+
+        ``fused`` (N, width, H/8, W/8); ``carried`` and ``own``, the answers as
+        :meth:`.heads.SubPixel.cells` returns them; ``evidence`` of :func:`evidence_of`.
+        """
+        distance = (carried - own).abs()
+        kind = distance.dtype
+        inputs = [fused.to(kind), distance, evidence.to(kind)]
+        trust: Tensor = self.last(self.first(torch.cat(inputs, dim=1)).relu()).sigmoid()
+        return trust
+
+    def combine(
+        self, fused: Tensor, own: Tensor, carried: Tensor, correction: Tensor, evidence: Tensor
+    ) -> Tensor:
+        """The own answer, and the carried one plus fusion's ``correction``, weighed by the gate.
+
+        Returns logits, and the trust as one more plane, (N, classes + 1, r*H/8, r*W/8), r*r being
+        the points. Inputs as for :meth:`forward`.
+        """
+        trust = self(fused, carried, own, evidence)
+        cells = torch.cat([weighed(own, correction + carried, trust), trust], dim=1)
+        return F.pixel_shuffle(cells, math.isqrt(self.points))
+
+
+def evidence_of(
+    reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: Tensor | None = None
+) -> Tensor:
+    """What speaks against carried features, for the gate: (N, 2 or more, H/8, W/8) float32.
+
+    The planes are the mean change of F_l, from the kernel predictor's reductions of both frames
+    (N, width, H/8, W/8); the age, from ``age_s`` (N,), seconds since the frame that Sh has seen, on
+    a logarithmic scale; and those of ``residual`` (N, points, H/8, W/8), see
+    :class:`.warping.Motion`, if it is given.
+    """
+    change = (reduced - reduced_key).abs().mean(dim=1, keepdim=True, dtype=torch.float32)
+    # 8: the scale on which the first frames differ most.
+    age = torch.log1p(8 * age_s.clamp(min=0) / AGE_S) / math.log(9)
+    planes = [change, age.view(-1, 1, 1, 1).expand_as(change)]
+    if residual is not None:
+        planes.append(residual * RESIDUAL_SCALE)
+    # Channels last, as all that it is concatenated with.
+    return torch.cat(planes, dim=1).contiguous(memory_format=torch.channels_last)
+
+
+def weighed(own: Tensor, carried: Tensor, trust: Tensor) -> Tensor:
+    """The mean of both answers (N, classes*points, h, w) weighed by ``trust`` (N, points, h, w)."""
+    # Channels are ordered by class, then by point, as in ``torch.nn.PixelShuffle``. In NHWC, as all
+    # tensors here: otherwise each step would copy there and back.
+    times = own.shape[1] // trust.shape[1]
+    of_classes = trust.permute(0, 2, 3, 1).repeat(1, 1, 1, times).permute(0, 3, 1, 2)
+    # Under autocast their types differ.
+    kind = carried.dtype
+    return torch.lerp(own.to(kind), carried, of_classes.to(kind))
 
 
 class KeyFrameSelector(nn.Module):

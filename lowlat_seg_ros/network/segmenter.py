@@ -13,14 +13,20 @@ from lowlat_seg_ros.config import ConfigError, NetworkConfig
 from lowlat_seg_ros.network import warping
 from lowlat_seg_ros.network.efficientnet_lite import EfficientNetLite
 from lowlat_seg_ros.network.encoder import DDREncoder, TrunkEncoder
-from lowlat_seg_ros.network.fast_track import AdaptNet, Fusion, KeyFrameSelector, SharedReduction
+from lowlat_seg_ros.network.fast_track import (
+    AdaptNet,
+    Fusion,
+    KeyFrameSelector,
+    SharedReduction,
+    TrustGate,
+    evidence_of,
+)
 from lowlat_seg_ros.network.heads import Classifier, ContextHead, PyramidHead
 from lowlat_seg_ros.network.layers import resized
 from lowlat_seg_ros.network.mobilenet_edgetpu import MobileNetEdgeTPU
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.resnet import ResNet
 from lowlat_seg_ros.network.trunk import IMAGENET, Trunk
-from lowlat_seg_ros.network.trust import TrustGate, evidence_of
 
 #: Strides of F_l and F_h; image sides must be multiples of it.
 STRIDE = 8
