@@ -96,7 +96,7 @@ def test_all_readers_share_one_convolution(tiny_ddr: Segmenter) -> None:
 
 
 def test_a_convolution_of_two_is_refused() -> None:
-    with pytest.raises(ConfigError, match="choose 0, 1 or 3"):
+    with pytest.raises(ConfigError, match="choose one of 0, 1, 3"):
         NetworkConfig(shared_reduction=2)
 
 

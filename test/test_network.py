@@ -276,5 +276,5 @@ def test_a_network_is_called_by_its_name_whatever_its_classes() -> None:
     assert (
         name_of(dataclasses.replace(NETWORKS[DEFAULT_NETWORK], num_classes=19)) == DEFAULT_NETWORK
     )
-    assert name_of(dataclasses.replace(NETWORKS["resnet50"], kernel_size=3)) == "resnet50"
+    assert name_of(NetworkConfig(backbone="resnet50")) == "resnet50"
     assert name_of(dataclasses.replace(NETWORKS["resnet18"], module_channels=8)) == "resnet18"
