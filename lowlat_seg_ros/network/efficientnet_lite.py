@@ -119,9 +119,9 @@ class EfficientNetLite(Trunk):
                 inputs = outputs
             ends.append((len(blocks) - 1, outputs))
         self._blocks = nn.ModuleList(blocks)
-        kept = [ends[0], ends[1], ends[2], ends[-1]]
-        self._taps = frozenset(index for index, _ in kept)
-        self.channels = tuple(channels for _, channels in kept)  # type: ignore[assignment]
+        taps = [ends[0], ends[1], ends[2], ends[-1]]
+        self._taps = frozenset(index for index, _ in taps)
+        self.channels = tuple(channels for _, channels in taps)  # type: ignore[assignment]
 
     def stem(self, image: Tensor) -> Tensor:
         """The first convolution: normalised image (N, 3, H, W) -> (N, 32, H/2, W/2)."""

@@ -43,12 +43,12 @@ class KernelPredictor(nn.Module):
     ) -> None:
         """``shares``: reads :class:`.fast_track.SharedReduction` instead of its own reduction."""
         super().__init__()
-        # One reduction for both frames, so that the key frame's is computed once and kept.
+        # One reduction for both frames, so that the key frame's is computed once.
         self.reduction = Reduced(width) if shares else conv_bn_relu(low_channels, width)
         self.mix = conv_bn_relu(2 * width, width)
         self.logits = nn.Conv2d(width, kernel_size**2, 1)
-        # Begin by carrying features over where they are, half of the weight being the centre's:
-        # from equal weights the softmax takes long to stop blurring.
+        # Training begins with features that stay where they are, the centre having half of the
+        # weight: from equal weights the softmax takes long to stop blurring.
         with torch.no_grad():
             self.logits.bias.zero_()  # type: ignore[union-attr]
             self.logits.bias[kernel_size**2 // 2] = math.log(max(1, kernel_size**2 - 1))  # type: ignore[index]
@@ -59,18 +59,18 @@ class KernelPredictor(nn.Module):
         return reduced
 
     def remember(self, reduced: Tensor) -> Tensor:
-        """Reduced F_l of a key frame -> what :meth:`forward` needs of it, once for all frames."""
+        """Reduced F_l of a key frame -> what :meth:`forward` reads, computed once per key frame."""
         return reduced
 
     def forward(self, remembered: Tensor, reduced: Tensor) -> Tensor:
-        """Key frame, as :meth:`remember` has it, and reduced F_l of the current frame -> W.
+        """A key frame's :meth:`remember` and reduced F_l of the current frame -> W(k,t).
 
-        (N, K*K, H/8, W/8), summing to 1 over dim 1.
+        W is (N, K*K, H/8, W/8) and sums to 1 over dim 1.
         """
         return self._weights(self.mix(torch.cat([remembered, reduced], dim=1)))
 
     def _weights(self, mixed: Tensor) -> Tensor:
-        # Over the last dimension of NHWC: over another one softmax would copy there and back.
+        # Over the last dimension of NHWC: over any other softmax would copy there and back.
         logits = self.logits(mixed).permute(0, 2, 3, 1)
         return logits.float().softmax(dim=3).permute(0, 3, 1, 2)
 
@@ -80,7 +80,7 @@ class KernelPredictor(nn.Module):
 
 
 class PackedKernelPredictor(KernelPredictor):
-    """A :class:`KernelPredictor` that was folded, its mixing convolution done half by half.
+    """A :class:`KernelPredictor` for inference, whose mixing convolution is split in two.
 
     It is a sum over both frames' channels, and the key frame's half is the same for all frames.
     """
@@ -104,12 +104,12 @@ class PackedKernelPredictor(KernelPredictor):
         return self._weights(self.mix_current(reduced, remembered))
 
     def packed(self) -> PackedKernelPredictor:
-        """It is."""
+        """The predictor itself: :func:`.inference.prepare` may run twice."""
         return self
 
 
 def _half(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """``conv`` of those inputs alone that ``weight`` is for."""
+    """``conv`` restricted to the inputs that ``weight`` is for."""
     half = copy.deepcopy(conv)
     half.in_channels, half.weight = weight.shape[1], nn.Parameter(weight)
     half.bias = None if bias is None else nn.Parameter(bias)
@@ -121,8 +121,8 @@ def spatially_variant_convolution(features: Tensor, weights: Tensor) -> Tensor:
 
     ``features`` (N, C, H, W); ``weights`` (N, K*K, H, W) with K odd and (u, v) in row-major order
     from -K//2. Features beyond the border repeat the edge, which keeps a constant constant.
-    Differentiable in both inputs; both have one floating dtype. Where no gradient is asked for, a
-    CPU takes the kernel of :func:`compiled`: call that before it matters how long this takes.
+    Differentiable in both inputs; both have one floating dtype. Without gradients a CPU runs the
+    kernel of :func:`compiled`; call that first where the time of the first frame matters.
 
     Raises ``ValueError`` if the shapes do not fit.
     """
@@ -139,10 +139,10 @@ def spatially_variant_convolution(features: Tensor, weights: Tensor) -> Tensor:
     gather = compiled(kernel) if plain and features.numel() else None
     if gather is not None:
         return gather(features, weights.float())
-    way = _fused(features.device) if features.dtype in FUSED else None
-    if way is None:
-        way, weights = _SpatiallyVariantConvolution, weights.to(features.dtype)
-    out: Tensor = way.apply(features, weights, kernel)
+    function = _fused(features.device) if features.dtype in FUSED else None
+    if function is None:
+        function, weights = _SpatiallyVariantConvolution, weights.to(features.dtype)
+    out: Tensor = function.apply(features, weights, kernel)
     return out
 
 
@@ -150,10 +150,9 @@ def spatially_variant_convolution(features: Tensor, weights: Tensor) -> Tensor:
 def compiled(kernel: int) -> Callable[[Tensor, Tensor], Tensor] | None:
     """Eq. (1) for ``kernel`` x ``kernel`` weights on a CPU, compiled by numba; None without numba.
 
-    The answer is a function of features (N, C, H, W) and weights (N, K*K, H, W), both float32 and
-    best channels_last, others being copied. It returns channels_last, without gradients, on the
-    calling thread alone and without the GIL. Compiling takes about a second and a half, or half of
-    one where the machine code was cached.
+    It is a function of features (N, C, H, W) and weights (N, K*K, H, W), float32 and preferably
+    channels_last, as its result is. It has no gradients, and runs on the calling thread without the
+    GIL. Compiling takes about a second and a half, or half a second from numba's cache.
     """
 
     def make() -> Callable[[Tensor, Tensor], Tensor]:
@@ -162,7 +161,7 @@ def compiled(kernel: int) -> Callable[[Tensor, Tensor], Tensor] | None:
 
         def propagate(features: Tensor, weights: Tensor) -> Tensor:
             weights = weights.detach().permute(0, 2, 3, 1).contiguous()
-            out = torch.empty_like(features.permute(0, 2, 3, 1))
+            out = torch.empty(features.permute(0, 2, 3, 1).shape)  # (N, H, W, C)
             sums = np.empty((SITES, BLOCK), np.float32)
             # The edge repeats; further columns on the right let the last group of sites read on.
             padding = (half, half + SITES - 1, half, half)

@@ -97,19 +97,17 @@ class Segmenter(nn.Module):
         self.high_classifier = Classifier(high, *answers)
         self.low_classifier = Classifier(width, *answers)
         points = config.classifier_upsampling**2
-        self.gate = (
-            TrustGate(width, config.num_classes * points, points, config.flow_evidence)
-            if config.gate
-            else None
-        )
+        self.gate: TrustGate | None = None
+        if config.gate:
+            self.gate = TrustGate(width, config.num_classes * points, points, config.flow_evidence)
 
     @property
     def low_channels(self) -> int:
-        """Channels of what :meth:`lower` gives."""
+        """Channels of the F_l that :meth:`lower` returns."""
         if not self.config.shared_reduction:
             return self.encoded_channels
-        kept = self.encoded_channels if self.encoder is None else 0
-        return kept + self.config.module_channels
+        from_sl = self.encoded_channels if self.encoder is None else 0
+        return from_sl + self.config.module_channels
 
     def normalise(self, image: Tensor) -> Tensor:
         """RGB in [0, 1] (N, 3, H, W) -> what Sl and Sh expect."""
@@ -172,9 +170,9 @@ class Segmenter(nn.Module):
         return self.classify_high(high).contiguous(memory_format=torch.channels_last)
 
     def warp(self, answers: Tensor, flow: Tensor) -> Tensor:
-        """Answers of the frame that Sh has seen -> where optical flow has them now.
+        """Answers of the frame that Sh has seen -> the same, moved by optical flow to now.
 
-        ``flow`` (N, 2, r*H/8, r*W/8), see :class:`~.warping.Motion`.
+        ``flow`` (N, 2, r*H/8, r*W/8), see :class:`.warping.Motion`.
         """
         return warping.warp(answers, flow, self.config.classifier_upsampling)
 
@@ -207,13 +205,13 @@ class Segmenter(nn.Module):
         age_s: Tensor,
         residual: Tensor | None = None,
     ) -> Tensor:
-        """What the gate needs to know of the frames: see :func:`~.trust.evidence_of`.
+        """What the gate needs to know of both frames, see :func:`.fast_track.evidence_of`.
 
-        ``residual``: of the optical flow; it counts with ``flow_evidence`` alone.
+        ``residual``, that of the optical flow, is ignored without ``flow_evidence``.
         """
-        return evidence_of(
-            reduced_key, reduced, age_s, residual if self.config.flow_evidence else None
-        )
+        if not self.config.flow_evidence:
+            residual = None
+        return evidence_of(reduced_key, reduced, age_s, residual)
 
     def fuse(
         self,
@@ -222,12 +220,12 @@ class Segmenter(nn.Module):
         evidence: Tensor | None = None,
         answers: Tensor | None = None,
     ) -> Tensor:
-        """The fast track's logits, and with a gate the trust as one more plane.
+        """The fast track's logits, and with a gate the trust as one more plane (Sec. 3.3).
 
         Propagated F_h is fused with the current frame's adapted F_l. ``evidence``: for the gate,
-        see :meth:`evidence`; raises ``ValueError`` if it is missing. ``answers``: what was moved by
-        :meth:`warp`, instead of the answers of propagated F_h. ``split_trust`` takes what is
-        returned apart.
+        see :meth:`evidence`; raises ``ValueError`` if it is missing. ``answers``: those that
+        :meth:`warp` moved, which replace the answers of propagated F_h. :meth:`split_trust`
+        separates logits and trust.
         """
         adapted = self.adapt(low)
         fused = self.fusion(propagated, adapted)
@@ -247,7 +245,7 @@ class Segmenter(nn.Module):
         return self.classifier.arrange(cells)
 
     def split_trust(self, fused: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What :meth:`fuse` gave -> logits, and trust (N, 1, r*H/8, r*W/8), None without a gate."""
+        """What :meth:`fuse` returned -> logits, trust (N, 1, r*H/8, r*W/8), None without a gate."""
         if self.gate is None:
             return fused, None
         classes = self.config.num_classes
@@ -260,15 +258,15 @@ class Segmenter(nn.Module):
         evidence: Tensor | None = None,
         answers: Tensor | None = None,
     ) -> Tensor:
-        """The fast track's logits alone, of what :meth:`fuse` takes."""
+        """The fast track's logits without the trust; inputs as for :meth:`fuse`."""
         return self.split_trust(self.fuse(propagated, low, evidence, answers))[0]
 
     def classify_high(self, high: Tensor) -> Tensor:
-        """The full network's mask, from F_h alone."""
+        """The full network's mask, from F_h."""
         return self.high_classifier(high)
 
     def classify_low(self, low: Tensor) -> Tensor:
-        """The auxiliary mask, from Sl and AdaptNet alone (training, and when Sh failed)."""
+        """The auxiliary mask, from Sl and AdaptNet (in training, and after a failure of Sh)."""
         return self.low_classifier(self.adapt(low))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def transfer(source: Segmenter, target: Segmenter) -> list[str]:
     - Classifiers that answer more often per cell begin with the same answer for each.
     - A context head that also reads F_l begins by ignoring it.
     - The convolution that all readers of F_l share begins as AdaptNet's first, and the reverse;
-      predictor and selector keep what follows it, to be trained further.
+      what predictor and selector do with it stays as it was, to be trained further.
     - Where fusion becomes a correction, the fast track's classifier is reinitialised.
     """
     state, fresh = weights(source), []
