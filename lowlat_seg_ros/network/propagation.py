@@ -29,10 +29,10 @@ FUSED = (torch.float16, torch.bfloat16, torch.float32)
 BLOCK = 64
 
 #: Neighbouring locations that it sums at a time, while the features they share are in the L1 cache.
-SITES = 4
+SITES = 2
 
-#: Padded features, weights, sums and result of one image, each NHWC.
-SIGNATURE = "void(f4[:,:,::1], f4[:,:,::1], f4[:,::1], f4[:,:,:])"
+#: Of one image: padded features (rows, columns * BLOCK); weights, sums and result, each NHWC.
+SIGNATURE = "void(f4[:,::1], f4[:,:,::1], f4[:,::1], f4[:,:,:])"
 
 
 class KernelPredictor(nn.Module):
@@ -170,8 +170,8 @@ def compiled(kernel: int) -> Callable[[Tensor, Tensor], Tensor] | None:
                 block = padded[n, :, :, first : first + BLOCK]
                 if block.shape[2] < BLOCK:
                     block = F.pad(block, (0, BLOCK - block.shape[2]))
-                target = out[n, :, :, first : first + BLOCK]
-                gather(block.contiguous().numpy(), weights[n].numpy(), sums, target.numpy())
+                rows, target = block.contiguous().flatten(1), out[n, :, :, first : first + BLOCK]
+                gather(rows.numpy(), weights[n].numpy(), sums, target.numpy())
             return out.permute(0, 3, 1, 2)
 
         return propagate
@@ -184,8 +184,8 @@ def _gather(kernel: int) -> Callable[..., None]:
 
     The shift loop reads and writes all sums K*K times; here those of a block of channels stay in
     registers for each row of a kernel. Measured at 64 channels, 45x60 and K = 9, on one core with
-    AVX-512: 0.8 ms, and 0.4 ms for the same loops in hand-written LLVM IR, whose gain is less than
-    3 % of a frame. Small changes of these loops cost vectors and tenfold time: measure them.
+    AVX-512: 0.6 ms, and 0.25 ms in hand-written LLVM IR, a gain of less than 3 % of a frame. After
+    small changes of these loops LLVM may no longer vectorise them (tenfold time): measure them.
     """
     last, span = kernel - 1, kernel + SITES - 1
 
@@ -195,7 +195,7 @@ def _gather(kernel: int) -> Callable[..., None]:
             for j in range(0, width, SITES):
                 sums[:] = 0
                 for u in range(kernel):
-                    near = padded[i + last - u, j : j + span]
+                    near = padded[i + last - u, j * BLOCK : (j + span) * BLOCK]
                     for s in range(SITES):
                         taps = weights[i, min(j + s, width - 1), u * kernel : (u + 1) * kernel]
                         total = sums[s]
@@ -203,7 +203,7 @@ def _gather(kernel: int) -> Callable[..., None]:
                             value = total[c]
                             # Eq. (1) has -v: the first column has the last weight.
                             for v in range(kernel):
-                                value += taps[last - v] * near[s + v, c]
+                                value += taps[last - v] * near[(s + v) * BLOCK + c]
                             total[c] = value
                 for s in range(min(SITES, width - j)):
                     target = out[i, j + s]
