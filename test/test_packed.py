@@ -110,7 +110,7 @@ def test_it_takes_inputs_of_any_layout_size_and_precision() -> None:
 
 @torch.inference_mode()
 def test_threads_with_inputs_of_different_sizes_do_not_disturb_each_other() -> None:
-    """The cameras of a rig share one network, and so do frames and Sh."""
+    """Several cameras share one network, and so do frames and Sh."""
     conv = nn.Conv2d(32, 32, 3, padding=1)
     fast, wrong, go = PackedConv2d(conv), [], threading.Barrier(4)
 

@@ -37,9 +37,8 @@ CHANNELS = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128}
 #: Channels that are summed over at a time, as many as fit into any device's shared memory.
 SUMMED = 64
 
-
-#: Compiled once for all sizes: else another size, such as less while load is shed, would have a
-#: frame wait for the compiler.
+#: Compiled once for all sizes: otherwise a frame of another size, such as a smaller one while load
+#: is shed, would wait for the compiler.
 SIDES = ["height", "width"]
 
 
@@ -52,7 +51,7 @@ class FusedSpatiallyVariantConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weights: Tensor, kernel: int) -> Tensor:
-        """What arrives at each location."""
+        """The result (N, C, H, W), channels_last."""
         features, weights = _nhwc(features), _nhwc(weights)
         ctx.save_for_backward(features, weights)
         ctx.kernel = kernel
