@@ -343,8 +343,8 @@ class EngineConfig:
     )
     key_frame_budget: float = setting(
         0.0,
-        "wanted share of frames that become the key frame: the threshold is steered towards it, "
-        "from deviation_threshold on; 0 for a fixed threshold",
+        "share of frames that should become the key frame: the threshold is steered towards it, "
+        "beginning with deviation_threshold; 0 for a fixed threshold",
         low=0.0,
         high=1.0,
         dynamic=True,
