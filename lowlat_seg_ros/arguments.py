@@ -17,7 +17,7 @@ Record = TypeVar("Record")
 #: Help of ``--high-scale``.
 HIGH_SCALE = (
     "sides of the image that Sh reads, as a share of the network's, instead of the checkpoint's: a "
-    "larger one costs more and sees more"
+    "larger share costs more and shows smaller things"
 )
 
 
@@ -71,9 +71,9 @@ def check_camera(args: argparse.Namespace) -> None:
 def changed(
     args: argparse.Namespace, configure: Callable[[argparse.ArgumentParser], None]
 ) -> list[str]:
-    """The options that differ from their defaults, as words for a shell; of paths the last name.
+    """The options that differ from their defaults, as words for a shell; paths without folders.
 
-    ``configure`` adds the options, all of them optional and named as in ``args``.
+    ``configure`` adds the options; none is positional or required, and ``args`` has them all.
     """
     parser = argparse.ArgumentParser()
     configure(parser)

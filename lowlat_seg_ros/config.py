@@ -34,7 +34,7 @@ def setting(
     unit: str = "",
     low: float | None = None,
     high: float | None = None,
-    choices: tuple[str, ...] = (),
+    choices: tuple[Any, ...] = (),
     dynamic: bool = False,
     top_level: bool = False,
 ) -> Any:
@@ -43,16 +43,8 @@ def setting(
     ``dynamic`` settings may change while the node runs; the others while it is unconfigured.
     ``top_level`` ones are ROS parameters by their own name, the others below ``advanced.``.
     """
-    metadata = {
-        "doc": doc,
-        "unit": unit,
-        "low": low,
-        "high": high,
-        "choices": choices,
-        "dynamic": dynamic,
-        "top_level": top_level,
-    }
-    return field(default=default, metadata=metadata)
+    rules = {"unit": unit, "low": low, "high": high, "choices": choices, "dynamic": dynamic}
+    return field(default=default, metadata={"doc": doc, "top_level": top_level, **rules})
 
 
 Record = TypeVar("Record")
@@ -63,8 +55,8 @@ def check(record: Any) -> None:
     for item in dataclasses.fields(record):
         value, rule = getattr(record, item.name), item.metadata
         if rule.get("choices") and value not in rule["choices"]:
-            choices = ", ".join(rule["choices"])
-            raise SettingError(item.name, f"is {value!r}; choose one of {choices}")
+            known = ", ".join(map(str, rule["choices"]))
+            raise SettingError(item.name, f"is {value!r}; choose one of {known}")
         low, high = rule.get("low"), rule.get("high")
         # A NaN fails both comparisons when they are written this way round.
         if (low is not None and not value >= low) or (high is not None and not value <= high):
@@ -84,7 +76,7 @@ def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-#: Backbones that begin from real images (``lowlat-seg train base --init``), beside the ResNets.
+#: Pretrained backbones (``lowlat-seg train base --init``), beside the ResNets.
 TRUNKS = ("mobilenet_edgetpu", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 #: Number formats of convolutions; ``auto`` is bf16 where the hardware multiplies it fast.
@@ -93,21 +85,19 @@ PRECISIONS = ("auto", "bf16", "fp32")
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of the network (paper Sec. 3 and 4); the named ones are in :data:`NETWORKS`."""
+    """Sizes of the network (paper Sec. 3 and 4); the named ones are in :data:`NETWORKS`.
+
+    The defaults are the paper's arrangement at a small size: what goes beyond the paper is off.
+    """
 
     backbone: str = setting(
         "resnet18",
-        "network that Sh is made of: a ResNet, whose first layers may make up Sl, or one that "
-        "begins from real images and reads the image itself; parameter names match the source's "
-        "files",
+        "network of Sh: a ResNet, which may be split into Sl and Sh, or a pretrained trunk, which "
+        "reads the image itself; parameters are named as in the source's files",
         choices=("resnet18", "resnet34", "resnet50", "resnet101", "tiny", *TRUNKS),
     )
     high_scale: float = setting(
-        1.0,
-        "sides of the image that Sh reads, as a share of the network's, for backbones that read "
-        "the image: such networks have seen larger images, and things at that size",
-        low=0.25,
-        high=4.0,
+        1.0, "sides of the image that a trunk as Sh reads, times the input's", low=0.25, high=4.0
     )
     split: str = setting(
         "layer2",
@@ -116,91 +106,66 @@ class NetworkConfig:
     )
     encoder: str = setting(
         "backbone",
-        "what Sl is: the lower part of the ResNet, as published; or an encoder of its own, beside "
-        "a Sh that reads the image: ddrnet, the first stages of DDRNet-23-slim, or a network that "
-        "begins from real images, on a smaller image",
+        "what Sl is: the lower part of the ResNet, as published, or a network of its own beside a "
+        "Sh that reads the image: DDRNet-23-slim's first stages, or a trunk on a smaller image",
         choices=("backbone", "ddrnet", *TRUNKS),
     )
     encoder_scale: float = setting(
-        0.5,
-        "sides of the image that an Sl which began from real images reads, as a share of the "
-        "network's",
-        low=0.1,
-        high=2.0,
+        0.5, "sides of the image that a trunk as Sl reads, times the input's", low=0.1, high=2.0
     )
     encoder_width: int = setting(
-        32,
-        "channels of the first stages of an encoder of its own, which gives twice as many",
-        low=4,
-        high=256,
+        32, "channels of ddrnet's first stages; F_l has twice as many", low=4, high=256
     )
     encoder_blocks: tuple[int, ...] = setting(
-        (2, 2, 2),
-        "residual blocks of such an encoder's stages: at 1/4, at 1/8, and in each branch of the "
-        "third; 1, or 2 as in DDRNet-23-slim",
+        (2, 2, 2), "residual blocks of ddrnet's three stages, the third per branch: 1 or 2"
     )
     output_stride: int = setting(
-        8, "stride of F_h before propagation (8 as published, or 16)", low=8, high=16
+        8, "stride of F_h before propagation (8 as published)", choices=(8, 16)
     )
     num_classes: int = setting(11, "classes, without the ignored label 255", low=2, high=255)
     module_channels: int = setting(
         64, "width of predictor, selector, AdaptNet and fusion (256 in the paper)", low=4, high=1024
     )
-    high_channels: int = setting(
-        64, "Ch: channels of the projected high-level features F_h", low=4, high=2048
-    )
+    high_channels: int = setting(64, "Ch: channels of F_h after projection", low=4, high=2048)
     context_channels: int = setting(
-        64, "channels of each branch of the pyramid-pooling context head", low=4, high=1024
+        64, "channels of each branch of the context head", low=4, high=1024
     )
     context_merge: int = setting(
         0,
         "channels of the 3x3 convolution that ends the context head before F_h is projected (512 "
-        "in PSPNet), 0 for those of F_h",
+        "in PSPNet); 0 for high_channels",
         low=0,
         high=2048,
     )
     context_bins: tuple[int, ...] = setting(
-        (1, 2, 3, 6), "grid sizes of the pyramid-pooling context head"
+        (1, 2, 3, 6), "grid sizes of the pyramid pooling in the context head"
     )
     context_skip: int = setting(
-        0,
-        "channels of F_l that join the context head, so that Sh's answer keeps fine detail; 0 for "
-        "none, as published",
-        low=0,
-        high=1024,
+        0, "channels of F_l that join the context head, for fine detail", low=0, high=1024
     )
     kernel_size: int = setting(9, "K: side of the predicted kernels; odd", low=1, high=31)
     classifier_upsampling: int = setting(
         1,
-        "logits per side of a feature cell: 1 as published; with 2 each classifier answers four "
-        "times per cell (sub-pixel convolution), so that thin things survive the stride of 8",
-        low=1,
-        high=8,
+        "logits per side of a feature cell; with 2 each classifier answers four times per cell "
+        "(sub-pixel convolution), so that thin things survive the stride of 8",
+        choices=(1, 2, 4, 8),
     )
     adapt_context: int = setting(
-        0,
-        "channels of AdaptNet's second branch, which sees far at strides 16 and 32; 0 for none, as "
-        "published",
-        low=0,
-        high=1024,
+        0, "channels of AdaptNet's second branch, at strides 16 and 32", low=0, high=1024
     )
     adapt_depth: int = setting(
-        3,
-        "3x3 convolutions of AdaptNet, 3 as published; one that is shared counts as the first",
-        low=1,
-        high=3,
+        3, "3x3 convolutions of AdaptNet; the shared one counts as the first", low=1, high=3
     )
     shared_reduction: int = setting(
         0,
-        "side of the one convolution of F_l that selector, predictor and AdaptNet read, 1 or 3; 0 "
-        "for none, each then beginning with a 3x3 convolution of all of F_l, as published",
-        low=0,
-        high=3,
+        "side of the one convolution of F_l that selector, predictor and AdaptNet share; with 0 "
+        "each begins with a 3x3 convolution of its own",
+        choices=(0, 1, 3),
     )
     residual_fusion: bool = setting(
         False,
         "whether fusion corrects the full network's classifier on the propagated F_h instead of "
-        "answering by itself, as published",
+        "answering by itself",
     )
     fine_carry: bool = setting(
         False,
@@ -220,8 +185,8 @@ class NetworkConfig:
     )
     ensemble: float = setting(
         0.0,
-        "weight of the auxiliary classifier's answer, which has seen the frame's own F_l alone, in "
-        "what residual fusion corrects; the rest is that of the full network's classifier",
+        "weight of the auxiliary classifier, which has seen F_l alone, against the full network's "
+        "in the answer that residual fusion corrects",
         low=0.0,
         high=1.0,
     )
@@ -230,40 +195,26 @@ class NetworkConfig:
         check(self)
         if self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size is {self.kernel_size}; it must be odd to have a centre")
-        if self.output_stride not in (8, 16):
-            raise ConfigError(f"output_stride is {self.output_stride}; choose 8 or 16")
-        if self.classifier_upsampling not in (1, 2, 4, 8):
-            raise ConfigError(
-                f"classifier_upsampling is {self.classifier_upsampling}; choose 1, 2, 4 or 8"
-            )
         if len(self.encoder_blocks) != 3 or not set(self.encoder_blocks) <= {1, 2}:
             raise ConfigError(
                 f"encoder_blocks is {self.encoder_blocks}; it must be three numbers, each 1 or 2"
             )
-        if self.shared_reduction not in (0, 1, 3):
-            raise ConfigError(f"shared_reduction is {self.shared_reduction}; choose 0, 1 or 3")
         if self.has_trunk and self.encoder == "backbone":
             raise ConfigError(
                 f"backbone {self.backbone} cannot be split; set encoder to ddrnet or to one of "
                 f"{', '.join(TRUNKS)}"
             )
-        if self.encoder in TRUNKS and not self.has_trunk:
+        if self.encoder in TRUNKS and _family(self.encoder) != _family(self.backbone):
             raise ConfigError(
                 f"encoder is {self.encoder} beside backbone {self.backbone}, which reads images "
-                f"normalised in another way; set backbone to one of {', '.join(TRUNKS)}"
+                "normalised in another way; choose both of one family of trunks, which are "
+                f"{', '.join(TRUNKS)}"
             )
-        if self.has_trunk and self.encoder in TRUNKS:
-            apart = {name.startswith("mobilenet") for name in (self.encoder, self.backbone)}
-            if len(apart) > 1:
-                raise ConfigError(
-                    f"encoder is {self.encoder} beside backbone {self.backbone}, which reads "
-                    "images normalised in another way; choose both of one family"
-                )
         if self.gate and (self.ensemble or not self.residual_fusion):
             raise ConfigError(
                 f"gate is set with residual_fusion {self.residual_fusion} and ensemble "
-                f"{self.ensemble}; it needs residual_fusion and stands for the ensemble, which "
-                "must be 0"
+                f"{self.ensemble}; it needs residual_fusion and replaces the ensemble, which must "
+                "be 0"
             )
         if self.fine_carry and not self.residual_fusion:
             raise ConfigError(
@@ -283,92 +234,62 @@ class NetworkConfig:
 
     @property
     def has_trunk(self) -> bool:
-        """Whether Sh is a network that begins from real images, see :data:`TRUNKS`."""
+        """Whether Sh is a pretrained network that reads the image, see :data:`TRUNKS`."""
         return self.backbone in TRUNKS
+
+
+def _family(name: str) -> str:
+    """Backbones of one family normalise images alike."""
+    return name.rstrip("0123456789")
 
 
 _RESNET18 = NetworkConfig(
     context_skip=32, classifier_upsampling=2, adapt_context=128, residual_fusion=True
 )
 _RESNET101 = NetworkConfig(
-    backbone="resnet101",
-    split="layer3.2",
-    num_classes=19,
-    module_channels=256,
-    high_channels=256,
-    context_channels=512,
-    context_merge=512,
-)
+    backbone="resnet101", split="layer3.2", num_classes=19, module_channels=256, high_channels=256,
+    context_channels=512, context_merge=512,
+)  # fmt: skip
 _TINY = NetworkConfig(
-    backbone="tiny",
-    module_channels=8,
-    high_channels=8,
-    context_channels=4,
-    context_bins=(1, 2),
-    context_skip=4,
-    classifier_upsampling=2,
-    adapt_context=8,
-    residual_fusion=True,
-)
+    backbone="tiny", module_channels=8, high_channels=8, context_channels=4, context_bins=(1, 2),
+    context_skip=4, classifier_upsampling=2, adapt_context=8, residual_fusion=True,
+)  # fmt: skip
 
 
-def _with_encoder(network: NetworkConfig, width: int) -> NetworkConfig:
-    """``network`` with an encoder of its own, which sees far without AdaptNet's second branch."""
+def _with_ddrnet(network: NetworkConfig, width: int) -> NetworkConfig:
+    """``network`` with DDRNet's first stages as Sl, which sees far without ``adapt_context``."""
     return dataclasses.replace(
-        network,
-        encoder="ddrnet",
-        encoder_width=width,
-        encoder_blocks=(1, 1, 1),
-        shared_reduction=3,
-        adapt_context=0,
-        adapt_depth=1,
-        ensemble=0.3,
-    )
+        network, encoder="ddrnet", encoder_width=width, encoder_blocks=(1, 1, 1),
+        shared_reduction=3, adapt_context=0, adapt_depth=1, ensemble=0.3,
+    )  # fmt: skip
 
 
-def _from_real_images(backbone: str, encoder: str) -> NetworkConfig:
-    """Sh and Sl that both begin from real images, and carrying with a gate."""
+def _pretrained(trunk: str) -> NetworkConfig:
+    """``trunk`` as Sh and as Sl, and answers that are carried by optical flow with a gate."""
     return NetworkConfig(
-        backbone=backbone,
-        high_scale=1.5,
-        encoder=encoder,
-        shared_reduction=3,
-        adapt_depth=1,
-        classifier_upsampling=2,
-        residual_fusion=True,
-        fine_carry=True,
-        gate=True,
+        backbone=trunk, high_scale=1.5, encoder=trunk, shared_reduction=3, adapt_depth=1,
+        classifier_upsampling=2, residual_fusion=True, fine_carry=True, gate=True,
         flow_evidence=True,
-    )
+    )  # fmt: skip
 
 
 #: Named networks. ``edgetpu`` is the default and runs on a CPU, as do ``efficientnet_lite0`` and
-#: ``resnet18_ddr``, all three with an Sl of its own; ``resnet18`` splits one ResNet
-#: as the paper does, and ``paper_resnet18`` is without all that goes beyond the paper;
-#: ``paper_resnet101`` has the sizes published in Sec. 4, and ``resnet101_fast`` differs from it by
-#: the shared reduction alone; ``tiny`` and ``tiny_ddr`` are for tests.
+#: ``resnet18_ddr``, all three with an Sl of its own; ``resnet18`` splits one ResNet as the paper
+#: does, and ``paper_resnet18`` is without all that goes beyond the paper; ``paper_resnet101`` has
+#: the sizes published in Sec. 4, and ``resnet101_fast`` differs from it by the shared reduction
+#: alone. The ``tiny`` ones are for tests.
 NETWORKS: dict[str, NetworkConfig] = {
     "resnet18": _RESNET18,
-    "resnet18_ddr": _with_encoder(_RESNET18, width=32),
+    "resnet18_ddr": _with_ddrnet(_RESNET18, width=32),
     "paper_resnet18": NetworkConfig(),
-    "resnet50": NetworkConfig(
-        backbone="resnet50",
-        module_channels=128,
-        high_channels=128,
-        context_channels=256,
-        context_skip=64,
-        classifier_upsampling=2,
-        adapt_context=192,
-        residual_fusion=True,
-    ),
     "paper_resnet101": _RESNET101,
     "resnet101_fast": dataclasses.replace(_RESNET101, shared_reduction=1),
-    "edgetpu": _from_real_images("mobilenet_edgetpu", "mobilenet_edgetpu"),
-    "efficientnet_lite0": _from_real_images("efficientnet_lite0", "efficientnet_lite0"),
+    "edgetpu": _pretrained("mobilenet_edgetpu"),
+    "efficientnet_lite0": _pretrained("efficientnet_lite0"),
     "tiny": _TINY,
-    "tiny_ddr": _with_encoder(_TINY, width=6),
+    "tiny_ddr": _with_ddrnet(_TINY, width=6),
     "tiny_gated": dataclasses.replace(
-        _with_encoder(_TINY, width=6), ensemble=0.0, fine_carry=True, gate=True, flow_evidence=True
+        _with_ddrnet(_TINY, width=6), ensemble=0.0, fine_carry=True, gate=True, flow_evidence=True
     ),
 }
 
@@ -437,8 +358,8 @@ class EngineConfig:
     )
     key_frame_budget: float = setting(
         0.0,
-        "wanted share of frames that become the key frame: the threshold is steered towards it, "
-        "from deviation_threshold on; 0 for a fixed threshold",
+        "share of frames that should become the key frame: the threshold is steered towards it, "
+        "beginning with deviation_threshold; 0 for a fixed threshold",
         low=0.0,
         high=1.0,
         dynamic=True,

@@ -50,7 +50,7 @@ class MaskKind(Enum):
 
 
 class ResetReason(Enum):
-    """Why a frame was made a fresh key frame, its predecessor's features being unusable."""
+    """Why the features of earlier frames became unusable, so that a frame begins a new epoch."""
 
     FIRST_FRAME = "first_frame"
     REQUESTED = "requested"
@@ -170,9 +170,7 @@ class Counters:
     refined: int = 0  # Sh's features applied to their own key frame
     carried: int = 0  # Sh's features of an older key frame, or size, applied to the current one
     superseded: int = 0  # jobs replaced by a newer key frame before Sh began on them
-    dropped_late: int = (
-        0  # results for a replaced key frame, dropped by configuration or newer news
-    )
+    dropped_late: int = 0  # results for a replaced key frame, dropped: late_refinement, or newer
     dropped_stale: int = 0  # jobs and results from before a reset, or left at the end
     failed: int = 0  # Sh raised or gave non-finite features
     pending: int = 0  # waiting or running now
@@ -213,7 +211,7 @@ class Refinement:
     error: str = ""
 
 
-#: What a report says where nothing was carried, or the network has no gate.
+#: Trust in a report where nothing was carried, or the network has no gate.
 NO_TRUST = -1.0
 
 
@@ -224,9 +222,9 @@ class Segmentation:
     ``mask``: uint8 (H, W) class ids at the input's size, or the network's if that was asked for.
     ``selection`` is None until the selector has run, and for frames it does not run on (first
     frames, and others while load is shed). ``confidence``: uint8 (H, W), the network's highest
-    softmax probability, 255 for 1; None where it was not asked for. ``trust``: how far the mask
-    stands on the key frame's features, the mean over the image, 0 for the frame's own answer alone
-    and 1 for the carried one; None where nothing was carried, or the network has no gate.
+    softmax probability, 255 for 1; None where it was not asked for. ``trust``: the gate's mean over
+    the image, 0 for the frame's own answer and 1 for the carried one; None where nothing was
+    carried, or the network has no gate.
     """
 
     mask: np.ndarray

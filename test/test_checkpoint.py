@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lowlat_seg_ros.config import NETWORKS, ConfigError
+from lowlat_seg_ros.lab.training.transfer import transfer
 from lowlat_seg_ros.network.checkpoint import (
     FORMAT,
+    LARGE,
     CheckpointError,
     Header,
     load,
     read_header,
     save,
-    transfer,
     weights,
 )
-from lowlat_seg_ros.network.eight_bit import LARGE
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 HEADER = Header(

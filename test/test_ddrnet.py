@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 
 
 def test_parameters_and_multiply_adds_are_the_published_ones() -> None:

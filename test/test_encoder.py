@@ -15,11 +15,11 @@ from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, Networ
 from lowlat_seg_ros.engine.preprocess import plan, resample
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines import weights
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim, begin_as
 from lowlat_seg_ros.lab.baselines.learned import METHODS
 from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.lab.training import cli
 from lowlat_seg_ros.network import checkpoint
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.encoder import DDREncoder
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -96,7 +96,7 @@ def test_all_readers_share_one_convolution(tiny_ddr: Segmenter) -> None:
 
 
 def test_a_convolution_of_two_is_refused() -> None:
-    with pytest.raises(ConfigError, match="choose 0, 1 or 3"):
+    with pytest.raises(ConfigError, match="choose one of 0, 1, 3"):
         NetworkConfig(shared_reduction=2)
 
 
@@ -133,7 +133,7 @@ def test_an_image_is_resampled_as_features_are() -> None:
 def test_it_begins_as_ddrnet(blocks: tuple[int, ...]) -> None:
     """It has the first blocks of every stage."""
     network, encoder = DDRNet23Slim(11).eval(), DDREncoder(32, blocks).eval()
-    encoder.begin_as(network)
+    begin_as(encoder, network)
     count = dict(zip(("layer1", "layer2", "coarse3", "fine3"), (*blocks, blocks[-1]), strict=True))
     for name, number in count.items():
         own, whole = encoder.get_submodule(name), network.get_submodule(name)
@@ -147,7 +147,7 @@ def test_it_begins_as_ddrnet(blocks: tuple[int, ...]) -> None:
         for name, tensor in encoder.get_submodule(own).state_dict().items():
             assert torch.equal(tensor, state[name]), (own, name)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        DDREncoder(16).begin_as(network)
+        begin_as(DDREncoder(16), network)
 
 
 def test_it_is_trained_between_base_and_propagation(tmp_path: Path) -> None:

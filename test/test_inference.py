@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowlat_seg_ros.config import NETWORKS, EngineConfig
+from lowlat_seg_ros.config import NETWORKS, EngineConfig, NetworkConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, MaskKind
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.network.packed import PackedConv2d
-from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.inference import precision_of
+from lowlat_seg_ros.network.layers import PackedConv2d
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 CPU = torch.device("cpu")
@@ -64,9 +64,10 @@ def every_answer(segmenter: Segmenter, image: Tensor) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", ["tiny", "tiny_ddr", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_ddr", "resnet18", "bottlenecks"])
 def test_a_prepared_segmenter_answers_as_before(name: str) -> None:
-    plain = trained(Segmenter(NETWORKS[name]))
+    networks = NETWORKS | {"bottlenecks": NetworkConfig(backbone="resnet50", context_skip=8)}
+    plain = trained(Segmenter(networks[name]))
     assert isinstance(plain, Segmenter)
     # The classifiers of a correction begin with zeros, which would hide everything.
     nn.init.normal_(plain.classifier.weight, std=0.1)
@@ -80,7 +81,7 @@ def test_a_prepared_segmenter_answers_as_before(name: str) -> None:
 
 
 @torch.inference_mode()
-def test_the_rival_is_folded_wherever_a_convolution_precedes() -> None:
+def test_ddrnet_is_folded_wherever_a_convolution_precedes() -> None:
     plain = trained(DDRNet23Slim(11))
     prepared = inference.prepare(copy.deepcopy(plain))
     left = [name for name, part in prepared.named_modules() if isinstance(part, nn.BatchNorm2d)]

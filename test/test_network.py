@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, NetworkConfig, name_of
-from lowlat_seg_ros.network.adaptation import AdaptNet
-from lowlat_seg_ros.network.backbone import Backbone, load_imagenet
-from lowlat_seg_ros.network.classifier import Classifier
-from lowlat_seg_ros.network.context import ContextHead
+from lowlat_seg_ros.lab.training.pretrained import load_resnet
+from lowlat_seg_ros.lab.training.transfer import widen
+from lowlat_seg_ros.network.fast_track import AdaptNet
+from lowlat_seg_ros.network.heads import Classifier, ContextHead
+from lowlat_seg_ros.network.resnet import ResNet
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 BATCHNORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -47,24 +48,24 @@ def test_names_and_sizes_are_torchvisions(
     name: str, depths: list[int], bottleneck: bool, parameters: int
 ) -> None:
     with torch.device("meta"):
-        backbone = Backbone(NetworkConfig(backbone=name))
+        backbone = ResNet(NetworkConfig(backbone=name))
     assert set(backbone.state_dict()) == torchvision_keys(depths, bottleneck)
     # torchvision's published counts, less 1000 * (outputs + 1) of fc.
     assert sum(p.numel() for p in backbone.parameters()) == parameters
 
 
 def test_imagenet_file_loads_strictly(tmp_path: Path) -> None:
-    source, target = Backbone(NETWORKS["tiny"]), Backbone(NETWORKS["tiny"])
+    source, target = ResNet(NETWORKS["tiny"]), ResNet(NETWORKS["tiny"])
     state = source.state_dict()
     fc = {"fc.weight": torch.zeros(1000, 64), "fc.bias": torch.zeros(1000)}
     torch.save(state | fc, tmp_path / "whole.pth")
-    load_imagenet(target, str(tmp_path / "whole.pth"))
+    load_resnet(target, str(tmp_path / "whole.pth"))
     for name, tensor in target.state_dict().items():
         assert torch.equal(tensor, state[name])
     del state["layer3.0.conv1.weight"]
     torch.save(state, tmp_path / "missing.pth")
     with pytest.raises(RuntimeError, match=r"layer3\.0\.conv1\.weight"):
-        load_imagenet(target, str(tmp_path / "missing.pth"))
+        load_resnet(target, str(tmp_path / "missing.pth"))
 
 
 @pytest.mark.parametrize("upsampling", [1, 2])
@@ -156,12 +157,12 @@ def test_block_split_runs_every_block_once() -> None:
     """Sl and Sh together are the network, wherever it is cut."""
     base = NETWORKS["tiny"]
     torch.manual_seed(0)
-    whole = Backbone(dataclasses.replace(base, split="layer2")).eval()
-    cut = Backbone(dataclasses.replace(base, split="layer3.0")).eval()
+    whole = ResNet(dataclasses.replace(base, split="layer2")).eval()
+    cut = ResNet(dataclasses.replace(base, split="layer3.0")).eval()
     cut.load_state_dict(whole.state_dict())
     image = torch.randn(1, 3, 32, 32)
 
-    def run(backbone: Backbone) -> torch.Tensor:
+    def run(backbone: ResNet) -> torch.Tensor:
         x = backbone.lower(image)
         for block in backbone.higher_blocks():
             x = block(x)
@@ -185,7 +186,7 @@ def test_block_split_runs_every_block_once() -> None:
 )
 def test_impossible_split(split: str, stride: int) -> None:
     with pytest.raises(ConfigError, match="split is"):
-        Backbone(NetworkConfig(split=split, output_stride=stride))
+        ResNet(NetworkConfig(split=split, output_stride=stride))
 
 
 def test_sh_calls_pause_between_its_blocks() -> None:
@@ -232,7 +233,7 @@ def test_normalise_is_imagenets(tiny: Segmenter) -> None:
 
 def test_several_answers_per_cell_begin_as_one() -> None:
     one, four = Classifier(8, 5), Classifier(8, 5, upsampling=2)
-    four.widened(one)
+    widen(four, one)
     features = torch.randn(2, 8, 3, 4)
     repeated = one(features).repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.allclose(four(features), repeated, atol=1e-6)
@@ -275,5 +276,5 @@ def test_a_network_is_called_by_its_name_whatever_its_classes() -> None:
     assert (
         name_of(dataclasses.replace(NETWORKS[DEFAULT_NETWORK], num_classes=19)) == DEFAULT_NETWORK
     )
-    assert name_of(dataclasses.replace(NETWORKS["resnet50"], kernel_size=3)) == "resnet50"
+    assert name_of(NetworkConfig(backbone="resnet50")) == "resnet50"
     assert name_of(dataclasses.replace(NETWORKS["resnet18"], module_channels=8)) == "resnet18"

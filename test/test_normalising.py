@@ -20,7 +20,7 @@ from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.frames import Frame, Segmentation
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.statistics import IMAGENET
+from lowlat_seg_ros.network.trunk import IMAGENET
 
 #: Every byte of every channel.
 BYTES = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)

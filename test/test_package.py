@@ -57,7 +57,6 @@ _MODULE = re.compile(r"lowlat_seg_ros(\.\w+)+")
 
 # Modules that are imported only where these packages are; triton comes with CUDA builds of torch.
 NEEDS = {
-    "network.propagation_numba": "numba",
     "network.propagation_triton": "triton",
 }
 

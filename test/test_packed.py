@@ -10,19 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import NETWORKS
-from lowlat_seg_ros.network import packed
-from lowlat_seg_ros.network.backbone import ARCHITECTURES, make_block
-from lowlat_seg_ros.network.classifier import Classifier
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim, Residual
-from lowlat_seg_ros.network.inference import prepare
-from lowlat_seg_ros.network.layers import separable
-from lowlat_seg_ros.network.packed import PackedConv2d, PackedResidual
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.network.encoder import Residual
+from lowlat_seg_ros.network.heads import Classifier
+from lowlat_seg_ros.network.inference import can_pack, prepare
+from lowlat_seg_ros.network.layers import LAYOUTS, PackedConv2d, PackedResidual, separable
 from lowlat_seg_ros.network.propagation import KernelPredictor, PackedKernelPredictor
+from lowlat_seg_ros.network.resnet import ARCHITECTURES, make_block
 from lowlat_seg_ros.network.segmenter import Segmenter
 
-pytestmark = pytest.mark.skipif(
-    not packed._works(torch.float32), reason="this PyTorch has no oneDNN"
-)
+pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this PyTorch has no oneDNN")
 
 #: Networks are packed in bfloat16 only where the processor has it.
 PRECISIONS = [
@@ -30,7 +27,7 @@ PRECISIONS = [
     pytest.param(
         torch.bfloat16,
         marks=pytest.mark.skipif(
-            not packed._works(torch.bfloat16), reason="this processor packs nothing in bfloat16"
+            not can_pack(torch.bfloat16), reason="this processor packs nothing in bfloat16"
         ),
     ),
 ]
@@ -108,12 +105,12 @@ def test_it_takes_inputs_of_any_layout_size_and_precision() -> None:
         x = torch.randn(size)
         torch.testing.assert_close(fast(x), conv(x))
         torch.testing.assert_close(fast(x.double()), conv(x))
-    assert fast.weight_bytes == packed.LAYOUTS * once  # not one for each size there ever was
+    assert fast.weight_bytes == LAYOUTS * once  # not one for each size there ever was
 
 
 @torch.inference_mode()
 def test_threads_with_inputs_of_different_sizes_do_not_disturb_each_other() -> None:
-    """The cameras of a rig share one network, and so do frames and Sh."""
+    """Several cameras share one network, and so do frames and Sh."""
     conv = nn.Conv2d(32, 32, 3, padding=1)
     fast, wrong, go = PackedConv2d(conv), [], threading.Barrier(4)
 
@@ -179,11 +176,11 @@ def test_a_packed_classifier_arranges_its_answers_as_before(upsampling: int) -> 
 
 
 def test_all_convolutions_of_every_network_are_packed() -> None:
-    for name in ("tiny", "tiny_ddr", "resnet18", "resnet50"):
+    for name in ("tiny", "tiny_ddr", "resnet18", "resnet101_fast"):
         network = prepare(Segmenter(NETWORKS[name]).eval())
         assert not [part for part in network.modules() if isinstance(part, nn.Conv2d)], name
-    rival = prepare(DDRNet23Slim(11).eval())
-    assert not [part for part in rival.modules() if isinstance(part, nn.Conv2d)]
+    other = prepare(DDRNet23Slim(11).eval())
+    assert not [part for part in other.modules() if isinstance(part, nn.Conv2d)]
 
 
 @torch.inference_mode()
@@ -196,10 +193,10 @@ def test_copies_share_the_weights() -> None:
 def test_without_onednn_networks_stay_as_they_are(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    packed._works.cache_clear()
+    can_pack.cache_clear()
     monkeypatch.delattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
     network = prepare(Segmenter(NETWORKS["tiny"]).eval())
-    packed._works.cache_clear()
+    can_pack.cache_clear()
     assert any(isinstance(part, nn.Conv2d) for part in network.modules())
     assert not any(isinstance(part, PackedConv2d) for part in network.modules())
     assert "not packed" in caplog.text

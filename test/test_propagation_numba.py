@@ -17,11 +17,11 @@ from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytest.importorskip("numba", reason="numba is not installed; pip install '.[fast]' adds it")
-from lowlat_seg_ros.network import machine_code, propagation_numba
-from lowlat_seg_ros.network.propagation_numba import NARROW, WIDE, Tile
 
-#: (N, C, H, W) and K: a single location, sizes that no tile divides, fewer rows than a kernel has,
-#: fewer channels than a block and more than two, a batch.
+from lowlat_seg_ros.network import machine_code
+
+#: (N, C, H, W) and K: a single location, sizes that no group of sites divides, fewer rows than a
+#: kernel has, fewer channels than a block and more than two blocks, a batch.
 CASES = [
     ((1, 3, 1, 1), 9),
     ((1, 7, 3, 6), 9),
@@ -46,18 +46,19 @@ def exact(features: Tensor, weights: Tensor) -> Tensor:
     return spatially_variant_convolution(features.double(), weights.double())
 
 
-@pytest.mark.parametrize("tile", [WIDE, NARROW])
 @pytest.mark.parametrize(("shape", "kernel"), CASES)
-def test_is_the_shift_loop(shape: tuple[int, ...], kernel: int, tile: Tile) -> None:
+def test_is_the_shift_loop(shape: tuple[int, ...], kernel: int) -> None:
     """To the rounding of float32; features are of order 1, and weights sum to 1."""
     features, weights = case(shape, kernel)
-    out = propagation_numba.compiled(kernel, tile)(features, weights)
+    gather = propagation.compiled(kernel)
+    assert gather is not None
+    out = gather(features, weights)
     assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out.double(), exact(features, weights), rtol=0, atol=1e-6)
 
 
 def test_spoils_no_more_than_kernels_reach() -> None:
-    """By a feature that is not finite, in whatever tile it is."""
+    """By a feature that is not finite, in whatever group of sites it is."""
     features, weights = case((1, 70, 12, 14), 3)
     features[0, 5, 4, 6] = torch.nan
     spoilt = spatially_variant_convolution(features, weights).isnan()
@@ -78,7 +79,9 @@ def test_inputs_of_other_layouts() -> None:
 
 def test_is_taken_where_no_gradient_is_asked_for() -> None:
     features, weights = case((1, 40, 10, 12), 9)
-    out = propagation_numba.compiled(9)(features, weights)
+    gather = propagation.compiled(9)
+    assert gather is not None
+    out = gather(features, weights)
     assert torch.equal(spatially_variant_convolution(features, weights), out)
     features.requires_grad_()
     for without in (torch.no_grad(), torch.inference_mode()):
@@ -123,7 +126,7 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptur
 def test_what_does_not_compile_is_reported_and_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(propagation_numba, "SIGNATURE", "void(f4)")
+    monkeypatch.setattr(propagation, "SIGNATURE", "void(f4)")
     propagation.compiled.cache_clear()
     features, weights = case((1, 4, 5, 6), 3)
     try:
@@ -139,8 +142,8 @@ def test_what_does_not_compile_is_reported_and_left(
 def test_compiles_where_no_machine_code_can_be_kept() -> None:
     """As numba keeps none of what is in no file."""
     functions: dict[str, Any] = {}
-    exec("def gather(features, weights, out, ring, sums): out[0, 0, 0, 0] = 2", functions)
-    gather = machine_code.compiled(functions["gather"], propagation_numba.SIGNATURE)
-    out = np.zeros((1, 1, 1, 1), np.float32)
-    gather(out, out, out, out[0], out[0, 0])
-    assert out == 2
+    exec("def double(numbers): numbers[:] = 2 * numbers", functions)
+    double = machine_code.compiled(functions["double"], "void(f4[::1])")
+    numbers = np.ones(3, np.float32)
+    double(numbers)
+    assert numbers.tolist() == [2, 2, 2]

@@ -11,7 +11,7 @@ from lowlat_seg_ros.engine.postprocess import confidence_of, mask_of
 from lowlat_seg_ros.engine.preprocess import MAX_PIXELS, network_input, plan
 from lowlat_seg_ros.frames import FrameError
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.statistics import IMAGENET
+from lowlat_seg_ros.network.trunk import IMAGENET
 
 
 def ramp_logits(padded: tuple[int, int], edge: float, axis: int) -> torch.Tensor:

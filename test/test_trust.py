@@ -10,8 +10,8 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.key_frame import Seen
 from lowlat_seg_ros.frames import Frame, MaskKind
+from lowlat_seg_ros.network.fast_track import evidence_of, weighed
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.trust import evidence_of, weighed
 
 
 def decided(gated: Segmenter, trust: float) -> Segmenter:

@@ -31,7 +31,7 @@ from lowlat_seg_ros.engine.preprocess import Geometry
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.engine.timing import Clock, Stopwatch
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.statistics import Statistics
+from lowlat_seg_ros.network.trunk import Statistics
 
 logger = logging.getLogger(__name__)
 

@@ -42,7 +42,7 @@ from lowlat_seg_ros.frames import (
 )
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
-from lowlat_seg_ros.network.device import resolve_device
+from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)

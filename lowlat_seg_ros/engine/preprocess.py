@@ -20,7 +20,7 @@ from torch import Tensor
 from lowlat_seg_ros.frames import FrameError
 from lowlat_seg_ros.network import machine_code
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
-from lowlat_seg_ros.network.statistics import Statistics
+from lowlat_seg_ros.network.trunk import Statistics
 
 #: Largest input of the network (8192x4096 pixels); a size beyond it is probably damaged.
 MAX_PIXELS = 2**25

@@ -1,8 +1,15 @@
-"""Weights in one safetensors file that says what they are: configuration, classes, provenance."""
+"""Weights in one safetensors file that describes itself: network, classes, provenance, checksum.
+
+Large convolutions may be stored in 8 bits: half the file of half precision, and nearly the same
+masks. Each output channel has a scale of its own, so that its largest weight becomes 127 (symmetric
+per-channel quantisation of weights, Krishnamoorthi, arXiv 1806.08342, Sec. 3.1). This only concerns
+the file: weights that are read are float again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +21,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError, NetworkConfig, from_mapping
-from lowlat_seg_ros.network.classifier import Classifier
-from lowlat_seg_ros.network.eight_bit import pack, unpack
-from lowlat_seg_ros.network.layers import embed
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 FORMAT = "lowlat_seg_ros/1"
 
 #: The weights used when none are named.
 DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "weights" / f"{DEFAULT_NETWORK}.safetensors"
+
+#: A file with this ending beside a checkpoint holds its SHA-256, as ``sha256sum`` writes it.
+SHA256_SUFFIX = ".sha256"
+
+#: A convolution of at least as many weights is stored in 8 bits, if that was asked for.
+LARGE = 2**15
+
+#: The scales of the convolution ``x`` are stored under ``x`` and this ending.
+SCALE = ".scale"
 
 
 class CheckpointError(RuntimeError):
@@ -64,8 +77,8 @@ def save(
 ) -> None:
     """Write ``segmenter``'s weights as ``dtype`` (fp16 for shipping, fp32 to train on).
 
-    ``eight_bit``: large convolutions take half of fp16 (:mod:`eight_bit`). Raises
-    ``CheckpointError`` when a weight is not finite in ``dtype``.
+    ``eight_bit``: large convolutions take half of fp16. Raises ``CheckpointError`` when a weight is
+    not finite in ``dtype``.
     """
     tensors = {k: v.detach().to(dtype).contiguous() for k, v in weights(segmenter).items()}
     bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
@@ -76,7 +89,7 @@ def save(
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     fields = dataclasses.asdict(header)
     metadata = {"format": FORMAT} | {name: json.dumps(value) for name, value in fields.items()}
-    save_file(pack(tensors) if eight_bit else tensors, str(path), metadata)
+    save_file(_quantised(tensors) if eight_bit else tensors, str(path), metadata)
 
 
 def read_header(path: str | Path) -> Header:
@@ -114,83 +127,86 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmente
         raise CheckpointError(f"{path} describes an impossible network: {error}") from error
     try:
         with safe_open(str(path), framework="pt") as file:
-            state = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
-    restore(segmenter, state, str(path))
+    restore(segmenter, _dequantised(state), str(path))
     segmenter = segmenter.eval().to(device)
     # PyTorch has this overload, its type stubs do not.
     return segmenter.to(memory_format=torch.channels_last), header  # type: ignore[call-overload]
 
 
-def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def weights(module: torch.nn.Module) -> dict[str, Tensor]:
     """The tensors that make up a network; BatchNorm's step counts are training state."""
     state = module.state_dict()
     return {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
 
 
-def restore(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+def restore(module: torch.nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Copy ``state`` into ``module``, strictly; raises :class:`CheckpointError`."""
-    wanted = weights(module)
-    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    own = weights(module)
+    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     if missing or extra:
         raise CheckpointError(
             f"{source} does not fit its configuration: missing {missing[:3]}, "
             f"unexpected {extra[:3]}"
         )
     for name, tensor in state.items():
-        if tensor.shape != wanted[name].shape:
+        if tensor.shape != own[name].shape:
             raise CheckpointError(
-                f"{source}: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
+                f"{source}: {name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
             )
         if not tensor.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds values that are not finite")
     module.load_state_dict(state, strict=False)  # only num_batches_tracked stays as it is
 
 
-def transfer(source: Segmenter, target: Segmenter) -> list[str]:
-    """Copy what fits of ``source`` into a network of another configuration.
+def _quantised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` with each large kernel as int8, and float32 (outputs,) beside it as its scale."""
+    packed = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.ndim == 4 and tensor.numel() >= LARGE:
+            kernels = tensor.float()
+            # The clamp lets a kernel of zeros stay one, whatever its scale.
+            scale = kernels.abs().amax(dim=(1, 2, 3)).clamp(min=1e-12) / 127
+            packed[name] = (kernels / scale.view(-1, 1, 1, 1)).round().to(torch.int8)
+            packed[name + SCALE] = scale
+    return packed
 
-    Classifiers that answer more often per cell begin with the same answer for each, and a context
-    head that reads F_l besides begins by ignoring it; the fast track's classifier begins anew where
-    fusion becomes a correction. The convolution that all readers of F_l share begins as AdaptNet's
-    first, and the other way round; predictor and selector keep what follows on their own, to be
-    trained on. Returns the parts that begin anew.
+
+def _dequantised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of :func:`_quantised`, to within 1/254 of each kernel's largest weight."""
+    return {
+        name: tensor.float() * tensors[name + SCALE].view(-1, 1, 1, 1)
+        if name + SCALE in tensors
+        else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(SCALE)
+    }
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of the file at ``path``, 64 lower-case hex digits; raises ``CheckpointError``."""
+    try:
+        # Read whole: checkpoints are small beside the memory that their network takes.
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} is not a readable file ({error}); check the path") from error
+
+
+def verify(path: str | Path, expected: str = "") -> str:
+    """The SHA-256 of the checkpoint at ``path``, checked against ``expected``.
+
+    An empty ``expected`` stands for the one in the file beside the checkpoint; where there is none,
+    every file passes. Raises ``CheckpointError`` naming both if they differ.
     """
-    state, fresh = weights(source), []
-    new_fusion = target.config.residual_fusion != source.config.residual_fusion
-    for name, parameter in weights(target).items():
-        part = name.split(".")[0]
-        mine, given = getattr(target, part), getattr(source, part)
-        before = _stood_for(name, state, target)
-        if part == "classifier" and new_fusion:
-            fresh.append(part)
-        elif isinstance(mine, Classifier) and mine.answers_more_than(given):
-            mine.widened(given)
-        elif name == "context.merge.0.weight" and _skip_is_new(source, target):
-            embed(state[name], parameter)
-        elif before in state and state[before].shape == parameter.shape:
-            with torch.no_grad():
-                parameter.copy_(state[before])
-        else:
-            fresh.append(".".join(name.split(".")[:2]))
-    return sorted(set(fresh))
-
-
-def _stood_for(name: str, state: dict[str, Tensor], target: Segmenter) -> str:
-    """What a weight of ``target`` is called in ``state``, where the other part has its place."""
-    for mine, other in (("shared.reduce", "adapt.first"), ("adapt.first", "shared.reduce")):
-        kernel = f"{mine}.0.weight", f"{other}.0.weight"
-        if name.startswith(mine) and name not in state and kernel[1] in state:
-            same = state[kernel[1]].shape == weights(target)[kernel[0]].shape
-            return name.replace(mine, other) if same else name
-    return name
-
-
-def _skip_is_new(source: Segmenter, target: Segmenter) -> bool:
-    """Whether the context head reads F_l besides, after what it has read before."""
-    skip = target.config.context_skip
-    wider = dataclasses.replace(source.config, context_skip=skip)
-    sizes = ("backbone", "high_channels", "context_channels", "context_merge", "context_bins")
-    same = all(getattr(wider, name) == getattr(target.config, name) for name in sizes)
-    return same and skip > source.config.context_skip == 0
+    found, source, beside = sha256(path), "checkpoint_sha256", Path(f"{path}{SHA256_SUFFIX}")
+    known = expected.strip().lower()
+    if not known and beside.is_file():
+        known, source = (beside.read_text().lower().split() or [""])[0], str(beside)
+    if known and found != known:
+        raise CheckpointError(
+            f"{path} has SHA-256 {found}, but {source} says {known}; copy the file again, or "
+            f"correct {source} if these are the weights that you want"
+        )
+    return found

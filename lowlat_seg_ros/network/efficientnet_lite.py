@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.packed import PackedConv2d, PackedResidual
-from lowlat_seg_ros.network.statistics import centred
-from lowlat_seg_ros.network.trunk import Block, DepthwiseConv2d, Trunk
+from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual
+from lowlat_seg_ros.network.trunk import Block, DepthwiseConv2d, Trunk, centred
 
 EPSILON = 1e-3  # of the source's BatchNorm
 
@@ -85,7 +84,7 @@ class MBConv(nn.Module):
         return expand | {"_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
 
     def packed(self) -> nn.Module:
-        """For inference on a CPU."""
+        """The block for inference on a CPU."""
         convolutions = [getattr(self, name) for name in self.norm_of()]
         if self.residual:
             return PackedResidual(convolutions, inner="relu6")
@@ -120,9 +119,9 @@ class EfficientNetLite(Trunk):
                 inputs = outputs
             ends.append((len(blocks) - 1, outputs))
         self._blocks = nn.ModuleList(blocks)
-        kept = [ends[0], ends[1], ends[2], ends[-1]]
-        self._taps = frozenset(index for index, _ in kept)
-        self.channels = tuple(channels for _, channels in kept)  # type: ignore[assignment]
+        taps = [ends[0], ends[1], ends[2], ends[-1]]
+        self._taps = frozenset(index for index, _ in taps)
+        self.channels = tuple(channels for _, channels in taps)  # type: ignore[assignment]
 
     def stem(self, image: Tensor) -> Tensor:
         """The first convolution: normalised image (N, 3, H, W) -> (N, 32, H/2, W/2)."""
@@ -131,6 +130,11 @@ class EfficientNetLite(Trunk):
     def norm_of(self) -> dict[str, str]:
         """Its own convolution and the BatchNorm after it."""
         return {"_conv_stem": "_bn0"}
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return len(self._blocks)
 
     def blocks(self) -> Iterator[Block]:
         """The stem and the blocks."""
@@ -142,12 +146,6 @@ class EfficientNetLite(Trunk):
     def first(self) -> nn.Conv2d:
         """The stem's."""
         return self._conv_stem
-
-    def unused(self, name: str) -> bool:
-        """The classifier, and stages that are left out."""
-        if name.startswith(("_conv_head.", "_bn1.", "_fc.")):
-            return True
-        return name.startswith("_blocks.") and int(name.split(".")[1]) >= len(self._blocks)
 
 
 def _rounded(channels: float) -> int:

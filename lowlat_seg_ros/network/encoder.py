@@ -1,27 +1,21 @@
-"""Sl as an encoder of its own: DDRNet-23-slim's first stages, or a trunk on a smaller image.
+"""Sl as a network of its own: a pretrained trunk on a smaller image, or DDRNet's first stages.
 
-The paper splits one network in two, so that what Sl costs is what the lower part of a network costs
-that is made to be accurate. Here Sl is made to be fast, and Sh reads the image (in the background,
-where the time that it takes for it hurts nobody).
-
-:class:`DDREncoder`: Hong et al., "Deep Dual-resolution Networks for
-Real-time and Accurate Semantic Segmentation of Road Scenes", arXiv 2101.06085: two branches from
-1/8 on, the coarse one seeing further. Of their fourth stage one block of two remains, of the
-others as many as wanted; what comes after, above all the context of the whole scene, is what
-propagation brings.
+The paper splits one network in two, so Sl costs what the lower part of an accurate network costs.
+Here Sl is a network made to be fast, and Sh reads the image itself, in the background, where its
+longer run does not delay any mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim, Residual, make_stem, stage
-from lowlat_seg_ros.network.layers import conv_bn
-from lowlat_seg_ros.network.pyramid import FINENESS, resized, sum_of
+from lowlat_seg_ros.network.heads import FINENESS
+from lowlat_seg_ros.network.layers import PackedResidual, conv_bn, resized
 from lowlat_seg_ros.network.trunk import Trunk
 
 #: Scale at which each pixel that Sl reads is the mean of four.
@@ -29,10 +23,11 @@ HALF = 0.5
 
 
 class TrunkEncoder(nn.Module):
-    """A trunk that has seen real images, on a smaller image: (N, 3, H, W) -> F_l (N, C, H/8, W/8).
+    """A pretrained trunk on a smaller image: (N, 3, H, W) -> F_l (N, C, H/8, W/8).
 
-    Each feature, and the mean of the last, is brought to F_l's channels and size, and summed. The
-    finest comes with the points of a cell as channels, so that nothing of it is averaged away.
+    Each feature, and the mean of the last, is brought to F_l's channels and size, and all are
+    added. The finest enters with the points of a cell as channels, so that nothing of it is
+    averaged away.
     """
 
     def __init__(self, trunk: Trunk, channels: int, scale: float) -> None:
@@ -48,18 +43,18 @@ class TrunkEncoder(nn.Module):
     def forward(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
         """``pause`` is called between the trunk's blocks."""
         cells = [side // 8 for side in image.shape[2:]]
-        first, *others = self.trunk.features(self.shrunk(image), pause)
+        first, *others = self.trunk.features(self._shrunk(image), pause)
         points = resized(first, [FINENESS * side for side in cells])
         if self._arranges:
-            points = F.pixel_unshuffle(points, FINENESS)
+            points = F.pixel_unshuffle(points, FINENESS)  # (N, C * FINENESS^2, H/8, W/8)
             points = points.contiguous(memory_format=torch.channels_last)
         parts = [self.fine(points)]
         for lateral, feature in zip(self.lateral, others, strict=True):
             parts.append(resized(lateral(feature), cells))
         whole = self.whole(others[-1].mean((2, 3), keepdim=True))
-        return (sum_of(parts) + whole).relu()
+        return (reduce(torch.add, parts) + whole).relu()
 
-    def shrunk(self, image: Tensor) -> Tensor:
+    def _shrunk(self, image: Tensor) -> Tensor:
         """The image (N, 3, h, w) that the trunk reads; at half the sides each pixel is a mean."""
         if not self._shrinks:
             return image
@@ -69,42 +64,87 @@ class TrunkEncoder(nn.Module):
         return resized(image, [max(2, round(side * self.scale)) * 8 for side in cells])
 
     def fold(self) -> None:
-        """Let the first convolution take the means of :meth:`shrunk` itself, for inference.
+        """Let convolutions do the rearranging around them, for inference.
 
-        A mean is a convolution, and two in a row are one: 3x3 at stride 2 becomes 6x6 at stride 4,
-        whose few more products cost less than a pass over the image.
+        The mean of four pixels is a convolution, and two in a row are one: 3x3 at stride 2 becomes
+        6x6 at stride 4, whose few more products cost less than a pass over the image. And the 1x1
+        convolution of a cell's points becomes a strided one that reads them where they are.
         """
-        self._fold_points()
-        if not self._shrinks or self.scale != HALF:
-            return
-        self._shrinks, conv = False, self.trunk.first
-        kernel = conv.weight.detach().contiguous()
-        mean = torch.full((1, 1, 2, 2), 0.25, dtype=kernel.dtype, device=kernel.device)
-        conv.weight = nn.Parameter(torch.kron(kernel, mean))
-        conv.kernel_size, conv.stride, conv.padding = (6, 6), (4, 4), (2, 2)
+        fine = self.fine[0]
+        if self._arranges and isinstance(fine, nn.Conv2d):
+            side = (FINENESS, FINENESS)
+            inputs = fine.in_channels // FINENESS**2
+            kernel = fine.weight.detach().contiguous().view(-1, inputs, *side)
+            fine.weight, fine.in_channels = nn.Parameter(kernel), inputs
+            fine.kernel_size, fine.stride, self._arranges = side, side, False
+        if self._shrinks and self.scale == HALF:
+            self._shrinks, conv = False, self.trunk.first
+            kernel = conv.weight.detach().contiguous()
+            mean = torch.full((1, 1, 2, 2), 0.25, dtype=kernel.dtype, device=kernel.device)
+            conv.weight = nn.Parameter(torch.kron(kernel, mean))
+            conv.kernel_size, conv.stride, conv.padding = (6, 6), (4, 4), (2, 2)
 
-    def _fold_points(self) -> None:
-        """Let the convolution of a cell's points take them where they are, instead of a copy."""
-        conv = self.fine[0]
-        if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (1, 1):
-            return
-        side = (FINENESS, FINENESS)
-        inputs = conv.in_channels // FINENESS**2
-        kernel = conv.weight.detach().contiguous().view(-1, inputs, *side)
-        conv.weight, conv.in_channels = nn.Parameter(kernel), inputs
-        conv.kernel_size, conv.stride, self._arranges = side, side, False
+
+class Residual(nn.Module):
+    """DDRNet's block: two 3x3 convolutions, or 1x1, 3x3 and a widening 1x1, and a shortcut.
+
+    No ReLU follows the sum.
+    """
+
+    def __init__(self, inputs: int, planes: int, stride: int = 1, widen: int = 1) -> None:
+        super().__init__()
+        outputs = planes * widen
+        if widen == 1:
+            layers = [conv_bn(inputs, planes, 3, stride), nn.ReLU(True), conv_bn(planes, planes, 3)]
+        else:
+            layers = [
+                conv_bn(inputs, planes, 1), nn.ReLU(True), conv_bn(planes, planes, 3, stride),
+                nn.ReLU(True), conv_bn(planes, outputs, 1),
+            ]  # fmt: skip
+        self.body = nn.Sequential(*layers)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + self.shortcut(x)
+
+    def packed(self) -> PackedResidual:
+        """The block for inference on a CPU."""
+        convolutions = [layer for layer in self.body.modules() if isinstance(layer, nn.Conv2d)]
+        return PackedResidual(convolutions, self.shortcut)
+
+
+def make_stem(width: int) -> nn.Sequential:
+    """Two strided convolutions: (N, 3, H, W) -> (N, width, H/4, W/4)."""
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True),
+        nn.Conv2d(width, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True),
+    )  # fmt: skip
+
+
+def stage(
+    inputs: int, planes: int, stride: int, end: nn.Module | None = None, blocks: int = 2
+) -> nn.Sequential:
+    """Residual blocks and ``end``: (N, inputs, H, W) -> (N, planes, H/stride, W/stride)."""
+    layers: list[nn.Module] = [Residual(inputs, planes, stride)]
+    for _ in range(blocks - 1):
+        layers += [nn.ReLU(True), Residual(planes, planes)]
+    return nn.Sequential(*layers, *([end] if end is not None else []))
 
 
 class DDREncoder(nn.Module):
-    """Normalised image (N, 3, H, W), sides multiples of 8 -> (N, ``channels``, H/8, W/8).
+    """DDRNet-23-slim's first stages: (N, 3, H, W), sides multiples of 8 -> F_l (N, C, H/8, W/8).
 
-    That is F_l, unless a shared reduction ends Sl (:mod:`sharing`).
+    Hong et al., "Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of
+    Road Scenes", arXiv 2101.06085: two branches from 1/8 on, the coarse one seeing further. Of
+    their fourth stage one block of two remains. What follows there, above all the context of the
+    whole scene, comes from propagation here.
     """
 
     def __init__(self, width: int, blocks: Sequence[int] = (2, 2, 2)) -> None:
         """``blocks``: residual blocks of the first, the second and each branch of the third stage.
 
-        Those left out only add to what the ones before them give.
+        Blocks left out would only add to the result of those before them.
         """
         super().__init__()
         w = width
@@ -129,25 +169,11 @@ class DDREncoder(nn.Module):
         pause()
         coarse, fine = self.coarse3(shared), self.fine3(shared)
         pause()
+        cells = shared.shape[2:]
         coarse, fine = (
             coarse + self.down3(F.relu(fine)),
-            fine + self._up(self.up3(F.relu(coarse)), fine),
+            fine + F.interpolate(self.up3(F.relu(coarse)), cells, mode="bilinear"),
         )
         coarse, fine = self.coarse4(F.relu(coarse)), self.fine4(F.relu(fine))
-        return F.relu(fine + self._up(self.up4(F.relu(coarse)), fine))
-
-    @staticmethod
-    def _up(coarse: Tensor, fine: Tensor) -> Tensor:
-        return F.interpolate(coarse, fine.shape[2:], mode="bilinear")
-
-    def begin_as(self, network: DDRNet23Slim) -> None:
-        """Take over the weights of a trained DDRNet-23-slim; raises ``RuntimeError`` if too wide.
-
-        The blocks that are left out there only add to what the ones before them give.
-        """
-        state = network.state_dict()
-        own = {}
-        for name in self.state_dict():
-            whole = name if name in state else name.replace("4.", "4.0.", 1)
-            own[name] = state[whole]
-        self.load_state_dict(own)
+        up = F.interpolate(self.up4(F.relu(coarse)), cells, mode="bilinear")
+        return F.relu(fine + up)

@@ -1,15 +1,17 @@
-"""Networks made ready for inference: the same answers at less cost.
+"""Networks prepared for inference: the same answers at less cost, in the precision of the device.
 
-BatchNorm, which only scales and shifts in eval mode, becomes part of the convolution before it.
-These convolutions may then run in bfloat16, and those without a bias that come after one. All
-others stay in float32, as their answers are read as numbers: F_h, of which propagation sums K*K,
-its kernels, and the logits. Sums of both are float32. What each step saves, and what was tried and
-saves nothing: docs/inference.md.
+BatchNorm, which only scales and shifts in eval mode, is folded into the convolution before it.
+These convolutions may then run in bfloat16, and so may those without a bias that follow one. All
+others stay in float32, as their results are read as numbers: F_h, of which propagation sums K*K
+values, its kernels, and the logits. Sums of both are float32. docs/inference.md says what each step
+saves, and what was tried and saves nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
@@ -18,37 +20,76 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.network import checkpoint, propagation, warping
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.encoder import TrunkEncoder
+from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual
 from lowlat_seg_ros.network.mobilenet_edgetpu import FoldedConv
-from lowlat_seg_ros.network.packed import pack
-from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
+
+logger = logging.getLogger(__name__)
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 @runtime_checkable
 class Normed(Protocol):
-    """A module that says itself which of its convolutions a BatchNorm follows."""
+    """A module that names the BatchNorm after each of its convolutions."""
 
     def norm_of(self) -> dict[str, str]:
         """Names of its convolutions, in order, and of the BatchNorm after each."""
 
 
-#: A layer: the module that holds it, its name there, itself.
+@runtime_checkable
+class Packable(Protocol):
+    """A module that is more than its layers in a row."""
+
+    def packed(self) -> nn.Module:
+        """What replaces it on a CPU, once BatchNorm is folded."""
+
+
+#: A layer: the module that holds it, its name there, the layer itself.
 _Layer = tuple[nn.Module, str, nn.Module]
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> device; raises ConfigError if it is absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device is {name!r}; choose auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device is {name!r}; choose auto, cpu, cuda or cuda:N")
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise ConfigError(
+            f"device is {name!r}, but {found} CUDA devices are here; choose cpu or auto"
+        )
+    return device
+
+
+def precision_of(name: str, device: torch.device) -> torch.dtype:
+    """One of :data:`~lowlat_seg_ros.config.PRECISIONS` -> dtype.
+
+    bf16 by request, or for ``auto`` where the hardware multiplies it fast.
+    """
+    if device.type == "cuda":
+        # torch.cuda.is_bf16_supported also says yes where it is emulated.
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        path = Path("/proc/cpuinfo")
+        flags = path.read_text() if path.exists() else ""
+        fast = "avx512_bf16" in flags or "amx_bf16" in flags
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
 
 
 def load(
     path: str | Path, device: torch.device, precision: str = EngineConfig.precision
 ) -> tuple[Segmenter, Header]:
-    """As :func:`~lowlat_seg_ros.network.checkpoint.load`, ready for inference.
-
-    ``precision`` as in ``EngineConfig``.
-    """
+    """:func:`.checkpoint.load`, then :func:`prepare`; ``precision`` as in ``EngineConfig``."""
     segmenter, header = checkpoint.load(path, device)
     return prepare(segmenter, precision_of(precision, device)), header
 
@@ -56,15 +97,15 @@ def load(
 def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     """Fold ``network``, in eval mode, in place, its inner convolutions in ``dtype``; returns it.
 
-    It can be neither trained nor saved any more: its weights are no longer those of its
-    checkpoint, and it has no BatchNorm. Parts that were prepared before stay as they are. On a CPU
-    convolutions are packed, see :func:`~.packed.pack`, and for a segmenter Eq. (1) is compiled, see
-    :func:`~.propagation.compiled`. Raises ``ValueError`` in training mode.
+    It can no longer be trained or saved: its weights are not those of its checkpoint, and it has no
+    BatchNorm. Parts that were prepared before do not change. On a CPU convolutions are packed
+    (:class:`.layers.PackedConv2d`), and a segmenter's numba kernels are compiled. Raises
+    ``ValueError`` in training mode.
     """
     if network.training:
         raise ValueError("the network is in training mode; call its eval() first")
     if isinstance(network, Segmenter) and not network.prepared:
-        network.input_dtype = dtype  # of the convolutions that read images, folded here and now
+        network.input_dtype = dtype  # that of the convolutions that read images, folded below
         network.prepared = True
     for module in network.modules():
         if isinstance(module, TrunkEncoder):
@@ -83,24 +124,20 @@ def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
             elif after_norm and layer.bias is None:
                 layer.to(dtype)
     if next(network.parameters()).device.type == "cpu":
-        pack(network)
+        _pack(network)
         if isinstance(network, Segmenter):
             propagation.compiled(network.config.kernel_size)  # or the second frame waits for it
             if network.config.fine_carry:
                 warping.compiled()
     if dtype != torch.float32:
-        _match_inputs(network)
+        for module in network.modules():
+            # Layers that stay in float32 accept inputs in any precision; the hook is added once.
+            if isinstance(module, nn.Conv2d | nn.Linear) and (
+                _to_own_precision not in module._forward_pre_hooks.values()
+            ):
+                module.register_forward_pre_hook(_to_own_precision)
     # PyTorch has this overload, its type stubs do not.
     return network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _match_inputs(network: nn.Module) -> None:
-    """Let every layer take inputs of any precision."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            known = module._forward_pre_hooks.values()
-            if _to_own_precision not in known:
-                module.register_forward_pre_hook(_to_own_precision)
 
 
 def _to_own_precision(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
@@ -109,23 +146,10 @@ def _to_own_precision(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     return inputs[0].to(weight.dtype)
 
 
-def _fold(conv: nn.Conv2d, norm: _Layer) -> None:
-    """Give ``conv`` the scale and shift of ``norm``, and leave nothing in its place."""
-    holder, name, layer = norm
-    assert isinstance(layer, nn.BatchNorm2d)
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, layer.running_mean, layer.running_var, layer.eps, layer.weight,
-        layer.bias,
-    )  # fmt: skip
-    setattr(holder, name, nn.Identity())
-
-
 def _in_order(module: nn.Module) -> list[_Layer]:
-    """The layers of ``module`` whose order is known: of a Sequential, and of what is like a ResNet.
+    """The layers of ``module`` whose order is known: in a Sequential, a :class:`Normed`, a ResNet.
 
-    There ``bn1`` follows on ``conv1``, as torchvision has it.
+    In a ResNet ``bn1`` follows ``conv1``, as torchvision names them.
     """
     if isinstance(module, nn.Sequential):
         return list(_leaves(module))
@@ -146,3 +170,85 @@ def _leaves(sequence: nn.Sequential) -> Iterator[_Layer]:
             yield from _leaves(child)
         else:
             yield sequence, name, child
+
+
+def _fold(conv: nn.Conv2d, norm: _Layer) -> None:
+    """Give ``conv`` the scale and shift of ``norm``, which becomes an identity."""
+    holder, name, layer = norm
+    assert isinstance(layer, nn.BatchNorm2d)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, layer.running_mean, layer.running_var, layer.eps, layer.weight,
+        layer.bias,
+    )  # fmt: skip
+    setattr(holder, name, nn.Identity())
+
+
+def _pack(network: nn.Module) -> None:
+    """Pack all convolutions of ``network``, folded and on a CPU, in place.
+
+    Where PyTorch lacks oneDNN, or oneDNN their precision, a warning is logged and nothing changes.
+    """
+    found = {layer.weight.dtype for layer in network.modules() if isinstance(layer, nn.Conv2d)}
+    if all(can_pack(dtype) for dtype in found):
+        _pack_children(network)
+        for module in network.modules():
+            if isinstance(module, nn.Sequential):
+                _absorb_relus(module)
+
+
+def _pack_children(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, Packable):
+            child = child.packed()
+        elif isinstance(child, nn.Conv2d):
+            child = PackedConv2d(child)
+        setattr(module, name, child)
+        _pack_children(child)
+
+
+def _absorb_relus(sequence: nn.Sequential) -> None:
+    """Let packed convolutions and residual blocks apply the ReLU after them."""
+    before: PackedConv2d | None = None
+    for index, child in enumerate(sequence):
+        if isinstance(child, nn.ReLU) and before is not None:
+            before.activation = "relu"
+            sequence[index] = nn.Identity()
+        if not isinstance(child, nn.Identity):
+            before = _last(child)
+
+
+def _last(module: nn.Module) -> PackedConv2d | None:
+    """The convolution whose result is that of ``module``, None if another layer ends it."""
+    if isinstance(module, PackedResidual):
+        return module.last
+    if isinstance(module, nn.Sequential):
+        layers = [child for child in module if not isinstance(child, nn.Identity)]
+        return _last(layers[-1]) if layers else None
+    return module if isinstance(module, PackedConv2d) else None
+
+
+@functools.cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this PyTorch has oneDNN's operators, which are private to it, and they are right.
+
+    Those of bfloat16 need a processor with AVX-512.
+    """
+    conv = nn.Conv2d(3, 4, 3, padding=1).to(dtype)
+    x = torch.linspace(-1, 1, 3 * 5 * 5).view(1, 3, 5, 5).to(dtype)
+    exact = 1e-5 if dtype == torch.float32 else 0.05
+    try:
+        with torch.inference_mode():
+            plain, packed = conv(x), PackedConv2d(conv, "relu")
+            right = torch.allclose(packed(x), plain.relu(), atol=exact)
+            right &= torch.allclose(packed(x, plain), (2 * plain).relu(), atol=exact)
+            each = nn.Conv2d(3, 3, 3, padding=1, groups=3).to(dtype)
+            capped = PackedConv2d(each, "relu6")(8 * x)
+            right &= torch.allclose(capped, each(8 * x).clamp(0, 6), atol=8 * exact)
+    except Exception as error:
+        logger.warning("Convolutions are not packed, masks will be slower: %s", error)
+        return False
+    if not right:
+        logger.warning("Convolutions are not packed, masks will be slower: oneDNN answers wrongly")
+    return right

@@ -1,9 +1,30 @@
-"""The building blocks that all modules share."""
+"""Layers that the whole network is built of, and convolutions as oneDNN runs them fastest on a CPU.
+
+PyTorch's own convolution arranges its weights in every call, and makes a pass over memory for each
+sum and each ReLU that follows. :class:`PackedConv2d` arranges weights once, and adds the shortcut
+and applies the ReLU while the result is still in registers (in bfloat16 it is then rounded once
+instead of twice). It calls the operators that ``torch.compile`` inserts; docs/inference.md says
+what they save.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+#: Input sizes whose weight layouts are cached: cameras of several sizes may share a network.
+LAYOUTS = 4
+
+#: oneDNN's name and scalars for each activation that may follow a convolution.
+ACTIVATIONS: dict[str, tuple[str, list[float]]] = {
+    "none": ("none", []),
+    "relu": ("relu", []),
+    "relu6": ("hardtanh", [0.0, 6.0]),
+}
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -15,12 +36,8 @@ def conv_bn(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
-    """A size-keeping convolution, BatchNorm and ReLU: (N, in, H, W) -> (N, out, H, W)."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+    """A convolution at stride 1, BatchNorm and ReLU: (N, in, H, W) -> (N, out, H, W)."""
+    return nn.Sequential(*conv_bn(in_channels, out_channels, kernel), nn.ReLU(inplace=True))
 
 
 def separable(
@@ -32,19 +49,98 @@ def separable(
             in_channels, in_channels, kernel, stride, kernel // 2, groups=in_channels, bias=False
         ),
         nn.BatchNorm2d(in_channels),
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        *conv_bn_relu(in_channels, out_channels, kernel=1),
     )
 
 
-def embed(narrow: Tensor, wide: Tensor) -> None:
-    """Copy a layer's parameter into a wider layer's: the first outputs stay what they were.
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    """``x`` (N, C, h, w) interpolated to ``size``, bilinear; ``x`` itself if it has that size."""
+    if list(x.shape[2:]) == list(size):
+        return x
+    return F.interpolate(x, list(size), mode="bilinear")
 
-    They ignore the inputs that ``narrow`` does not have (Net2Net, Chen et al., ICLR 2016); further
-    outputs keep their own initialisation.
+
+class PackedConv2d(nn.Module):
+    """``conv`` and the ``activation`` after it, on a CPU and without gradients.
+
+    It has no parameters: nothing can move, convert or save its weights. Raises what PyTorch raises
+    where it was built without oneDNN.
     """
-    with torch.no_grad():
-        if wide.ndim > 1:
-            wide[: len(narrow)] = 0
-        wide[tuple(slice(0, size) for size in narrow.shape)] = narrow
+
+    def __init__(self, conv: nn.Conv2d, activation: str = "none") -> None:
+        """``activation``: one of :data:`ACTIVATIONS`."""
+        super().__init__()
+        self.activation, self.dtype = activation, conv.weight.dtype
+        padding, stride, dilation = map(list, (conv.padding, conv.stride, conv.dilation))
+        self._geometry = padding, stride, dilation, conv.groups
+        self._bias = None if conv.bias is None else conv.bias.detach()
+        # The weights' layout for each input size; the one under the empty size fits none.
+        self._layouts: dict[torch.Size, Tensor] = {torch.Size(): conv.weight.detach().to_mkldnn()}
+
+    def __deepcopy__(self, memo: dict[int, object]) -> PackedConv2d:
+        """A copy shares the weights, which never change."""
+        return copy.copy(self)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the weights take, all cached layouts included."""
+        return sum(weight.numel() * weight.element_size() for weight in self._layouts.values())
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """(N, C, H, W), and what is added before the activation -> the result in channels_last.
+
+        A depthwise convolution takes no ``shortcut``: PyTorch has no such operator in bf16.
+        """
+        x, weights = x.to(self.dtype), (self._layout_for(x), self._bias, *self._geometry)
+        name, scalars = ACTIVATIONS[self.activation]
+        out: Tensor
+        if shortcut is None:
+            out = torch.ops.mkldnn._convolution_pointwise(x, *weights, name, scalars, "")
+        else:
+            after = None if name == "none" else name
+            out = torch.ops.mkldnn._convolution_pointwise.binary(
+                x, shortcut.to(self.dtype), *weights, "add", 1.0, after, scalars, None
+            )
+        return out
+
+    def _layout_for(self, x: Tensor) -> Tensor:
+        """Weights arranged for the size of ``x``; those of another may be ten times slower."""
+        layouts = self._layouts
+        if x.shape not in layouts:
+            recent = [item for item in layouts.items() if item[0]][-(LAYOUTS - 1) :]
+            some = next(iter(layouts.values()))
+            # Its type stub lacks the last argument.
+            new = torch._C._nn.mkldnn_reorder_conv2d_weight(
+                some.to_dense().to_mkldnn(),
+                *self._geometry,
+                x.shape,  # type: ignore[call-arg]
+            )
+            # Other threads may be reading the dictionary, so it is replaced, not changed.
+            self._layouts = layouts = {**dict(recent), x.shape: new}
+        return layouts[x.shape]
+
+
+class PackedResidual(nn.Module):
+    """A residual block of packed convolutions: ``last(inner(x)) + shortcut(x)``."""
+
+    def __init__(
+        self,
+        convolutions: Sequence[nn.Conv2d],
+        shortcut: nn.Module | None = None,
+        *,
+        inner: str = "relu",
+        relu: bool = False,
+    ) -> None:
+        """``shortcut``: None for the input itself; ``relu``: whether a ReLU follows the sum.
+
+        ``inner``: the activation after each convolution but the last.
+        """
+        super().__init__()
+        *before, last = convolutions
+        self.inner = nn.Sequential(*(PackedConv2d(conv, inner) for conv in before))
+        self.last = PackedConv2d(last, "relu" if relu else "none")
+        self.shortcut = nn.Identity() if shortcut is None else shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.inner(x), self.shortcut(x))
+        return out

@@ -13,12 +13,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.packed import PackedConv2d, PackedResidual
-from lowlat_seg_ros.network.statistics import centred
-from lowlat_seg_ros.network.trunk import Block, DepthwiseConv2d, Trunk
+from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual
+from lowlat_seg_ros.network.trunk import Block, DepthwiseConv2d, Trunk, centred
 
-#: Parts of the file that only the head of the whole network has.
-HEAD = ("conv1.", "aspp.", "pool.", "proj.")
 HEAD_CHANNELS = 128
 
 
@@ -49,7 +46,7 @@ class FoldedConv(nn.Module):
         return x.relu() if self.act else x
 
     def packed(self) -> PackedConv2d:
-        """For inference on a CPU."""
+        """The layer for inference on a CPU."""
         return PackedConv2d(self.c, "relu" if self.act else "none")
 
 
@@ -83,7 +80,7 @@ class Bottleneck(nn.Module):
         return x + y if self.residual else y
 
     def packed(self) -> nn.Module:
-        """For inference on a CPU."""
+        """The block for inference on a CPU."""
         parts = [part for part in self.m if isinstance(part, FoldedConv)]
         if self.residual:
             return PackedResidual([part.c for part in parts])
@@ -97,7 +94,6 @@ class MobileNetEdgeTPU(Trunk):
 
     def __init__(self, whole: bool = True) -> None:
         super().__init__()
-
         self.stem = nn.Sequential(FoldedConv(3, 24, 3, 2), FoldedConv(24, 16, act=False))
         self.os4 = nn.Sequential(
             Bottleneck(16, 128, 24, 3, 2, fused=True), *_repeated(24, 96, 3, fused=True)
@@ -145,15 +141,6 @@ class MobileNetEdgeTPU(Trunk):
         part = self.stem[0]
         assert isinstance(part, FoldedConv)
         return part.c
-
-    def source_names(self) -> list[str]:
-        """Those of the whole network, Cityscapes' classifier last."""
-        names = [name for name in MobileNetEdgeTPU().state_dict() if name.endswith(".weight")]
-        return [*names, "logits.weight"]
-
-    def unused(self, name: str) -> bool:
-        """Cityscapes' classifier, and the head if this is without it."""
-        return name.startswith("logits.") or (not self.whole and name.startswith(HEAD))
 
 
 def _repeated(

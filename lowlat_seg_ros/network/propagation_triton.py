@@ -37,9 +37,8 @@ CHANNELS = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128}
 #: Channels that are summed over at a time, as many as fit into any device's shared memory.
 SUMMED = 64
 
-
-#: Compiled once for all sizes: else another size, such as less while load is shed, would have a
-#: frame wait for the compiler.
+#: Compiled once for all sizes: otherwise a frame of another size, such as a smaller one while load
+#: is shed, would wait for the compiler.
 SIDES = ["height", "width"]
 
 
@@ -52,7 +51,7 @@ class FusedSpatiallyVariantConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weights: Tensor, kernel: int) -> Tensor:
-        """What arrives at each location."""
+        """The result (N, C, H, W), channels_last."""
         features, weights = _nhwc(features), _nhwc(weights)
         ctx.save_for_backward(features, weights)
         ctx.kernel = kernel
@@ -133,7 +132,7 @@ def _gather(
     i, j = top + tl.arange(0, TILE * TILE) // TILE, left + tl.arange(0, TILE * TILE) % TILE
     x = left - K // 2 + tl.arange(0, SPAN)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    here, wanted = (i < height) & (j < width), (c < channels)[None, :]
+    here, in_block = (i < height) & (j < width), (c < channels)[None, :]
     # All that does not change from row to row: the loop moves scalar pointers only.
     column = tl.minimum(tl.maximum(x, 0), width - 1)  # the edge repeats
     cells = column[:, None] * channels + c[None, :]
@@ -145,14 +144,16 @@ def _gather(
     for step in range(TILE + K - 1):
         y = top - K // 2 + step
         edge = tl.minimum(tl.maximum(y, 0), height - 1)
-        row = tl.load(features + (first + edge * width) * channels + cells, mask=wanted, other=0.0)
+        row = tl.load(
+            features + (first + edge * width) * channels + cells, mask=in_block, other=0.0
+        )
         u = (i - y + K // 2)[:, None]
         ours = reached & (u >= 0) & (u < K)
         band = tl.load(weights + (first * (K * K) - y * K) + taps, mask=ours, other=0.0)
         total = _add_product(band.to(row.dtype), row, total, PRECISION)
     total = total.to(out.dtype.element_ty)
     own = out + first * channels + site[:, None] * channels + c[None, :]
-    tl.store(own, total, mask=here[:, None] & wanted)
+    tl.store(own, total, mask=here[:, None] & in_block)
 
 
 @triton.jit(do_not_specialize=SIDES)
@@ -175,7 +176,7 @@ def _scatter(
     y, x = top + tl.arange(0, TILE * TILE) // TILE, left + tl.arange(0, TILE * TILE) % TILE
     j = left - (K - 1) + tl.arange(0, SPAN)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    there, wanted = (j >= 0) & (j < width), (c < channels)[None, :]
+    there, in_block = (j >= 0) & (j < width), (c < channels)[None, :]
     sites = j[:, None] * channels + c[None, :]
     v = j[None, :] - x[:, None] + K - 1
     taps = (j * (K * K))[None, :] - ((y - (K - 1)) * K)[:, None] + v
@@ -185,7 +186,7 @@ def _scatter(
         i = top - (K - 1) + step
         line = tl.full((SPAN,), i, tl.int32)
         inside = there & (line >= 0) & (line < height)
-        known = inside[:, None] & wanted
+        known = inside[:, None] & in_block
         row = tl.load(grad + (first + i * width) * channels + sites, mask=known, other=0.0)
         u = (i - y + K - 1)[:, None]
         ours = reached & inside[None, :] & (u >= 0) & (u < K)
@@ -195,7 +196,7 @@ def _scatter(
     padded = tl.program_id(2).to(tl.int64) * (height + K - 1) * (width + K - 1)
     cell = y * (width + K - 1) + x
     own = out + padded * channels + cell[:, None] * channels + c[None, :]
-    tl.store(own, total.to(out.dtype.element_ty), mask=here[:, None] & wanted)
+    tl.store(own, total.to(out.dtype.element_ty), mask=here[:, None] & in_block)
 
 
 @triton.jit(do_not_specialize=SIDES)

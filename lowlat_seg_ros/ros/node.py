@@ -33,9 +33,9 @@ from lowlat_seg_ros.engine.runner import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.frames import FrameError, ResetReason
 from lowlat_seg_ros.labels import ClassTable
-from lowlat_seg_ros.network import digest, inference
+from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header
-from lowlat_seg_ros.network.device import resolve_device
+from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.ros.camera import Cameras
 from lowlat_seg_ros.ros.connections import output_qos, overridable_qos
@@ -80,7 +80,7 @@ def load_model(settings: Settings) -> Model:
     node = settings.node
     path = Path(os.path.expanduser(node.checkpoint) or DEFAULT_CHECKPOINT)
     device = resolve_device(node.device)
-    sha256 = digest.verify(path, node.checkpoint_sha256)
+    sha256 = checkpoint.verify(path, node.checkpoint_sha256)
     segmenter, header = inference.load(path, device, settings.engine.precision)
     table = ClassTable(path.stem, header.classes, header.colours)
     cost = measure(segmenter, settings.engine, (node.expected_height, node.expected_width))

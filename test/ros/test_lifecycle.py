@@ -17,7 +17,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from lowlat_seg_ros.msg import FrameReport, Ledger
 
-from lowlat_seg_ros.network.digest import SUFFIX, sha256
+from lowlat_seg_ros.network.checkpoint import SHA256_SUFFIX, sha256
 from lowlat_seg_ros.ros.lifecycle import ManagedNode
 
 RGB = picture()
@@ -143,11 +143,11 @@ def test_configure_refuses_other_weights_and_can_be_tried_again(
 
     other = tmp_path / "other.safetensors"
     other.write_bytes(checkpoint.read_bytes()[:-1])
-    Path(f"{other}{SUFFIX}").write_text(f"{sha256(checkpoint)}  {other.name}\n")
+    Path(f"{other}{SHA256_SUFFIX}").write_text(f"{sha256(checkpoint)}  {other.name}\n")
     assert all(r.successful for r in bench.set_parameters(checkpoint=str(other)))
     assert all(r.successful for r in bench.set_parameters(checkpoint_sha256=""))
     assert not manager.take("configure")
-    assert f"but {other}{SUFFIX} says {sha256(checkpoint)}" in node.log
+    assert f"but {other}{SHA256_SUFFIX} says {sha256(checkpoint)}" in node.log
 
     assert all(r.successful for r in bench.set_parameters(checkpoint=str(checkpoint)))
     manager.take_all("configure", "activate")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import TRUNKS, ConfigError
@@ -27,15 +28,14 @@ from lowlat_seg_ros.lab.baselines.carry import (
     Reuse,
     Unified,
 )
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.lab.baselines.flow import FlowNetwork, half_size
 from lowlat_seg_ros.lab.baselines.grfp import GatedRecurrentWarp
-from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
-from lowlat_seg_ros.network.backbone import Backbone
-from lowlat_seg_ros.network.classifier import Classifier
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.network.layers import embed
+from lowlat_seg_ros.network.fast_track import AdaptNet, Fusion
+from lowlat_seg_ros.network.heads import Classifier
+from lowlat_seg_ros.network.layers import resized
 from lowlat_seg_ros.network.propagation import KernelPredictor
-from lowlat_seg_ros.network.pyramid import resized
+from lowlat_seg_ros.network.resnet import ResNet
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter, new_classifier
 from lowlat_seg_ros.network.trunk import Trunk
 
@@ -152,7 +152,7 @@ class SingleFrameMethod(PairMethod):
         if base.encoder is not None:
             own = (base.encoder,)
         else:
-            assert isinstance(backbone, Backbone)
+            assert isinstance(backbone, ResNet)
             stem = (backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)
             own = (*stem, *backbone.lower_blocks())
         width = equal_width(base) if wide else config.module_channels
@@ -180,6 +180,18 @@ def _adaptation(base: Segmenter) -> dict[str, Tensor]:
     shared = base.shared.state_dict().items()
     own = {name.replace("reduce.", "first."): tensor for name, tensor in shared}
     return own | base.adapt.state_dict()
+
+
+def embed(narrow: Tensor, wide: Tensor) -> None:
+    """Copy a layer's parameter into a wider layer's: its first outputs stay what they were.
+
+    They ignore the inputs that ``narrow`` does not have (Net2Net, Chen et al., ICLR 2016); further
+    outputs keep their own initialisation.
+    """
+    with torch.no_grad():
+        if wide.ndim > 1:
+            wide[: len(narrow)] = 0
+        wide[tuple(slice(0, size) for size in narrow.shape)] = narrow
 
 
 def _begin_as(narrow: dict[str, Tensor], wide: dict[str, Tensor]) -> None:

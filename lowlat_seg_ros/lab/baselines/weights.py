@@ -17,7 +17,7 @@ from lowlat_seg_ros.lab.baselines.learned import IMAGE_METHODS, METHODS, Baselin
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.statistics import IMAGENET
+from lowlat_seg_ros.network.trunk import IMAGENET
 
 FORMAT = "lowlat_seg_ros/baseline/1"
 

@@ -36,8 +36,7 @@ from lowlat_seg_ros.lab.benchmark.scaling import Cameras, Freshness, Resolutions
 from lowlat_seg_ros.lab.benchmark.timing import Camera
 from lowlat_seg_ros.lab.evaluation import clip
 from lowlat_seg_ros.lab.evaluation.summary import Machine, describe
-from lowlat_seg_ros.network.device import resolve_device
-from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.inference import precision_of, resolve_device
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
 #: Different images of a run; time does not depend on what is seen.

@@ -22,10 +22,10 @@ from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause
 from lowlat_seg_ros.engine.slow_track import Refine, ThreadedSlowTrack
 from lowlat_seg_ros.frames import MaskKind, Outcome, StageTiming
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine
 from lowlat_seg_ros.lab.benchmark.timing import Camera, Latency, Run, play
 from lowlat_seg_ros.lab.evaluation.comparison import Method
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 Progress = Callable[[int], object]

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowlat_seg_ros.config import NETWORKS, NetworkConfig
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.network.packed import PackedConv2d
-from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.inference import precision_of
+from lowlat_seg_ros.network.layers import PackedConv2d
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -130,10 +130,9 @@ def run(args: argparse.Namespace) -> int:
     from lowlat_seg_ros.lab.evaluation.comparison import compare, measured
     from lowlat_seg_ros.lab.evaluation.methods import factory_for
     from lowlat_seg_ros.lab.evaluation.summary import describe, write_json
-    from lowlat_seg_ros.network import digest
+    from lowlat_seg_ros.network import checkpoint
     from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load
-    from lowlat_seg_ros.network.device import resolve_device
-    from lowlat_seg_ros.network.precision import precision_of
+    from lowlat_seg_ros.network.inference import precision_of, resolve_device
 
     load_average = os.getloadavg()[0]
     path, device = args.checkpoint or DEFAULT_CHECKPOINT, resolve_device(args.device)
@@ -158,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
         clip,
         command=" ".join(["lowlat-seg evaluate", *changed(argparse.Namespace(**words), configure)]),
         checkpoint=path.name,
-        sha256=digest.sha256(path),
+        sha256=checkpoint.sha256(path),
         provenance=header.provenance,
         precision=str(precision_of(config.precision, device)).removeprefix("torch."),
         fast_track_threads=foreground_threads(config),

@@ -40,7 +40,7 @@ from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import Method, Unavailable
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import Header
-from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: What schedules by a threshold measure, by the schedule's name.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError
 from lowlat_seg_ros.lab.baselines import weights
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim, begin_as
 from lowlat_seg_ros.lab.baselines.learned import (
     IMAGE_METHODS,
     METHODS,
@@ -30,6 +30,7 @@ from lowlat_seg_ros.lab.training.image_methods import ImageStage
 from lowlat_seg_ros.lab.training.loop import Loop
 from lowlat_seg_ros.lab.training.options import configure
 from lowlat_seg_ros.lab.training.parallel import Ranks, device_of, joined
+from lowlat_seg_ros.lab.training.pretrained import load_initial
 from lowlat_seg_ros.lab.training.propagation import PropagationLoss, PropagationStage
 from lowlat_seg_ros.lab.training.selector import (
     SelectorStage,
@@ -49,15 +50,13 @@ from lowlat_seg_ros.lab.training.sources import (
 )
 from lowlat_seg_ros.lab.training.stage import Stage
 from lowlat_seg_ros.lab.training.teacher import Teacher
+from lowlat_seg_ros.lab.training.transfer import transfer
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint
-from lowlat_seg_ros.network.backbone import Backbone, load_imagenet
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
-from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.network.encoder import DDREncoder, TrunkEncoder
-from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.encoder import DDREncoder
+from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.trunk import Trunk, load_trunk
 
 __all__ = ["configure", "run"]
 
@@ -143,11 +142,11 @@ def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
     if args.start_from is not None:
         # The weights fit every output stride, as dilation replaces stride.
         trained, _ = checkpoint.load(args.start_from)
-        fresh = checkpoint.transfer(trained, segmenter)
+        fresh = transfer(trained, segmenter)
         if fresh:
             print(f"not in {args.start_from}, begun anew: {', '.join(fresh)}", file=sys.stderr)
     elif getattr(args, "init", None) is not None:
-        _load_initial(segmenter, args.init)
+        load_initial(segmenter, args.init)
     if getattr(args, "encoder", None) is not None:
         header = _load_encoder(segmenter, header, args.encoder)
     return segmenter, header
@@ -163,29 +162,12 @@ def _load_encoder(segmenter: Segmenter, header: Header, folder: Path) -> Header:
     network = weights.load(folder, "ddrnet23_slim", segmenter).learned["network"]
     assert isinstance(network, DDRNet23Slim)
     try:
-        segmenter.encoder.begin_as(network)
+        begin_as(segmenter.encoder, network)
     except RuntimeError as error:
         raise CheckpointError(f"--encoder {folder} does not fit the network: {error}") from error
     of_encoder = weights.provenance(folder, "ddrnet23_slim").get("stages", [])[-1:]
     stages = [*header.provenance.get("stages", []), *of_encoder]
     return dataclasses.replace(header, provenance=header.provenance | {"stages": stages})
-
-
-def _load_initial(segmenter: Segmenter, path: str) -> None:
-    backbone, encoder, config = segmenter.backbone, segmenter.encoder, segmenter.config
-    if isinstance(backbone, Trunk):
-        load_trunk(backbone, config.backbone, path)
-        if isinstance(encoder, TrunkEncoder):
-            # Of another backbone the file is refused, and ImageNet has a file for each.
-            load_trunk(encoder.trunk, config.encoder, path)
-        return
-    assert isinstance(backbone, Backbone)
-    try:
-        load_imagenet(backbone, path)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"--init {path} is no torchvision ResNet file that fits the backbone: {error}"
-        ) from error
 
 
 def _base(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:

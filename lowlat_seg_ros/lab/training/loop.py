@@ -20,7 +20,7 @@ from lowlat_seg_ros.lab.training.log import Log
 from lowlat_seg_ros.lab.training.parallel import Ranks
 from lowlat_seg_ros.lab.training.settings import LoopConfig
 from lowlat_seg_ros.lab.training.stage import Stage
-from lowlat_seg_ros.network.precision import precision_of
+from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.trunk import Trunk
 
 

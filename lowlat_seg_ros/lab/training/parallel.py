@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError
-from lowlat_seg_ros.network.device import resolve_device
+from lowlat_seg_ros.network.inference import resolve_device
 
 #: How long processes wait for one that renders its data, evaluates or saves.
 PATIENCE = timedelta(hours=1)

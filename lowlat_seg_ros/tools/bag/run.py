@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     from lowlat_seg_ros.network import inference
     from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
-    from lowlat_seg_ros.network.device import resolve_device
+    from lowlat_seg_ros.network.inference import resolve_device
     from lowlat_seg_ros.tools.bag.storage import BagReader
 
     names, path = topics.chosen(args), args.checkpoint or DEFAULT_CHECKPOINT
@@ -165,7 +165,7 @@ def _facts(
     """How the masks were made, for the bag's metadata."""
     import lowlat_seg_ros
     from lowlat_seg_ros.lab.evaluation.summary import describe
-    from lowlat_seg_ros.network.digest import sha256
+    from lowlat_seg_ros.network.checkpoint import sha256
 
     virtual = {"delay_frames": args.delay_frames, "latency_ms": args.latency_ms}
     return {

@@ -12,56 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowlat_seg_ros.network.encoder import DDREncoder, Residual, make_stem, stage
 from lowlat_seg_ros.network.layers import conv_bn
-from lowlat_seg_ros.network.packed import PackedResidual
 
 WIDTH = 32  # channels of the first stages
 BRANCH = 128  # channels of DAPPM's branches and of its output
 HEAD = 64  # channels of the segmentation head
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3 and a widening 1x1, and a shortcut; the sum is linear."""
-
-    def __init__(self, inputs: int, planes: int, stride: int = 1, widen: int = 1) -> None:
-        super().__init__()
-        outputs = planes * widen
-        if widen == 1:
-            layers = [conv_bn(inputs, planes, 3, stride), nn.ReLU(True), conv_bn(planes, planes, 3)]
-        else:
-            layers = [
-                conv_bn(inputs, planes, 1), nn.ReLU(True), conv_bn(planes, planes, 3, stride),
-                nn.ReLU(True), conv_bn(planes, outputs, 1),
-            ]  # fmt: skip
-        self.body = nn.Sequential(*layers)
-        same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x) + self.shortcut(x)
-
-    def packed(self) -> PackedResidual:
-        """For inference on a CPU."""
-        convolutions = [layer for layer in self.body.modules() if isinstance(layer, nn.Conv2d)]
-        return PackedResidual(convolutions, self.shortcut)
-
-
-def make_stem(width: int) -> nn.Sequential:
-    """Two strided convolutions: (N, 3, H, W) -> (N, width, H/4, W/4)."""
-    return nn.Sequential(
-        nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True),
-        nn.Conv2d(width, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True),
-    )  # fmt: skip
-
-
-def stage(
-    inputs: int, planes: int, stride: int, end: nn.Module | None = None, blocks: int = 2
-) -> nn.Sequential:
-    """Residual blocks and ``end``: (N, inputs, H, W) -> (N, planes, H/stride, W/stride)."""
-    layers: list[nn.Module] = [Residual(inputs, planes, stride)]
-    for _ in range(blocks - 1):
-        layers += [nn.ReLU(True), Residual(planes, planes)]
-    return nn.Sequential(*layers, *([end] if end is not None else []))
 
 
 def _preactivated(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
@@ -149,3 +105,17 @@ def _head(inputs: int, num_classes: int) -> nn.Sequential:
         nn.ReLU(True),
         nn.Conv2d(HEAD, num_classes, 1),
     )
+
+
+def begin_as(encoder: DDREncoder, network: DDRNet23Slim) -> None:
+    """Copy the first stages of a trained DDRNet-23-slim into ``encoder``, an Sl of its kind.
+
+    Raises ``RuntimeError`` if the widths differ.
+    """
+    state = network.state_dict()
+    own = {}
+    for name in encoder.state_dict():
+        # The fourth stage's blocks are numbered there; the encoder has the first of two.
+        whole = name if name in state else name.replace("4.", "4.0.", 1)
+        own[name] = state[whole]
+    encoder.load_state_dict(own)

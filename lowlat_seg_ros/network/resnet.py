@@ -1,7 +1,7 @@
 """ResNets cut into Sl (lower) and Sh (higher) at a named part (paper Sec. 3.1).
 
-Parameter names are torchvision's, so an ImageNet file of the user's loads strictly. Late stages
-are dilated instead of strided, which keeps the features at 1/8 of the image (or 1/16).
+Parameter names are torchvision's, so that its ImageNet files load strictly. Late stages are dilated
+instead of strided, so that features stay at 1/8 of the image (or 1/16).
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig
-from lowlat_seg_ros.network.packed import PackedResidual
+from lowlat_seg_ros.network.layers import PackedResidual, conv_bn
 
 
 class BasicBlock(nn.Module):
@@ -25,6 +24,7 @@ class BasicBlock(nn.Module):
         self, inputs: int, planes: int, stride: int, dilation: int, shortcut: nn.Module | None
     ) -> None:
         super().__init__()
+        self.channels = planes
         self.conv1 = nn.Conv2d(inputs, planes, 3, stride, dilation, dilation, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
         return self.relu(out)
 
     def packed(self) -> PackedResidual:
-        """For inference on a CPU."""
+        """The block for inference on a CPU."""
         return PackedResidual((self.conv1, self.conv2), self.downsample, relu=True)
 
 
@@ -52,12 +52,13 @@ class Bottleneck(nn.Module):
         self, inputs: int, planes: int, stride: int, dilation: int, shortcut: nn.Module | None
     ) -> None:
         super().__init__()
+        self.channels = planes * self.expansion
         self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.conv3 = nn.Conv2d(planes, self.channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(self.channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut
 
@@ -69,7 +70,7 @@ class Bottleneck(nn.Module):
         return self.relu(out)
 
     def packed(self) -> PackedResidual:
-        """For inference on a CPU."""
+        """The block for inference on a CPU."""
         return PackedResidual((self.conv1, self.conv2, self.conv3), self.downsample, relu=True)
 
 
@@ -97,10 +98,10 @@ STAGES = {
 }
 
 
-class Backbone(nn.Module):
+class ResNet(nn.Module):
     """A dilated ResNet without its classifier, run as Sl and then Sh.
 
-    ``low_channels`` is Cl, ``out_channels`` the channels Sh's stages end with.
+    ``low_channels``: Cl, the channels of F_l; ``out_channels``: those of the last stage.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -113,21 +114,23 @@ class Backbone(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         channels, dilation = width, 1
         for stage, depth in enumerate(architecture.depths):
-            stride, wanted = STAGES[config.output_stride][stage]
+            stride, dilated = STAGES[config.output_stride][stage]
             blocks = []
             for index in range(depth):
                 # As torchvision does: the first block of a stage keeps the dilation before it.
                 block = make_block(
                     architecture.block, channels, width << stage,
-                    stride if index == 0 else 1, dilation if index == 0 else wanted,
+                    stride if index == 0 else 1, dilation if index == 0 else dilated,
                 )  # fmt: skip
                 blocks.append(block)
                 channels = (width << stage) * architecture.block.expansion
-            dilation = wanted
+            dilation = dilated
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.out_channels = channels
         self._lower, self._higher = self._split(config)
-        self.low_channels = self._channels_of(self._lower[-1])
+        last = self.get_submodule(self._lower[-1])
+        assert isinstance(last, BasicBlock | Bottleneck)
+        self.low_channels = last.channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -154,11 +157,6 @@ class Backbone(nn.Module):
         cut = names.index(ends[-1]) + 1
         return names[:cut], names[cut:]
 
-    def _channels_of(self, name: str) -> int:
-        block = self.get_submodule(name)
-        last = block.bn2 if isinstance(block, BasicBlock) else block.bn3
-        return int(last.num_features)  # type: ignore[union-attr,arg-type]
-
     def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
         """Sl: normalised image (N, 3, H, W) -> F_l (N, Cl, H/8, W/8).
 
@@ -171,8 +169,8 @@ class Backbone(nn.Module):
         return x
 
     def stem(self, image: Tensor) -> Tensor:
-        """What comes before the blocks: normalised image (N, 3, H, W) -> (N, width, H/4, W/4)."""
-        # Other than torchvision's, but equal: the ReLU has a quarter left to do.
+        """The layers before the blocks: normalised image (N, 3, H, W) -> (N, width, H/4, W/4)."""
+        # Pooling before the ReLU, unlike torchvision, gives the same and leaves it a quarter to do.
         x: Tensor = self.relu(self.maxpool(self.bn1(self.conv1(image))))
         return x
 
@@ -192,18 +190,5 @@ def make_block(
     outputs = planes * kind.expansion
     shortcut = None
     if stride != 1 or inputs != outputs:
-        shortcut = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-        )
+        shortcut = conv_bn(inputs, outputs, 1, stride)
     return kind(inputs, planes, stride, dilation, shortcut)
-
-
-def load_imagenet(backbone: Backbone, path: str) -> None:
-    """Load a torchvision ResNet file (``.pth``) from a local path into ``backbone``.
-
-    Every key of the backbone must be there; only ``fc.*`` may be left over.
-
-    Raises ``RuntimeError`` naming missing or unexpected keys.
-    """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})

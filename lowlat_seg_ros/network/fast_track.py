@@ -1,0 +1,232 @@
+"""The small modules that read F_l: shared reduction, AdaptNet, fusion, gate and selector."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowlat_seg_ros.network.layers import conv_bn, conv_bn_relu, separable
+
+#: Channels between the gate's two layers.
+GATE_CHANNELS = 16
+#: Age in seconds at which the gate's input is 1: 16 frames at 15 Hz.
+AGE_S = 16 / 15
+#: Factor of the differences of luma, which are small: a tenth of white is much.
+RESIDUAL_SCALE = 8.0
+
+
+class SharedReduction(nn.Module):
+    """One convolution of F_l that selector, predictor and AdaptNet share (beyond the paper).
+
+    As published each of them begins with a 3x3 convolution of all of F_l's channels, which at 1024
+    channels costs as much as all that follows. Here one convolution serves all three, once per
+    frame. Where Sh continues from F_l, the reduction is appended to F_l as further channels
+    (``keeps_input``); where Sh reads the image, it replaces F_l, which nothing else reads.
+    """
+
+    def __init__(self, low_channels: int, width: int, kernel: int, keeps_input: bool) -> None:
+        super().__init__()
+        self.reduce, self.keeps_input = conv_bn_relu(low_channels, width, kernel), keeps_input
+
+    def forward(self, low: Tensor) -> Tensor:
+        """F_l (N, Cl, H/8, W/8) -> (N, width, H/8, W/8), or (N, Cl + width, H/8, W/8)."""
+        reduced: Tensor = self.reduce(low)
+        return torch.cat([low, reduced], dim=1) if self.keeps_input else reduced
+
+
+class Reduced(nn.Module):
+    """The reduction (N, width, H/8, W/8) out of what :class:`SharedReduction` returned."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, low: Tensor) -> Tensor:
+        if low.shape[1] == self.width:
+            return low
+        # A copy: a view would keep all of F_l in memory as long as it is in use.
+        return low[:, -self.width :].contiguous(memory_format=torch.channels_last)
+
+
+class AdaptNet(nn.Module):
+    """``depth`` 3x3 convolutions: F_l (N, Cl, H/8, W/8) -> adapted (N, width, H/8, W/8), Sec. 3.3.
+
+    A second branch of ``context`` channels, 0 for none as published, sees beyond the few cells that
+    Sl and three convolutions reach. Without it a wide building and a wide truck look alike.
+    """
+
+    def __init__(
+        self,
+        low_channels: int,
+        width: int,
+        context: int = 0,
+        shares: bool = False,
+        depth: int = 3,
+        kernel: int = 3,
+    ) -> None:
+        """``shares``: :class:`SharedReduction` replaces the first of ``depth`` convolutions.
+
+        ``kernel``: side of the first.
+        """
+        super().__init__()
+        self.first = Reduced(width) if shares else conv_bn_relu(low_channels, width, kernel)
+        self.second = conv_bn_relu(width, width) if depth > 1 else nn.Identity()
+        self.third = conv_bn_relu(width, width) if depth > 2 else nn.Identity()
+        self.far = FarBranch(width, context) if context else None
+
+    def forward(self, low: Tensor) -> Tensor:
+        first = self.first(low)
+        near = self.second(first)
+        adapted: Tensor = self.third(near if self.far is None else near + self.far(first))
+        return adapted
+
+
+class FarBranch(nn.Module):
+    """Cheap depthwise blocks at strides 16 and 32, and the mean of the whole image.
+
+    It has little more than a tenth of the fast track's multiply-adds.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.down16 = separable(channels, width, stride=2)
+        self.blocks16 = nn.ModuleList(separable(width, width) for _ in range(2))
+        self.down32 = separable(width, width, stride=2)
+        self.blocks32 = nn.ModuleList(separable(width, width, kernel=5) for _ in range(3))
+        self.whole = nn.Conv2d(width, width, 1)
+        self.out = conv_bn(width, channels, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H/8, W/8) -> the same shape."""
+        middle = self.down16(x)  # (N, width, H/16, W/16)
+        for block in self.blocks16:
+            middle = middle + block(middle)
+        far = self.down32(middle)  # (N, width, H/32, W/32)
+        for block in self.blocks32:
+            far = far + block(far)
+        far = far + self.whole(far.mean(dim=(2, 3), keepdim=True))
+        both = middle + F.interpolate(far, middle.shape[2:], mode="bilinear")
+        out: Tensor = F.interpolate(self.out(both), x.shape[2:], mode="bilinear")
+        return out
+
+
+class Fusion(nn.Module):
+    """Propagated F_h and adapted F_l, concatenated and mixed by one 3x3 convolution (Sec. 3.3)."""
+
+    def __init__(self, high_channels: int, width: int) -> None:
+        super().__init__()
+        self.mix = conv_bn_relu(high_channels + width, width)
+
+    def forward(self, propagated: Tensor, adapted: Tensor) -> Tensor:
+        """(N, Ch, H/8, W/8) and (N, width, H/8, W/8) -> fused (N, width, H/8, W/8)."""
+        # F_h is float32 where the rest may be bf16: converting it first halves the copy.
+        return self.mix(torch.cat([propagated.to(adapted.dtype), adapted], dim=1))
+
+
+class TrustGate(nn.Module):
+    """How far each location trusts the carried answer, in [0, 1] (beyond the paper).
+
+    Features carried for long, or to where something else came into view, are wrong, and then the
+    frame's own answer is better. The gate, two layers per location, weighs both, so that late or
+    stale features fade out: 0 stands for the frame's own answer alone, 1 for the carried one as
+    fusion corrects it. DAVSS (Zhuang et al., TCSVT 2021) and Tamed Warping (Feng et al., 2020)
+    correct warped features where flow fails; here one number per answer says where.
+    """
+
+    def __init__(self, width: int, answers: int, points: int, flow_evidence: bool) -> None:
+        """``width``: channels of the fused features; ``points``: answers per class and location.
+
+        ``answers``: those of all classes and points; ``flow_evidence`` as in ``NetworkConfig``.
+        """
+        super().__init__()
+        self.points = points
+        evidence = 2 + (points if flow_evidence else 0)
+        self.first = nn.Conv2d(width + answers + evidence, GATE_CHANNELS, 1)
+        self.last = nn.Conv2d(GATE_CHANNELS, points, 1)
+
+    def forward(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
+        """Trust (N, points, H/8, W/8).
+
+        ``fused`` (N, width, H/8, W/8); ``carried`` and ``own``, the answers as
+        :meth:`.heads.SubPixel.cells` returns them; ``evidence`` of :func:`evidence_of`.
+        """
+        distance = (carried - own).abs()
+        kind = distance.dtype
+        inputs = [fused.to(kind), distance, evidence.to(kind)]
+        trust: Tensor = self.last(self.first(torch.cat(inputs, dim=1)).relu()).sigmoid()
+        return trust
+
+    def combine(
+        self, fused: Tensor, own: Tensor, carried: Tensor, correction: Tensor, evidence: Tensor
+    ) -> Tensor:
+        """The own answer, and the carried one plus fusion's ``correction``, weighed by the gate.
+
+        Returns logits, and the trust as one more plane, (N, classes + 1, r*H/8, r*W/8), r*r being
+        the points. Inputs as for :meth:`forward`.
+        """
+        trust = self(fused, carried, own, evidence)
+        cells = torch.cat([weighed(own, correction + carried, trust), trust], dim=1)
+        return F.pixel_shuffle(cells, math.isqrt(self.points))
+
+
+def evidence_of(
+    reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: Tensor | None = None
+) -> Tensor:
+    """What speaks against carried features, for the gate: (N, 2 or more, H/8, W/8) float32.
+
+    The planes are the mean change of F_l, from the kernel predictor's reductions of both frames
+    (N, width, H/8, W/8); the age, from ``age_s`` (N,), seconds since the frame that Sh has seen, on
+    a logarithmic scale; and those of ``residual`` (N, points, H/8, W/8), see
+    :class:`.warping.Motion`, if it is given.
+    """
+    change = (reduced - reduced_key).abs().mean(dim=1, keepdim=True, dtype=torch.float32)
+    # 8: the scale on which the first frames differ most.
+    age = torch.log1p(8 * age_s.clamp(min=0) / AGE_S) / math.log(9)
+    planes = [change, age.view(-1, 1, 1, 1).expand_as(change)]
+    if residual is not None:
+        planes.append(residual * RESIDUAL_SCALE)
+    # Channels last, as all that it is concatenated with.
+    return torch.cat(planes, dim=1).contiguous(memory_format=torch.channels_last)
+
+
+def weighed(own: Tensor, carried: Tensor, trust: Tensor) -> Tensor:
+    """The mean of both answers (N, classes*points, h, w) weighed by ``trust`` (N, points, h, w)."""
+    # Channels are ordered by class, then by point, as in ``torch.nn.PixelShuffle``. In NHWC, as all
+    # tensors here: otherwise each step would copy there and back.
+    times = own.shape[1] // trust.shape[1]
+    of_classes = trust.permute(0, 2, 3, 1).repeat(1, 1, 1, times).permute(0, 3, 1, 2)
+    # Under autocast their types differ.
+    kind = carried.dtype
+    return torch.lerp(own.to(kind), carried, of_classes.to(kind))
+
+
+class KeyFrameSelector(nn.Module):
+    """Predicts from the change of F_l how far the segmentation deviates from the key frame's.
+
+    The deviation is the fraction of pixels whose label differs (Sec. 3.2).
+    """
+
+    def __init__(self, low_channels: int, width: int, shares: bool = False) -> None:
+        """``shares``: reads :class:`SharedReduction` instead of a reduction of its own."""
+        super().__init__()
+        own = nn.Conv2d(low_channels, width, 3, padding=1)
+        self.reduction = Reduced(width) if shares else own
+        # Without a ReLU before the pooling, a change and its opposite would only differ in sign.
+        self.mix = conv_bn_relu(width, width)
+        self.unit = nn.Linear(width, 1)
+
+    def reduce(self, low: Tensor) -> Tensor:
+        """F_l (N, Cl, H/8, W/8) -> reduced (N, width, H/8, W/8), cached for the key frame."""
+        reduced: Tensor = self.reduction(low)
+        return reduced
+
+    def forward(self, reduced_key: Tensor, reduced: Tensor) -> Tensor:
+        """Reduced F_l of key and current frame -> logit of the deviation (N,)."""
+        return self.unit(self.mix(reduced - reduced_key).mean(dim=(2, 3))).squeeze(1)
+
+    def deviation(self, reduced_key: Tensor, reduced: Tensor) -> Tensor:
+        """Reduced F_l of key and current frame -> deviation (N,) in [0, 1]."""
+        return self(reduced_key, reduced).sigmoid()
