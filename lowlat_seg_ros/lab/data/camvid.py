@@ -99,10 +99,7 @@ class CamVid:
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        size: tuple[int, int] | None = None,
+        self, root: str | Path, split: str = "train", size: tuple[int, int] | None = None
     ) -> None:
         if split not in SPLITS:
             raise DataError(f"CamVid has no split {split!r}; choose one of {', '.join(SPLITS)}")

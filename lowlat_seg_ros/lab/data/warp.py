@@ -166,11 +166,7 @@ def _set_thing(
     shrink, shift_x, shift_y = (
         float(v)
         for v in _displacement(
-            np.array(thing.inverse_depth),
-            motion,
-            middle,
-            label.shape,
-            (thing.along, thing.across),
+            np.array(thing.inverse_depth), motion, middle, label.shape, (thing.along, thing.across)
         )
     )
     grow = 1.0 / shrink

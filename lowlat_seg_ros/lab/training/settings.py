@@ -35,9 +35,7 @@ class LoopConfig:
         0.998, "decay of the averaged weights that are evaluated and saved", low=0.0, high=1.0
     )
     precision: str = setting(
-        "auto",
-        "bf16 where the processor multiplies it fast, or fp32",
-        choices=PRECISIONS,
+        "auto", "bf16 where the processor multiplies it fast, or fp32", choices=PRECISIONS
     )
     log_every: int = setting(50, "steps between rows of losses in the log", low=1, high=10**8)
     evaluate_every: int = setting(250, "steps between evaluations", low=1, high=10**8)

@@ -23,11 +23,7 @@ class Teacher:
     """
 
     def __init__(
-        self,
-        program: nn.Module,
-        columns: list[int | None],
-        num_classes: int,
-        device: torch.device,
+        self, program: nn.Module, columns: list[int | None], num_classes: int, device: torch.device
     ) -> None:
         self._program = program
         self._table = torch.zeros(len(columns), num_classes, device=device)
