@@ -191,15 +191,19 @@ class NetworkConfig:
     )
     fine_carry: bool = setting(
         False,
-        "whether the full network's answers travel with F_h and are warped at their own "
-        "resolution, "
-        "by the displacement that the kernels stand for: Eq. (1) moves whole cells",
+        "whether the full network's answers are warped at their own resolution by optical flow "
+        "from the frame that Sh has seen, besides F_h, which Eq. (1) moves in whole cells",
     )
     gate: bool = setting(
         False,
         "whether residual fusion weighs the carried answer against the frame's own by a trust that "
         "is learned, for each location, from the age of the features, the change of F_l and the "
         "agreement of both answers",
+    )
+    flow_evidence: bool = setting(
+        False,
+        "whether the gate also sees, for each answer, how far the image that is warped by optical "
+        "flow differs from the current one; it needs fine_carry",
     )
     ensemble: float = setting(
         0.0,
@@ -252,6 +256,11 @@ class NetworkConfig:
             raise ConfigError(
                 "fine_carry is set without residual_fusion, which corrects the answers that are "
                 "carried; set that, too"
+            )
+        if self.flow_evidence and not (self.fine_carry and self.gate):
+            raise ConfigError(
+                f"flow_evidence is set with fine_carry {self.fine_carry} and gate {self.gate}; it "
+                "is what the gate sees of that flow, so set both"
             )
         if self.ensemble and not self.residual_fusion:
             raise ConfigError(
@@ -316,6 +325,7 @@ def _from_real_images(backbone: str, encoder: str) -> NetworkConfig:
         residual_fusion=True,
         fine_carry=True,
         gate=True,
+        flow_evidence=True,
     )
 
 
@@ -345,7 +355,7 @@ NETWORKS: dict[str, NetworkConfig] = {
     "tiny": _TINY,
     "tiny_ddr": _with_encoder(_TINY, width=6),
     "tiny_gated": dataclasses.replace(
-        _with_encoder(_TINY, width=6), ensemble=0.0, fine_carry=True, gate=True
+        _with_encoder(_TINY, width=6), ensemble=0.0, fine_carry=True, gate=True, flow_evidence=True
     ),
 }
 

@@ -27,7 +27,7 @@ def test_on_a_cpu_there_is_neither_stream_nor_graph(tiny: Segmenter) -> None:
 @torch.inference_mode()
 def test_the_parts_are_the_network_s(tiny: Segmenter, make_frame: MakeFrame) -> None:
     run, geometry = Runner(tiny), plan((48, 64), 0)
-    images = [run.image(make_frame(i).image, geometry) for i in range(2)]
+    images = [run.image(make_frame(i).image, geometry)[0] for i in range(2)]
     assert torch.equal(images[0], network_input(make_frame(0).image, geometry, tiny))
     key, low = (run.lower(image) for image in images)
     assert torch.equal(low, tiny.lower(images[1]))

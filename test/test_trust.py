@@ -27,7 +27,8 @@ def parts(net: Segmenter) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     low = net.lower(torch.randn(1, 3, 64, 96))
     high = torch.randn(1, net.config.high_channels, 8, 12)
     reduced = net.predictor.reduce(low)
-    return low, high, net.evidence(reduced.roll(1, 3), reduced, torch.tensor([0.2]))
+    residual = torch.rand(1, 4, 8, 12)
+    return low, high, net.evidence(reduced.roll(1, 3), reduced, torch.tensor([0.2]), residual)
 
 
 @torch.inference_mode()
@@ -71,6 +72,10 @@ def test_evidence_grows_with_age_and_change() -> None:
     assert (same[1, 1] > 0.9).all()
     other = evidence_of(reduced + 0.5, reduced, torch.tensor([0.1, 0.2]))
     torch.testing.assert_close(other[:, 0], torch.full((2, 3, 4), 0.5))
+    residual = torch.rand(2, 4, 3, 4)
+    more = evidence_of(reduced, reduced, torch.tensor([0.0, 1.0]), residual)
+    assert torch.equal(more[:, :2], same)
+    assert (more[:, 2:] > same[:, :1]).all()
 
 
 def test_the_engine_says_how_old_the_features_are(
@@ -81,7 +86,9 @@ def test_the_engine_says_how_old_the_features_are(
     monkeypatch.setattr(
         gated,
         "evidence",
-        lambda key, now, age: ages.append(age.item()) or evidence_of(key, now, age),
+        lambda key, now, age, residual: (
+            ages.append(age.item()) or evidence_of(key, now, age, residual)
+        ),
     )
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (7, 64, 96, 3), np.uint8)

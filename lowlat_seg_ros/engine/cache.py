@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from lowlat_seg_ros.engine.resize import Geometry
@@ -13,12 +14,19 @@ from lowlat_seg_ros.engine.resize import Geometry
 NOMINAL_PERIOD_S = 1 / 15
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Seen:
-    """A frame that Sh has seen, by its stamp and its number among those of the engine."""
+    """A frame that Sh has seen, by its stamp and its number among those of the engine.
+
+    ``answers`` (1, classes, r*H/8, r*W/8) are the full network's and ``luma`` uint8 (H/2, W/2) is
+    the frame's, where answers are carried by optical flow (``fine_carry``): neither changes as
+    long as no newer frame has been seen by Sh.
+    """
 
     stamp_ns: int
     index: int
+    luma: np.ndarray | None = None
+    answers: Tensor | None = None
 
     def age_s(self, stamp_ns: int, index: int) -> float:
         """Seconds from it to a later frame; by the number of frames where stamps stand still."""
@@ -37,9 +45,9 @@ class KeyFrame:
     (1, Ch, H/8, W/8): from Sh when ``exact``, carried over while provisional, None if no Sh has
     succeeded in this epoch yet. ``geometry`` is the size that all of them have: the frame's own,
     or where ``resampled`` another one that the stream went over to (see :mod:`rescale`). ``index``
-    numbers the frame among those of the engine. ``seen`` is the frame that Sh has seen for
-    ``high``: this one where it is exact, else an older one. ``answers`` are those of ``high``,
-    carried like it, where the network has them (``fine_carry``).
+    numbers the frame among those of the engine, and ``luma`` is its own, see :class:`Seen`.
+    ``seen`` is the frame that Sh has seen for ``high``: this one where it is exact, else an older
+    one.
     """
 
     source: Tensor
@@ -55,12 +63,11 @@ class KeyFrame:
     resampled: bool = False
     frame_id: str = ""
     seen: Seen | None = None
-    answers: Tensor | None = None
+    luma: np.ndarray | None = None
 
-    @property
-    def itself(self) -> Seen:
-        """This frame, as what Sh has seen."""
-        return Seen(self.stamp_ns, self.index)
+    def seen_with(self, answers: Tensor | None) -> Seen:
+        """This frame, as what Sh has seen and answered."""
+        return Seen(self.stamp_ns, self.index, self.luma, answers)
 
 
 class KeyFrameCache:

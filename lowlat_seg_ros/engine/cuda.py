@@ -111,13 +111,20 @@ class CudaRunner(Runner):
         """Stages end when the GPU gets there; nothing waits for it."""
         return Stopwatch(clock, _mark, _ms_between)
 
-    def image(self, image: np.ndarray, geometry: resize.Geometry) -> Tensor:
-        """One asynchronous copy of bytes; the rest is done on the GPU."""
+    def image(
+        self, image: np.ndarray, geometry: resize.Geometry
+    ) -> tuple[Tensor, np.ndarray | None]:
+        """One asynchronous copy of bytes; the rest is done on the GPU, but for the luma."""
         self._side.graphs.use(geometry.padded)
-        pixels = self._side.upload(geometry.padded).send(
-            partial(resize.fill, image, geometry), self._device
-        )
-        return self.run("image", self._normalised, pixels)
+        luma: np.ndarray | None = None
+
+        def fill(padded: np.ndarray) -> None:
+            nonlocal luma
+            resize.fill(image, geometry, padded)
+            luma = self._luma(padded)
+
+        pixels = self._side.upload(geometry.padded).send(fill, self._device)
+        return self.run("image", self._normalised, pixels), luma
 
     def mask(self, logits: Tensor, geometry: resize.Geometry) -> np.ndarray:
         """One asynchronous copy of bytes, and the only wait of a frame."""

@@ -370,9 +370,7 @@ class Engine:
             key = current
             with serial():
                 high = self._net.keep(self._net.propagate(current.high, work.weights))
-                moved = self._net.move(current.answers, work.weights)
-                answers = None if moved is None else self._net.keep(moved)
-            new = dataclasses.replace(new, high=high, answers=answers, seen=current.seen)
+            new = dataclasses.replace(new, high=high, seen=current.seen)
         return True
 
     def _take_over(self, old: KeyFrame | None, new: KeyFrame, *, submit: bool) -> bool:

@@ -55,11 +55,9 @@ class Refiner:
         checked_pause()
         with self._net.turn():
             high = exact_features(self._net, key.source, checked_pause)
-            answers = self._kept(self._net.answers(high))
-            return self._place(dataclasses.replace(key, high=high, answers=answers))
-
-    def _kept(self, answers: Tensor | None) -> Tensor | None:
-        return None if answers is None else self._net.keep(answers)
+            answers = self._net.answers(high)
+            seen = key.seen_with(None if answers is None else self._net.keep(answers))
+            return self._place(dataclasses.replace(key, high=high, seen=seen))
 
     def _place(self, done: KeyFrame) -> Outcome:
         while True:
@@ -78,9 +76,8 @@ class Refiner:
                 dataclasses.replace(
                     current,
                     high=fitted.high,
-                    answers=fitted.answers,
                     exact=exact,
-                    seen=done.itself,
+                    seen=fitted.seen,
                 ),
             ):
                 return Outcome.REFINED if exact else Outcome.CARRIED
@@ -90,16 +87,15 @@ class Refiner:
         if self._late_refinement == "drop" or current.exact:
             return Outcome.LATE
         key = resampled(done, current.geometry)
-        high, answers = key.high, key.answers
+        high = key.high
         assert high is not None  # Sh's, as set in __call__
         if self._late_refinement == "propagate":
             self._net.after_frames()  # ``current`` is newer than this turn
             weights = self._net.kernels(key.remembered, current.reduced)
             with serial():
                 high = self._net.keep(self._net.propagate(high, weights))
-                answers = self._kept(self._net.move(answers, weights))
         self._net.settle()
-        new = dataclasses.replace(current, high=high, answers=answers, seen=done.itself)
+        new = dataclasses.replace(current, high=high, seen=key.seen)
         if self._cache.replace(current, new):
             return Outcome.CARRIED
         return Outcome.LATE if self._cache.snapshot()[1] == done.epoch else Outcome.STALE

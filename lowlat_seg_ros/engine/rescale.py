@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache
-from lowlat_seg_ros.engine.resize import Geometry, resample
+from lowlat_seg_ros.engine.cache import KeyFrame, KeyFrameCache, Seen
+from lowlat_seg_ros.engine.resize import Geometry, resample, resample_luma
 
 
 def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
@@ -31,10 +31,20 @@ def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
         remembered=resample(key.remembered, old, geometry),
         selector_reduced=resample(key.selector_reduced, old, geometry),
         high=None if key.high is None else resample(key.high, old, geometry),
-        answers=None if key.answers is None else resample(key.answers, old, geometry),
+        luma=None if key.luma is None else resample_luma(key.luma, old, geometry),
+        seen=None if key.seen is None else _resampled(key.seen, old, geometry),
         geometry=geometry,
         exact=False,
         resampled=True,
+    )
+
+
+def _resampled(seen: Seen, old: Geometry, new: Geometry) -> Seen:
+    luma, answers = seen.luma, seen.answers
+    return dataclasses.replace(
+        seen,
+        luma=None if luma is None else resample_luma(luma, old, new),
+        answers=None if answers is None else resample(answers, old, new),
     )
 
 

@@ -83,20 +83,25 @@ def fill(image: np.ndarray, geometry: Geometry, padded: np.ndarray) -> None:
     padded[height:] = padded[height - 1 : height]
 
 
+def pixels_of(image: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """uint8 (H, W, 3) RGB -> uint8 (*padded, 3), contiguous; ``image`` itself where it fits."""
+    if geometry.padded == geometry.image:
+        return np.ascontiguousarray(image)
+    padded = np.empty((*geometry.padded, 3), np.uint8)
+    fill(image, geometry, padded)
+    return padded
+
+
 def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -> Tensor:
     """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last, on the network's device.
 
     On a CPU in the precision that the network rounds it to.
     """
-    device = next(segmenter.parameters()).device
-    if device.type == "cpu" and geometry.padded == geometry.image:
-        return normalised(np.ascontiguousarray(image), segmenter.input_dtype, segmenter.statistics)
-    padded = np.empty((*geometry.padded, 3), np.uint8)
-    fill(image, geometry, padded)
+    device, pixels = next(segmenter.parameters()).device, pixels_of(image, geometry)
     if device.type == "cpu":
-        return normalised(padded, segmenter.input_dtype, segmenter.statistics)
-    pixels = torch.from_numpy(padded).to(device).permute(2, 0, 1).unsqueeze(0)
-    return segmenter.normalise(pixels / 255)
+        return normalised(pixels, segmenter.input_dtype, segmenter.statistics)
+    tensor = torch.from_numpy(pixels).to(device).permute(2, 0, 1).unsqueeze(0)
+    return segmenter.normalise(tensor / 255)
 
 
 def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:
@@ -114,6 +119,12 @@ def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:
     if features.is_cuda:  # they may be the other side's, and dropped while they are read
         features.record_stream(torch.cuda.current_stream())
     return result.to(features.dtype)
+
+
+def resample_luma(luma: np.ndarray, old: Geometry, new: Geometry) -> np.ndarray:
+    """Luma of an image at ``old`` -> at ``new``, see :func:`~.warping.luma_of`."""
+    pixels = torch.from_numpy(luma)[None, None]
+    return resample(pixels.float(), old, new).round_().to(torch.uint8)[0, 0].numpy()
 
 
 def mask_of(logits: Tensor, geometry: Geometry) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine import normalising, resize, upsampling
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
+from lowlat_seg_ros.network import warping
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 
@@ -46,9 +47,20 @@ class Runner:
         """For one frame's stages on this device."""
         return Stopwatch(clock)
 
-    def image(self, image: np.ndarray, geometry: resize.Geometry) -> Tensor:
-        """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last."""
-        return resize.network_input(image, geometry, self._net)
+    def image(
+        self, image: np.ndarray, geometry: resize.Geometry
+    ) -> tuple[Tensor, np.ndarray | None]:
+        """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last; and its luma.
+
+        The luma, uint8 (H/2, W/2) of the padded size, is None where the network needs no flow.
+        """
+        pixels = resize.pixels_of(image, geometry)
+        return normalising.normalised(
+            pixels, self._net.input_dtype, self._net.statistics
+        ), self._luma(pixels)
+
+    def _luma(self, pixels: np.ndarray) -> np.ndarray | None:
+        return warping.luma_of(pixels) if self._net.config.fine_carry else None
 
     def mask(self, logits: Tensor, geometry: resize.Geometry) -> np.ndarray:
         """Logits (1, classes, h, w) -> uint8 (H, W) ids at the image's size."""
@@ -85,22 +97,31 @@ class Runner:
         return self.run("propagate", self._net.propagate, key_high, weights)
 
     def answers(self, high: Tensor) -> Tensor | None:
-        """F_h -> the full network's answers, None where they are not carried."""
+        """F_h -> the full network's logits, to be carried; None without ``fine_carry``."""
         if not self._net.config.fine_carry:
             return None
-        return self.run("answers", self._net.high_classifier.cells, high)
+        return self.run("answers", self._net.answers, high)
 
-    def move(self, answers: Tensor | None, weights: Tensor) -> Tensor | None:
-        """Answers of the key frame, moved to the current one; None if there are none."""
-        return None if answers is None else self.run("move", self._net.move, answers, weights)
+    def motion(self, then: np.ndarray | None, now: np.ndarray | None) -> warping.Motion | None:
+        """Optical flow between two frames, by their luma; None where the network needs none."""
+        if then is None or now is None:
+            return None
+        return warping.motion(then, now, self._net.config.classifier_upsampling)
 
-    def evidence(self, reduced_key: Tensor, reduced: Tensor, age_s: float) -> Tensor | None:
+    def warp(self, answers: Tensor, flow: Tensor) -> Tensor:
+        """Answers of the frame that Sh has seen, where ``flow`` has them in the current one."""
+        return self.run("warp", self._net.warp, answers, flow.to(answers.device))
+
+    def evidence(
+        self, reduced_key: Tensor, reduced: Tensor, age_s: float, residual: Tensor | None = None
+    ) -> Tensor | None:
         """What the gate needs to know, None without one; ``age_s``: of the key frame's F_h."""
         if self._net.gate is None:
             return None
         # Filled on the device: a copy from here would wait for all that it has to do.
         age = torch.full((1,), age_s, dtype=torch.float32, device=reduced.device)
-        return self.run("evidence", self._net.evidence, reduced_key, reduced, age)
+        known = [] if residual is None else [residual.to(reduced.device)]
+        return self.run("evidence", self._net.evidence, reduced_key, reduced, age, *known)
 
     def fuse(
         self,

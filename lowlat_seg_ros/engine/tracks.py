@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from lowlat_seg_ros.engine import resize
@@ -28,7 +30,8 @@ class Work:
     with; ``high`` F_h, exact or propagated, None for a degraded mask; ``reduced`` the predictor's
     reduction of F_l and ``weights`` W(k,t), None where the predictor did not run. ``trust``
     (1, 1, r*H/8, r*W/8): how far the mask stands on the propagated features, None without a gate.
-    ``seen``: the frame that Sh has seen for ``high``; ``answers``: those of ``high``, if carried.
+    ``luma`` is the frame's, and ``seen`` the frame that Sh has seen for ``high``, see
+    :class:`~.cache.Seen`.
     """
 
     kind: MaskKind
@@ -40,7 +43,7 @@ class Work:
     reduced: Tensor | None = None
     weights: Tensor | None = None
     trust: Tensor | None = None
-    answers: Tensor | None = None
+    luma: np.ndarray | None = None
 
 
 class Tracks:
@@ -65,14 +68,14 @@ class Tracks:
         Raises what the network raises, except in Sh.
         """
         with watch.stage("preprocess_ms"):
-            image = self._net.image(frame.image, geometry)
+            image, luma = self._net.image(frame.image, geometry)
         with watch.stage("lower_ms"):
             low = self._net.lower(image, self._team.relieve)  # F_l (1, Cl, H/8, W/8)
-        source, now = self._net.source(image, low), Seen(frame.stamp_ns, index)
+        source, now = self._net.source(image, low), Seen(frame.stamp_ns, index, luma)
         if key is None:
             return self._full(now, low, source, watch)
         if key.high is None:
-            return self._degraded(low, source, watch)
+            return self._degraded(now, low, source, watch)
         return self._fast(now, low, source, key, key.high, watch)
 
     def _full(self, now: Seen, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
@@ -85,17 +88,19 @@ class Tracks:
             message = f"Sh failed in the foreground: {type(error).__name__}: {error}"
             logger.warning("%s; the mask comes from Sl and AdaptNet alone", message)
             self._ledger.failure(message)
-            return self._degraded(low, source, watch)
+            return self._degraded(now, low, source, watch)
         with watch.stage("fusion_ms"):
             logits = self._net.classify_high(high)
             answers = self._net.answers(high)
-        return Work(MaskKind.FULL, logits, low, source, high, now, answers=answers)
+        answers = None if answers is None else self._net.keep(answers)
+        seen = dataclasses.replace(now, answers=answers)
+        return Work(MaskKind.FULL, logits, low, source, high, seen, luma=now.luma)
 
-    def _degraded(self, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
+    def _degraded(self, now: Seen, low: Tensor, source: Tensor, watch: Stopwatch) -> Work:
         """No Sh has succeeded in this epoch: Sl and AdaptNet alone."""
         with watch.stage("fusion_ms"):
             logits = self._net.classify_low(low)
-        return Work(MaskKind.DEGRADED, logits, low, source, None, None)
+        return Work(MaskKind.DEGRADED, logits, low, source, None, None, luma=now.luma)
 
     def _fast(
         self,
@@ -112,14 +117,17 @@ class Tracks:
             weights = self._net.kernels(key.remembered, reduced)  # W(k,t)
         with watch.stage("propagation_ms"), serial():
             high = self._net.propagate(key_high, weights)  # Eq. (1)
-            answers = self._net.move(key.answers, weights)
+            seen = key.seen_with(None) if key.seen is None else key.seen
+            motion = self._net.motion(seen.luma, now.luma)
+            answers = residual = None
+            if motion is not None and seen.answers is not None:
+                answers, residual = self._net.warp(seen.answers, motion.flow), motion.residual
         with watch.stage("fusion_ms"):
-            seen = key.itself if key.seen is None else key.seen
             age_s = seen.age_s(now.stamp_ns, now.index)
-            evidence = self._net.evidence(key.reduced, reduced, age_s)
+            evidence = self._net.evidence(key.reduced, reduced, age_s, residual)
             logits, trust = self._net.fuse(high, low, evidence, answers)
         kind = MaskKind.PROPAGATED
-        return Work(kind, logits, low, source, high, seen, reduced, weights, trust, answers)
+        return Work(kind, logits, low, source, high, seen, reduced, weights, trust, now.luma)
 
     def key_frame(
         self,
@@ -149,6 +157,6 @@ class Tracks:
             epoch=epoch,
             exact=exact,
             seen=work.seen,
-            answers=None if work.answers is None else net.keep(work.answers),
+            luma=work.luma,
             frame_id=frame.frame_id,
         )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.network import checkpoint, fine, propagation
+from lowlat_seg_ros.network import checkpoint, propagation, warping
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.encoder import TrunkEncoder
 from lowlat_seg_ros.network.mobilenet_edgetpu import FoldedConv
@@ -87,7 +87,7 @@ def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
         if isinstance(network, Segmenter):
             propagation.compiled(network.config.kernel_size)  # or the second frame waits for it
             if network.config.fine_carry:
-                fine.compiled()
+                warping.compiled()
     if dtype != torch.float32:
         _match_inputs(network)
     # PyTorch has this overload, its type stubs do not.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig
-from lowlat_seg_ros.network import fine
+from lowlat_seg_ros.network import warping
 from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
 from lowlat_seg_ros.network.backbone import Backbone
 from lowlat_seg_ros.network.classifier import Classifier
@@ -96,7 +96,11 @@ class Segmenter(nn.Module):
         self.high_classifier = Classifier(high, *answers)
         self.low_classifier = Classifier(width, *answers)
         points = config.classifier_upsampling**2
-        self.gate = TrustGate(width, config.num_classes * points, points) if config.gate else None
+        self.gate = (
+            TrustGate(width, config.num_classes * points, points, config.flow_evidence)
+            if config.gate
+            else None
+        )
 
     @property
     def low_channels(self) -> int:
@@ -161,16 +165,16 @@ class Segmenter(nn.Module):
             pause()
         return step(self.context, x, low)
 
-    def answers(self, high: Tensor) -> Tensor | None:
-        """The full network's answers of F_h, for :meth:`move`; None without ``fine_carry``.
+    def answers(self, high: Tensor) -> Tensor:
+        """The full network's logits (N, classes, r*H/8, r*W/8), laid out for :meth:`warp`."""
+        return self.classify_high(high).contiguous(memory_format=torch.channels_last)
 
-        (N, classes*r*r, H/8, W/8) as :meth:`~.classifier.SubPixel.cells` gives them.
+    def warp(self, answers: Tensor, flow: Tensor) -> Tensor:
+        """Answers of the frame that Sh has seen -> where optical flow has them now.
+
+        ``flow`` (N, 2, r*H/8, r*W/8), see :class:`~.warping.Motion`.
         """
-        return self.high_classifier.cells(high) if self.config.fine_carry else None
-
-    def move(self, answers: Tensor, weights: Tensor) -> Tensor:
-        """Answers of the key frame and W(k,t) -> those of the current frame, see :mod:`fine`."""
-        return fine.move(answers, weights, self.config.classifier_upsampling)
+        return warping.warp(answers, flow, self.config.classifier_upsampling)
 
     def read_at(self, scale: float) -> None:
         """Let Sh read images at ``scale``, of the network's sides, from now on.
@@ -194,9 +198,20 @@ class Segmenter(nn.Module):
         """F_h of the key frame and W(k,t) -> F_h carried to the current frame, Eq. (1)."""
         return spatially_variant_convolution(key_high, weights)
 
-    def evidence(self, reduced_key: Tensor, reduced: Tensor, age_s: Tensor) -> Tensor:
-        """What the gate needs to know of the frames: see :func:`~.trust.evidence_of`."""
-        return evidence_of(reduced_key, reduced, age_s)
+    def evidence(
+        self,
+        reduced_key: Tensor,
+        reduced: Tensor,
+        age_s: Tensor,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """What the gate needs to know of the frames: see :func:`~.trust.evidence_of`.
+
+        ``residual``: of the optical flow; it counts with ``flow_evidence`` alone.
+        """
+        return evidence_of(
+            reduced_key, reduced, age_s, residual if self.config.flow_evidence else None
+        )
 
     def fuse(
         self,
@@ -209,7 +224,7 @@ class Segmenter(nn.Module):
 
         Propagated F_h is fused with the current frame's adapted F_l. ``evidence``: for the gate,
         see :meth:`evidence`; raises ``ValueError`` if it is missing. ``answers``: what was moved by
-        :meth:`move`, instead of the answers of propagated F_h. ``split_trust`` takes what is
+        :meth:`warp`, instead of the answers of propagated F_h. ``split_trust`` takes what is
         returned apart.
         """
         adapted = self.adapt(low)

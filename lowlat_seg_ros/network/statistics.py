@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,14 @@ class Statistics:
         mean = torch.tensor(self.mean, dtype=image.dtype, device=image.device).view(3, 1, 1)
         std = torch.tensor(self.std, dtype=image.dtype, device=image.device).view(3, 1, 1)
         return (image - mean) / std
+
+    def pixels(self, image: Tensor) -> np.ndarray:
+        """One normalised image (1, 3, H, W) -> RGB uint8 (H, W, 3)."""
+        scale = torch.tensor(self.std, device=image.device).view(3, 1, 1)
+        shift = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
+        rgb = (image[0].float() * scale + shift).mul(255).round().clamp(0, 255).to(torch.uint8)
+        pixels: np.ndarray = rgb.permute(1, 2, 0).contiguous().cpu().numpy()
+        return pixels
 
 
 def centred(middle: float, half_range: float) -> Statistics:

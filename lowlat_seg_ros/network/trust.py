@@ -18,6 +18,8 @@ from torch import Tensor, nn
 HIDDEN = 16
 #: Age in seconds at which its input is 1: 16 frames at 15 Hz.
 AGE_S = 16 / 15
+#: Differences of luma are small: a tenth of white is much.
+RESIDUAL_SCALE = 8.0
 
 
 class TrustGate(nn.Module):
@@ -27,14 +29,15 @@ class TrustGate(nn.Module):
     fusion corrects it.
     """
 
-    def __init__(self, width: int, answers: int, points: int) -> None:
+    def __init__(self, width: int, answers: int, points: int, flow_evidence: bool) -> None:
         """``width``: channels of the fused features; ``answers``: of all classes at all points.
 
-        ``points``: of a location that are answered for.
+        ``points``: of a location that are answered for; ``flow_evidence`` as in ``NetworkConfig``.
         """
         super().__init__()
         self.points = points
-        self.first = nn.Conv2d(width + answers + 2, HIDDEN, 1)
+        evidence = 2 + (points if flow_evidence else 0)
+        self.first = nn.Conv2d(width + answers + evidence, HIDDEN, 1)
         self.last = nn.Conv2d(HIDDEN, points, 1)
 
     def forward(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
@@ -62,17 +65,23 @@ class TrustGate(nn.Module):
         return F.pixel_shuffle(cells, math.isqrt(self.points))
 
 
-def evidence_of(reduced_key: Tensor, reduced: Tensor, age_s: Tensor) -> Tensor:
+def evidence_of(
+    reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: Tensor | None = None
+) -> Tensor:
     """What speaks against carried features before they are seen, (N, 2, H/8, W/8) float32.
 
     The mean change of F_l, from the kernel predictor's reductions of both frames
     (N, width, H/8, W/8); and ``age_s`` (N,), the seconds since the frame that Sh has seen, on a
-    logarithmic scale.
+    logarithmic scale. With ``residual`` (N, points, H/8, W/8), see :class:`~.warping.Motion`, that
+    many channels more.
     """
     change = (reduced - reduced_key).abs().mean(dim=1, keepdim=True, dtype=torch.float32)
     # 8: the scale on which the first frames differ most.
     age = torch.log1p(8 * age_s.clamp(min=0) / AGE_S) / math.log(9)
-    both = torch.cat([change, age.view(-1, 1, 1, 1).expand_as(change)], dim=1)
+    planes = [change, age.view(-1, 1, 1, 1).expand_as(change)]
+    if residual is not None:
+        planes.append(residual * RESIDUAL_SCALE)
+    both = torch.cat(planes, dim=1)
     return both.contiguous(memory_format=torch.channels_last)  # as all that it is put beside
 
 

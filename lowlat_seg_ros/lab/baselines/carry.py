@@ -16,6 +16,8 @@ from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
 from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.warping import luma_of
+from lowlat_seg_ros.network.warping import motion as motion_between
 
 
 class Carrier(nn.Module, ABC):
@@ -116,30 +118,34 @@ class OwnMask(nn.Module):
         self.base = base
 
     def forward(
-        self, carried: Tensor, low: Tensor | None, key: Key, weights: Tensor, age_s: float
+        self, carried: Tensor, low: Tensor | None, key: Key, image: Tensor, age_s: float
     ) -> Tensor:
-        """Logits (N, classes, r*H/8, r*W/8), ``age_s`` seconds after the key frame.
+        """Logits (1, classes, r*H/8, r*W/8), ``age_s`` seconds after the key frame.
 
-        ``weights`` W(k,t) have carried F_h of the key frame.
+        ``image`` is the current one, normalised (1, 3, H, W).
         """
-        base, low, evidence = self.base, _given(low), None
-        answers = base.answers(key.high)
-        if answers is not None:
-            answers = base.move(answers, weights)
+        base, low = self.base, _given(low)
+        answers = evidence = residual = None
+        if base.config.fine_carry:
+            lumas = [luma_of(base.statistics.pixels(x)) for x in (key.image, image)]
+            motion = motion_between(lumas[0], lumas[1], base.config.classifier_upsampling)
+            residual = motion.residual.to(low.device)
+            answers = base.warp(base.answers(key.high), motion.flow.to(low.device))
         if base.gate is not None:
             before, now = base.predictor.reduce(_given(key.low)), base.predictor.reduce(low)
             age = torch.full((len(low),), age_s, device=low.device)
-            evidence = base.evidence(before, now, age)
+            evidence = base.evidence(before, now, age, residual)
         return base.classify_fused(carried, low, evidence, answers)
 
 
 @dataclass(frozen=True, eq=False)
 class Key:
-    """F_h of the key frame, what the carrier keeps of it, and F_l."""
+    """F_h of the key frame, what the carrier keeps of it, F_l, and its normalised image."""
 
     high: Tensor
     kept: Tensor
     low: Tensor | None
+    image: Tensor
 
 
 class CarriedSegmenter(nn.Module):
@@ -156,18 +162,18 @@ class CarriedSegmenter(nn.Module):
 
     def key(self, image: Tensor, low: Tensor, high: Tensor) -> Key:
         """What is kept of a key frame."""
-        return Key(high, self.carrier.keep(image, low), low)
+        return Key(high, self.carrier.keep(image, low), low, image)
 
     def forward(self, key: Key, image: Tensor, low: Tensor | None) -> Tensor:
         """Logits (N, classes, r*H/8, r*W/8) of a frame between key frames."""
         motion = self.carrier.motion(key.kept, image, low)
-        return self.classify(key, self.carrier.move(key.high, motion), low, motion)
+        return self.classify(key, self.carrier.move(key.high, motion), low, image)
 
     def classify(
-        self, key: Key, carried: Tensor, low: Tensor | None, motion: Tensor, age_s: float = 0.0
+        self, key: Key, carried: Tensor, low: Tensor | None, image: Tensor, age_s: float = 0.0
     ) -> Tensor:
-        """Logits (N, classes, r*H/8, r*W/8) of what ``motion`` carried, ``age_s`` after the key."""
-        own = (key, motion, age_s) if isinstance(self.head, OwnMask) else ()
+        """Logits (N, classes, r*H/8, r*W/8) of carried F_h, ``age_s`` seconds after the key."""
+        own = (key, image, age_s) if isinstance(self.head, OwnMask) else ()
         logits: Tensor = self.head(carried, low, *own)
         return logits
 

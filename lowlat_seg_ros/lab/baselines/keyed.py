@@ -70,4 +70,4 @@ class KeyedEngine(Stream):
         with watch.stage("propagation_ms"), serial():
             carried = self._network.carrier.move(key.high, motion)
         with watch.stage("fusion_ms"):
-            return self._network.classify(key, carried, low, motion, self.key_age_s)
+            return self._network.classify(key, carried, low, image, self.key_age_s)

@@ -75,7 +75,7 @@ class Stream(ABC):
             with watch.stage("preprocess_ms"):
                 geometry = resize.plan(frame.image.shape[:2], self._config.inference_height)
                 # A method may keep it with its key frame.
-                image = self.runner.keep(self.runner.image(frame.image, geometry))
+                image = self.runner.keep(self.runner.image(frame.image, geometry)[0])
             age = None if self._key is None else index - self._key[1]
             key_stamp_ns = frame.stamp_ns if self._key is None else self._key[0]
             self.key_age_s = (frame.stamp_ns - key_stamp_ns) / 1e9

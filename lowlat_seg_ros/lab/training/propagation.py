@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from lowlat_seg_ros.lab.training.losses import (
     segmentation_loss,
 )
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.warping import luma_of, motion
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,9 @@ class PropagationStage:
         low_key, low_now = low[:batch_size], low[batch_size:]
         chance = torch.rand((), generator=generator, device=low.device)
         chained = bool(chance < self.loss_weights.chained_share)
-        carried, answers = carry(net, low_key, high[:batch_size], low_now, chained)
-        known = evidence(net, low_key, low_now, pairs.ages[index])
+        carried = carry(net, low_key, high[:batch_size], low_now, chained)
+        answers, residual = warped(net, high[:batch_size], key, current)
+        known = evidence(net, low_key, low_now, pairs.ages[index], residual)
         fused = net.classify_fused(carried, low_now, known, answers)
         own = net.classify_low(low_now)
         wanted = high[batch_size:].float()
@@ -124,12 +127,6 @@ class PropagationStage:
             "distil": self.loss_weights.distillation * distillation_loss(fused, teacher),
             "features": self.loss_weights.feature_distillation * feature_loss(carried, wanted),
         }
-        if answers is not None:
-            with torch.no_grad():
-                exact = net.answers(high[batch_size:])
-            assert exact is not None
-            weight = self.loss_weights.feature_distillation
-            parts["answers"] = weight * feature_loss(answers, exact)
         if self.loss_weights.auxiliary_distillation > 0:
             weight = self.loss_weights.auxiliary_distillation
             parts["aux_distil"] = weight * distillation_loss(own, teacher)
@@ -142,11 +139,13 @@ class PropagationStage:
         held = self.held_out
         banks = (held.key_images, held.images, held.labels, held.ages)
         for key, image, label, age in zip(*banks, strict=True):
-            both = net.normalise(torch.stack([key, image]).float() / 255)
+            images = torch.stack([key, image]).float() / 255
+            both = net.normalise(images)
             low = net.lower(both)
             high = net.higher(net.source(both, low))
-            carried, answers = carry(net, low[:1], high[:1], low[1:])
-            known = evidence(net, low[:1], low[1:], age[None])
+            carried = carry(net, low[:1], high[:1], low[1:])
+            answers, residual = warped(net, high[:1], images[:1], images[1:])
+            known = evidence(net, low[:1], low[1:], age[None], residual)
             logits = net.classify_fused(carried, low[1:], known, answers)
             fused.update(label, mask_of(logits, label))
             full.update(label, mask_of(net.classify_high(high[1:]), label))
@@ -154,20 +153,46 @@ class PropagationStage:
         return {"miou": fused.miou, "full_miou": full.miou, "aux_miou": aux.miou}
 
 
-def evidence(net: Segmenter, low_key: Tensor, low: Tensor, ages: Tensor) -> Tensor | None:
+def evidence(
+    net: Segmenter, low_key: Tensor, low: Tensor, ages: Tensor, residual: Tensor | None
+) -> Tensor | None:
     """What the gate of ``net`` is told of pairs, ``ages`` (N,) seconds apart; None without one."""
     if net.gate is None:
         return None
-    return net.evidence(net.predictor.reduce(low_key), net.predictor.reduce(low), ages)
+    return net.evidence(net.predictor.reduce(low_key), net.predictor.reduce(low), ages, residual)
+
+
+@torch.no_grad()
+def warped(
+    net: Segmenter, high_key: Tensor, keys: Tensor, images: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """The full network's answers on key frames, where optical flow has them now; its residual.
+
+    ``keys`` and ``images``: RGB in [0, 1] (N, 3, H, W). Both are None where the network does not
+    carry its answers; see :class:`~.warping.Motion`.
+    """
+    if not net.config.fine_carry:
+        return None, None
+    answers = net.answers(high_key)
+    pixels = [
+        x.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy() for x in (keys, images)
+    ]
+    points = net.config.classifier_upsampling
+    motions = [
+        motion(luma_of(np.ascontiguousarray(key)), luma_of(np.ascontiguousarray(image)), points)
+        for key, image in zip(*pixels, strict=True)
+    ]
+    flow = torch.cat([m.flow for m in motions]).to(answers.device)
+    residual = torch.cat([m.residual for m in motions]).to(answers.device)
+    return net.warp(answers.float(), flow), residual
 
 
 def carry(
     net: Segmenter, low_key: Tensor, high_key: Tensor, low: Tensor, chained: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """F_h of the key frame carried to the current one, (N, Ch, H/8, W/8) float32; and its answers.
+) -> Tensor:
+    """F_h of the key frame carried to the current one, (N, Ch, H/8, W/8) float32.
 
-    ``chained``: by way of the current frame and the key frame. The answers are None where the
-    network does not carry them.
+    ``chained``: by way of the current frame and the key frame.
     """
     predictor = net.predictor
     before, now = predictor.reduce(low_key), predictor.reduce(low)
@@ -175,8 +200,7 @@ def carry(
     ways = [there]
     if chained:
         ways += [predictor(predictor.remember(now), before), there]
-    carried, answers = high_key.float(), net.answers(high_key)
+    carried = high_key.float()
     for weights in ways:
         carried = net.propagate(carried, weights)
-        answers = None if answers is None else net.move(answers.float(), weights)
-    return carried, answers
+    return carried
