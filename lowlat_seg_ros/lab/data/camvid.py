@@ -20,11 +20,14 @@ from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.lab.data.sequence import (
     DataError,
     LabelledFrame,
+    account,
     check_index,
     check_pair,
     read_image,
     read_label,
     require_folder,
+    rgb_code,
+    visible,
 )
 from lowlat_seg_ros.labels import CAMVID
 
@@ -162,7 +165,11 @@ def _drive_and_number(image: Path) -> tuple[str, int]:
 def _raw_entries(root: Path, split: str) -> list[_Entry]:
     labels = require_folder(root / _RAW_LABELS, "CamVid's colour labels beside the images")
     entries = []
-    for image in sorted((root / _RAW_IMAGES).glob("*.png")):
+    images = visible((root / _RAW_IMAGES).glob("*.png"), root)
+    used = [labels / f"{image.stem}_L.png" for image in images]
+    found = visible(labels.glob("*_L.png"), root)
+    account(labels, found, used, f"has no image in {_RAW_IMAGES}")
+    for image in images:
         drive, number = _drive_and_number(image)
         if _usual_split(drive, number) == split:
             label = labels / f"{image.stem}_L.png"
@@ -192,17 +199,12 @@ def _released(entry: _Entry) -> np.ndarray:
     return label
 
 
-def _code(colour: np.ndarray) -> np.ndarray:
-    """One integer for each RGB colour (..., 3)."""
-    return colour.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-
-
 def _merge(colours: np.ndarray, path: Path) -> np.ndarray:
     label = np.full(colours.shape[:2], 254, np.uint8)
-    codes = _code(colours)
+    codes = rgb_code(colours)
     for name, members in MERGE.items():
         value = IGNORE_LABEL if name == "void" else CAMVID.index(name)
-        label[np.isin(codes, _code(np.array(list(members.values()))))] = value
+        label[np.isin(codes, rgb_code(np.array(list(members.values()))))] = value
     if (label == 254).any():
         strange = tuple(int(v) for v in colours[label == 254][0])
         raise DataError(f"label {path} has the colour {strange}, none of CamVid's 32 classes")
