@@ -135,9 +135,7 @@ def test_original_ignores_hidden_files_and_refuses_a_label_without_image(origina
     (original / "LabeledApproved_full" / "._0001TP_006690_L.png").write_bytes(b"Mac OS X")
     assert len(CamVid(original, "train")) == 2
     (original / "701_StillsRaw_full" / "0016E5_00901.png").unlink()
-    with pytest.raises(
-        DataError, match=r"00901_L.png has no image .* 5 files found, 4 used"
-    ):
+    with pytest.raises(DataError, match=r"00901_L.png has no image .* 5 files found, 4 used"):
         CamVid(original, "val")
 
 

@@ -95,7 +95,7 @@ class _Entry:
 
 
 class CamVid:
-    """A split of CamVid as a sequence; the layout is told from what lies in ``root``.
+    """A split of CamVid as a sequence; the layout follows from what lies in ``root``.
 
     ``size`` (H, W) resizes images (area) and labels (nearest), for the 960x720 original. Stamps
     follow from the frame numbers, which count the video's 30 Hz. Void is 255.

@@ -106,7 +106,7 @@ def _save_methods(
     args: argparse.Namespace,
     loop: Loop,
 ) -> None:
-    """One file for each method; one that diverged does not keep the others from being saved."""
+    """One file for each method; one that diverged does not prevent that the others are saved."""
     errors = []
     for name, method in stage.methods.items():
         about = _described(header, args, loop, stage.figures_of(name, figures))

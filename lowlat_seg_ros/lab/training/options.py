@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _propagation(
         add("propagation", help="predictor, AdaptNet and fusion on pairs", parents=parents)
     )
-    # The selector is small, and its features are fixed: it bears large steps.
+    # The selector is small, and its features are fixed, so large steps do it no harm.
     parents = [start, eight_bit, _shared(learning_rate=5e-3)]
     _selector(add("selector", help="deviation of pairs, then the threshold", parents=parents))
     parents = [start, stills, pairs, degrade, shared]

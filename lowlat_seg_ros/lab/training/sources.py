@@ -190,7 +190,7 @@ def _real_pairs(stills: Sequence) -> list[Pair]:
 
 
 def _warped_pairs(stills: Sequence, count: int, seed: int) -> list[Pair]:
-    """Pseudo-motion pairs, the stills taken in turn."""
+    """Pseudo-motion pairs, the stills taken one after another."""
     rng, pairs = np.random.default_rng(seed), []
     for index in trange(count, desc="warping", unit="pair"):
         still = stills[index % len(stills)]

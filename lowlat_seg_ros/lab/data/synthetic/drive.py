@@ -66,8 +66,8 @@ class RenderedDrive:
         x, y, _ = self.line.at(s, d)
         focal = lens.focal * self.size[1]
         # It follows the road as a car does: its heading is the road's, a little ahead.
-        heading = self.line.frame(s + 2.0)[2] + self.ego.turn(t)
-        horizon = lens.horizon * self.size[0] + focal * self.ego.nod(t)
+        heading = self.line.frame(s + 2.0)[2] + self.ego.yaw(t)
+        horizon = lens.horizon * self.size[0] + focal * self.ego.pitch(t)
         return Camera(self.size, focal, horizon, (float(x), float(y), lens.height), heading)
 
     def paint(self, t: float) -> Canvas:

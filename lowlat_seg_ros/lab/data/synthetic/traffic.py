@@ -50,12 +50,12 @@ class Ego:
         size, period, phase = self._sway
         return float(self._lane + size * np.sin(2 * np.pi * t / period + phase))
 
-    def turn(self, t: float) -> float:
+    def yaw(self, t: float) -> float:
         """Heading against the road's, in rad: it looks where it sways to."""
         size, period, phase = self._sway
         return float(0.06 * size * np.cos(2 * np.pi * t / period + phase))
 
-    def nod(self, t: float) -> float:
+    def pitch(self, t: float) -> float:
         """Shift of the horizon as a share of the focal length."""
         size, period, phase = self._nod
         return float(size * np.sin(2 * np.pi * t / period + phase))
