@@ -13,7 +13,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from lowlat_seg_ros.frames import IGNORE_LABEL
@@ -26,6 +25,7 @@ from lowlat_seg_ros.lab.data.sequence import (
     read_image,
     read_label,
     require_folder,
+    resized,
     rgb_code,
     visible,
 )
@@ -43,47 +43,24 @@ _RAW_IMAGES, _RAW_LABELS = "701_StillsRaw_full", "LabeledApproved_full"
 #: The 32 classes' colours (label_colors.txt of the original), grouped by the class they merge to.
 MERGE: dict[str, dict[str, tuple[int, int, int]]] = {
     "Sky": {"Sky": (128, 128, 128)},
-    "Building": {
-        "Archway": (192, 0, 128),
-        "Bridge": (0, 128, 64),
-        "Building": (128, 0, 0),
-        "Tunnel": (64, 0, 64),
-        "Wall": (64, 192, 0),
-    },
+    "Building": {"Archway": (192, 0, 128), "Bridge": (0, 128, 64), "Building": (128, 0, 0),
+        "Tunnel": (64, 0, 64), "Wall": (64, 192, 0)},
     "Pole": {"Column_Pole": (192, 192, 128), "TrafficCone": (0, 0, 64)},
-    "Road": {
-        "Road": (128, 64, 128),
-        "LaneMkgsDriv": (128, 0, 192),
-        "LaneMkgsNonDriv": (192, 0, 64),
-    },
-    "Pavement": {
-        "Sidewalk": (0, 0, 192),
-        "ParkingBlock": (64, 192, 128),
-        "RoadShoulder": (128, 128, 192),
-    },
+    "Road": {"Road": (128, 64, 128), "LaneMkgsDriv": (128, 0, 192),
+        "LaneMkgsNonDriv": (192, 0, 64)},
+    "Pavement": {"Sidewalk": (0, 0, 192), "ParkingBlock": (64, 192, 128),
+        "RoadShoulder": (128, 128, 192)},
     "Tree": {"Tree": (128, 128, 0), "VegetationMisc": (192, 192, 0)},
-    "SignSymbol": {
-        "SignSymbol": (192, 128, 128),
-        "Misc_Text": (128, 128, 64),
-        "TrafficLight": (0, 64, 64),
-    },
+    "SignSymbol": {"SignSymbol": (192, 128, 128), "Misc_Text": (128, 128, 64),
+        "TrafficLight": (0, 64, 64)},
     "Fence": {"Fence": (64, 64, 128)},
-    "Car": {
-        "Car": (64, 0, 128),
-        "SUVPickupTruck": (64, 128, 192),
-        "Truck_Bus": (192, 128, 192),
-        "Train": (192, 64, 128),
-        "OtherMoving": (128, 64, 64),
-    },
-    "Pedestrian": {
-        "Pedestrian": (64, 64, 0),
-        "Child": (192, 128, 64),
-        "CartLuggagePram": (64, 0, 192),
-        "Animal": (64, 128, 64),
-    },
+    "Car": {"Car": (64, 0, 128), "SUVPickupTruck": (64, 128, 192), "Truck_Bus": (192, 128, 192),
+        "Train": (192, 64, 128), "OtherMoving": (128, 64, 64)},
+    "Pedestrian": {"Pedestrian": (64, 64, 0), "Child": (192, 128, 64),
+        "CartLuggagePram": (64, 0, 192), "Animal": (64, 128, 64)},
     "Bicyclist": {"Bicyclist": (0, 128, 192), "MotorcycleScooter": (192, 0, 192)},
     "void": {"Void": (0, 0, 0)},
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,10 +97,7 @@ class CamVid:
         image = read_image(entry.image)
         label = _merge(read_image(entry.label), entry.label) if self._raw else _released(entry)
         check_pair(image, label, entry.label)
-        if self.size is not None:
-            size = self.size[::-1]
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        image, label = resized(image, label, self.size)
         stamp_ns = entry.number * 1_000_000_000 // _VIDEO_HZ
         return LabelledFrame(image, label, stamp_ns, entry.image.stem)
 

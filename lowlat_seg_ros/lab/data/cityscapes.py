@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from lowlat_seg_ros.frames import IGNORE_LABEL
@@ -25,6 +24,7 @@ from lowlat_seg_ros.lab.data.sequence import (
     read_image,
     read_label,
     require_folder,
+    resized,
     visible,
 )
 from lowlat_seg_ros.labels import CITYSCAPES
@@ -136,9 +136,7 @@ def _frame(images: Path, entry: _Entry, number: int, size: tuple[int, int] | Non
         check_pair(image, label, entry.label)
     else:
         label = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
-    if size is not None:
-        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-        label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    image, label = resized(image, label, size)
     stamp_ns = round(number * 1e9 / RATE_HZ)
     return LabelledFrame(image, label, stamp_ns, path.stem.removesuffix("_leftImg8bit"))
 

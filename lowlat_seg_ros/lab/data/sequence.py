@@ -204,6 +204,16 @@ def rgb_code(colours: np.ndarray) -> np.ndarray:
     return colours.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
 
 
+def resized(
+    image: np.ndarray, label: np.ndarray, size: tuple[int, int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image (by area) and label (nearest) at ``size`` (H, W); as they are without one."""
+    if size is None:
+        return image, label
+    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    return image, cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
 def check_pair(image: np.ndarray, label: np.ndarray, path: Path) -> None:
     """DataError if the label read from ``path`` differs in size from its image."""
     if image.shape[:2] != label.shape:

@@ -32,18 +32,21 @@ SMALLEST_CROP = 128
 class StillStage:
     """What the stages on stills share: data, class weights, and what a teacher adds to the loss."""
 
+    segmenter: nn.Module
+
     def __init__(
         self,
-        num_classes: int,
+        base: Segmenter,
         data: Mixture,
         held_out: Bank,
         augment: Augment,
-        teacher: Teacher | None,
+        teacher: Teacher | None = None,
     ) -> None:
+        self.segmenter = self.base = base
         self.data, self.held_out, self.augment = data, held_out, augment
-        self.num_classes, self.teacher = num_classes, teacher
+        self.teacher = teacher
         # The first bank is the one that the network is judged on.
-        self.weights = class_weights(data.banks[0].labels, num_classes)
+        self.weights = class_weights(data.banks[0].labels, base.config.num_classes)
 
     def batch(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A batch from all banks: float [0, 1] (N, 3, h, w) and labels int64 (N, h, w)."""
@@ -68,7 +71,7 @@ class StillStage:
         scores: dict[str, Confusion] = {}
         for image, label in zip(self.held_out.images, self.held_out.labels, strict=True):
             for name, logits in answer(image[None].float() / 255).items():
-                confusion = scores.setdefault(name, Confusion(self.num_classes))
+                confusion = scores.setdefault(name, Confusion(self.base.config.num_classes))
                 confusion.update(label, mask_of(logits, label))
         return scores
 
@@ -78,27 +81,16 @@ class BaseStage(StillStage):
 
     name = "base"
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        data: Mixture,
-        held_out: Bank,
-        augment: Augment,
-        teacher: Teacher | None = None,
-    ) -> None:
-        super().__init__(segmenter.config.num_classes, data, held_out, augment, teacher)
-        self.segmenter = segmenter
-
     def trained(self) -> list[list[nn.Module]]:
         """Everything the full and the auxiliary mask need."""
-        net = self.segmenter
+        net = self.base
         own = [] if net.encoder is None else [net.encoder]
         full = [net.backbone, net.shared, net.context, net.high_classifier]
         return [[*own, *full, net.adapt, net.low_classifier]]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch."""
-        net = self.segmenter
+        net = self.base
         pixels, label = self.batch(batch_size, generator)
         image = net.normalise(pixels).contiguous(memory_format=torch.channels_last)
         low = net.lower(image)
@@ -114,7 +106,7 @@ class BaseStage(StillStage):
 
     def evaluate(self) -> dict[str, float]:
         """mIoU and pixel accuracy of the full network, mIoU of the auxiliary mask, held out."""
-        net = self.segmenter
+        net = self.base
 
         def answer(image: Tensor) -> dict[str, Tensor]:
             seen = net.normalise(image)
@@ -139,29 +131,28 @@ class EncoderStage(StillStage):
 
     def __init__(
         self,
-        segmenter: Segmenter,
+        base: Segmenter,
         data: Mixture,
         held_out: Bank,
         augment: Augment,
         teacher: Teacher | None = None,
     ) -> None:
-        if segmenter.encoder is None:
+        if base.encoder is None:
             raise ConfigError(
                 "the network's Sl is the lower part of its backbone, which stage 'base' trains; "
                 f"give --network {DEFAULT_NETWORK} for one with an encoder of its own"
             )
-        super().__init__(segmenter.config.num_classes, data, held_out, augment, teacher)
-        self.segmenter = segmenter
+        super().__init__(base, data, held_out, augment, teacher)
 
     def trained(self) -> list[list[nn.Module]]:
         """What the auxiliary mask needs."""
-        net = self.segmenter
+        net = self.base
         assert net.encoder is not None
         return [[net.encoder, net.shared, net.adapt, net.low_classifier]]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch."""
-        net = self.segmenter
+        net = self.base
         pixels, label = self.batch(batch_size, generator)
         image = net.normalise(pixels).contiguous(memory_format=torch.channels_last)
         logits = net.classify_low(net.lower(image))
@@ -174,7 +165,7 @@ class EncoderStage(StillStage):
 
     def evaluate(self) -> dict[str, float]:
         """mIoU and pixel accuracy of the auxiliary mask, held out."""
-        net = self.segmenter
+        net = self.base
         aux = self.scores(lambda image: {"aux": net.classify_low(net.lower(net.normalise(image)))})
         return {"aux_miou": aux["aux"].miou, "aux_pixel_accuracy": aux["aux"].pixel_accuracy}
 
@@ -202,9 +193,9 @@ class ImageStage(StillStage):
                 f"the crop is {height}x{width}; {name} has features at 1/64, whose BatchNorm needs "
                 f"several cells: crop at least {SMALLEST_CROP} each way"
             )
-        super().__init__(method.base.config.num_classes, data, held_out, augment, teacher)
+        super().__init__(method.base, data, held_out, augment, teacher)
         self.name, self.segmenter, self.distillation = name, method, distillation
-        self.methods = {name: method}
+        self.methods, self.learned = {name: method}, method.learned
 
     def figures_of(self, name: str, figures: dict[str, float]) -> dict[str, float]:
         """The figures of :meth:`evaluate`, all of which are about the one method."""
@@ -212,14 +203,14 @@ class ImageStage(StillStage):
 
     def trained(self) -> list[list[nn.Module]]:
         """The whole network."""
-        return [[self.segmenter.learned]]
+        return [[self.learned]]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch, with that of the auxiliary head at its published weight."""
         pixels, label = self.batch(batch_size, generator)
-        base = self.segmenter.base
+        base = self.base
         image = base.normalise(pixels).contiguous(memory_format=torch.channels_last)
-        answer = self.segmenter.learned["network"](image)
+        answer = self.learned["network"](image)
         logits, *auxiliary = answer if isinstance(answer, tuple) else (answer,)
         total = segmentation_loss(logits, label, self.weights)
         parts = {"main": total.item()}
@@ -235,6 +226,6 @@ class ImageStage(StillStage):
 
     def evaluate(self) -> dict[str, float]:
         """mIoU and pixel accuracy, held out."""
-        base, network = self.segmenter.base, self.segmenter.learned["network"]
+        base, network = self.base, self.learned["network"]
         own = self.scores(lambda image: {"own": network(base.normalise(image))})["own"]
         return {"miou": own.miou, "pixel_accuracy": own.pixel_accuracy}
