@@ -191,9 +191,9 @@ def _ids_of_colours(picture: np.ndarray, table: ClassTable, path: Path) -> np.nd
     unknown = label == IGNORE_LABEL
     lost = unknown & (codes != 0)
     if lost.any() or unknown.all():
-        colour = tuple(int(v) for v in picture[lost if lost.any() else unknown][0])
+        strange = tuple(int(v) for v in picture[lost if lost.any() else unknown][0])
         raise DataError(
-            f"label {path} has the colour {colour}, which no class of {table.name!r} has; use the "
+            f"label {path} has the colour {strange}, which no class of {table.name!r} has; use the "
             "class table's colours, with black for ignored pixels, or single-channel class ids"
         )
     return label

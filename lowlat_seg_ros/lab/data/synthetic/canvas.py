@@ -187,7 +187,7 @@ class Canvas:
         haze = ((1.0 - fade) * self.haze_colour).tolist()
         near = depth.min() > 0.5
         pixels = to_pixels(projected) if near else None
-        if pixels is not None and self._outside(pixels):
+        if pixels is not None and self._box(pixels) is None:
             return
         small = pixels is not None and float(np.ptp(pixels[:, 1])) < _DETAIL_PX
         for face in faces:
@@ -322,26 +322,15 @@ class Canvas:
         table = _RAMP * (fade * np.asarray(light, np.float32)) + (1 - fade) * self.haze_colour
         return np.rint(np.clip(table, 0, 255)).astype(np.uint8)[None]
 
-    def _outside(self, pixels: np.ndarray) -> bool:
-        x0, y0, x1, y1 = _extent(pixels)
-        height, width = self.camera.size
-        return x1 < 0 or y1 < 0 or x0 >= width or y0 >= height
-
     def _box(self, corners: np.ndarray) -> tuple[int, int, int, int] | None:
         """Pixel box (top, bottom, left, right) around ``corners`` within the image, or None."""
-        x0, y0, x1, y1 = _extent(corners)
+        xs, ys = corners[:, 0].tolist(), corners[:, 1].tolist()  # faster than NumPy for few points
         height, width = self.camera.size
-        if x1 < 0 or y1 < 0:
+        if max(xs) < 0 or max(ys) < 0:
             return None
-        left, top = max(math.floor(x0), 0), max(math.floor(y0), 0)
-        right, bottom = min(math.ceil(x1) + 1, width), min(math.ceil(y1) + 1, height)
+        left, top = max(math.floor(min(xs)), 0), max(math.floor(min(ys)), 0)
+        right, bottom = min(math.ceil(max(xs)) + 1, width), min(math.ceil(max(ys)) + 1, height)
         return (top, bottom, left, right) if bottom > top and right > left else None
-
-
-def _extent(pixels: np.ndarray) -> tuple[float, float, float, float]:
-    """(least x, least y, greatest x, greatest y)."""
-    xs, ys = pixels[:, 0].tolist(), pixels[:, 1].tolist()  # faster than NumPy for few points
-    return min(xs), min(ys), max(xs), max(ys)
 
 
 def _turns_left(corners: np.ndarray) -> bool:
