@@ -22,16 +22,15 @@ from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines import weights
 from lowlat_seg_ros.lab.baselines.learned import METHODS, PAIR_METHODS, Encoded, PairMethod
 from lowlat_seg_ros.lab.baselines.stream import Stream
-from lowlat_seg_ros.lab.data.transforms import Augment
+from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.evaluation.catalogue import WITH_WEIGHTS, Spec
 from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.methods import MethodFactory
 from lowlat_seg_ros.lab.training import cli
 from lowlat_seg_ros.lab.training.baseline import PairStage
-from lowlat_seg_ros.lab.training.loop import Loop
+from lowlat_seg_ros.lab.training.loop import Loop, LoopConfig
 from lowlat_seg_ros.lab.training.options import methods
-from lowlat_seg_ros.lab.training.propagation import PairBank
-from lowlat_seg_ros.lab.training.settings import LoopConfig
+from lowlat_seg_ros.lab.training.sources import PairBank
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header

@@ -130,6 +130,15 @@ def test_a_cut_image_and_a_wrong_line_are_named(release: Path) -> None:
         CamVid(release, "val")
 
 
+def test_original_ignores_hidden_files_and_refuses_a_label_without_image(original: Path) -> None:
+    (original / "701_StillsRaw_full" / "._0001TP_006690.png").write_bytes(b"Mac OS X")
+    (original / "LabeledApproved_full" / "._0001TP_006690_L.png").write_bytes(b"Mac OS X")
+    assert len(CamVid(original, "train")) == 2
+    (original / "701_StillsRaw_full" / "0016E5_00901.png").unlink()
+    with pytest.raises(DataError, match=r"00901_L.png has no image .* 5 files found, 4 used"):
+        CamVid(original, "val")
+
+
 @real
 def test_real_train_frames_have_the_published_class_shares() -> None:
     train = CamVid(REAL, "train")

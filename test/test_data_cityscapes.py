@@ -112,3 +112,30 @@ def test_a_wrong_train_id_is_named(tree: Path) -> None:
     write(path, np.full(SHAPE, 19, np.uint8))
     with pytest.raises(DataError, match="has the trainId 19"):
         Cityscapes(tree, "val")[0]
+
+
+def test_frames_with_either_kind_of_label_are_used(tree: Path) -> None:
+    """One labelTrainIds image among labelIds once hid all others."""
+    for place in FRAMES[1:]:
+        (tree / "gtFine/val" / f"{stem(*place)}_gtFine_labelTrainIds.png").unlink()
+    frames = Cityscapes(tree, "val")
+    assert [frames[i].name for i in range(len(frames))] == [
+        stem(*place).split("/")[1] for place in FRAMES
+    ]
+    assert frames[0].label[0, 18] == 18  # from trainIds
+    assert frames[1].label[0, 33] == 18  # mapped from labelIds
+
+
+def test_an_image_without_label_is_refused(tree: Path) -> None:
+    for path in tree.glob(f"gtFine/val/{stem(*FRAMES[1])}_*"):
+        path.unlink()
+    words = r"aachen_000001_000019_leftImg8bit.png has no .* 4 files found, 3 used, 1 left out"
+    with pytest.raises(DataError, match=words):
+        Cityscapes(tree, "val")
+
+
+def test_hidden_files_are_no_labels(tree: Path) -> None:
+    hidden = tree / "gtFine/val/aachen/._aachen_000000_000019_gtFine_labelIds.png"
+    hidden.write_bytes(b"Mac OS X")
+    (tree / "leftImg8bit/val/aachen/._aachen_000000_000019_leftImg8bit.png").write_bytes(b"")
+    assert len(Cityscapes(tree, "val")) == 4

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from lowlat_seg_ros.lab.data.folder import ImageFolder, read_table
-from lowlat_seg_ros.lab.data.sequence import DataError, Sequence
+from lowlat_seg_ros.lab.data.sequence import DataError, Sequence, read_label
 
 TABLE = {
     "name": "yard",
@@ -78,3 +81,71 @@ def test_wrong_tables_are_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(DataError, match=r"classes.yaml cannot be used"):
         read_table(path)
+
+
+def write_palette_png(path: Path, indices: np.ndarray) -> None:
+    """A PNG of colour type 3, as annotation tools write labels; index i has colour (i, i, 0)."""
+    height, width = indices.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in indices)
+    palette = b"".join(bytes((i, i, 0)) for i in range(256))
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_palette_labels_are_their_indices(yard: Path) -> None:
+    ids = np.array([[0, 1, 255, 0, 1, 1]] * 4, np.uint8)
+    path = yard / "labels/tuesday/0.png"
+    write_palette_png(path, ids)
+    assert np.array_equal(read_label(path), ids)
+    assert np.array_equal(ImageFolder(yard)[2].label, ids)
+    write_palette_png(path, ids + 2)
+    with pytest.raises(DataError, match="has the id 2"):
+        ImageFolder(yard)[2]
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match="cannot be decoded"):
+        read_label(path)
+
+
+def test_labels_with_transparency_are_read_by_their_colours(yard: Path) -> None:
+    label = np.full((4, 6, 4), (60, 50, 40, 255), np.uint8)  # BGRA of the pallet
+    label[0] = (0, 0, 0, 0)
+    cv2.imwrite(str(yard / "labels/monday/0.png"), label)
+    assert ImageFolder(yard)[0].label[:, 0].tolist() == [255, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("channels", "value"), [(3, 1), (4, 1), (3, 0)])
+def test_colours_of_no_class_are_refused(yard: Path, channels: int, value: int) -> None:
+    """Such as ids saved as RGB or RGBA, which would be ignored pixels throughout."""
+    label = np.full((4, 6, channels), value, np.uint8)
+    cv2.imwrite(str(yard / "labels/monday/0.png"), label)
+    words = rf"has the colour \({value}, {value}, {value}\), which no class of 'yard' has"
+    with pytest.raises(DataError, match=words):
+        ImageFolder(yard)[0]
+
+
+def test_hidden_files_are_no_images_and_others_are_counted(
+    yard: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (yard / "images/monday/._0.jpg").write_bytes(b"Mac OS X")
+    (yard / "labels/monday/._0.png").write_bytes(b"Mac OS X")
+    (yard / "images/.trash").mkdir()
+    (yard / "images/.trash/5.jpg").write_bytes(b"")
+    with caplog.at_level(logging.INFO):
+        assert len(ImageFolder(yard)) == 4
+    assert "4 files found, 4 used, 0 left out" in caplog.text
+    caplog.clear()
+    (yard / "images/monday/notes.txt").write_text("sunny")
+    assert len(ImageFolder(yard)) == 4
+    assert "5 files found, 4 used, 1 left out" in caplog.text  # a warning
+
+
+def test_a_label_without_image_is_refused(yard: Path) -> None:
+    (yard / "images/monday/1.jpg").unlink()
+    words = r"labels/monday/1.png belongs to no image.* 4 files found, 3 used, 1 left out"
+    with pytest.raises(DataError, match=words):
+        ImageFolder(yard)

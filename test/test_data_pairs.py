@@ -6,18 +6,18 @@ import cv2
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.lab.data.pairs import make_pair, rendered_pair
-from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.lab.data.warp import (
+from lowlat_seg_ros.lab.data.pairs import (
     Motion,
     draw_motion,
     guess_scene,
+    make_pair,
     move,
-    reversed_motion,
+    rendered_pair,
     warp_image,
     warp_label,
     warp_map,
 )
+from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.labels import CAMVID
 
 SIZE = (120, 160)
@@ -48,7 +48,7 @@ def test_image_and_label_stay_aligned(label: np.ndarray, seed: int) -> None:
     rng = np.random.default_rng(seed)
     motion = draw_motion(8, SIZE[1], rng)
     scene = guess_scene(label, 0.5, rng, CAMVID)
-    for way in (motion, reversed_motion(motion)):
+    for way in (motion, motion.reversed()):
         image, moved = move(encoded(label), label, scene, way)
         where = inner(moved)
         assert where.sum() > 0.2 * label.size
@@ -86,7 +86,7 @@ def test_the_sky_turns_but_does_not_come_nearer() -> None:
     far = np.zeros(SIZE, np.float32)
     assert warp_map(far, Motion(5.0))[10, 20] == pytest.approx([20, 10])
     # The last steps of the iteration leave a few hundredths of the turn.
-    assert warp_map(far, Motion(5.0, turn=4.0))[10, 20] == pytest.approx([24, 10], abs=0.2)
+    assert warp_map(far, Motion(5.0, yaw=4.0))[10, 20] == pytest.approx([24, 10], abs=0.2)
 
 
 def test_near_things_move_more_than_far_ones() -> None:
@@ -106,7 +106,7 @@ def test_longer_lags_move_farther() -> None:
 
 
 def test_edges_that_come_into_view_are_unknown(label: np.ndarray) -> None:
-    source = warp_map(np.zeros(SIZE, np.float32), Motion(0.0, turn=20.0))
+    source = warp_map(np.zeros(SIZE, np.float32), Motion(0.0, yaw=20.0))
     moved = warp_label(label, source)
     assert (moved[:, -18:] == 255).all()
     assert np.array_equal(moved[:, :-22], label[:, 20:-2])

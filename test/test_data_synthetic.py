@@ -7,8 +7,16 @@ import pytest
 
 from lowlat_seg_ros.lab.data.sequence import Sequence
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.lab.data.synthetic.camera import Camera, clip_near, to_pixels
-from lowlat_seg_ros.lab.data.synthetic.canvas import Canvas, Face, Mesh, Texture, Wall
+from lowlat_seg_ros.lab.data.synthetic.canvas import (
+    Camera,
+    Canvas,
+    Face,
+    Mesh,
+    Texture,
+    Wall,
+    clip_near,
+    to_pixels,
+)
 from lowlat_seg_ros.labels import CAMVID
 
 SKY, ROAD, CAR = (CAMVID.index(name) for name in ("Sky", "Road", "Car"))

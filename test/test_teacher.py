@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from lowlat_seg_ros.config import ConfigError
-from lowlat_seg_ros.lab.data.transforms import Augment
-from lowlat_seg_ros.lab.training.bank import Bank, Mixture
-from lowlat_seg_ros.lab.training.base import BaseStage, taught_loss
-from lowlat_seg_ros.lab.training.encoder import EncoderStage
-from lowlat_seg_ros.lab.training.teacher import Teacher
+from lowlat_seg_ros.lab.data.augment import Augment
+from lowlat_seg_ros.lab.training.losses import Teacher, taught_loss
+from lowlat_seg_ros.lab.training.sources import Bank, Mixture
+from lowlat_seg_ros.lab.training.stills import BaseStage, EncoderStage
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network.segmenter import Segmenter
 

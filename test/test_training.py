@@ -13,11 +13,9 @@ import torch
 
 from lowlat_seg_ros.cli import main
 from lowlat_seg_ros.config import NETWORKS, ConfigError
-from lowlat_seg_ros.lab.data.transforms import Augment
+from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.training import cli
-from lowlat_seg_ros.lab.training.bank import Bank, Mixture
-from lowlat_seg_ros.lab.training.base import BaseStage
-from lowlat_seg_ros.lab.training.loop import Loop
+from lowlat_seg_ros.lab.training.loop import Loop, LoopConfig
 from lowlat_seg_ros.lab.training.losses import (
     class_weights,
     distillation_loss,
@@ -25,14 +23,13 @@ from lowlat_seg_ros.lab.training.losses import (
     segmentation_loss,
 )
 from lowlat_seg_ros.lab.training.propagation import (
-    PairBank,
     PropagationLoss,
     PropagationStage,
     carry,
 )
 from lowlat_seg_ros.lab.training.selector import CalibrationPoint, threshold_for
-from lowlat_seg_ros.lab.training.settings import LoopConfig
-from lowlat_seg_ros.lab.training.sources import TrainingData, pair_banks
+from lowlat_seg_ros.lab.training.sources import Bank, Mixture, PairBank, TrainingData, pair_banks
+from lowlat_seg_ros.lab.training.stills import BaseStage
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.network.encoder import TrunkEncoder

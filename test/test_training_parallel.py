@@ -17,13 +17,12 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import NETWORKS, ConfigError
-from lowlat_seg_ros.lab.data.transforms import Augment
+from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.training import cli
-from lowlat_seg_ros.lab.training.bank import Bank, Mixture
-from lowlat_seg_ros.lab.training.base import BaseStage
-from lowlat_seg_ros.lab.training.loop import Loop
+from lowlat_seg_ros.lab.training.loop import Loop, LoopConfig
 from lowlat_seg_ros.lab.training.parallel import Ranks, device_of, joined
-from lowlat_seg_ros.lab.training.settings import LoopConfig
+from lowlat_seg_ros.lab.training.sources import Bank, Mixture
+from lowlat_seg_ros.lab.training.stills import BaseStage
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 ROOT = Path(__file__).parents[1]

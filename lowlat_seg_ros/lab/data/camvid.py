@@ -13,18 +13,21 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.lab.data.sequence import (
     DataError,
     LabelledFrame,
+    account,
     check_index,
     check_pair,
     read_image,
     read_label,
     require_folder,
+    resized,
+    rgb_code,
+    visible,
 )
 from lowlat_seg_ros.labels import CAMVID
 
@@ -40,47 +43,24 @@ _RAW_IMAGES, _RAW_LABELS = "701_StillsRaw_full", "LabeledApproved_full"
 #: The 32 classes' colours (label_colors.txt of the original), grouped by the class they merge to.
 MERGE: dict[str, dict[str, tuple[int, int, int]]] = {
     "Sky": {"Sky": (128, 128, 128)},
-    "Building": {
-        "Archway": (192, 0, 128),
-        "Bridge": (0, 128, 64),
-        "Building": (128, 0, 0),
-        "Tunnel": (64, 0, 64),
-        "Wall": (64, 192, 0),
-    },
+    "Building": {"Archway": (192, 0, 128), "Bridge": (0, 128, 64), "Building": (128, 0, 0),
+        "Tunnel": (64, 0, 64), "Wall": (64, 192, 0)},
     "Pole": {"Column_Pole": (192, 192, 128), "TrafficCone": (0, 0, 64)},
-    "Road": {
-        "Road": (128, 64, 128),
-        "LaneMkgsDriv": (128, 0, 192),
-        "LaneMkgsNonDriv": (192, 0, 64),
-    },
-    "Pavement": {
-        "Sidewalk": (0, 0, 192),
-        "ParkingBlock": (64, 192, 128),
-        "RoadShoulder": (128, 128, 192),
-    },
+    "Road": {"Road": (128, 64, 128), "LaneMkgsDriv": (128, 0, 192),
+        "LaneMkgsNonDriv": (192, 0, 64)},
+    "Pavement": {"Sidewalk": (0, 0, 192), "ParkingBlock": (64, 192, 128),
+        "RoadShoulder": (128, 128, 192)},
     "Tree": {"Tree": (128, 128, 0), "VegetationMisc": (192, 192, 0)},
-    "SignSymbol": {
-        "SignSymbol": (192, 128, 128),
-        "Misc_Text": (128, 128, 64),
-        "TrafficLight": (0, 64, 64),
-    },
+    "SignSymbol": {"SignSymbol": (192, 128, 128), "Misc_Text": (128, 128, 64),
+        "TrafficLight": (0, 64, 64)},
     "Fence": {"Fence": (64, 64, 128)},
-    "Car": {
-        "Car": (64, 0, 128),
-        "SUVPickupTruck": (64, 128, 192),
-        "Truck_Bus": (192, 128, 192),
-        "Train": (192, 64, 128),
-        "OtherMoving": (128, 64, 64),
-    },
-    "Pedestrian": {
-        "Pedestrian": (64, 64, 0),
-        "Child": (192, 128, 64),
-        "CartLuggagePram": (64, 0, 192),
-        "Animal": (64, 128, 64),
-    },
+    "Car": {"Car": (64, 0, 128), "SUVPickupTruck": (64, 128, 192), "Truck_Bus": (192, 128, 192),
+        "Train": (192, 64, 128), "OtherMoving": (128, 64, 64)},
+    "Pedestrian": {"Pedestrian": (64, 64, 0), "Child": (192, 128, 64),
+        "CartLuggagePram": (64, 0, 192), "Animal": (64, 128, 64)},
     "Bicyclist": {"Bicyclist": (0, 128, 192), "MotorcycleScooter": (192, 0, 192)},
     "void": {"Void": (0, 0, 0)},
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,17 +72,14 @@ class _Entry:
 
 
 class CamVid:
-    """A split of CamVid as a sequence; the layout is told from what lies in ``root``.
+    """A split of CamVid as a sequence; the layout follows from what lies in ``root``.
 
     ``size`` (H, W) resizes images (area) and labels (nearest), for the 960x720 original. Stamps
     follow from the frame numbers, which count the video's 30 Hz. Void is 255.
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        size: tuple[int, int] | None = None,
+        self, root: str | Path, split: str = "train", size: tuple[int, int] | None = None
     ) -> None:
         if split not in SPLITS:
             raise DataError(f"CamVid has no split {split!r}; choose one of {', '.join(SPLITS)}")
@@ -120,10 +97,7 @@ class CamVid:
         image = read_image(entry.image)
         label = _merge(read_image(entry.label), entry.label) if self._raw else _released(entry)
         check_pair(image, label, entry.label)
-        if self.size is not None:
-            size = self.size[::-1]
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        image, label = resized(image, label, self.size)
         stamp_ns = entry.number * 1_000_000_000 // _VIDEO_HZ
         return LabelledFrame(image, label, stamp_ns, entry.image.stem)
 
@@ -165,7 +139,11 @@ def _drive_and_number(image: Path) -> tuple[str, int]:
 def _raw_entries(root: Path, split: str) -> list[_Entry]:
     labels = require_folder(root / _RAW_LABELS, "CamVid's colour labels beside the images")
     entries = []
-    for image in sorted((root / _RAW_IMAGES).glob("*.png")):
+    images = visible((root / _RAW_IMAGES).glob("*.png"), root)
+    used = [labels / f"{image.stem}_L.png" for image in images]
+    found = visible(labels.glob("*_L.png"), root)
+    account(labels, found, used, f"has no image in {_RAW_IMAGES}")
+    for image in images:
         drive, number = _drive_and_number(image)
         if _usual_split(drive, number) == split:
             label = labels / f"{image.stem}_L.png"
@@ -195,17 +173,12 @@ def _released(entry: _Entry) -> np.ndarray:
     return label
 
 
-def _code(colour: np.ndarray) -> np.ndarray:
-    """One integer for each RGB colour (..., 3)."""
-    return colour.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-
-
 def _merge(colours: np.ndarray, path: Path) -> np.ndarray:
     label = np.full(colours.shape[:2], 254, np.uint8)
-    codes = _code(colours)
+    codes = rgb_code(colours)
     for name, members in MERGE.items():
         value = IGNORE_LABEL if name == "void" else CAMVID.index(name)
-        label[np.isin(codes, _code(np.array(list(members.values()))))] = value
+        label[np.isin(codes, rgb_code(np.array(list(members.values()))))] = value
     if (label == 254).any():
         strange = tuple(int(v) for v in colours[label == 254][0])
         raise DataError(f"label {path} has the colour {strange}, none of CamVid's 32 classes")

@@ -12,18 +12,20 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.lab.data.sequence import (
     DataError,
     LabelledFrame,
+    account,
     check_index,
     check_pair,
     read_image,
     read_label,
     require_folder,
+    resized,
+    visible,
 )
 from lowlat_seg_ros.labels import CITYSCAPES
 
@@ -54,11 +56,11 @@ class _Entry:
 
 
 class Cityscapes:
-    """The annotated frames of a split; trainIds if they were made, else labelIds, mapped.
+    """The annotated frames of a split; trainIds where they were made, else labelIds, mapped.
 
     ``size`` (H, W) resizes images (area) and labels (nearest). A drive is a city: its snippets
     follow one another, so that a held-out block is a part of the way. Stamps count a recording's
-    frames at 17 Hz.
+    frames at 17 Hz. Raises ``DataError`` if a label has no image or an image no label.
     """
 
     def __init__(
@@ -72,12 +74,17 @@ class Cityscapes:
             self.root / "gtFine" / split, "labels by city (gtFine_trainvaltest)"
         )
         self._images = self.root / "leftImg8bit" / split
-        if not self._images.is_dir():
+        snippets = not self._images.is_dir()  # most of whose frames have no label
+        if snippets:
             self._images = self.root / "leftImg8bit_sequence" / split
         require_folder(self._images, "images by city; leftImg8bit is missing as well")
         self._entries = _entries(labels)
-        for entry in self._entries:
-            _require_file(self._images / entry.image_name(entry.frame), entry.label)
+        used = [self._images / entry.image_name(entry.frame) for entry in self._entries]
+        for path, entry in zip(used, self._entries, strict=True):
+            _require_file(path, entry.label)
+        if not snippets:
+            found = visible(self._images.glob("*/*_leftImg8bit.png"), self._images)
+            account(self._images, found, used, f"has no *_gtFine_labelIds.png in {labels}")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -129,19 +136,23 @@ def _frame(images: Path, entry: _Entry, number: int, size: tuple[int, int] | Non
         check_pair(image, label, entry.label)
     else:
         label = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
-    if size is not None:
-        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-        label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    image, label = resized(image, label, size)
     stamp_ns = round(number * 1e9 / RATE_HZ)
     return LabelledFrame(image, label, stamp_ns, path.stem.removesuffix("_leftImg8bit"))
 
 
 def _entries(labels: Path) -> list[_Entry]:
-    for pattern in ("*/*_gtFine_labelTrainIds.png", "*/*_gtFine_labelIds.png"):
-        found = [_entry(path) for path in sorted(labels.glob(pattern))]
-        if found:
-            return found
-    raise DataError(f"{labels} has no CITY/*_gtFine_labelTrainIds.png and no *_gtFine_labelIds.png")
+    """One for each annotated frame; its trainIds, as labelIds are mapped to the same."""
+    entries: dict[tuple[str, str, int], _Entry] = {}
+    for pattern in ("*/*_gtFine_labelIds.png", "*/*_gtFine_labelTrainIds.png"):
+        for path in visible(labels.glob(pattern), labels):
+            entry = _entry(path)
+            entries[entry.city, entry.sequence, entry.frame] = entry
+    if not entries:
+        raise DataError(
+            f"{labels} has no CITY/*_gtFine_labelTrainIds.png and no *_gtFine_labelIds.png"
+        )
+    return [entries[key] for key in sorted(entries)]
 
 
 def _entry(path: Path) -> _Entry:

@@ -11,19 +11,40 @@ import zlib
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lowlat_seg_ros.lab.data.blurring import gaussian_blur
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame, Sequence
 
 #: Largest strengths: noise and fog as shares of full scale, blur in pixels, the least light left.
 NOISE, BLUR_PX, FOG, DARKEST = 60 / 255, 5.0, 0.75, 0.12
 
+#: How far a kernel reaches by default, in pixels.
+BLUR_REACH = 4
+
 Way = Callable[[Tensor, float, torch.Generator], Tensor]
 
 
+def gaussian_blur(images: Tensor, sigma: Tensor, reach: int = BLUR_REACH) -> Tensor:
+    """(N, 3, H, W) blurred by Gaussians of ``sigma`` (N,) pixels, edges repeated.
+
+    ``reach``: of the kernel in pixels; twice the largest ``sigma`` or more.
+    """
+    x = torch.arange(-reach, reach + 1, device=images.device)
+    kernels = torch.exp(-(x**2) / (2 * sigma.clamp(min=1e-3).view(-1, 1) ** 2))
+    kernels = (kernels / kernels.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
+    count, channels, height, width = images.shape
+    out = F.pad(images, (reach,) * 4, mode="replicate").reshape(
+        1, count * channels, height + 2 * reach, width + 2 * reach
+    )
+    side, groups = 2 * reach + 1, count * channels
+    out = F.conv2d(out, kernels.view(groups, 1, side, 1), groups=groups)
+    out = F.conv2d(out, kernels.view(groups, 1, 1, side), groups=groups)
+    return out.view(images.shape)
+
+
 def noisy(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Gaussian noise, at ``strength`` 1 of deviation :data:`NOISE`, of each image its own."""
+    """Gaussian noise, different in each image; at ``strength`` 1 its deviation is :data:`NOISE`."""
     noise = torch.randn(images.shape, generator=generator, device=images.device)
     return images + strength * NOISE * noise
 
@@ -56,16 +77,12 @@ def exchanged(images: Tensor, strength: float, generator: torch.Generator) -> Te
     return images.flip(1)
 
 
-#: Every way, and how often it is taken.
-WAYS: tuple[tuple[Way, float], ...] = (
-    (noisy, 0.35), (blurred, 0.25), (foggy, 0.2), (dark, 0.15), (exchanged, 0.05)
-)  # fmt: skip
-
-
 #: The ways by name, as ``lowlat-seg evaluate --degrade`` has them.
 BY_NAME: dict[str, Way] = {
     "noise": noisy, "blur": blurred, "fog": foggy, "dark": dark, "colours": exchanged
 }  # fmt: skip
+#: How often training takes each way.
+SHARES = {"noise": 0.35, "blur": 0.25, "fog": 0.2, "dark": 0.15, "colours": 0.05}
 
 
 class Degraded:
@@ -94,9 +111,9 @@ class Degraded:
 
 
 def degraded(images: Tensor, share: float, generator: torch.Generator, views: int = 1) -> Tensor:
-    """A ``share`` of the images (N, 3, H, W) in [0, 1] made worse in one way each, clamped to it.
+    """A ``share`` of the images (N, 3, H, W) in [0, 1] made worse in one way each, and clamped.
 
-    ``views``: the batch is so many times the same scenes, which then meet the same fate.
+    ``views``: the batch shows the same scenes so many times, and treats a scene's views alike.
     """
     scenes = len(images) // views
     chances = torch.rand(scenes, 3, generator=generator, device=images.device).tolist()
@@ -109,11 +126,12 @@ def degraded(images: Tensor, share: float, generator: torch.Generator, views: in
 
 
 def _way(chance: float) -> Way:
-    for way, share in WAYS:
+    """The way that a uniform number in [0, 1) stands for."""
+    for name, share in SHARES.items():
         chance -= share
         if chance < 0:
-            return way
-    return WAYS[-1][0]
+            return BY_NAME[name]
+    return BY_NAME["colours"]  # rounding left a rest
 
 
 def _uniform(generator: torch.Generator, device: torch.device) -> float:

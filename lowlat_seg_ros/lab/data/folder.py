@@ -9,9 +9,10 @@
 
 ``color`` is understood as well.
 
-Labels are single-channel images of class ids, with 255 for ignored pixels, or pictures in the
-classes' colours, where any other colour is ignored. :class:`ImageFolder` reads such a folder and
-:class:`FolderWriter` makes one.
+Labels are single-channel or palette images of class ids, with 255 for ignored pixels, or pictures
+in the classes' colours, where black is ignored unless it is a class. What would be lost is refused:
+another colour or id, an image without label, a label without image. Hidden files are left out.
+:class:`ImageFolder` reads such a folder and :class:`FolderWriter` makes one.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.lab.data.sequence import (
     DataError,
     LabelledFrame,
+    account,
     check_index,
     check_pair,
     read_image,
     read_label,
     require_folder,
+    visible,
 )
 from lowlat_seg_ros.labels import ClassTable
 
@@ -53,10 +56,18 @@ class ImageFolder:
         images = require_folder(self.root / "images", "the images")
         labels = require_folder(self.root / "labels", "the labels, named as their images")
         self.table = read_table(Path(classes) if classes else _table_file(self.root))
-        paths = sorted(p for p in images.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        files = [p for p in visible(images.rglob("*"), images) if p.is_file()]
+        paths = [p for p in files if p.suffix.lower() in _SUFFIXES]
         if not paths:
             raise DataError(f"{images} holds no image; known are {', '.join(_SUFFIXES)}")
-        self._pairs = [(p, _label_of(p.relative_to(images), labels, p)) for p in paths]
+        self._pairs = [(p, labels / p.relative_to(images).with_suffix(".png")) for p in paths]
+        for path, label in self._pairs:
+            if not label.is_file():
+                raise DataError(f"file {label} is missing; it is the label of {path}")
+        found = [p for p in visible(labels.rglob("*"), labels) if p.suffix.lower() in _SUFFIXES]
+        why = "belongs to no image; a label is a PNG with the name and subfolder of its image"
+        account(labels, found, [label for _, label in self._pairs], why)
+        account(images, files, paths)
         self._drives = [p.relative_to(images).parent.as_posix() for p in paths]
         # Frames are counted within their drive.
         self._numbers = [i - self._drives.index(drive) for i, drive in enumerate(self._drives)]
@@ -76,22 +87,13 @@ class ImageFolder:
         return self._drives[check_index(index, len(self))]
 
     def _label(self, path: Path) -> np.ndarray:
-        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if pixels is not None and pixels.ndim == 3:
-            return self._from_colours(read_image(path))
-        label = read_label(path)
+        label = read_label(path, self.table)
         wrong = (label >= len(self.table)) & (label != IGNORE_LABEL)
         if wrong.any():
             raise DataError(
                 f"label {path} has the id {label[wrong][0]}; the class table "
                 f"{self.table.name!r} has 0 to {len(self.table) - 1}, and {IGNORE_LABEL} is ignored"
             )
-        return label
-
-    def _from_colours(self, picture: np.ndarray) -> np.ndarray:
-        label = np.full(picture.shape[:2], IGNORE_LABEL, np.uint8)
-        for number, colour in enumerate(self.table.colours):
-            label[(picture == colour).all(axis=-1)] = number
         return label
 
 
@@ -165,10 +167,3 @@ def write_table(path: Path, table: ClassTable) -> None:
 def _table_file(root: Path) -> Path:
     found = [p for p in (root / "classes.yaml", root / "classes.json") if p.is_file()]
     return found[0] if found else root / "classes.yaml"
-
-
-def _label_of(relative: Path, labels: Path, image: Path) -> Path:
-    label = labels / relative.with_suffix(".png")
-    if not label.is_file():
-        raise DataError(f"file {label} is missing; it is the label of {image}")
-    return label

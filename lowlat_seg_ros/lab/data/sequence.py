@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection, Iterable
 from collections.abc import Sequence as Indices
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import av
 import cv2
 import numpy as np
 
+from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.labels import ClassTable
+
+_LOG = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
@@ -116,6 +122,23 @@ def check_index(index: int, length: int) -> int:
     return index % length
 
 
+def visible(paths: Iterable[Path], root: Path) -> list[Path]:
+    """``paths`` below ``root``, sorted, without hidden ones such as macOS' ``._NAME`` files."""
+    return sorted(p for p in paths if not any(q.startswith(".") for q in p.relative_to(root).parts))
+
+
+def account(root: Path, found: Collection[Path], used: Collection[Path], why: str = "") -> None:
+    """Log how many files of a data set were found, used and left out.
+
+    With ``why``, which says what is wrong with those left out, DataError if there are any.
+    """
+    left = sorted(set(found) - set(used))
+    counts = f"{len(found)} files found, {len(found) - len(left)} used, {len(left)} left out"
+    if left and why:
+        raise DataError(f"{left[0]} {why}; in {root} {counts}: add what is missing, or remove them")
+    _LOG.log(logging.WARNING if left else logging.INFO, "%s: %s", root, counts)
+
+
 def require_folder(path: Path, what: str) -> Path:
     """``path`` if it is a folder, else DataError naming it and ``what`` was expected there."""
     if not path.is_dir():
@@ -128,14 +151,67 @@ def read_image(path: Path) -> np.ndarray:
     return np.ascontiguousarray(_decode(path, cv2.IMREAD_COLOR)[..., ::-1])
 
 
-def read_label(path: Path) -> np.ndarray:
-    """Single-channel label uint8 (H, W); DataError if it is missing or has colours."""
-    label = _decode(path, cv2.IMREAD_UNCHANGED)
-    if label.ndim != 2 or label.dtype != np.uint8:
+def read_label(path: Path, table: ClassTable | None = None) -> np.ndarray:
+    """Class ids uint8 (H, W) of a single-channel image, or the indices of a palette PNG.
+
+    With ``table`` also of a picture in its classes' colours, where black is ignored unless it is a
+    class. DataError if the file is missing, or holds anything else.
+    """
+    pixels = _decode(path, cv2.IMREAD_UNCHANGED)
+    with path.open("rb") as file:
+        header = file.read(26)
+    if header.startswith(b"\x89PNG") and header[25] == 3:  # colour type: palette
+        return _palette_indices(path)
+    if pixels.ndim == 3 and pixels.dtype == np.uint8 and table is not None:
+        return _ids_of_colours(pixels[..., 2::-1], table, path)
+    if pixels.ndim != 2 or pixels.dtype != np.uint8:
         raise DataError(
-            f"label {path} is {label.dtype} {label.shape}; it must be a single-channel 8-bit image"
+            f"label {path} is {pixels.dtype} {pixels.shape}; it must be a single-channel 8-bit "
+            "image of class ids, or a palette image"
+        )
+    return pixels
+
+
+def _palette_indices(path: Path) -> np.ndarray:
+    # OpenCV would look the indices up in the palette; FFmpeg gives them as they are.
+    try:
+        with av.open(str(path)) as container:
+            indices, _palette = next(container.decode(video=0)).to_ndarray()
+    except av.FFmpegError as error:
+        raise DataError(f"file {path} cannot be decoded as an image ({error})") from error
+    return np.ascontiguousarray(indices)
+
+
+def _ids_of_colours(picture: np.ndarray, table: ClassTable, path: Path) -> np.ndarray:
+    """Class ids of an RGB picture; DataError for a colour that would be lost."""
+    label = np.full(picture.shape[:2], IGNORE_LABEL, np.uint8)
+    codes = rgb_code(picture)
+    for number, colour in enumerate(table.colours):
+        label[codes == rgb_code(np.array(colour))] = number
+    unknown = label == IGNORE_LABEL
+    lost = unknown & (codes != 0)
+    if lost.any() or unknown.all():
+        strange = tuple(int(v) for v in picture[lost if lost.any() else unknown][0])
+        raise DataError(
+            f"label {path} has the colour {strange}, which no class of {table.name!r} has; use the "
+            "class table's colours, with black for ignored pixels, or single-channel class ids"
         )
     return label
+
+
+def rgb_code(colours: np.ndarray) -> np.ndarray:
+    """One integer for each RGB colour (..., 3); black is 0."""
+    return colours.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+
+
+def resized(
+    image: np.ndarray, label: np.ndarray, size: tuple[int, int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image (by area) and label (nearest) at ``size`` (H, W); as they are without one."""
+    if size is None:
+        return image, label
+    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    return image, cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def check_pair(image: np.ndarray, label: np.ndarray, path: Path) -> None:

@@ -12,11 +12,16 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.lab.baselines.flow import half_size, photometric
 from lowlat_seg_ros.lab.baselines.learned import Encoded, PairMethod
-from lowlat_seg_ros.lab.data.transforms import Augment
+from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
-from lowlat_seg_ros.lab.training.base import AUXILIARY, mask_of
-from lowlat_seg_ros.lab.training.losses import class_weights, distillation_loss, segmentation_loss
-from lowlat_seg_ros.lab.training.propagation import PairBank
+from lowlat_seg_ros.lab.training.losses import (
+    AUXILIARY,
+    class_weights,
+    distillation_loss,
+    mask_of,
+    segmentation_loss,
+)
+from lowlat_seg_ros.lab.training.sources import PairBank
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: Weight of the photometric loss that flow networks learn from besides.
@@ -61,21 +66,17 @@ class PairStage:
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Sum of the methods' losses of one augmented batch of pairs; their parts are named."""
-        pairs, count = self.pairs, len(self.pairs.images)
-        index = torch.randint(count, (batch_size,), generator=generator, device=pairs.images.device)
-        key, current, label = self.augment.pair(
-            pairs.key_images[index], pairs.images[index], pairs.labels[index], generator
-        )
+        key, current, label, _ = self.pairs.draw(batch_size, self.augment, generator)
         before, now = self._encode(key, current)
         with torch.no_grad():
             teacher = self.base.classify_high(now.high)
         losses: list[Tensor] = []
-        told: dict[str, float] = {}
+        figures: dict[str, float] = {}
         for name, method in self.methods.items():
             parts = self._parts(method, before, now, label, teacher)
             losses.extend(parts.values())
-            told |= {self._column(name, part): loss.item() for part, loss in parts.items()}
-        return torch.stack(losses).sum(), told
+            figures |= {self._column(name, part): loss.item() for part, loss in parts.items()}
+        return torch.stack(losses).sum(), figures
 
     def _parts(
         self, method: PairMethod, before: Encoded, now: Encoded, label: Tensor, teacher: Tensor
@@ -96,7 +97,7 @@ class PairStage:
         return parts
 
     def _column(self, method: str, figure: str) -> str:
-        """A figure's name in the log: of one method alone it needs no more."""
+        """A figure's name in the log, without the method's where there is but one."""
         return f"{method}/{figure}" if len(self.methods) > 1 else figure
 
     @torch.no_grad()
@@ -126,5 +127,5 @@ class PairStage:
         return figures | {"full_miou": full.miou}
 
     def figures_of(self, name: str, figures: dict[str, float]) -> dict[str, float]:
-        """Of the figures of :meth:`evaluate` those that say something of one method."""
+        """Those figures of :meth:`evaluate` that are about the method ``name``."""
         return {"miou": figures[self._column(name, "miou")], "full_miou": figures["full_miou"]}

@@ -1,4 +1,4 @@
-"""``lowlat-seg train base|propagation|selector|baseline``."""
+"""``lowlat-seg train base|encoder|propagation|selector|baseline``."""
 
 from __future__ import annotations
 
@@ -21,13 +21,10 @@ from lowlat_seg_ros.lab.baselines.learned import (
     Baseline,
     PairMethod,
 )
-from lowlat_seg_ros.lab.data.transforms import Augment
-from lowlat_seg_ros.lab.training.bank import Bank, Mixture
-from lowlat_seg_ros.lab.training.base import BaseStage
+from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.training.baseline import PairStage
-from lowlat_seg_ros.lab.training.encoder import EncoderStage
-from lowlat_seg_ros.lab.training.image_methods import ImageStage
-from lowlat_seg_ros.lab.training.loop import Loop
+from lowlat_seg_ros.lab.training.loop import Loop, LoopConfig, Stage
+from lowlat_seg_ros.lab.training.losses import Teacher
 from lowlat_seg_ros.lab.training.options import configure
 from lowlat_seg_ros.lab.training.parallel import Ranks, device_of, joined
 from lowlat_seg_ros.lab.training.pretrained import load_initial
@@ -38,18 +35,18 @@ from lowlat_seg_ros.lab.training.selector import (
     deviation_bank,
     threshold_for,
 )
-from lowlat_seg_ros.lab.training.settings import LoopConfig
 from lowlat_seg_ros.lab.training.sources import (
     CALIBRATION_SEED,
     HELD_OUT_SEED,
     TRAINED_SEED,
+    Bank,
+    Mixture,
     TrainingData,
     frame_banks,
     pair_banks,
     rendered_clips,
 )
-from lowlat_seg_ros.lab.training.stage import Stage
-from lowlat_seg_ros.lab.training.teacher import Teacher
+from lowlat_seg_ros.lab.training.stills import BaseStage, EncoderStage, ImageStage
 from lowlat_seg_ros.lab.training.transfer import transfer
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint
@@ -80,10 +77,10 @@ def _run(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     segmenter, header = _start(args)
     segmenter = segmenter.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = TrainingData(args.root, args.rendered, args.size, device, args.hold_out)
-    stage = STAGES[args.stage](segmenter, data, args, loop_config)
+    stage = _stage(segmenter, data, args, loop_config)
     loop = Loop(stage, loop_config, args.out, ranks)
     if loop.resume() and ranks.first:
-        print(f"going on from step {loop.step} of {loop.checkpoint}", file=sys.stderr)
+        print(f"resuming from step {loop.step} of {loop.checkpoint}", file=sys.stderr)
     finished = loop.run()
     if not ranks.first:
         return 0  # the first process says for all whether it is finished
@@ -108,7 +105,7 @@ def _save_methods(
     args: argparse.Namespace,
     loop: Loop,
 ) -> None:
-    """One file for each method; one that diverged does not keep the others from being saved."""
+    """One file for each method; one that diverged does not prevent that the others are saved."""
     errors = []
     for name, method in stage.methods.items():
         about = _described(header, args, loop, stage.figures_of(name, figures))
@@ -142,9 +139,9 @@ def _start(args: argparse.Namespace) -> tuple[Segmenter, Header]:
     if args.start_from is not None:
         # The weights fit every output stride, as dilation replaces stride.
         trained, _ = checkpoint.load(args.start_from)
-        fresh = transfer(trained, segmenter)
-        if fresh:
-            print(f"not in {args.start_from}, begun anew: {', '.join(fresh)}", file=sys.stderr)
+        missing = transfer(trained, segmenter)
+        if missing:
+            print(f"not in {args.start_from}, initialised: {', '.join(missing)}", file=sys.stderr)
     elif getattr(args, "init", None) is not None:
         load_initial(segmenter, args.init)
     if getattr(args, "encoder", None) is not None:
@@ -170,12 +167,27 @@ def _load_encoder(segmenter: Segmenter, header: Header, folder: Path) -> Header:
     return dataclasses.replace(header, provenance=header.provenance | {"stages": stages})
 
 
-def _base(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
-    return BaseStage(segmenter, *_stills(data, args), _augment(args), _teacher(args, data))
-
-
-def _encoder(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
-    return EncoderStage(segmenter, *_stills(data, args), _augment(args), _teacher(args, data))
+def _stage(
+    segmenter: Segmenter, data: TrainingData, args: argparse.Namespace, config: LoopConfig
+) -> Stage:
+    if args.stage == "propagation":
+        augment = Augment(args.crop, PAIR_SCALE, degrade=args.degrade)
+        loss_weights = settings_from(args, PropagationLoss)
+        return PropagationStage(segmenter, *pair_banks(data, args.pairs), augment, loss_weights)
+    if args.stage == "selector":
+        dtype = precision_of(config.precision, data.device)
+        segmenter.eval()
+        clips = (args.clips, TRAINED_SEED), (max(1, args.clips // 6), HELD_OUT_SEED)
+        banks = [
+            deviation_bank(segmenter, rendered_clips(data, count, seed), max_lag=10, dtype=dtype)
+            for count, seed in clips
+        ]
+        return SelectorStage(segmenter, *banks)
+    if args.stage == "baseline":
+        return _baseline(segmenter, data, args, config)
+    kind: type[BaseStage] | type[EncoderStage]
+    kind = BaseStage if args.stage == "base" else EncoderStage
+    return kind(segmenter, *_stills(data, args), _augment(args), _teacher(args, data))
 
 
 def _augment(args: Any) -> Augment:
@@ -203,23 +215,6 @@ def _stills(data: TrainingData, args: Any) -> tuple[Mixture, Bank]:
     return frame_banks(data, args.rendered_share)
 
 
-def _propagation(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
-    pairs, held_out = pair_banks(data, args.pairs)
-    augment = Augment(args.crop, PAIR_SCALE, degrade=args.degrade)
-    loss_weights = settings_from(args, PropagationLoss)
-    return PropagationStage(segmenter, pairs, held_out, augment, loss_weights)
-
-
-def _selector(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
-    dtype = precision_of(config.precision, data.device)
-    segmenter.eval()
-    banks = [
-        deviation_bank(segmenter, rendered_clips(data, count, seed), max_lag=10, dtype=dtype)
-        for count, seed in ((args.clips, TRAINED_SEED), (max(1, args.clips // 6), HELD_OUT_SEED))
-    ]
-    return SelectorStage(segmenter, *banks)
-
-
 def _baseline(segmenter: Segmenter, data: TrainingData, args: Any, config: LoopConfig) -> Stage:
     methods = {name: _method(name, segmenter, data.device, config.seed) for name in args.method}
     name = "all" if set(methods) == set(PAIR_METHODS) else "+".join(methods)
@@ -245,15 +240,6 @@ def _method(name: str, segmenter: Segmenter, device: torch.device, seed: int) ->
     # PyTorch has this overload, its type stubs do not.
     method.learned.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
-
-
-STAGES = {
-    "base": _base,
-    "encoder": _encoder,
-    "propagation": _propagation,
-    "selector": _selector,
-    "baseline": _baseline,
-}
 
 
 def _calibrated(

@@ -1,4 +1,4 @@
-"""The loop that all three stages share: schedule, averaging, logging, exact resume."""
+"""The loop that all stages share: its settings, schedule, averaging, logging and exact resume."""
 
 from __future__ import annotations
 
@@ -7,40 +7,90 @@ import hashlib
 import itertools
 import math
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.config import PRECISIONS, ConfigError, check, setting
 from lowlat_seg_ros.lab.training.log import Log
 from lowlat_seg_ros.lab.training.parallel import Ranks
-from lowlat_seg_ros.lab.training.settings import LoopConfig
-from lowlat_seg_ros.lab.training.stage import Stage
 from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.trunk import Trunk
 
 
-def _on_cpu(segmenter: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.cpu() for name, tensor in segmenter.state_dict().items()}
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast a stage is trained."""
+
+    steps: int = setting(
+        2000, "optimiser steps; the learning rate reaches zero with the last", low=1, high=10**8
+    )
+    max_minutes: float = setting(
+        0.0,
+        "stop and save after this long, to be resumed; 0 for no limit",
+        unit="min",
+        low=0.0,
+        high=1e6,
+    )
+    batch_size: int = setting(8, "images (or pairs) a step in each process", low=1, high=4096)
+    learning_rate: float = setting(1e-3, "peak learning rate of AdamW", low=0.0, high=1.0)
+    pretrained_rate: float = setting(
+        0.25,
+        "learning rate of backbones that began from real images, as a share of the learning rate",
+        low=0.0,
+        high=1.0,
+    )
+    weight_decay: float = setting(0.02, "AdamW's decoupled weight decay", low=0.0, high=1.0)
+    warmup_steps: int = setting(100, "steps over which the learning rate rises", low=0, high=10**6)
+    average_decay: float = setting(
+        0.998, "decay of the averaged weights that are evaluated and saved", low=0.0, high=1.0
+    )
+    precision: str = setting(
+        "auto", "bf16 where the processor multiplies it fast, or fp32", choices=PRECISIONS
+    )
+    log_every: int = setting(50, "steps between rows of losses in the log", low=1, high=10**8)
+    evaluate_every: int = setting(250, "steps between evaluations", low=1, high=10**8)
+    save_every: int = setting(250, "steps between resumable checkpoints", low=1, high=10**8)
+    seed: int = setting(0, "seed of initialisation, batches and augmentation", low=0, high=2**31)
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
-def _fingerprint(segmenter: torch.nn.Module) -> str:
-    """Digest of the weights that a stage begins with."""
-    digest = hashlib.sha256()
-    for tensor in segmenter.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+class Stage(Protocol):
+    """One stage of training: what it trains, what it minimises, how it is judged."""
+
+    name: str
+
+    @property
+    def segmenter(self) -> torch.nn.Module:
+        """The whole network: what is saved, averaged and resumed."""
+
+    def trained(self) -> list[list[torch.nn.Module]]:
+        """The modules whose weights change; all others stay frozen, BatchNorm included.
+
+        In groups whose gradients are clipped separately: there is one group, unless several
+        networks that share no weight are trained side by side.
+        """
+
+    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Draw a batch with ``generator`` alone and return the loss and its named parts."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures on held-out data, called with the averaged weights in place."""
 
 
 class Loop:
     """Trains one stage; resumes exactly from its last checkpoint in ``out``.
 
-    With several processes the loss is the mean of theirs, each on ``batch_size`` images that its
-    own generator draws. Weights, averages and the optimiser's state are the same in all of them.
+    With several processes the loss is the mean of theirs; the generator of each draws its
+    ``batch_size`` images. Weights, averages and the optimiser's state are the same in all of them.
     """
 
     def __init__(
@@ -63,8 +113,13 @@ class Loop:
         self.step, self.seconds = 0, 0.0
         self.losses: list[dict[str, float]] = []  # of the steps since the last row of the log
         if self.ranks.count > 1:  # they began with one seed, though maybe on unlike machines
-            stage.segmenter.load_state_dict(self.ranks.from_first(_on_cpu(stage.segmenter)))
-        self.origin = _fingerprint(stage.segmenter)
+            own = {name: tensor.cpu() for name, tensor in stage.segmenter.state_dict().items()}
+            stage.segmenter.load_state_dict(self.ranks.from_first(own))
+        # A digest of the weights that the stage begins with: a resumed run must have the same.
+        digest = hashlib.sha256()
+        for tensor in stage.segmenter.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        self.origin = digest.hexdigest()
         self.average = {k: v.clone() for k, v in self._state().items()}
         out.mkdir(parents=True, exist_ok=True)
 
@@ -115,7 +170,7 @@ class Loop:
         or with another number of processes.
         """
         found = self.ranks.first and self.checkpoint.exists()
-        # The whole state is moved to the device by those who take it.
+        # The modules and the optimiser move what they load to their device.
         state = self.ranks.from_first(
             torch.load(self.checkpoint, map_location="cpu", weights_only=True) if found else None
         )
@@ -186,7 +241,8 @@ class Loop:
                 if stop or self.step % config.save_every == 0:
                     self.save()
                 if log and (stop or self.step % config.evaluate_every == 0):
-                    figures = self._evaluate()
+                    with self.averaged(), torch.inference_mode():
+                        figures = self.stage.evaluate()
                     said = "  ".join(f"{key} {figure:.4f}" for key, figure in figures.items())
                     bar.write(f"step {self.step}: {said}")
                     self._write(log, "held_out", figures)
@@ -231,7 +287,7 @@ class Loop:
         return {name: fmean(parts[name] for parts in losses) for name in losses[0]}
 
     @contextlib.contextmanager
-    def averaged(self) -> Any:
+    def averaged(self) -> Iterator[torch.nn.Module]:
         """The averaged weights are in the network while the context lasts."""
         own = {name: tensor.clone() for name, tensor in self._state().items()}
         self.stage.segmenter.load_state_dict(self.average, strict=False)
@@ -240,12 +296,8 @@ class Loop:
         finally:
             self.stage.segmenter.load_state_dict(own, strict=False)
 
-    def _evaluate(self) -> dict[str, float]:
-        with self.averaged(), torch.inference_mode():
-            return self.stage.evaluate()
-
     def _write(self, log: Log | None, kind: str, figures: dict[str, float]) -> None:
-        rate = self.optimiser.param_groups[0]["lr"]  # of the step that was just done
-        progress = {"seconds": self.seconds, "learning_rate": rate}
         if log is not None:
+            rate = self.optimiser.param_groups[0]["lr"]  # of the step that was just done
+            progress = {"seconds": self.seconds, "learning_rate": rate}
             log.write(kind, self.step, progress | figures)

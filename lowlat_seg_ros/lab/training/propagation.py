@@ -13,30 +13,19 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.config import check, setting
-from lowlat_seg_ros.lab.data.transforms import Augment
+from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
-from lowlat_seg_ros.lab.training.base import AUXILIARY, mask_of
 from lowlat_seg_ros.lab.training.losses import (
+    AUXILIARY,
     class_weights,
     distillation_loss,
     feature_loss,
+    mask_of,
     segmentation_loss,
 )
+from lowlat_seg_ros.lab.training.sources import PairBank
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.network.warping import luma_of, motion
-
-
-@dataclass(frozen=True)
-class PairBank:
-    """Key and current images uint8 (N, 3, H, W), the current labels uint8 (N, H, W).
-
-    ``ages`` (N,): seconds from the key to the current frame.
-    """
-
-    key_images: Tensor
-    images: Tensor
-    labels: Tensor
-    ages: Tensor
 
 
 @dataclass(frozen=True)
@@ -79,13 +68,8 @@ class PropagationStage:
         self, segmenter: Segmenter, pairs: PairBank, held_out: PairBank, augment: Augment,
         loss_weights: PropagationLoss = PropagationLoss(),
     ) -> None:  # fmt: skip
-        self.segmenter, self.pairs, self.held_out, self.augment = (
-            segmenter,
-            pairs,
-            held_out,
-            augment,
-        )
-        self.loss_weights = loss_weights
+        self.segmenter, self.pairs, self.held_out = segmenter, pairs, held_out
+        self.augment, self.loss_weights = augment, loss_weights
         self.weights = class_weights(pairs.labels, segmenter.config.num_classes)
 
     def trained(self) -> list[list[torch.nn.Module]]:
@@ -98,12 +82,7 @@ class PropagationStage:
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch of pairs."""
         pairs, net = self.pairs, self.segmenter
-        index = torch.randint(
-            len(pairs.images), (batch_size,), generator=generator, device=pairs.images.device
-        )
-        key, current, label = self.augment.pair(
-            pairs.key_images[index], pairs.images[index], pairs.labels[index], generator
-        )
+        key, current, label, ages = pairs.draw(batch_size, self.augment, generator)
         both = net.normalise(torch.cat([key, current]))
         both = both.contiguous(memory_format=torch.channels_last)
         # Only an encoder of its own is trained here: Sh stands on a Sl that it shares.
@@ -117,15 +96,15 @@ class PropagationStage:
         chained = bool(chance < self.loss_weights.chained_share)
         carried = carry(net, low_key, high[:batch_size], low_now, chained)
         answers, residual = warped(net, high[:batch_size], key, current)
-        known = evidence(net, low_key, low_now, pairs.ages[index], residual)
+        known = evidence(net, low_key, low_now, ages, residual)
         fused = net.classify_fused(carried, low_now, known, answers)
         own = net.classify_low(low_now)
-        wanted = high[batch_size:].float()
+        exact = high[batch_size:].float()  # F_h of the current frame: what carried F_h should be
         parts = {
             "fused": segmentation_loss(fused, label, self.weights),
             "aux": AUXILIARY * segmentation_loss(own, label, self.weights),
             "distil": self.loss_weights.distillation * distillation_loss(fused, teacher),
-            "features": self.loss_weights.feature_distillation * feature_loss(carried, wanted),
+            "features": self.loss_weights.feature_distillation * feature_loss(carried, exact),
         }
         if self.loss_weights.auxiliary_distillation > 0:
             weight = self.loss_weights.auxiliary_distillation
@@ -156,7 +135,7 @@ class PropagationStage:
 def evidence(
     net: Segmenter, low_key: Tensor, low: Tensor, ages: Tensor, residual: Tensor | None
 ) -> Tensor | None:
-    """What the gate of ``net`` is told of pairs, ``ages`` (N,) seconds apart; None without one."""
+    """What the gate of ``net`` gets of pairs, ``ages`` (N,) seconds apart; None without one."""
     if net.gate is None:
         return None
     return net.evidence(net.predictor.reduce(low_key), net.predictor.reduce(low), ages, residual)

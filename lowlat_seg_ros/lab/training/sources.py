@@ -1,4 +1,7 @@
-"""Where the three stages get their data: CamVid's train split, rendered drives, warped stills."""
+"""Where the stages get their data: CamVid's train split, rendered drives, warped stills.
+
+All of it is held in memory as uint8, on the device where it is augmented.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,11 @@ from torch import Tensor
 from tqdm import trange
 
 from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.data.camvid import CamVid
 from lowlat_seg_ros.lab.data.pairs import Pair, make_pair, rendered_pair
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame, Sequence, Subset, split_holdout, stack
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.lab.training.bank import Bank, Mixture
-from lowlat_seg_ros.lab.training.propagation import PairBank
 
 #: Frames a second of rendered drives, and the lags in frames of training pairs (Sec. 4 has 2 to 10;
 #: a frame right after its key frame is met as well, and where Sh is slow one long after it).
@@ -32,11 +34,74 @@ TRAINED_SEED, HELD_OUT_SEED, CALIBRATION_SEED = 1_000_000, 2_000_000, 3_000_000
 
 
 @dataclass(frozen=True)
+class Bank:
+    """Images uint8 (N, 3, H, W) RGB and labels uint8 (N, H, W)."""
+
+    images: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, sequence: Sequence, device: torch.device) -> Bank:
+        """All frames of ``sequence``; they must have one size."""
+        images, labels = stack(sequence)
+        return cls(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``count`` frames at random, with replacement."""
+        index = torch.randint(
+            len(self.images), (count,), generator=generator, device=self.images.device
+        )
+        return self.images[index], self.labels[index]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Banks and the share of each batch that comes from each; shares sum to one."""
+
+    banks: tuple[Bank, ...]
+    shares: tuple[float, ...]
+
+    def counts(self, batch_size: int) -> list[int]:
+        """How many of ``batch_size`` come from each bank; the first takes what rounding leaves."""
+        counts = [round(batch_size * share) for share in self.shares]
+        counts[0] += batch_size - sum(counts)
+        return counts
+
+
+@dataclass(frozen=True)
+class PairBank:
+    """Key and current images uint8 (N, 3, H, W), the current labels uint8 (N, H, W).
+
+    ``ages`` (N,): seconds from the key to the current frame.
+    """
+
+    key_images: Tensor
+    images: Tensor
+    labels: Tensor
+    ages: Tensor
+
+    def draw(
+        self, count: int, augment: Augment, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``count`` augmented pairs, with replacement.
+
+        Key and current images float [0, 1] (N, 3, h, w), labels int64 (N, h, w) and ages (N,).
+        """
+        index = torch.randint(
+            len(self.images), (count,), generator=generator, device=self.images.device
+        )
+        key, current, label = augment.pair(
+            self.key_images[index], self.images[index], self.labels[index], generator
+        )
+        return key, current, label, self.ages[index]
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """``root`` is CamVid's folder or None; ``rendered`` counts rendered frames (or pairs).
 
-    ``hold_out``: what of CamVid's train split is kept back to judge on: the ``ends`` of all drives,
-    one drive by its name, or ``none``: then all is trained on, and figures are of frames seen.
+    ``hold_out``: what of CamVid's train split is held out to judge on: the ``ends`` of all drives,
+    one drive by its name, or ``none``: then figures are of frames that were trained on.
     """
 
     root: Path | None
@@ -75,25 +140,22 @@ def frame_banks(data: TrainingData, rendered_share: float) -> tuple[Mixture, Ban
         held_out = _rendered_bank(data, 32, HELD_OUT_SEED)
         return Mixture((_rendered_bank(data, data.rendered, TRAINED_SEED),), (1.0,)), held_out
     train, held = data.camvid()
-    banks, held_out = (Bank.of(train, data.device),), Bank.of(held, data.device)
+    stills, held_out = Bank.of(train, data.device), Bank.of(held, data.device)
     if data.rendered == 0:
-        return Mixture(banks, (1.0,)), held_out
+        return Mixture((stills,), (1.0,)), held_out
     rendered = _rendered_bank(data, data.rendered, TRAINED_SEED)
-    return Mixture((*banks, rendered), (1 - rendered_share, rendered_share)), held_out
+    return Mixture((stills, rendered), (1 - rendered_share, rendered_share)), held_out
 
 
 def _rendered_bank(data: TrainingData, count: int, seed: int) -> Bank:
     """``count`` frames, each of a drive of its own, so that as many scenes as possible are seen."""
-    frames = [
-        _rendered_frame(data, seed + n) for n in trange(count, desc="rendering", unit="frame")
-    ]
+    frames: list[LabelledFrame] = []
+    for n in trange(count, desc="rendering", unit="frame"):
+        drive = RenderedDrive(seed=seed + n, frames=1, rate_hz=RATE_HZ, size=data.size)
+        frames.append(drive[0])
     images = torch.from_numpy(np.stack([f.image.transpose(2, 0, 1) for f in frames]))
     labels = torch.from_numpy(np.stack([f.label for f in frames]))
     return Bank(images.to(data.device), labels.to(data.device))
-
-
-def _rendered_frame(data: TrainingData, seed: int) -> LabelledFrame:
-    return RenderedDrive(seed=seed, frames=1, rate_hz=RATE_HZ, size=data.size)[0]
 
 
 def pair_banks(data: TrainingData, warped: int) -> tuple[PairBank, PairBank]:
@@ -128,7 +190,7 @@ def _real_pairs(stills: Sequence) -> list[Pair]:
 
 
 def _warped_pairs(stills: Sequence, count: int, seed: int) -> list[Pair]:
-    """Pseudo-motion pairs, the stills taken in turn."""
+    """Pseudo-motion pairs, the stills taken one after another."""
     rng, pairs = np.random.default_rng(seed), []
     for index in trange(count, desc="warping", unit="pair"):
         still = stills[index % len(stills)]
@@ -146,7 +208,7 @@ def _rendered_pairs(data: TrainingData, count: int, seed: int) -> list[Pair]:
 
 
 def _lag(rng: np.random.Generator) -> int:
-    """One of :data:`LAGS`, half of them in the first quarter: features are mostly fresh."""
+    """One of :data:`LAGS`, half of them in the first quarter: features are mostly young."""
     return LAGS[0] + int((LAGS[1] + 1 - LAGS[0]) * rng.random() ** 2)
 
 

@@ -1,4 +1,7 @@
-"""What a frame is painted on, far to near: image and label from the same projected shapes."""
+"""Camera and canvas: image and label are painted far to near, from the same projected shapes.
+
+World: x, y on the ground, z up, metres.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ import cv2
 import numpy as np
 
 from lowlat_seg_ros.frames import IGNORE_LABEL
-from lowlat_seg_ros.lab.data.synthetic.camera import Camera, clip_near, to_pixels
 
+#: Nothing nearer than this is drawn, in metres.
+NEAR = 0.4
 #: Fraction bits of the coordinates handed to OpenCV: shapes move by sixteenths of a pixel.
 _SHIFT = 4
 #: Height in pixels below which an object loses its details.
@@ -19,6 +23,55 @@ _DETAIL_PX = 14.0
 _RAMP = np.arange(256, dtype=np.float32)[:, None]
 
 Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Camera at ``position`` (x, y, z) m looking along ``heading`` (rad, clockwise from +y).
+
+    ``horizon`` is the image row of the horizon and ``focal`` the focal length, both in pixels.
+    The optical axis is level; the horizon's row is set by shifting the image plane, which keeps
+    verticals vertical.
+    """
+
+    size: tuple[int, int]
+    focal: float
+    horizon: float
+    position: tuple[float, float, float]
+    heading: float
+
+    def matrix(self) -> tuple[np.ndarray, np.ndarray]:
+        """(3, 3) and (3,): ``m @ world + b`` is (u w, v w, w), w being the depth in metres."""
+        sin, cos = np.sin(self.heading), np.cos(self.heading)
+        rotation = np.array([[cos, -sin, 0.0], [0.0, 0.0, -1.0], [sin, cos, 0.0]])
+        centre = (self.size[1] - 1) / 2
+        intrinsic = np.array([[self.focal, 0, centre], [0, self.focal, self.horizon], [0, 0, 1]])
+        m = intrinsic @ rotation
+        return m, -m @ np.asarray(self.position)
+
+
+def clip_near(points: np.ndarray) -> np.ndarray:
+    """Clip a polygon (N, 3) of (u w, v w, w) at w = NEAR; (0, 3) if it lies behind."""
+    depth = points[:, 2].tolist()
+    if min(depth) >= NEAR:
+        return points
+    if max(depth) < NEAR:
+        return points[:0]
+    inside = [w >= NEAR for w in depth]
+    kept = []
+    for i in range(len(points)):
+        j = (i + 1) % len(points)
+        if inside[i]:
+            kept.append(points[i])
+        if inside[i] != inside[j]:
+            share = (NEAR - depth[i]) / (depth[j] - depth[i])
+            kept.append(points[i] + share * (points[j] - points[i]))
+    return np.array(kept)
+
+
+def to_pixels(points: np.ndarray) -> np.ndarray:
+    """(N, 3) of (u w, v w, w), w > 0, to pixels (N, 2), kept within what OpenCV can draw."""
+    return np.clip(points[:, :2] / points[:, 2:], -16000.0, 16000.0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +163,7 @@ Paintable = Mesh | Wall | Board
 
 
 class Canvas:
-    """Image and label under way, seen by ``camera`` through haze of ``haze_colour``.
+    """Image and label in the making, seen by ``camera`` through haze of ``haze_colour``.
 
     ``visibility`` is the distance in metres at which a colour has faded to 37 %.
     """
@@ -122,20 +175,19 @@ class Canvas:
         self.image = np.zeros((*camera.size, 3), np.uint8)
         self.label = np.full(camera.size, IGNORE_LABEL, np.uint8)
 
-    def project(self, points: np.ndarray) -> np.ndarray:
-        """World (N, 3) to (u w, v w, w), w the depth in metres."""
+    def project(self, points: np.ndarray) -> np.ndarray:  # world (N, 3) to (u w, v w, w)
         return points @ self.matrix.T + self.offset
 
     def mesh(self, vertices: np.ndarray, faces: tuple[Face, ...]) -> None:
         projected = self.project(vertices)
         depth = projected[:, 2]
-        if depth.max() <= 0.5:
+        if depth.max() <= 0.5:  # behind the camera
             return
         fade = float(np.exp(-max(depth.mean(), 0.0) / self.visibility))
         haze = ((1.0 - fade) * self.haze_colour).tolist()
         near = depth.min() > 0.5
         pixels = to_pixels(projected) if near else None
-        if pixels is not None and self._outside(pixels):
+        if pixels is not None and self._box(pixels) is None:
             return
         small = pixels is not None and float(np.ptp(pixels[:, 1])) < _DETAIL_PX
         for face in faces:
@@ -215,21 +267,17 @@ class Canvas:
         to_image = self.matrix @ step
         to_image[:, 2] += self.offset
         shift = np.array([[1.0, 0, -left], [0, 1.0, -top], [0, 0, 1.0]])
+        size, border = (right - left, bottom - top), cv2.BORDER_REPLICATE
         patch = cv2.warpPerspective(
-            texture,
-            shift @ to_image,
-            (right - left, bottom - top),
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
+            texture, shift @ to_image, size, flags=cv2.INTER_LINEAR, borderMode=border
         )
         patch = cv2.LUT(patch, self._tone(wall.light, float(projected[:, 2].mean())))
         mask = np.zeros(patch.shape[:2], np.uint8)
         fixed = np.rint((corners - (left, top)) * (1 << _SHIFT)).astype(np.int32)
         cv2.fillConvexPoly(mask, fixed, (255,), cv2.LINE_8, _SHIFT)
         cv2.copyTo(patch, mask, self.image[top:bottom, left:right])
-        cv2.fillConvexPoly(
-            self.label[top:bottom, left:right], fixed, (wall.label,), cv2.LINE_8, _SHIFT
-        )
+        labels = self.label[top:bottom, left:right]
+        cv2.fillConvexPoly(labels, fixed, (wall.label,), cv2.LINE_8, _SHIFT)
 
     def _flat(self, wall: Wall, projected: np.ndarray) -> Colour:
         """The wall's mean colour as it is seen from here."""
@@ -253,16 +301,16 @@ class Canvas:
         picture, cover = board.picture.level(height), board.cover.level(height)
         rows, columns = picture.shape[:2]
         sign = -1.0 if board.mirrored else 1.0
-        centre = x - left - sign * width / 2
-        affine = np.array(
-            [[sign * width / columns, 0.0, centre], [0.0, height / rows, corners[0, 1] - top]]
-        )
+        step_x, step_y = sign * width / columns, height / rows
+        start_x, start_y = x - left - sign * width / 2, corners[0, 1] - top
+        affine = np.array([[step_x, 0.0, start_x], [0.0, step_y, start_y]])
         size = (right - left, bottom - top)
         patch = cv2.warpAffine(picture, affine, size, flags=cv2.INTER_LINEAR)
-        alpha = patch[..., 3].astype(np.float32) / 255
-        colours = cv2.LUT(
-            np.ascontiguousarray(patch[..., :3]), self._tone(board.light, float(foot[2]))
+        alpha, tone = (
+            patch[..., 3].astype(np.float32) / 255,
+            self._tone(board.light, float(foot[2])),
         )
+        colours = cv2.LUT(np.ascontiguousarray(patch[..., :3]), tone)
         view = self.image[top:bottom, left:right]
         view[:] = cv2.blendLinear(colours, np.ascontiguousarray(view), alpha, 1.0 - alpha)
         covered = cv2.warpAffine(cover, affine, size, flags=cv2.INTER_LINEAR) > 127
@@ -274,26 +322,15 @@ class Canvas:
         table = _RAMP * (fade * np.asarray(light, np.float32)) + (1 - fade) * self.haze_colour
         return np.rint(np.clip(table, 0, 255)).astype(np.uint8)[None]
 
-    def _outside(self, pixels: np.ndarray) -> bool:
-        x0, y0, x1, y1 = _extent(pixels)
-        height, width = self.camera.size
-        return x1 < 0 or y1 < 0 or x0 >= width or y0 >= height
-
     def _box(self, corners: np.ndarray) -> tuple[int, int, int, int] | None:
         """Pixel box (top, bottom, left, right) around ``corners`` within the image, or None."""
-        x0, y0, x1, y1 = _extent(corners)
+        xs, ys = corners[:, 0].tolist(), corners[:, 1].tolist()  # faster than NumPy for few points
         height, width = self.camera.size
-        if x1 < 0 or y1 < 0:
+        if max(xs) < 0 or max(ys) < 0:
             return None
-        left, top = max(math.floor(x0), 0), max(math.floor(y0), 0)
-        right, bottom = min(math.ceil(x1) + 1, width), min(math.ceil(y1) + 1, height)
+        left, top = max(math.floor(min(xs)), 0), max(math.floor(min(ys)), 0)
+        right, bottom = min(math.ceil(max(xs)) + 1, width), min(math.ceil(max(ys)) + 1, height)
         return (top, bottom, left, right) if bottom > top and right > left else None
-
-
-def _extent(pixels: np.ndarray) -> tuple[float, float, float, float]:
-    """(least x, least y, greatest x, greatest y); for few points plain Python is fastest."""
-    xs, ys = pixels[:, 0].tolist(), pixels[:, 1].tolist()
-    return min(xs), min(ys), max(xs), max(ys)
 
 
 def _turns_left(corners: np.ndarray) -> bool:

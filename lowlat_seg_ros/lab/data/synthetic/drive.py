@@ -6,13 +6,11 @@ import cv2
 import numpy as np
 
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame, check_index
-from lowlat_seg_ros.lab.data.synthetic import textures
-from lowlat_seg_ros.lab.data.synthetic.camera import Camera
-from lowlat_seg_ros.lab.data.synthetic.canvas import Canvas
-from lowlat_seg_ros.lab.data.synthetic.course import Line
+from lowlat_seg_ros.lab.data.synthetic import pictures
+from lowlat_seg_ros.lab.data.synthetic.canvas import Camera, Canvas
 from lowlat_seg_ros.lab.data.synthetic.ground import Sky, mark_road, paint_ground
 from lowlat_seg_ros.lab.data.synthetic.layout import Builder
-from lowlat_seg_ros.lab.data.synthetic.look import draw_look
+from lowlat_seg_ros.lab.data.synthetic.street import Line, draw_look
 from lowlat_seg_ros.lab.data.synthetic.traffic import Ego, Traffic
 from lowlat_seg_ros.labels import CAMVID
 
@@ -68,8 +66,8 @@ class RenderedDrive:
         x, y, _ = self.line.at(s, d)
         focal = lens.focal * self.size[1]
         # It follows the road as a car does: its heading is the road's, a little ahead.
-        heading = self.line.frame(s + 2.0)[2] + self.ego.turn(t)
-        horizon = lens.horizon * self.size[0] + focal * self.ego.nod(t)
+        heading = self.line.frame(s + 2.0)[2] + self.ego.yaw(t)
+        horizon = lens.horizon * self.size[0] + focal * self.ego.pitch(t)
         return Camera(self.size, focal, horizon, (float(x), float(y), lens.height), heading)
 
     def paint(self, t: float) -> Canvas:
@@ -92,7 +90,7 @@ class RenderedDrive:
         if lens.blur > 0.25:
             image = cv2.GaussianBlur(image, (0, 0), lens.blur)
         height, width = self.size
-        grain = textures.film_grain(height, width)
+        grain = pictures.film_grain(height, width)
         rng = np.random.default_rng([self.seed, 99, round(t * 1e6)])
         top, left = (int(v) for v in rng.integers((height, width)))
         part = np.ascontiguousarray(grain[top : top + height, left : left + width])

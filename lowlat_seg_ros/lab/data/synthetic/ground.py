@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from lowlat_seg_ros.lab.data.synthetic import objects, textures
+from lowlat_seg_ros.lab.data.synthetic import objects, pictures
 from lowlat_seg_ros.lab.data.synthetic.canvas import Canvas, Colour
-from lowlat_seg_ros.lab.data.synthetic.course import AHEAD, BEHIND, BESIDE, Line
 from lowlat_seg_ros.lab.data.synthetic.layout import Layout
-from lowlat_seg_ros.lab.data.synthetic.look import Look
+from lowlat_seg_ros.lab.data.synthetic.street import AHEAD, BEHIND, BESIDE, Line, Look
 from lowlat_seg_ros.labels import CAMVID
 
 SKY, BUILDING, ROAD, PAVEMENT, TREE = (
@@ -29,7 +28,7 @@ class Sky:
     def __init__(self, look: Look, size: tuple[int, int], focal: float) -> None:
         rng = np.random.default_rng(look.sky)
         rows, around = int(size[0] * 0.68), int(2 * np.pi * focal) + 1
-        cover = textures.clouds(int(rng.integers(textures.SKIES)))[..., None]
+        cover = pictures.clouds(int(rng.integers(pictures.SKIES)))[..., None]
         height = np.linspace(1.0, 0.0, len(cover), dtype=np.float32)[:, None, None] ** 1.4
         light = look.light
         sky = height * np.array(light.zenith) + (1 - height) * np.array(light.skyline)
@@ -38,10 +37,18 @@ class Sky:
         # The start again at the end, so that every view is one slice.
         self._picture = np.concatenate([picture, picture[:, : size[1] + 2]], axis=1)
         self._around = around
-        self._far = [_skyline(rng, around, focal * share) for share in (0.045, 0.03)]
-        self._far_colours = [
-            _mixed(colour, light.ambient, light.skyline, np.exp(-220 / light.visibility))
-            for colour in ((118, 108, 102), (66, 76, 52))
+        fade = np.exp(-220 / light.visibility)
+        #: Far rows, each with its heights in pixels by azimuth column, its colour and its class.
+        self._far = [
+            (
+                _skyline(rng, around, focal * share),
+                _mixed(colour, light.ambient, light.skyline, fade),
+                label,
+            )
+            for share, colour, label in (
+                (0.045, (118, 108, 102), BUILDING),
+                (0.03, (66, 76, 52), TREE),
+            )
         ]
 
     def paint(self, canvas: Canvas) -> None:
@@ -52,9 +59,7 @@ class Sky:
         canvas.image[:rows] = self._picture[len(self._picture) - rows :, left : left + width]
         canvas.label[:rows] = SKY
         columns = (left + np.arange(width + 1)) % self._around
-        for heights, colour, label in zip(
-            self._far, self._far_colours, (BUILDING, TREE), strict=True
-        ):
+        for heights, colour, label in self._far:
             tops = canvas.camera.horizon - heights[columns]
             line = np.column_stack([np.arange(width + 1) - (start - left), tops])
             ends = [[width + 1, canvas.camera.horizon + 4], [-1, canvas.camera.horizon + 4]]
@@ -66,7 +71,7 @@ class Sky:
 def _skyline(rng: np.random.Generator, around: int, height: float) -> np.ndarray:
     """Heights in pixels of a far row of roofs or trees, for every azimuth column."""
     blocks = np.repeat(rng.uniform(0.0, 1.0, around // 9 + 1), 9)[:around]
-    swell = textures.noise(rng, (1, around), 6, 24)[0]
+    swell = pictures.noise(rng, (1, around), 6, 24)[0]
     return np.maximum(height * (0.55 * blocks + 0.9 * np.clip(swell + 0.2, 0, 1.6)), 0.0)
 
 
@@ -121,18 +126,15 @@ def _grain(canvas: Canvas, top: int) -> None:
     if rows < 2:
         return
     ground = np.column_stack([canvas.matrix[:, 0], canvas.matrix[:, 1], canvas.offset])
-    # Wrap the camera's position, lest far coordinates lose the grain to rounding.
-    scale, period = textures.GROUND_SCALE, textures.GROUND_SIZE / textures.GROUND_SCALE
+    # The camera's position is wrapped: far coordinates would lose the grain to rounding.
+    scale, period = pictures.GROUND_SCALE, pictures.GROUND_SIZE / pictures.GROUND_SCALE
     base = np.array([np.floor(v / period) * period for v in camera.position[:2]])
     to_world = np.linalg.inv(ground) @ np.array([[1, 0, 0], [0, 1, top], [0, 0, 1.0]])
     to_world[:2] -= np.outer(base, to_world[2])
     to_texel = np.diag([scale, scale, 1.0]) @ to_world
+    size, flags = (camera.size[1], rows), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     grain = cv2.warpPerspective(
-        textures.ground_noise(),
-        to_texel,
-        (camera.size[1], rows),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_WRAP,
+        pictures.ground_noise(), to_texel, size, flags=flags, borderMode=cv2.BORDER_WRAP
     )
     # Towards the horizon a pixel spans many grains, which average out.
     fade = np.clip(np.arange(rows, dtype=np.float32) / (0.22 * camera.size[0]), 0.04, 1.0)
@@ -145,52 +147,43 @@ def mark_road(
     rng: np.random.Generator, look: Look, line: Line, layout: Layout, length: float
 ) -> Markings:
     """Side roads, patches, lane markings, zebra crossings: from the ground up."""
-    painter = _Marker(line)
+    spans: list[tuple[float, float, float, float]] = []  # two arc lengths and two offsets
+    colours: list[Colour] = []
+
+    def quad(s0: float, s1: float, d0: float, d1: float, colour: Colour) -> None:
+        spans.append((s0, s1, d0, d1))
+        colours.append(colour)
+
     half, ambient = look.street.half_road, np.asarray(look.light.ambient)
     white: Colour = tuple(float(v) for v in np.minimum(rng.uniform(170, 235) * ambient, 255))  # type: ignore[assignment]
     yellow: Colour = tuple(float(v) for v in np.minimum(np.array((200, 172, 70)) * ambient, 255))  # type: ignore[assignment]
     for a, b in layout.crossings:
         for side in (-1, 1):
-            painter.quad(a, b, side * (half - 0.05), side * 55.0, look.asphalt)
-            painter.quad(a, b, side * (half + 0.3), side * (half + 0.55), white)
+            quad(a, b, side * (half - 0.05), side * 55.0, look.asphalt)
+            quad(a, b, side * (half + 0.3), side * (half + 0.55), white)
     for s in np.arange(-BEHIND, length + AHEAD, 9.0):
         shade = objects.shade(look.asphalt, float(rng.uniform(0.82, 1.12)))
         d, wide = rng.uniform(-half, half - 0.8), rng.uniform(0.3, 1.6)
-        painter.quad(s, s + rng.uniform(0.5, 8), d, min(d + wide, half), shade)
+        quad(s, s + rng.uniform(0.5, 8), d, min(d + wide, half), shade)
     dash, gap = ((2.0, 4.0), (4.0, 2.0), (1.0, 5.0))[int(rng.integers(3))]
     if rng.random() < 0.85:
         for s in np.arange(-BEHIND, length + AHEAD, dash + gap):
-            painter.quad(s, s + dash, -0.07, 0.07, white)
+            quad(s, s + dash, -0.07, 0.07, white)
     style = int(rng.integers(4))  # edges: none, single yellow, double yellow, white
     for side in (-1, 1):
         for offset in ((), (0.3,), (0.25, 0.5), (0.4,))[style]:
             for s in np.arange(-BEHIND, length + AHEAD, 6.0):
                 d = side * (half - offset)
-                painter.quad(s, s + 6.0, d - 0.05, d + 0.05, white if style == 3 else yellow)
+                quad(s, s + 6.0, d - 0.05, d + 0.05, white if style == 3 else yellow)
     for a, b in layout.crossings:
         if rng.random() < 0.35:
             for d in np.arange(-half + 0.3, half - 0.5, 1.1):
-                painter.quad(a - 5.5, a - 2.5, d, d + 0.55, white)
+                quad(a - 5.5, a - 2.5, d, d + 0.55, white)
         elif rng.random() < 0.4:
-            painter.quad(a - 1.2, a - 0.9, -half, 0.0, white)
+            quad(a - 1.2, a - 0.9, -half, 0.0, white)
         if rng.random() < 0.12:  # a yellow box
             for d in np.arange(-half, half, 1.2):
-                painter.quad(a, b, d, d + 0.12, yellow)
-    return painter.markings()
-
-
-class _Marker:
-    def __init__(self, line: Line) -> None:
-        self._line = line
-        self._spans: list[tuple[float, float, float, float]] = []
-        self._colours: list[Colour] = []
-
-    def quad(self, s0: float, s1: float, d0: float, d1: float, colour: Colour) -> None:
-        """A flat patch of road between two arc lengths and two offsets."""
-        self._spans.append((s0, s1, d0, d1))
-        self._colours.append(colour)
-
-    def markings(self) -> Markings:
-        spans = np.array(self._spans)
-        corners = self._line.at(spans[:, [0, 0, 1, 1]], spans[:, [2, 3, 3, 2]])
-        return Markings(corners, spans[:, 1], tuple(self._colours))
+                quad(a, b, d, d + 0.12, yellow)
+    s_and_d = np.array(spans)
+    corners = line.at(s_and_d[:, [0, 0, 1, 1]], s_and_d[:, [2, 3, 3, 2]])
+    return Markings(corners, s_and_d[:, 1], tuple(colours))

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowlat_seg_ros.lab.data.synthetic import houses, objects, sprites, textures
-from lowlat_seg_ros.lab.data.synthetic.canvas import Board, Paintable
-from lowlat_seg_ros.lab.data.synthetic.course import AHEAD, BEHIND, ByDistance, Line
-from lowlat_seg_ros.lab.data.synthetic.look import Look
+from lowlat_seg_ros.lab.data.synthetic import objects, pictures
+from lowlat_seg_ros.lab.data.synthetic.canvas import Paintable
+from lowlat_seg_ros.lab.data.synthetic.street import AHEAD, BEHIND, ByDistance, Line, Look
 from lowlat_seg_ros.labels import CAMVID
 
 BUILDING, TREE, FENCE = (CAMVID.index(n) for n in ("Building", "Tree", "Fence"))
@@ -65,9 +64,8 @@ class Builder:
         while s < end:
             if s > switch:  # a street changes its face every hundred metres or so
                 switch = s + self.rng.uniform(40, 140)
-                district = float(
-                    np.clip(self.look.street.built + self.rng.normal(0, 0.25), 0.05, 1)
-                )
+                built = self.look.street.built + self.rng.normal(0, 0.25)
+                district = float(np.clip(built, 0.05, 1))
             wide = float(self.rng.uniform(6, 16))
             stop = s + wide
             cut = [c for c in self.crossings if c[0] < stop and c[1] > s]
@@ -95,9 +93,8 @@ class Builder:
 
     def _setbacks(self) -> np.ndarray:
         u = self.look.street.urban
-        return np.array([0.1 + 0.75 * u, 0.2, 0.4 * (1 - u) + 0.03, 0.3 * (1 - u) + 0.02]) / (
-            1.05 + 0.05 * u
-        )
+        weights = [0.1 + 0.75 * u, 0.2, 0.4 * (1 - u) + 0.03, 0.3 * (1 - u) + 0.02]
+        return np.array(weights) / (1.05 + 0.05 * u)
 
     def _house(self, side: int, s0: float, s1: float, d: float) -> None:
         height = float(self.rng.uniform(6.0, 9.5))
@@ -105,7 +102,7 @@ class Builder:
         deep = float(self.rng.uniform(7, 12))
         offsets = ((s0, d), (s1, d), (s1, d + deep), (s0, d + deep))
         corners = np.array([self.line.at(s, side * w) for s, w in offsets])
-        self._add(s1, *houses.house(self.rng, self.look.light, side, corners, height))
+        self._add(s1, *objects.house(self.rng, self.look.light, side, corners, height))
         if self.rng.random() < 0.2 + 0.4 * self.look.street.urban:
             self._hanging_sign(side, self.rng.uniform(s0, s1), d)
         if self.look.light.sun_side == side:
@@ -115,89 +112,60 @@ class Builder:
 
     def _hanging_sign(self, side: int, s: float, d: float) -> None:
         model, z = objects.Model(), float(self.rng.uniform(2.6, 3.8))
-        x, wide, high = (
-            -side * 0.2,
-            -side * float(self.rng.uniform(0.5, 1.0)),
-            float(self.rng.uniform(0.5, 1.1)),
-        )
-        colour = houses.as_colour(self.rng.uniform(20, 220, 3))
-        model.face(
-            [(x, 0, z + high), (x + wide, 0, z + high), (x + wide, 0, z), (x, 0, z)],
-            colour,
-            objects.SIGN,
-        )
+        x0, wide = -side * 0.2, -side * float(self.rng.uniform(0.5, 1.0))
+        x1, top = x0 + wide, z + float(self.rng.uniform(0.5, 1.1))
+        colour = objects.as_colour(self.rng.uniform(20, 220, 3))
+        model.face([(x0, 0, top), (x1, 0, top), (x1, 0, z), (x0, 0, z)], colour, objects.SIGN)
         self._place(model, s, side * d)
 
-    def _place(
-        self, model: objects.Model, s: float, d: float, z: float = 0.0, turn: float = 0.0
-    ) -> None:
-        x, y, _ = self.line.at(s, d)
-        light = float(np.mean(self.look.light.ambient))
-        placed = model.lit(light).placed(float(x), float(y), self.line.frame(s)[2] + turn, z)
-        self._add(s, placed)
+    def _place(self, model: objects.Model, s: float, d: float, turn: float = 0.0) -> None:
+        """Put ``model`` at (s, d), turned by ``turn`` rad against the road."""
+        lit = model.lit(float(np.mean(self.look.light.ambient)))
+        self._add(s, lit.on_road(self.line, s, d, turn))
 
     def _front(self, side: int, s0: float, s1: float) -> None:
         """What closes a garden off: fence, hedge, low wall or nothing."""
         kind = self.rng.choice(4, p=[0.42, 0.26, 0.14, 0.18])
         if kind == 3:
             return
-        height = float(
-            (self.rng.uniform(1.0, 1.8), self.rng.uniform(1.0, 2.2), self.rng.uniform(0.6, 1.4))[
-                kind
-            ]
+        # All three are drawn, whichever is taken, so that later draws do not depend on it.
+        heights = [self.rng.uniform(*limits) for limits in ((1.0, 1.8), (1.0, 2.2), (0.6, 1.4))]
+        textures = (
+            pictures.fence(int(self.rng.integers(pictures.FENCES))),
+            pictures.hedge(int(self.rng.integers(pictures.HEDGES))),
+            pictures.facade(int(self.rng.integers(pictures.FACADES))),
         )
-        texture = (
-            textures.fence(int(self.rng.integers(textures.FENCES))),
-            textures.hedge(int(self.rng.integers(textures.HEDGES))),
-            textures.facade(int(self.rng.integers(textures.FACADES))),
-        )[kind]
         label = (FENCE, TREE, BUILDING)[kind]
-        at, edge = self.line.at, side * (self._edge(side) + 0.1)
-        light = self.look.light.on(side)
-        self._add(s1, houses.upright(at(s0, edge), at(s1, edge), height, texture, light, label))
+        edge, light = side * (self._edge(side) + 0.1), self.look.light.on(side)
+        start, stop = self.line.at(s0, edge), self.line.at(s1, edge)
+        height, texture = float(heights[kind]), textures[kind]
+        self._add(s1, objects.wall_between(start, stop, height, texture, light, label))
 
     def _bank(self, side: int, s0: float, s1: float, d: float) -> None:
         """Shrubs behind an open lot."""
         if self.rng.random() < 0.7:
-            texture = textures.hedge(int(self.rng.integers(textures.HEDGES)))
+            texture = pictures.hedge(int(self.rng.integers(pictures.HEDGES)))
             start, stop = self.line.at(s0 - 3, side * d), self.line.at(s1 + 3, side * d)
-            light = self.look.light.on(side)
-            self._add(
-                s1 + 1,
-                houses.upright(start, stop, float(self.rng.uniform(1.5, 7)), texture, light, TREE),
-            )
+            height, light = float(self.rng.uniform(1.5, 7)), self.look.light.on(side)
+            self._add(s1 + 1, objects.wall_between(start, stop, height, texture, light, TREE))
 
     def _tree(self, side: int, s: float, d: float, size: float = 1.0) -> None:
         rng = self.rng
-        bare = rng.random() < self.look.street.bare
-        sprite = (
-            sprites.bare_tree(int(rng.integers(sprites.BARE)))
-            if bare
-            else sprites.leafy_tree(int(rng.integers(sprites.LEAFY)))
-        )
+        if rng.random() < self.look.street.bare:
+            sprite = pictures.bare_tree(int(rng.integers(pictures.BARE)))
+        else:
+            sprite = pictures.leafy_tree(int(rng.integers(pictures.LEAFY)))
         height = float(rng.uniform(4.5, 12)) * size
-        tint = houses.as_colour(np.asarray(self.look.light.ambient) * rng.uniform(0.75, 1.25))
-        foot, wide = self.line.at(s, side * d), height * sprite.aspect
-        self._add(
-            s,
-            Board(
-                foot,
-                wide,
-                height,
-                sprite.picture,
-                sprite.cover,
-                tint,
-                TREE,
-                bool(rng.random() < 0.5),
-            ),
-        )
+        tint = objects.as_colour(np.asarray(self.look.light.ambient) * rng.uniform(0.75, 1.25))
+        foot, mirrored = self.line.at(s, side * d), bool(rng.random() < 0.5)
+        self._add(s, sprite.standing(foot, height, tint, TREE, mirrored))
         if self.look.light.sun_side != 0:
+            wide = height * sprite.aspect
             reach = -self.look.light.sun_side * height * self.look.light.sun_cot * 0.6
             angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-            ellipse = self.line.at(
-                s + 0.35 * wide * np.sin(angles), side * d + reach * (0.6 + 0.4 * np.cos(angles))
-            )
-            self.shadows.append((s, ellipse))
+            along = s + 0.35 * wide * np.sin(angles)
+            across = side * d + reach * (0.6 + 0.4 * np.cos(angles))
+            self.shadows.append((s, self.line.at(along, across)))
 
     def _furniture(self, side: int) -> None:
         """Lamps, signs, lights, bollards and street trees on the pavement."""
@@ -206,16 +174,12 @@ class Builder:
         spacing = float(rng.uniform(18, 40))
         for s in np.arange(rng.uniform(-15, 15), self.length + AHEAD, spacing):
             if not self.crossed(s):
-                self._place(
-                    objects.lamp_post(rng, side), s, side * (kerb if spacing < 30 else edge - 0.2)
-                )
+                lamp, d = objects.lamp_post(rng, side), kerb if spacing < 30 else edge - 0.2
+                self._place(lamp, s, side * d)
         for s in self._scattered(0.045):
-            self._place(
-                objects.traffic_sign(rng),
-                s,
-                side * rng.uniform(kerb, edge),
-                turn=rng.normal(0, 0.25) + np.pi * (side > 0) * (rng.random() < 0.3),
-            )
+            sign, d = objects.traffic_sign(rng), side * rng.uniform(kerb, edge)
+            turn = rng.normal(0, 0.25) + np.pi * (side > 0) * (rng.random() < 0.3)
+            self._place(sign, s, d, turn)
         for s in self._scattered(0.05 * rng.random() + 0.01):
             self._place(objects.bollard(rng), s, side * kerb)
         for a, _ in self.crossings:
@@ -239,7 +203,6 @@ class Builder:
                 shape = objects.CAR_SHAPES[int(rng.integers(len(objects.CAR_SHAPES)))]
                 paint = objects.PAINTS[int(rng.integers(len(objects.PAINTS)))]
                 turn = rng.normal(0, 0.02) + np.pi * (rng.random() < (0.1 if side < 0 else 0.7))
-                self._place(
-                    objects.car(shape, paint, rng), s, side * (street.half_road - 1.0), turn=turn
-                )
+                car = objects.car(shape, paint, rng)
+                self._place(car, s, side * (street.half_road - 1.0), turn)
             s += float(rng.uniform(5.4, 7.5))

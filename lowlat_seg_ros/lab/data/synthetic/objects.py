@@ -1,4 +1,4 @@
-"""Solid things beside and on the road, as meshes about their own foot."""
+"""Solid things beside and on the road: cars, posts, signs and houses, as meshes and walls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lowlat_seg_ros.lab.data.synthetic.canvas import Colour, Face, Mesh
+from lowlat_seg_ros.lab.data.synthetic import pictures
+from lowlat_seg_ros.lab.data.synthetic.canvas import Colour, Face, Mesh, Paintable, Texture, Wall
+from lowlat_seg_ros.lab.data.synthetic.street import Light, Line
 from lowlat_seg_ros.labels import CAMVID
 
 BUILDING, POLE, SIGN, CAR = (CAMVID.index(n) for n in ("Building", "Pole", "SignSymbol", "Car"))
@@ -15,7 +17,7 @@ Points = list[tuple[float, float, float]]
 
 
 class Model:
-    """A mesh under way in its own axes: x right, y forward, z up, metres."""
+    """A mesh in the making, in its own axes: x right, y forward, z up, metres."""
 
     def __init__(self) -> None:
         self.points: Points = []
@@ -45,12 +47,17 @@ class Model:
         model.faces = [replace(f, colour=shade(f.colour, light)) for f in self.faces]
         return model
 
-    def placed(self, x: float, y: float, heading: float, z: float = 0.0) -> Mesh:
-        """The mesh standing at (x, y, z) with its y axis along ``heading``."""
+    def placed(self, x: float, y: float, heading: float) -> Mesh:
+        """The mesh standing at (x, y) with its y axis along ``heading``."""
         local = np.asarray(self.points)
         sin, cos = np.sin(heading), np.cos(heading)
         turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-        return Mesh(local @ turn + (x, y, z), tuple(self.faces))
+        return Mesh(local @ turn + (x, y, 0.0), tuple(self.faces))
+
+    def on_road(self, line: Line, s: float, d: float, turn: float) -> Mesh:
+        """The mesh standing at (s, d) of ``line``, turned by ``turn`` rad against the road."""
+        x, y, _ = line.at(s, d)
+        return self.placed(float(x), float(y), line.frame(s)[2] + turn)
 
 
 def points(rows: np.ndarray) -> Points:
@@ -66,12 +73,8 @@ def shade(colour: Colour, light: float) -> Colour:
 
 def ring(half_width: float, rear: float, front: float, z: float) -> Points:
     """The four corners of a horizontal rectangle, from left rear on."""
-    return [
-        (-half_width, rear, z),
-        (half_width, rear, z),
-        (half_width, front, z),
-        (-half_width, front, z),
-    ]
+    left, right = -half_width, half_width
+    return [(left, rear, z), (right, rear, z), (right, front, z), (left, front, z)]
 
 
 @dataclass(frozen=True)
@@ -92,17 +95,9 @@ CAR_SHAPES = (
     CarShape(5.2, 1.95, 1.15, 2.25, (0.0, 0.86)),  # van
 )
 PAINTS: tuple[Colour, ...] = (
-    (196, 198, 202),
-    (30, 32, 36),
-    (130, 134, 140),
-    (150, 24, 30),
-    (28, 44, 90),
-    (216, 216, 210),
-    (70, 76, 84),
-    (40, 76, 62),
-    (172, 160, 130),
-    (60, 110, 160),
-)
+    (196, 198, 202), (30, 32, 36), (130, 134, 140), (150, 24, 30), (28, 44, 90), (216, 216, 210),
+    (70, 76, 84), (40, 76, 62), (172, 160, 130), (60, 110, 160)
+)  # fmt: skip
 _GLASS: Colour = (44, 52, 60)
 _TYRE: Colour = (22, 22, 24)
 
@@ -159,11 +154,8 @@ def _wheels(model: Model, half: float, rear: float, front: float, radius: float 
         for y in (rear + 0.8, front - 0.8):
             for size, colour in ((radius, _TYRE), (0.6 * radius, (120.0, 122.0, 126.0))):
                 x = side * (half + 0.02)
-                circle = [
-                    (x, y + side * size * np.cos(a), radius + size * np.sin(a))
-                    for a in angles[::-side]
-                ]
-                model.detail(circle, colour, CAR)
+                rim = [(side * size * np.cos(a), size * np.sin(a)) for a in angles[::-side]]
+                model.detail([(x, y + dy, radius + dz) for dy, dz in rim], colour, CAR)
 
 
 def _lights(
@@ -172,10 +164,8 @@ def _lights(
     red: Colour = (250, 40, 30) if braking else (140, 22, 22)
     for side in (-1, 1):
         x0, x1 = sorted((side * (half - 0.05), side * (half - 0.32)))
-        for y, colour, z0 in (
-            (rear - 0.02, red, waist - 0.3),
-            (front + 0.02, (226.0, 226.0, 214.0), waist - 0.32),
-        ):
+        white = (226.0, 226.0, 214.0)
+        for y, colour, z0 in ((rear - 0.02, red, waist - 0.3), (front + 0.02, white, waist - 0.32)):
             box = [(x0, y, z0 + 0.2), (x1, y, z0 + 0.2), (x1, y, z0), (x0, y, z0)]
             model.detail(box if y < 0 else box[::-1], colour, CAR)
     for y, colour in ((rear - 0.02, (214.0, 190.0, 60.0)), (front + 0.02, (220.0, 220.0, 215.0))):
@@ -183,11 +173,13 @@ def _lights(
         model.detail(plate if y < 0 else plate[::-1], colour, CAR)
 
 
-def _upright(model: Model, radius: float, z0: float, z1: float, colour: Colour, label: int) -> None:
-    """A round post, as two crossed blades so that it is as wide from every side."""
+def _post(
+    model: Model, radius: float, z0: float, z1: float, colour: Colour, x: float = 0.0
+) -> None:
+    """A round post at ``x``, as two crossed blades so that it is as wide from every side."""
     for dx, dy in ((radius, 0.0), (0.0, radius)):
         blade = [(-dx, -dy, z1), (dx, dy, z1), (dx, dy, z0), (-dx, -dy, z0)]
-        model.face(blade, colour, label)
+        model.face([(px + x, py, pz) for px, py, pz in blade], colour, POLE)
 
 
 def lamp_post(rng: np.random.Generator, side: int) -> Model:
@@ -195,23 +187,14 @@ def lamp_post(rng: np.random.Generator, side: int) -> Model:
     model, height = Model(), float(rng.uniform(5.0, 9.0))
     grey = float(rng.uniform(50, 150))
     colour = (grey, grey * 1.02, grey)
-    _upright(model, 0.075, 0, height, colour, POLE)
-    _upright(model, 0.14, 0, 1.1, colour, POLE)
+    _post(model, 0.075, 0, height, colour)
+    _post(model, 0.14, 0, 1.1, colour)
     reach = -side * float(rng.uniform(0.6, 2.0))
-    arm = [
-        (0.0, 0.0, height),
-        (reach, 0.0, height + 0.25),
-        (reach, 0.0, height + 0.13),
-        (0.0, 0.0, height - 0.14),
-    ]
-    model.face(arm, colour, POLE)
-    head = [
-        (reach, 0.0, height + 0.3),
-        (reach * 1.35, 0.0, height + 0.34),
-        (reach * 1.35, 0.0, height + 0.12),
-        (reach, 0.0, height + 0.1),
-    ]
-    model.face(head, (190.0, 190.0, 180.0), POLE)
+    arm = [(0.0, 0.0), (reach, 0.25), (reach, 0.13), (0.0, -0.14)]
+    model.face([(x, 0.0, height + z) for x, z in arm], colour, POLE)
+    tip = reach * 1.35
+    head = [(reach, 0.3), (tip, 0.34), (tip, 0.12), (reach, 0.1)]
+    model.face([(x, 0.0, height + z) for x, z in head], (190.0, 190.0, 180.0), POLE)
     return model
 
 
@@ -219,17 +202,15 @@ def bollard(rng: np.random.Generator) -> Model:
     """A waist-high post."""
     model = Model()
     colour = (40.0, 40.0, 44.0) if rng.random() < 0.6 else (190.0, 186.0, 170.0)
-    _upright(model, 0.09, 0, 1.0, colour, POLE)
+    _post(model, 0.09, 0, 1.0, colour)
     return model
 
 
 _BOARDS: tuple[tuple[Colour, Colour], ...] = (
-    ((200, 30, 34), (236, 236, 232)),
-    ((30, 70, 160), (236, 236, 236)),
-    ((20, 90, 56), (230, 230, 220)),
-    ((236, 236, 230), (30, 30, 34)),
-    ((224, 180, 30), (30, 30, 30)),
-)
+    ((200, 30, 34), (236, 236, 232)), ((30, 70, 160), (236, 236, 236)),
+    ((20, 90, 56), (230, 230, 220)), ((236, 236, 230), (30, 30, 34)),
+    ((224, 180, 30), (30, 30, 30))
+)  # fmt: skip
 
 
 def traffic_sign(rng: np.random.Generator) -> Model:
@@ -241,11 +222,7 @@ def traffic_sign(rng: np.random.Generator) -> Model:
     if kind == 3:  # a direction board
         size = float(rng.uniform(0.7, 1.3))
     for x in (-0.6 * size, 0.6 * size) if kind == 3 else (0.0,):
-        points_before = len(model.points)
-        _upright(model, 0.05, 0, foot + size, (120.0, 122.0, 122.0), POLE)
-        model.points[points_before:] = [
-            (px + x, py, pz) for px, py, pz in model.points[points_before:]
-        ]
+        _post(model, 0.05, 0, foot + size, (120.0, 122.0, 122.0), x)
     corners = {0: 12, 1: 3, 2: 4, 3: 4}[kind]
     turn = {0: 0.0, 1: np.pi / 2, 2: np.pi / 4, 3: np.pi / 4}[kind]
     angles = turn + 2 * np.pi * np.arange(corners) / corners
@@ -258,12 +235,8 @@ def traffic_sign(rng: np.random.Generator) -> Model:
         model.face(outline, colour, SIGN)
     if kind == 3:  # two lines of words
         for z in (foot + 0.85 * size, foot + 1.25 * size):
-            words = [
-                (-0.6 * size, -0.08, z + 0.08),
-                (0.5 * size, -0.08, z + 0.08),
-                (0.5 * size, -0.08, z - 0.08),
-                (-0.6 * size, -0.08, z - 0.08),
-            ]
+            x0, x1, y, top, bottom = -0.6 * size, 0.5 * size, -0.08, z + 0.08, z - 0.08
+            words = [(x0, y, top), (x1, y, top), (x1, y, bottom), (x0, y, bottom)]
             model.face(words, outer, SIGN)
     return model
 
@@ -271,7 +244,7 @@ def traffic_sign(rng: np.random.Generator) -> Model:
 def traffic_light(rng: np.random.Generator) -> Model:
     """Three lamps in a black case on a post; CamVid's merge counts the case as SignSymbol."""
     model = Model()
-    _upright(model, 0.07, 0, 3.3, (60.0, 62.0, 64.0), POLE)
+    _post(model, 0.07, 0, 3.3, (60.0, 62.0, 64.0))
     case = [(-0.2, -0.08, 3.4), (0.2, -0.08, 3.4), (0.2, -0.08, 2.3), (-0.2, -0.08, 2.3)]
     model.face(case, (26.0, 28.0, 28.0), SIGN)
     lit = int(rng.integers(3))
@@ -280,3 +253,57 @@ def traffic_light(rng: np.random.Generator) -> Model:
         lamp = [(0.11 * np.cos(a), -0.1, z + 0.11 * np.sin(a)) for a in np.linspace(0, 5.5, 8)]
         model.face(lamp, colour if n == lit else shade(colour, 0.2), SIGN)
     return model
+
+
+_ROOFS = ((84, 80, 84), (120, 74, 58), (70, 72, 80), (104, 92, 80))
+_CHIMNEY = np.array([(-0.5, -0.5, 0), (0.5, -0.5, 0), (0.5, 0.5, 0), (-0.5, 0.5, 0)], float)
+
+
+def as_colour(values: np.ndarray) -> Colour:
+    """Three numbers as a colour, at most 255."""
+    r, g, b = (float(min(v, 255.0)) for v in values)
+    return (r, g, b)
+
+
+def wall_between(
+    start: np.ndarray, stop: np.ndarray, height: float, texture: Texture, light: Colour, label: int
+) -> Wall:
+    """A wall between two points (3,) on the ground."""
+    top = np.array([0.0, 0.0, height])
+    return Wall(start + top, stop - start, height, texture, light, label)
+
+
+def house(
+    rng: np.random.Generator, light: Light, side: int, corners: np.ndarray, height: float
+) -> list[Paintable]:
+    """A house on ``corners`` (4, 3): its front's near and far end, its back's far and near end."""
+    front = int(rng.integers(pictures.FACADES))
+    end = front if rng.random() < 0.3 else int(rng.integers(pictures.FACADES))
+    tint = rng.uniform(0.8, 1.15) * rng.uniform(0.95, 1.05, 3)
+    shaded = as_colour(0.9 * np.asarray(light.ambient) * tint)
+    lit = as_colour(np.asarray(light.on(side)) * tint)
+    near, picture = corners[0], pictures.facade
+    walls = [
+        wall_between(near, corners[3], height, picture(end), shaded, BUILDING),
+        wall_between(near, corners[1], height, picture(front), lit, BUILDING),
+    ]
+    return [*_roof(rng, light, corners, height), *walls]
+
+
+def _roof(rng: np.random.Generator, light: Light, corners: np.ndarray, height: float) -> list[Mesh]:
+    """A pitched roof with its ridge along the street, or none on a flat one."""
+    if rng.random() < 0.3:
+        return []
+    model, ambient = Model(), np.asarray(light.ambient)
+    eaves = corners + np.array([0, 0, height])
+    rise = np.array([0, 0, rng.uniform(1.5, 3.5)])
+    near, far = (eaves[0] + eaves[3]) / 2 + rise, (eaves[1] + eaves[2]) / 2 + rise
+    slate = as_colour(np.array(_ROOFS[int(rng.integers(len(_ROOFS)))]) * ambient)
+    gable = as_colour(np.array((130, 112, 96)) * ambient)
+    if rng.random() < 0.6:
+        foot = near * 0.3 + far * 0.7 + _CHIMNEY
+        top = foot + np.array([0, 0, 1.5])
+        model.box(points(foot), points(top), gable, BUILDING)
+    model.face(points(np.array([eaves[0], near, eaves[3]])), gable, BUILDING)
+    model.face(points(np.array([eaves[0], eaves[1], far, near])), slate, BUILDING)
+    return [model.placed(0.0, 0.0, 0.0)]

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowlat_seg_ros.lab.data.synthetic import objects, sprites
-from lowlat_seg_ros.lab.data.synthetic.canvas import Board, Colour, Paintable
-from lowlat_seg_ros.lab.data.synthetic.course import AHEAD, BEHIND, BESIDE, Line
-from lowlat_seg_ros.lab.data.synthetic.look import Look
+from lowlat_seg_ros.lab.data.synthetic import objects, pictures
+from lowlat_seg_ros.lab.data.synthetic.canvas import Colour, Paintable
+from lowlat_seg_ros.lab.data.synthetic.street import AHEAD, BEHIND, BESIDE, Line, Look
 from lowlat_seg_ros.labels import CAMVID
 
 PEDESTRIAN, BICYCLIST = CAMVID.index("Pedestrian"), CAMVID.index("Bicyclist")
@@ -51,12 +50,12 @@ class Ego:
         size, period, phase = self._sway
         return float(self._lane + size * np.sin(2 * np.pi * t / period + phase))
 
-    def turn(self, t: float) -> float:
+    def yaw(self, t: float) -> float:
         """Heading against the road's, in rad: it looks where it sways to."""
         size, period, phase = self._sway
         return float(0.06 * size * np.cos(2 * np.pi * t / period + phase))
 
-    def nod(self, t: float) -> float:
+    def pitch(self, t: float) -> float:
         """Shift of the horizon as a share of the focal length."""
         size, period, phase = self._nod
         return float(size * np.sin(2 * np.pi * t / period + phase))
@@ -94,7 +93,7 @@ class Traffic:
         self._lead = _vehicle(rng).lit(light) if rng.random() < 0.4 else None
         self._gap = rng.uniform(10, 36), rng.uniform(1, 4), rng.uniform(5, 14)
         self._walkers = self._on_foot(rng, span)
-        self._walker_ids = rng.integers(sprites.PEOPLE, size=len(self._walkers.s))
+        self._walker_ids = rng.integers(pictures.PEOPLE, size=len(self._walkers.s))
         self._cyclists = self._on_wheels(rng, span, seconds)
         self._tints = rng.uniform(0.8, 1.15, 4096)
 
@@ -115,14 +114,11 @@ class Traffic:
         street = self.look.street
         n = int(rng.poisson(2 * street.people * (span[1] - span[0])))
         side = rng.choice([-1, 1], n)
-        inner, outer = (
-            street.half_road + 0.4,
-            street.half_road + np.where(side < 0, *street.pavements) - 0.2,
-        )
+        inner = street.half_road + 0.4
+        outer = street.half_road + np.where(side < 0, *street.pavements) - 0.2
         crossing = rng.random(n) < 0.07  # about to cross, or just crossing
-        d = side * np.where(
-            crossing, rng.uniform(0.0, street.half_road, n), rng.uniform(inner, outer)
-        )
+        on_road, on_pavement = rng.uniform(0.0, street.half_road, n), rng.uniform(inner, outer)
+        d = side * np.where(crossing, on_road, on_pavement)
         v = np.where(crossing, 0.0, rng.choice([-1.3, 1.3, 0.0], n) * rng.uniform(0.8, 1.2, n))
         w = np.where(crossing, -side * rng.uniform(0.8, 1.5, n), 0.0)
         return Movers(rng.uniform(*span, n), v, d, w)
@@ -141,60 +137,39 @@ class Traffic:
     def at(self, t: float) -> list[tuple[float, Paintable]]:
         """What is in view at ``t``, with the arc length by which it is painted."""
         ego = self.ego.distance(t)
-        things = [self._car(i, s, d) for i, s, d in self._cars.near(t, ego)]
+        things: list[tuple[float, Paintable]] = [
+            (s + 1.5, self._car_models[i].on_road(self.line, s, d, np.pi))
+            for i, s, d in self._cars.near(t, ego)
+        ]
         if self._lead is not None:
             gap, change, period = self._gap
             s = ego + gap + change * np.sin(2 * np.pi * t / period)
-            things.append((s + 1.5, self._placed(self._lead, s, self.ego.offset(0.0), 0.0)))
+            things.append((s + 1.5, self._lead.on_road(self.line, s, self.ego.offset(0.0), 0.0)))
         things += [self._person(i, s, d, t) for i, s, d in self._walkers.near(t, ego)]
         things += [self._rider(i, s, d, t) for i, s, d in self._cyclists.near(t, ego)]
         return things
 
-    def _placed(self, model: objects.Model, s: float, d: float, turn: float) -> Paintable:
-        x, y, _ = self.line.at(s, d)
-        return model.placed(float(x), float(y), self.line.frame(s)[2] + turn)
-
-    def _car(self, index: int, s: float, d: float) -> tuple[float, Paintable]:
-        return s + 1.5, self._placed(self._car_models[index], s, d, np.pi)
-
     def _person(self, index: int, s: float, d: float, t: float) -> tuple[float, Paintable]:
         number = int(self._walker_ids[index])
         moves = self._walkers.v[index] != 0 or self._walkers.w[index] != 0
-        phase = int(t * 9 + index) % sprites.PHASES if moves else index % 2
-        sprite, height = sprites.walker(number, phase), 1.5 + 0.02 * number
+        phase = int(t * 9 + index) % pictures.PHASES if moves else index % 2
+        sprite, height = pictures.walker(number, phase), 1.5 + 0.02 * number
         z = self.look.street.kerb if abs(d) > self.look.street.half_road else 0.0
-        return self._board(sprite, s, d, z, height, index, PEDESTRIAN, False)
+        foot = self.line.at(s, d, z)
+        return s, sprite.standing(foot, height, self._tint(index), PEDESTRIAN, False)
 
     def _rider(self, index: int, s: float, d: float, t: float) -> tuple[float, Paintable]:
-        # Seen from behind or before on the road: the even pictures; a few are turned sideways.
-        number = (2 * index + (index % 5 == 0)) % sprites.CYCLISTS
-        sprite = sprites.cyclist(number, int(t * 7 + index) % sprites.PHASES)
-        return self._board(sprite, s, d, 0.0, 1.75, index, BICYCLIST, self._cyclists.v[index] > 0)
+        # Even pictures are seen from behind, as on this road; every fifth is one from the side.
+        number = (2 * index + (index % 5 == 0)) % pictures.CYCLISTS
+        sprite = pictures.cyclist(number, int(t * 7 + index) % pictures.PHASES)
+        mirrored = bool(self._cyclists.v[index] > 0)
+        foot = self.line.at(s, d)
+        return s, sprite.standing(foot, 1.75, self._tint(index), BICYCLIST, mirrored)
 
-    def _board(
-        self,
-        sprite: sprites.Sprite,
-        s: float,
-        d: float,
-        z: float,
-        height: float,
-        index: int,
-        label: int,
-        mirrored: bool,
-    ) -> tuple[float, Paintable]:
+    def _tint(self, index: int) -> Colour:
+        """The light on a person, a little different for each."""
         r, g, b = (v * float(self._tints[index % 4096]) for v in self.look.light.ambient)
-        tint: Colour = (r, g, b)
-        foot = self.line.at(s, d, z)
-        return s, Board(
-            foot,
-            height * sprite.aspect,
-            height,
-            sprite.picture,
-            sprite.cover,
-            tint,
-            label,
-            bool(mirrored),
-        )
+        return (r, g, b)
 
 
 def _vehicle(rng: np.random.Generator) -> objects.Model:

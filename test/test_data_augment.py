@@ -1,4 +1,4 @@
-"""Augmentation: image and label keep together, and a generator repeats it exactly."""
+"""Augmentation: image and label stay aligned, and a generator repeats it exactly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowlat_seg_ros.lab.data.transforms import Augment, gaussian_blur, turn_hue, warp_labels
+from lowlat_seg_ros.lab.data.augment import Augment, restyled, rotate_hue, warp_labels
+from lowlat_seg_ros.lab.data.degrading import gaussian_blur
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -99,10 +100,10 @@ def test_labels_are_never_mixed(value: int) -> None:
 
 def test_a_third_of_the_colour_circle_moves_red_to_green() -> None:
     red = torch.tensor([0.6, 0.2, 0.2]).view(1, 3, 1, 1)
-    turned = turn_hue(red, torch.tensor([2 * torch.pi / 3])).flatten()
+    turned = rotate_hue(red, torch.tensor([2 * torch.pi / 3])).flatten()
     assert torch.allclose(turned, torch.tensor([0.2, 0.6, 0.2]), atol=1e-6)
     grey = torch.full((1, 3, 2, 2), 0.3)
-    assert torch.allclose(turn_hue(grey, torch.tensor([1.0])), grey, atol=1e-6)
+    assert torch.allclose(rotate_hue(grey, torch.tensor([1.0])), grey, atol=1e-6)
 
 
 def test_the_blur_is_a_gaussian_of_each_image_s_own_width() -> None:
@@ -124,3 +125,29 @@ def test_mixed_precision_leaves_images_as_they_are() -> None:
         key, _, _ = augment.pair(*batch()[:1], *batch(), generator(3))
     assert mixed.dtype == key.dtype == torch.float32
     assert torch.equal(plain, mixed)
+
+
+def halves() -> tuple[torch.Tensor, torch.Tensor]:
+    """Grey images whose left half is class 3 and right half unknown."""
+    labels = torch.full((6, 32, 48), 3)
+    labels[:, :, 24:] = 255
+    return torch.full((6, 3, 32, 48), 0.5), labels
+
+
+def test_things_get_colours_of_their_own() -> None:
+    images, labels = halves()
+    out = restyled(images, labels, 1.0, generator())
+    assert out.shape == images.shape
+    assert 0 <= out.min() <= out.max() <= 1
+    left, right = (part.mean(dim=(2, 3)) for part in (out[..., :24], out[..., 24:]))
+    assert ((left - right).abs().amax(dim=1) > 0.02).all()  # apart within each image
+    assert (left.std(dim=0) > 0.02).all()  # and from image to image
+
+
+def test_a_share_is_restyled_and_the_same_each_time() -> None:
+    images, labels = (part.repeat(20, *[1] * (part.ndim - 1)) for part in halves())
+    out = restyled(images, labels, 0.5, generator())
+    changed = (out != images).flatten(1).any(dim=1).float().mean().item()
+    assert 0.3 < changed < 0.7
+    assert torch.equal(out, restyled(images, labels, 0.5, generator()))
+    assert restyled(images, labels, 0.0, generator()) is images

@@ -1,12 +1,18 @@
-"""What a drive looks like: the street's measures, its light, its weather and its camera."""
+"""The street that a drive is set in: its measures, light and camera, and the road's course."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from lowlat_seg_ros.lab.data.synthetic.canvas import Colour
+
+#: How far ahead of the camera things are drawn, and how far behind, in metres.
+AHEAD, BEHIND = 140.0, 22.0
+#: What ends this far behind the camera is out of its view, unless it casts a shadow forward.
+BESIDE = 4.0
 
 
 @dataclass(frozen=True)
@@ -98,19 +104,14 @@ def _tuple(values: np.ndarray) -> Colour:
 def _light(rng: np.random.Generator) -> Light:
     weather = rng.choice(4, p=[0.3, 0.35, 0.2, 0.15])  # overcast, sunny, dusk, haze
     side = int(rng.choice([-1, 1])) if weather in (1, 2) else 0
-    level = (
-        rng.uniform(0.7, 1.0),
-        rng.uniform(0.85, 1.15),
-        rng.uniform(0.4, 0.62),
-        rng.uniform(0.7, 0.95),
-    )[weather]
-    tint = np.array(
-        ((0.97, 1.0, 1.04), (1.05, 1.0, 0.93), (1.02, 0.98, 1.0), (1.0, 1.0, 1.0))[weather]
-    )
-    zenith = np.array(((206, 210, 216), (104, 150, 214), (110, 124, 150), (222, 224, 226))[weather])
-    skyline = np.array(
-        ((236, 238, 240), (206, 222, 240), (206, 200, 190), (234, 236, 236))[weather]
-    )
+    # A level is drawn for every weather, so that later draws do not depend on which it is.
+    ranges = (0.7, 1.0), (0.85, 1.15), (0.4, 0.62), (0.7, 0.95)
+    levels = [rng.uniform(*limits) for limits in ranges]
+    tints = (0.97, 1.0, 1.04), (1.05, 1.0, 0.93), (1.02, 0.98, 1.0), (1.0, 1.0, 1.0)
+    zeniths = (206, 210, 216), (104, 150, 214), (110, 124, 150), (222, 224, 226)
+    skylines = (236, 238, 240), (206, 222, 240), (206, 200, 190), (234, 236, 236)
+    level, tint = levels[weather], np.array(tints[weather])
+    zenith, skyline = np.array(zeniths[weather]), np.array(skylines[weather])
     bright = rng.uniform(0.92, 1.12)
     return Light(
         ambient=_tuple(level * tint * rng.uniform(0.96, 1.04, 3)),
@@ -141,13 +142,54 @@ def draw_look(rng: np.random.Generator) -> Look:
     paving = rng.uniform(1.0, 1.45) * grey * np.array((1.03, 1.0, 0.96)) + rng.normal(0, 4, 3)
     green = bool(rng.random() < 0.75 - 0.6 * street.urban)
     verge = np.array((78, 100, 48)) * rng.uniform(0.7, 1.2) if green else paving * 0.93
+    ground = _tuple(asphalt * ambient), _tuple(np.minimum(paving, 215) * ambient)
     return Look(
-        street,
-        light,
-        lens,
-        _tuple(asphalt * ambient),
-        _tuple(np.minimum(paving, 215) * ambient),
-        _tuple(verge * ambient),
-        green,
-        int(rng.integers(1 << 30)),
+        street, light, lens, *ground, _tuple(verge * ambient), green, int(rng.integers(1 << 30))
     )
+
+
+class Line:
+    """The road's centre line by arc length, in metres, from -60 on."""
+
+    def __init__(self, rng: np.random.Generator, length: float) -> None:
+        self.s = np.arange(-60.0, length + AHEAD + 80.0)
+        bend = np.zeros_like(self.s)
+        for middle in np.arange(-40.0, length + AHEAD, 60.0):
+            # Up to 35 degrees a bend: no radius falls below what the house fronts need.
+            turn = rng.normal(0, 0.22) * (rng.random() < 0.6)
+            width, at = rng.uniform(12, 28), middle + rng.uniform(0, 40)
+            shape = np.exp(-0.5 * ((self.s - at) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+            bend += np.clip(turn, -0.6, 0.6) * shape
+        self.heading = np.cumsum(bend)
+        self.x, self.y = np.cumsum(np.sin(self.heading)), np.cumsum(np.cos(self.heading))
+
+    def frame(self, s: float) -> tuple[float, float, float]:
+        """(x, y, heading) of the centre line at ``s``."""
+        x, y, heading = (np.interp(s, self.s, v) for v in (self.x, self.y, self.heading))
+        return float(x), float(y), float(heading)
+
+    def at(self, s: np.ndarray | float, d: np.ndarray | float, z: float = 0.0) -> np.ndarray:
+        """World points (..., 3) at ``s`` along, ``d`` to the right and ``z`` above the line."""
+        heading = np.interp(s, self.s, self.heading)
+        x = np.interp(s, self.s, self.x) + np.cos(heading) * d
+        y = np.interp(s, self.s, self.y) - np.sin(heading) * d
+        return np.stack(np.broadcast_arrays(x, y, z), axis=-1)
+
+
+Item = TypeVar("Item")
+
+
+class ByDistance(Generic[Item]):
+    """Items by the arc length of their far end, so that those in view are found quickly.
+
+    Painted in falling order, things beside a road overlap rightly.
+    """
+
+    def __init__(self, items: list[tuple[float, Item]]) -> None:
+        self._items = sorted(items, key=lambda item: item[0])
+        self._keys = np.array([key for key, _ in self._items])
+
+    def in_view(self, s: float, behind: float = BESIDE) -> list[tuple[float, Item]]:
+        """Those that end at most ``behind`` metres behind a camera at ``s``, nearest first."""
+        first, last = np.searchsorted(self._keys, [s - behind, s + AHEAD])
+        return self._items[first:last]

@@ -9,33 +9,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowlat_seg_ros.frames import IGNORE_LABEL
-from lowlat_seg_ros.lab.data.blurring import gaussian_blur
-from lowlat_seg_ros.lab.data.degrading import degraded
-from lowlat_seg_ros.lab.data.restyling import restyled
+from lowlat_seg_ros.lab.data.degrading import degraded, gaussian_blur
 
 #: Largest width of the random blur, in pixels.
 BLUR_SIGMA = 1.5
 
+# Of :func:`restyled`.
+#: Deviations: of the matrix that mixes a class's colours, and of what is added to them.
+MIX, SHIFT = 0.35, 0.18
+#: Points a side of the light's grid, and the deviation of its logarithm.
+LIGHT_POINTS, LIGHT = 4, 0.35
+#: Cell sizes of texture in pixels, and the largest deviation of one.
+TEXTURE_CELLS, TEXTURE = (2, 5, 12), 0.12
+#: Deviation of the logarithm of each channel's exponent.
+CURVE = 0.3
+
 
 @dataclass(frozen=True)
 class Augment:
-    """Random scale, crop, flip and colour.
+    """Random scale, crop, flip and colour."""
 
-    ``crop`` (h, w) in pixels; ``scale`` the range of the zoom, drawn log-uniformly; ``jitter`` the
-    strength of brightness, contrast, saturation and gamma; ``hue`` the largest turn of the colour
-    circle in radians; ``blur`` the share of blurred images; ``degrade`` the share of images that
-    are made worse in one of the ways of :mod:`degrading`; ``restyle`` that of stills which get
-    another look, see :mod:`restyling`.
-    """
-
-    crop: tuple[int, int]
-    scale: tuple[float, float] = (0.5, 2.0)
+    crop: tuple[int, int]  # (h, w) in pixels
+    scale: tuple[float, float] = (0.5, 2.0)  # range of the zoom, drawn log-uniformly
     flip: bool = True
-    jitter: float = 0.4
-    hue: float = 0.2
-    blur: float = 0.2
-    degrade: float = 0.0
-    restyle: float = 0.0
+    jitter: float = 0.4  # strength of brightness, contrast, saturation and gamma
+    hue: float = 0.2  # largest rotation of the colour circle in radians
+    blur: float = 0.2  # share of blurred images
+    degrade: float = 0.0  # share of images made worse in one way of :mod:`degrading`
+    restyle: float = 0.0  # share of stills that get another look, see :func:`restyled`
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator
@@ -44,7 +45,8 @@ class Augment:
 
         Outside the image pixels are grey and labels 255.
         """
-        with _full_precision(images.device):
+        # Training runs in mixed precision; its images are as exact as those of evaluation.
+        with torch.autocast(images.device.type, enabled=False):
             grid = self._grid(images, generator)
             seen, label = warp_images(images, grid), warp_labels(labels, grid)
             if self.restyle > 0:
@@ -61,14 +63,14 @@ class Augment:
 
         Their colours are jittered alike, then a little apart, as exposure drifts in a drive.
         """
-        with _full_precision(images.device):
+        with torch.autocast(images.device.type, enabled=False):
             grid = self._grid(images, generator)
             both = torch.cat([warp_images(key_images, grid), warp_images(images, grid)])
             amounts = self._amounts(len(images), images.device, generator)
             drift = 0.15 * self._amounts(len(images), images.device, generator)
             jittered = jitter_colours(both, torch.cat([amounts, amounts + drift]))
-            turns = self._turns(len(images), images.device, generator)
-            seen = turn_hue(jittered, torch.cat([turns, turns]))
+            angles = self._angles(len(images), images.device, generator)
+            seen = rotate_hue(jittered, torch.cat([angles, angles]))
             if self.degrade > 0:
                 seen = degraded(seen, self.degrade, generator, views=2)
             key, current = seen.chunk(2)
@@ -82,10 +84,8 @@ class Augment:
         zoom = low * (high / low) ** u[0]
         # Half-extent of the crop in the source's [-1, 1] coordinates; above 1 it shows the outside.
         half_x, half_y = self.crop[1] / (zoom * width), self.crop[0] / (zoom * height)
-        centre_x, centre_y = (
-            (2 * u[1] - 1) * (1 - half_x).abs(),
-            (2 * u[2] - 1) * (1 - half_y).abs(),
-        )
+        centre_x = (2 * u[1] - 1) * (1 - half_x).abs()
+        centre_y = (2 * u[2] - 1) * (1 - half_y).abs()
         sign = torch.where((u[3] < 0.5) & self.flip, -1.0, 1.0)
         theta = torch.zeros(count, 2, 3, device=device)
         theta[:, 0, 0], theta[:, 0, 2] = half_x * sign, centre_x
@@ -96,22 +96,17 @@ class Augment:
         """Jitter amounts (N, 4) in [-jitter, jitter]."""
         return self.jitter * (2 * torch.rand(count, 4, generator=generator, device=device) - 1)
 
-    def _turns(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    def _angles(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
         """Angles (N,) in [-hue, hue]."""
         return self.hue * (2 * torch.rand(count, generator=generator, device=device) - 1)
 
     def _colour(self, images: Tensor, generator: torch.Generator) -> Tensor:
         out = jitter_colours(images, self._amounts(len(images), images.device, generator))
-        out = turn_hue(out, self._turns(len(images), images.device, generator))
+        out = rotate_hue(out, self._angles(len(images), images.device, generator))
         u = torch.rand(2, len(images), generator=generator, device=images.device)
         # A width of zero leaves an image as it is.
         sigma = torch.where(u[0] < self.blur, BLUR_SIGMA * u[1], 0.0)
         return gaussian_blur(out, sigma) if self.blur > 0 else out
-
-
-def _full_precision(device: torch.device) -> torch.autocast:
-    """Training runs in mixed precision; its images are as exact as those of evaluation."""
-    return torch.autocast(device.type, enabled=False)
 
 
 def warp_images(images: Tensor, grid: Tensor) -> Tensor:
@@ -132,15 +127,14 @@ def jitter_colours(images: Tensor, amounts: Tensor) -> Tensor:
     """Brightness, contrast, saturation, gamma of (N, 3, H, W) in [0, 1], by ``amounts`` (N, 4)."""
     brightness, contrast, saturation, gamma = amounts.view(-1, 4, 1, 1, 1).unbind(1)
     out = images * (1 + brightness)
-    out = (out - out.mean(dim=(1, 2, 3), keepdim=True)) * (1 + contrast) + out.mean(
-        dim=(1, 2, 3), keepdim=True
-    )
+    mean = out.mean(dim=(1, 2, 3), keepdim=True)
+    out = (out - mean) * (1 + contrast) + mean
     out = out + saturation * (out - out.mean(dim=1, keepdim=True))
     return out.clamp(1e-4, 1.0) ** torch.exp(gamma)
 
 
-def turn_hue(images: Tensor, angles: Tensor) -> Tensor:
-    """Colours of (N, 3, H, W) in [0, 1] turned about the grey axis by ``angles`` (N,) in radians.
+def rotate_hue(images: Tensor, angles: Tensor) -> Tensor:
+    """Colours of (N, 3, H, W) in [0, 1] rotated about the grey axis by ``angles`` (N,) in radians.
 
     Rodrigues' rotation about (1, 1, 1); grey stays grey, and brightness stays where it is.
     """
@@ -149,5 +143,64 @@ def turn_hue(images: Tensor, angles: Tensor) -> Tensor:
     along = torch.outer(axis, axis)
     cos, sin = angles.cos().view(-1, 1, 1), angles.sin().view(-1, 1, 1)
     eye = torch.eye(3, device=images.device)
-    turn = cos * eye + sin * cross + (1 - cos) * along
-    return torch.einsum("nij,njhw->nihw", turn, images).clamp(0.0, 1.0)
+    rotation = cos * eye + sin * cross + (1 - cos) * along
+    return torch.einsum("nij,njhw->nihw", rotation, images).clamp(0.0, 1.0)
+
+
+def restyled(images: Tensor, labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """A ``share`` of the images (N, 3, H, W) in [0, 1] in another look, and clamped.
+
+    Colours of things, light, texture and tone curves change. What a renderer draws has one look,
+    and a network learns that look; where only the shapes are common to all images it learns shapes:
+    domain randomisation (Tobin et al., IROS 2017), here on images that are there already.
+    ``labels`` int64 (N, H, W), 255 where nothing is known, which gets a look of its own.
+    """
+    chances = torch.rand(len(images), generator=generator, device=images.device) < share
+    if not bool(chances.any()):
+        return images
+    out = images.clone()
+    seen, where = out[chances], labels[chances]
+    seen = _relit(_textured(_recoloured(seen, where, generator), generator), generator)
+    exponents = torch.exp(CURVE * _normal((len(seen), 3, 1, 1), generator, seen))
+    out[chances] = seen.clamp(1e-4, 1) ** exponents
+    return out
+
+
+def _recoloured(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Every class of every image has its colours mixed in a way of its own."""
+    count = IGNORE_LABEL + 1
+    shape = (len(images), count)
+    eye = torch.eye(3, device=images.device)
+    mix = eye + MIX * _normal((*shape, 3, 3), generator, images)
+    shift = SHIFT * _normal((*shape, 3), generator, images)
+    out = torch.empty_like(images)
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        for number in label.unique().tolist():
+            mask = label == number
+            pixels = image[:, mask]
+            middle = pixels.mean(dim=1, keepdim=True)
+            moved = mix[index, number] @ (pixels - middle) + middle
+            out[index][:, mask] = moved + shift[index, number][:, None]
+    return out
+
+
+def _textured(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise of several cell sizes, strong in some images and weak in others."""
+    height, width = images.shape[2:]
+    for cells in TEXTURE_CELLS:
+        size = (len(images), 3, -(-height // cells), -(-width // cells))
+        noise = F.interpolate(_normal(size, generator, images), (height, width), mode="bilinear")
+        strength = torch.rand(len(images), generator=generator, device=images.device) ** 2
+        images = images + TEXTURE * strength.view(-1, 1, 1, 1) * noise
+    return images
+
+
+def _relit(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Brighter here and darker there, slowly, as sun and shadow make it."""
+    points = _normal((len(images), 1, LIGHT_POINTS, LIGHT_POINTS), generator, images)
+    size = (images.shape[2], images.shape[3])
+    return images * torch.exp(LIGHT * F.interpolate(points, size, mode="bicubic"))
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    return torch.randn(shape, generator=generator, device=like.device)
