@@ -152,6 +152,7 @@ def _report(job: _Job, clip: Clip, run: LiveRun, full: Full | None, console: Con
     print_summary(console, title, summary, machine, full)
     names = ", ".join(path.name for path in sorted(out.iterdir()))
     console.print(f"Written to {out}: {names}")
+    console.print("Your own pictures, video or camera: lowlat-seg segment INPUT --out DIR")
 
 
 def _setting(job: _Job, clip: Clip, run: LiveRun) -> dict[str, Any]:
