@@ -28,8 +28,8 @@ from lowlat_seg_ros.lab.evaluation.summary import accuracy
 from lowlat_seg_ros.labels import CAMVID, overlay
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.tools.bag import recording, topics
+from lowlat_seg_ros.tools.bag.figures import score
 from lowlat_seg_ros.tools.bag.make import START_NS
-from lowlat_seg_ros.tools.bag.scores import score
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 
 FRAMES, THRESHOLD, DELAY, LATENCY_MS = 9, 0.9, 2, 120

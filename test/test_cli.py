@@ -28,7 +28,16 @@ def exit_of(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
     return status, error
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["demo", "--help"], ["render", "--help"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["segment", "--help"],
+        ["demo", "--help"],
+        ["render", "--help"],
+        ["bag", "run", "--help"],
+    ],
+)
 def test_help_comes_without_loading_what_is_slow(argv: list[str]):
     done = python(
         "import sys; from lowlat_seg_ros.cli import main\n"

@@ -23,7 +23,7 @@ from lowlat_seg_ros.images.ledger import Ledger
 from lowlat_seg_ros.ros.reports import stamp_ns
 from lowlat_seg_ros.tools.bag import topics
 from lowlat_seg_ros.tools.bag.make import START_NS
-from lowlat_seg_ros.tools.bag.player import BagPlayer
+from lowlat_seg_ros.tools.bag.play import BagPlayer
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter
 from lowlat_seg_ros.tools.live import spun_node
 
