@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -103,6 +104,25 @@ def test_a_bag_holds_one_drive_which_can_be_named(
     assert "no drive 'x'; it has 'rendered_1', 'rendered_2'" in told(capsys)
 
 
+def test_a_portrait_video_is_turned_upright(tmp_path: Path) -> None:
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv420p"
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this version of av writes no rotation")
+        stream.set_display_rotation(-90)  # the left half becomes the upper one
+        lying = np.zeros((*SIZE, 3), np.uint8)
+        lying[:, : SIZE[1] // 2] = 200
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(lying, "rgb24")))
+        container.mux(stream.encode(None))
+    assert make("--video", path, "--out", tmp_path / "bag") == 0
+    ((_, message),) = read(tmp_path / "bag", topics.CAMERA)
+    image = images.to_rgb(message)
+    assert image.shape == (SIZE[1], SIZE[0], 3)
+    assert image[: SIZE[1] // 2].mean() > 150 > 50 > image[SIZE[1] // 2 :].mean()
+
+
 def test_what_is_no_video_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.mp4").write_text("no video")
     assert make("--video", tmp_path / "x.mp4", "--out", tmp_path / "bag") == 2
@@ -145,7 +165,15 @@ def test_a_damaged_bag_is_a_data_error(storage: str, damage: str, tmp_path: Path
     (file,) = (path for path in (tmp_path / "bag").iterdir() if path.suffix != ".yaml")
     content = file.read_bytes()
     file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"x" * 99}[damage])
-    with pytest.raises(DataError, match=r"cannot be read as a rosbag2 bag"):
+    remedy = "mcap recover" if storage == "mcap" else "sqlite3 .* .recover"
+    with pytest.raises(DataError, match=f"cannot be read as a rosbag2 bag .*{remedy}.*reindex"):
+        read(tmp_path / "bag", topics.CAMERA)
+
+
+def test_a_bag_without_metadata_is_to_be_indexed_again(tmp_path: Path) -> None:
+    drive_bag(tmp_path / "bag")
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    with pytest.raises(DataError, match=r"metadata\.yaml is missing: .*'ros2 bag reindex .*bag'"):
         read(tmp_path / "bag", topics.CAMERA)
 
 
