@@ -46,7 +46,8 @@ def segment_all(args: argparse.Namespace) -> int:
         pictures = islice(chain([first], pictures), args.max_frames or None)
         # Ctrl-C is how a camera's recording ends; any other input is interrupted by it.
         with suppress(*[KeyboardInterrupt] if source.endless else []):
-            for picture in tqdm(pictures, total=_expected(args, source), unit="frame"):
+            total = _expected(args, source)
+            for picture in tqdm(pictures, total=total, unit="frame", disable=None):
                 if source.rate_hz == 0:  # a still: nothing is carried from the one before
                     engine.reset()
                 result = engine.process(Frame(picture.image, picture.stamp_ns))

@@ -133,13 +133,13 @@ def _pictures(bag: BagReader, topics: Topics, recording: Recording) -> list[dict
     """Input, overlay and confidence of the frames shown, as data URIs where there are any."""
     shown = set(recording.shown)
     masks = {p.index: p.segmentation.mask for p in recording.published}
-    wanted = {recording.arrivals[index].stamp_ns for index in shown}
-    sure: dict[int, np.ndarray] = {}
+    stamps = {recording.arrivals[index].stamp_ns for index in shown}
+    confidences: dict[int, np.ndarray] = {}
     if bag.topics.get(topics.confidence) == IMAGE:
         for raw in bag.raw([topics.confidence]):
             message = bag.decode(raw)
-            if (stamp := stamp_ns(message.header.stamp)) in wanted:
-                sure[stamp] = images.to_ids(message)
+            if (stamp := stamp_ns(message.header.stamp)) in stamps:
+                confidences[stamp] = images.to_ids(message)
     found: list[dict[str, Any]] = []
     for index, raw in enumerate(bag.raw([topics.image])):
         if index not in shown:
@@ -149,7 +149,7 @@ def _pictures(bag: BagReader, topics: Topics, recording: Recording) -> list[dict
         except ImageError:  # a rejected image, of which there is nothing to show
             found.append({"index": index, "input": None, "overlay": None, "confidence": None})
             continue
-        mask, certain = masks.get(index), sure.get(recording.arrivals[index].stamp_ns)
+        mask, certain = masks.get(index), confidences.get(recording.arrivals[index].stamp_ns)
         mixed = None if mask is None else overlay(image, mask, recording.table)
         found.append({
             "index": index,
