@@ -53,6 +53,8 @@ def segment_all(args: argparse.Namespace) -> int:
                 result = engine.process(Frame(picture.image, picture.stamp_ns))
                 writer.write(picture, result.mask)
                 figures.add(result)
+    if not figures.frames:
+        raise DataError(f"{args.input} was interrupted before the first mask; there are no figures")
     write_json(args.out / "summary.json", figures.as_json())
     print(figures)
     if source.unreadable:
@@ -148,6 +150,11 @@ class Figures:
         self._kinds: Counter[str] = Counter()
         self._pixels = np.zeros(256)
 
+    @property
+    def frames(self) -> int:
+        """How many masks were counted."""
+        return len(self._latencies)
+
     def add(self, result: Segmentation) -> None:
         """Count one mask."""
         self._latencies.append(result.timing.latency_ms)
@@ -158,7 +165,7 @@ class Figures:
         """For :func:`~lowlat_seg_ros.lab.evaluation.summary.write_json`."""
         shares = self._pixels / max(1.0, self._pixels.sum())
         return {
-            "frames": len(self._latencies),
+            "frames": self.frames,
             "latency_ms": Latency.of(self._latencies),
             "kinds": dict(self._kinds),
             "classes": [
@@ -177,6 +184,6 @@ class Figures:
         classes = sorted(figures["classes"], key=lambda item: -item["share"])
         shares = ", ".join(f"{item['name']} {100 * item['share']:.1f} %" for item in classes)
         return (
-            f"Frames: {figures['frames']} ({kinds}); frame to mask: first {first:.1f} ms, which "
+            f"Frames: {self.frames} ({kinds}); frame to mask: first {first:.1f} ms, which "
             f"warms up{later}\nClasses: {shares}"
         )
