@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.config import ConfigError, SettingError
 
 Record = TypeVar("Record")
 
@@ -22,12 +23,13 @@ HIGH_SCALE = (
 
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any], **defaults: Any) -> None:
     """Add one option for each setting of the dataclass ``kind``; ``defaults`` override its own."""
-    group = parser.add_argument_group(kind.__name__)
+    words = re.findall("[A-Z][a-z]*", kind.__name__.removesuffix("Config"))
+    group = parser.add_argument_group(f"{' '.join(words).lower()} settings")
     for item in dataclasses.fields(kind):
         rule, default = item.metadata, defaults.get(item.name, item.default)
         unit = f" {rule['unit']};" if rule["unit"] else ""
         group.add_argument(
-            "--" + item.name.replace("_", "-"),
+            _option(item.name),
             type=type(default),
             default=default,
             choices=rule["choices"] or None,
@@ -39,7 +41,10 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Any], **defaults: A
 def settings_from(args: argparse.Namespace, kind: type[Record]) -> Record:
     """The record ``kind`` with the values parsed; raises ConfigError where one is out of range."""
     names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    return kind(**{name: getattr(args, name) for name in names})
+    try:
+        return kind(**{name: getattr(args, name) for name in names})
+    except SettingError as error:
+        raise ConfigError(f"{_option(error.setting)} {error.problem}") from error
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
@@ -77,10 +82,14 @@ def changed(
         value = getattr(args, name)
         if value == default:
             continue
-        words.append("--" + name.replace("_", "-"))
+        words.append(_option(name))
         if value is not True:
             words.append(shlex.quote(_text(value)))
     return words
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _text(value: Any) -> str:

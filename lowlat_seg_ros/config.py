@@ -16,6 +16,17 @@ class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or out of its range."""
 
 
+class SettingError(ConfigError):
+    """The ``problem`` with the value of one ``setting``: it "is 3; it must ...".
+
+    ROS parameters and command-line options put their own name for the setting before the problem.
+    """
+
+    def __init__(self, setting: str, problem: str) -> None:
+        super().__init__(f"{setting} {problem}")
+        self.setting, self.problem = setting, problem
+
+
 def setting(
     default: Any,
     doc: str,
@@ -25,10 +36,12 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     dynamic: bool = False,
+    top_level: bool = False,
 ) -> Any:
     """Declare one setting: ``default`` and what a user needs to know to change it.
 
     ``dynamic`` settings may change while the node runs; the others while it is unconfigured.
+    ``top_level`` ones are ROS parameters by their own name, the others below ``advanced.``.
     """
     metadata = {
         "doc": doc,
@@ -37,6 +50,7 @@ def setting(
         "high": high,
         "choices": choices,
         "dynamic": dynamic,
+        "top_level": top_level,
     }
     return field(default=default, metadata=metadata)
 
@@ -48,14 +62,14 @@ def check(record: Any) -> None:
     """Raise :class:`ConfigError` if a setting of the dataclass ``record`` breaks its rule."""
     for item in dataclasses.fields(record):
         value, rule = getattr(record, item.name), item.metadata
-        name = f"{type(record).__name__}.{item.name}"
         if rule.get("choices") and value not in rule["choices"]:
-            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(rule['choices'])}")
+            choices = ", ".join(rule["choices"])
+            raise SettingError(item.name, f"is {value!r}; choose one of {choices}")
         low, high = rule.get("low"), rule.get("high")
         # A NaN fails both comparisons when they are written this way round.
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             unit = f" {rule['unit']}" if rule.get("unit") else ""
-            raise ConfigError(f"{name} is {value}; it must lie in [{low}, {high}]{unit}")
+            raise SettingError(item.name, f"is {value}; it must lie in [{low}, {high}]{unit}")
 
 
 def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
@@ -64,8 +78,7 @@ def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ConfigError(
-            f"{kind.__name__} has no setting {', '.join(unknown)}; "
-            f"known: {', '.join(sorted(known))}"
+            f"there is no setting {', '.join(unknown)}; known: {', '.join(sorted(known))}"
         )
     # JSON and YAML know lists only; the records are hashable and hold tuples.
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
@@ -374,6 +387,7 @@ class EngineConfig:
         unit="px",
         low=0,
         high=4320,
+        top_level=True,
     )
     precision: str = setting(
         "auto",
@@ -381,6 +395,7 @@ class EngineConfig:
         "processor multiplies it (CPUs with avx512_bf16 or amx_bf16, GPUs) and moves one pixel in "
         "1500, more time elsewhere; auto chooses it where it is fast, or fp32",
         choices=PRECISIONS,
+        top_level=True,
     )
     key_frame_policy: str = setting(
         "when_free",
@@ -391,6 +406,7 @@ class EngineConfig:
         "failure of Sh always the latter",
         choices=("when_free", "deviation"),
         dynamic=True,
+        top_level=True,
     )
     deviation_threshold: float = setting(
         -1.0,
@@ -399,6 +415,7 @@ class EngineConfig:
         low=-1.0,
         high=1.0,
         dynamic=True,
+        top_level=True,
     )
     max_key_interval: int = setting(
         0,
@@ -456,6 +473,7 @@ class EngineConfig:
         low=0.0,
         high=3.6e6,
         dynamic=True,
+        top_level=True,
     )
     foreground_threads: int = setting(
         0,

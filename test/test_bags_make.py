@@ -13,13 +13,15 @@ import pytest
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
 from lowlat_seg_ros import cli
+from lowlat_seg_ros.images import to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.lab.evaluation.video import VideoWriter
 from lowlat_seg_ros.labels import CAMVID
-from lowlat_seg_ros.tools.bag import images, topics
+from lowlat_seg_ros.messages import IMAGE, stamp_ns
+from lowlat_seg_ros.tools.bag import topics
 from lowlat_seg_ros.tools.bag.make import START_NS
-from lowlat_seg_ros.tools.bag.messages import CLOCK, IMAGE, stamp_ns
+from lowlat_seg_ros.tools.bag.messages import CLOCK, to_ids
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 
 SIZE = (48, 80)
@@ -51,7 +53,7 @@ def test_the_bag_holds_the_drive(storage: str, tmp_path: Path) -> None:
     with BagReader(out) as bag:
         assert bag.topics == {topics.CAMERA: IMAGE, topics.LABEL: IMAGE, topics.CLOCK: CLOCK}
         assert bag.facts["classes"] == list(CAMVID.names)
-    for topic, read_as in ((topics.CAMERA, images.to_rgb), (topics.LABEL, images.to_ids)):
+    for topic, read_as in ((topics.CAMERA, to_rgb), (topics.LABEL, to_ids)):
         found = read(out, topic)
         assert len(found) == 4
         for index, (raw, message) in enumerate(found):
@@ -78,12 +80,12 @@ def test_a_video_is_images_at_its_own_times_or_at_a_given_rate(tmp_path: Path) -
         assert make("--video", path, "--out", tmp_path / name, *words) == 0
         found = read(tmp_path / name, topics.CAMERA)
         assert [raw.time_ns - START_NS for raw, _ in found] == [0, step_ns, 2 * step_ns]
-        levels = [images.to_rgb(message).mean() for _, message in found]
+        levels = [to_rgb(message).mean() for _, message in found]
         np.testing.assert_allclose(levels, (40, 120, 200), atol=3)
     with BagReader(tmp_path / "a") as bag:
         assert topics.LABEL not in bag.topics
     assert make("--video", path, "--out", tmp_path / "c", "--size", "24x40", "--frames", 2) == 0
-    assert [images.to_rgb(m).shape for _, m in read(tmp_path / "c", topics.CAMERA)] == [
+    assert [to_rgb(m).shape for _, m in read(tmp_path / "c", topics.CAMERA)] == [
         (24, 40, 3),
         (24, 40, 3),
     ]
@@ -99,7 +101,7 @@ def test_a_bag_holds_one_drive_which_can_be_named(
     assert make(*common, "--drive", "rendered_2", "--out", tmp_path / "bag") == 0
     drive = RenderedDrive(seed=2, frames=3, size=SIZE)
     for index, (_, message) in enumerate(read(tmp_path / "bag", topics.CAMERA)):
-        np.testing.assert_array_equal(images.to_rgb(message), drive[index].image)
+        np.testing.assert_array_equal(to_rgb(message), drive[index].image)
     assert make(*common, "--drive", "x", "--out", tmp_path / "other") == 2
     assert "no drive 'x'; it has 'rendered_1', 'rendered_2'" in told(capsys)
 
@@ -118,7 +120,7 @@ def test_a_portrait_video_is_turned_upright(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     assert make("--video", path, "--out", tmp_path / "bag") == 0
     ((_, message),) = read(tmp_path / "bag", topics.CAMERA)
-    image = images.to_rgb(message)
+    image = to_rgb(message)
     assert image.shape == (SIZE[1], SIZE[0], 3)
     assert image[: SIZE[1] // 2].mean() > 150 > 50 > image[SIZE[1] // 2 :].mean()
 

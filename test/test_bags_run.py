@@ -1,4 +1,4 @@
-"""``lowlat-seg bag run``: the offline twin does what the engine does, and accounts for all."""
+"""``lowlat-seg bag run``: the offline replay does what the engine does, and accounts for all."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ from lowlat_seg_ros.frames import (
     Selection,
     StageTiming,
 )
-from lowlat_seg_ros.images.ledger import Ledger
+from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.labels import CAMVID
+from lowlat_seg_ros.messages import IMAGE, record_of, segmentation, stamp_ns
 from lowlat_seg_ros.network import inference
-from lowlat_seg_ros.tools.bag import frame_reports, images, topics
+from lowlat_seg_ros.tools.bag import topics
 from lowlat_seg_ros.tools.bag.make import FRAME_ID, START_NS
-from lowlat_seg_ros.tools.bag.messages import IMAGE, Messages, known_types, stamp_ns
+from lowlat_seg_ros.tools.bag.messages import BagMessages, known_types, to_ids
 from lowlat_seg_ros.tools.bag.pace import VirtualTime, Waiting
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 
@@ -53,7 +54,7 @@ def drive(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def twin(drive: Path, weights: Path, tmp_path: Path) -> Callable[..., int]:
+def offline(drive: Path, weights: Path, tmp_path: Path) -> Callable[..., int]:
     def run(*words: object, bag: Path = drive, out: str = "out") -> int:
         common = ["--checkpoint", weights, "--device", "cpu", "--foreground-threads", 1]
         given = [bag, "--out", tmp_path / out, *common, *words]
@@ -87,10 +88,10 @@ def without_times(result: Segmentation) -> Segmentation:
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_masks_and_reports_are_those_of_the_engine(
-    storage: str, twin: Callable[..., int], weights: Path, tmp_path: Path
+    storage: str, offline: Callable[..., int], weights: Path, tmp_path: Path
 ) -> None:
     words = ["--delay-frames", 2, "--max-key-interval", 3, "--deviation-threshold", 1]
-    assert twin("--storage", storage, *words) == 0
+    assert offline("--storage", storage, *words) == 0
     config = EngineConfig(foreground_threads=1, max_key_interval=3, deviation_threshold=1.0)
     network, header = inference.load(weights, torch.device("cpu"))
     engine = Engine.deterministic(network, config, threshold=header.threshold, delay_frames=2)
@@ -102,12 +103,12 @@ def test_masks_and_reports_are_those_of_the_engine(
     for result, (raw, mask), (_, report), (_, sure) in zip(
         wanted, masks, reports, surest, strict=True
     ):
-        np.testing.assert_array_equal(images.to_ids(mask), result.mask)
-        np.testing.assert_array_equal(images.to_ids(sure), result.confidence)
+        np.testing.assert_array_equal(to_ids(mask), result.mask)
+        np.testing.assert_array_equal(to_ids(sure), result.confidence)
         assert raw.time_ns == stamp_ns(mask.header.stamp) == result.stamp_ns
         assert plain(mask.header) == plain(report.header) == plain(sure.header)
         assert mask.header.frame_id == FRAME_ID
-        found = without_times(frame_reports.segmentation(report, np.zeros(())))
+        found = without_times(segmentation(report, np.zeros(())))
         assert rounded(found) == rounded(without_times(result))
         assert report.timing.latency_ms > 0
         assert (report.wait_ms, report.age_ms) == (0, 0)
@@ -125,15 +126,15 @@ def rounded(result: Segmentation) -> Segmentation:
 
 @pytest.mark.parametrize("latency_ms", [0, 120, 250])
 def test_every_image_is_accounted_for(
-    latency_ms: int, twin: Callable[..., int], tmp_path: Path
+    latency_ms: int, offline: Callable[..., int], tmp_path: Path
 ) -> None:
-    assert twin("--latency-ms", latency_ms) == 0
+    assert offline("--latency-ms", latency_ms) == 0
     reports = read(tmp_path / "out", topics.REPORT)
     with BagReader(tmp_path / "out") as bag:
         ledger = Ledger(**bag.facts["ledger"])
     assert ledger.received == ledger.published == len(reports)
     assert ledger.received + ledger.superseded == FRAMES
-    assert frame_reports.record_of(Ledger, reports[-1][1].ledger) == ledger
+    assert record_of(Ledger, reports[-1][1].ledger) == ledger
     segmented = [(stamp_ns(r.header.stamp) - START_NS) // 100_000_000 for _, r in reports]
     # At 10 Hz: the newest image that has come is taken when the one before is done.
     assert segmented == {0: [*range(7)], 120: [0, 1, 2, 3, 4, 6], 250: [0, 2, 5, 6]}[latency_ms]
@@ -143,9 +144,9 @@ def test_every_image_is_accounted_for(
 
 
 def test_in_real_time_too_and_the_bag_is_copied(
-    twin: Callable[..., int], drive: Path, tmp_path: Path
+    offline: Callable[..., int], drive: Path, tmp_path: Path
 ) -> None:
-    assert twin("--time", "real") == 0
+    assert offline("--time", "real") == 0
     with BagReader(tmp_path / "out") as bag:
         ledger = Ledger(**bag.facts["ledger"])
         assert bag.facts["time"] == {"kind": "real"}
@@ -163,14 +164,14 @@ def test_in_real_time_too_and_the_bag_is_copied(
 
 
 def test_images_that_cannot_be_read_are_counted_and_the_rest_goes_on(
-    twin: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    offline: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with BagWriter(tmp_path / "bag", "mcap") as bag:
         for index, frame in enumerate(frames()):
             encoding = "32FC1" if index in (0, 3) else "rgb8"
             header = bag.messages.header(frame.stamp_ns, "front")
             bag.write("/front", bag.messages.image(header, frame.image, encoding), frame.stamp_ns)
-    assert twin("--image-topic", "/front", bag=tmp_path / "bag") == 0
+    assert offline("--image-topic", "/front", bag=tmp_path / "bag") == 0
     assert "No mask for 2 images: encoding is '32FC1'" in capsys.readouterr().out
     with BagReader(tmp_path / "out") as out:
         assert Ledger(**out.facts["ledger"]) == Ledger(FRAMES, FRAMES - 2, rejected=2)
@@ -214,10 +215,10 @@ NODE = {topics.MASK, topics.REPORT, topics.CONFIDENCE}
     [([], set()), (["--copy", OTHER], {OTHER}), (["--copy", "all"], {OTHER})],
 )
 def test_topics_that_are_copied_can_be_chosen(
-    words: list[str], others: set[str], twin: Callable[..., int], humble: Path, tmp_path: Path,
+    words: list[str], others: set[str], offline: Callable[..., int], humble: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    assert twin(*words, bag=humble) == 0
+    assert offline(*words, bag=humble) == 0
     with BagReader(tmp_path / "out") as out:
         assert out.topics.keys() == {topics.CAMERA, *NODE, *others}
         assert out.counts[topics.CAMERA] == FRAMES
@@ -227,14 +228,14 @@ def test_topics_that_are_copied_can_be_chosen(
 
 
 def test_a_topic_that_cannot_be_copied_ends_in_one_line(
-    twin: Callable[..., int], humble: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    offline: Callable[..., int], humble: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for topic, message in (
         ("/secret", "secret_msgs/msg/Secret is defined neither"),
         ("/none", "no such topic"),
     ):
         capsys.readouterr()
-        assert twin("--copy", topic, bag=humble) == 2
+        assert offline("--copy", topic, bag=humble) == 2
         assert f"--copy is {topic}" in (error := capsys.readouterr().err)
         assert message in error
         assert error.count("\n") == 1
@@ -242,7 +243,7 @@ def test_a_topic_that_cannot_be_copied_ends_in_one_line(
 
 
 def test_a_type_that_the_bag_defines_is_copied(
-    twin: Callable[..., int], drive: Path, tmp_path: Path
+    offline: Callable[..., int], drive: Path, tmp_path: Path
 ) -> None:
     """In an mcap bag of Humble, with definitions but without their hashes."""
     from rosbags.typesys import get_types_from_msg
@@ -254,13 +255,13 @@ def test_a_type_that_the_bag_defines_is_copied(
         bag.write("/secret", bag.messages.make("secret_msgs/msg/Secret", x=7), START_NS)
     text = (tmp_path / "bag" / "metadata.yaml").read_text()
     (tmp_path / "bag" / "metadata.yaml").write_text(re.sub(r"RIHS01_\w+", '""', text))
-    assert twin("--copy", "/secret", bag=tmp_path / "bag") == 0
+    assert offline("--copy", "/secret", bag=tmp_path / "bag") == 0
     ((_, message),) = read(tmp_path / "out", "/secret")
     assert message.x == 7
 
 
 def test_another_encoding_starts_afresh_as_in_the_node(
-    twin: Callable[..., int], tmp_path: Path
+    offline: Callable[..., int], tmp_path: Path
 ) -> None:
     with BagWriter(tmp_path / "bag", "mcap") as bag:
         for index, frame in enumerate(frames()):
@@ -268,16 +269,18 @@ def test_another_encoding_starts_afresh_as_in_the_node(
             header = bag.messages.header(frame.stamp_ns, "front")
             message = bag.messages.image(header, frame.image, encoding)
             bag.write(topics.CAMERA, message, frame.stamp_ns)
-    assert twin(bag=tmp_path / "bag") == 0
+    assert offline(bag=tmp_path / "bag") == 0
     reasons = [report.reset_reason for _, report in read(tmp_path / "out", topics.REPORT)]
     assert reasons == ["first_frame", "", "", "", "encoding_changed", "", ""]
 
 
-def test_without_a_single_mask_the_status_says_so(twin: Callable[..., int], tmp_path: Path) -> None:
+def test_without_a_single_mask_the_status_says_so(
+    offline: Callable[..., int], tmp_path: Path
+) -> None:
     with BagWriter(tmp_path / "bag", "mcap") as bag:
         message = bag.messages.make(IMAGE, encoding="rgb8")
         bag.write(topics.CAMERA, message, 0)
-    assert twin(bag=tmp_path / "bag") == 1
+    assert offline(bag=tmp_path / "bag") == 1
 
 
 @pytest.mark.parametrize(
@@ -294,12 +297,12 @@ def test_without_a_single_mask_the_status_says_so(twin: Callable[..., int], tmp_
 def test_what_cannot_be_is_told_in_one_line(
     words: list[str],
     wanted: str,
-    twin: Callable[..., int],
+    offline: Callable[..., int],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     capsys.readouterr()
-    assert twin(*words) == 2
+    assert offline(*words) == 2
     error = capsys.readouterr().err
     assert wanted in error
     assert error.count("\n") == 1
@@ -307,19 +310,19 @@ def test_what_cannot_be_is_told_in_one_line(
 
 
 def test_wrong_files_are_told_in_one_line(
-    twin: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    offline: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "x.txt").write_text("no bag")
     (tmp_path / "x.bag").write_text("no bag")
     (tmp_path / "x.mcap").write_text("no bag")
     (tmp_path / "folder").mkdir()
     for name in ("none", "x.txt", "x.mcap", "folder"):
-        assert twin(bag=tmp_path / name) == 2
+        assert offline(bag=tmp_path / name) == 2
         assert f"{name} cannot be read as a rosbag2 bag" in told(capsys)
-    assert twin(bag=tmp_path / "x.bag") == 2
+    assert offline(bag=tmp_path / "x.bag") == 2
     assert "rosbags-convert" in told(capsys)
-    assert twin() == 0
-    assert twin(bag=tmp_path / "out", out="again") == 2
+    assert offline() == 0
+    assert offline(bag=tmp_path / "out", out="again") == 2
     assert "has masks already" in told(capsys)
 
 
@@ -362,7 +365,7 @@ def test_a_report_is_the_node_s() -> None:
     pytest.importorskip("lowlat_seg_ros.msg", reason="needs the built messages")
     from std_msgs.msg import Header as RosHeader
 
-    from lowlat_seg_ros.ros import reports
+    from lowlat_seg_ros.ros.messages import MESSAGES
 
     result = Segmentation(
         np.zeros((2, 2), np.uint8), 5_000_000_007, "cam",
@@ -371,10 +374,10 @@ def test_a_report_is_the_node_s() -> None:
         Selection(0.25, 0.125, True), Deadline(2, 7.5, True),
     )  # fmt: skip
     ledger = Ledger(10, 4, 3, 2, 1, 6)
-    make = Messages(known_types())
+    make = BagMessages(known_types())
     timing = NodeTiming(1, 2, 3, 4, 5)
     header = make.header(5_000_000_007, "cam")
-    own = frame_reports.message_of(make, header, result, timing, ledger)
-    header = RosHeader(frame_id="cam", stamp=reports.time_message(5_000_000_007))
-    assert plain(own) == plain(reports.frame_report(header, result, timing, ledger))
-    assert without_times(frame_reports.segmentation(own, result.mask)) == without_times(result)
+    own = make.frame_report(header, result, timing, ledger)
+    header = RosHeader(frame_id="cam", stamp=MESSAGES.time(5_000_000_007))
+    assert plain(own) == plain(MESSAGES.frame_report(header, result, timing, ledger))
+    assert without_times(segmentation(own, result.mask)) == without_times(result)

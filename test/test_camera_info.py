@@ -12,7 +12,7 @@ pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.ros.camera_info import scaled, topic_beside
+from lowlat_seg_ros.ros.outputs import scaled, topic_beside
 
 SIZE = (480, 640)
 INFO = CameraInfo(

@@ -16,7 +16,7 @@ TABLE = {
     "name": "yard",
     "classes": [
         {"name": "ground", "colour": [10, 20, 30]},
-        {"name": "pallet", "colour": [40, 50, 60]},
+        {"name": "pallet", "color": [40, 50, 60]},  # either spelling
     ],
 }
 

@@ -13,7 +13,7 @@ from lowlat_seg_ros.engine.budget import Budget
 from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Counters, Deadline
-from lowlat_seg_ros.images.ledger import Ledger
+from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.ros.diagnostics import (
     ERROR,
     OK,

@@ -15,9 +15,8 @@ pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.images.compressed import to_rgb
-from lowlat_seg_ros.images.raw import Fault, ImageError
-from lowlat_seg_ros.ros.conversion import jpeg_message
+from lowlat_seg_ros.images import Fault, ImageError, to_rgb
+from lowlat_seg_ros.ros.messages import MESSAGES
 
 
 def picture(height: int = 30, width: int = 42) -> np.ndarray:
@@ -130,7 +129,7 @@ def test_any_data_is_an_image_or_an_image_error(
 
 def test_jpeg_message_and_back() -> None:
     header = Header(frame_id="camera")
-    msg = jpeg_message(header, picture())
+    msg = MESSAGES.jpeg(header, picture())
     assert msg.header is header
     assert msg.format == "rgb8; jpeg compressed bgr8"
     assert isinstance(msg.data, array)

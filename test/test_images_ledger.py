@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowlat_seg_ros.images.ledger import Bookkeeper, Ledger
+from lowlat_seg_ros.images import Bookkeeper, Ledger
 
 ENDS = ("publish", "reject", "fail")
 

@@ -15,8 +15,8 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.images.raw import ENCODINGS, Fault, ImageError, to_ids, to_rgb
-from lowlat_seg_ros.ros.conversion import image_message
+from lowlat_seg_ros.images import ENCODINGS, Fault, ImageError, to_ids, to_rgb
+from lowlat_seg_ros.ros.messages import MESSAGES
 
 
 def message(pixels: np.ndarray, encoding: str, padding: int = 0) -> Image:
@@ -235,7 +235,7 @@ def test_any_message_is_an_image_or_an_image_error(
 def test_message_and_back(encoding: str, shape: tuple[int, ...]) -> None:
     pixels = noise(*shape)
     header = Header(frame_id="camera")
-    msg = image_message(header, pixels[::-1], encoding)  # strided
+    msg = MESSAGES.image(header, pixels[::-1], encoding)  # strided
     assert (msg.height, msg.width, msg.encoding) == (3, 5, encoding)
     assert msg.step == pixels[0].size
     assert msg.header is header

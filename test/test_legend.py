@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.labels import CAMVID, CITYSCAPES, ClassTable
-from lowlat_seg_ros.legend import Legend
+from lowlat_seg_ros.labels import CAMVID, CITYSCAPES, ClassTable, Legend
 
 
 @pytest.mark.parametrize("table", [CAMVID, CITYSCAPES], ids=lambda table: table.name)

@@ -1,4 +1,4 @@
-"""Times of a camera stream, on a clock set by hand."""
+"""Times, rates and lost images of a camera stream, on a clock set by hand; and throttled logs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ import pytest
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
 from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
-from lowlat_seg_ros.images.ledger import Ledger
-from lowlat_seg_ros.ros.monitor import RateMeter, Rates, StreamMonitor, StreamTimes
+from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.ros.monitor import (
+    NO_SEQUENCE_NUMBER,
+    RateMeter,
+    Rates,
+    SequenceGaps,
+    StreamMonitor,
+    StreamTimes,
+    Throttle,
+)
 
 MS = 1_000_000
 
@@ -79,3 +87,50 @@ def test_rates_are_since_the_last_call() -> None:
     later = Ledger(received=10, published=7, rejected=2, failed=1, superseded=4)
     expected = Rates(2.0, 2.0, received=2, superseded=4, busy_share=0.75)
     assert meter.update(later, 3.0, busy_s=1.25) == expected
+
+
+def missing(*numbers: int | None, publishers: int = 1) -> list[int]:
+    gaps = SequenceGaps()
+    return [gaps.missing(number, publishers) for number in numbers]
+
+
+def test_gaps_in_sequence_numbers_are_missing_messages() -> None:
+    assert missing(7, 8, 11, 12) == [0, 0, 2, 0]
+
+
+def test_publisher_that_begins_anew_has_lost_nothing() -> None:
+    assert missing(90, 1, 2, 4) == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("number", [None, NO_SEQUENCE_NUMBER])
+def test_middleware_without_numbers(number: int | None) -> None:
+    assert missing(1, number, 9, 10) == [0, 0, 0, 0]
+
+
+def test_what_a_publisher_that_is_gone_left_over_is_no_base_for_counting() -> None:
+    gaps = SequenceGaps()
+    assert gaps.missing(1000, 1) == 0
+    gaps.restart()  # another came and went; its last message, 7, is still to come
+    assert [gaps.missing(number, 1) for number in (7, 1003, 1004, 1006)] == [0, 0, 0, 1]
+
+
+def test_numbers_of_several_publishers_say_nothing() -> None:
+    assert missing(1, 500, 2, 501, publishers=2) == [0, 0, 0, 0]
+
+
+def test_one_line_of_a_kind_in_a_period_and_the_rest_counted() -> None:
+    lines: list[str] = []
+    now = [0.0]
+    log = Throttle(lines.append, lambda: now[0])
+    for at, kind in [(0.0, "a"), (1.0, "a"), (1.0, "b"), (4.9, "a"), (5.0, "a"), (11.0, "a")]:
+        now[0] = at
+        log(kind, f"{kind} at {at}", 5.0)
+    assert lines == ["a at 0.0", "b at 1.0", "a at 5.0 (2 more like this since)", "a at 11.0"]
+
+
+def test_period_of_zero_writes_everything() -> None:
+    lines: list[str] = []
+    log = Throttle(lines.append, lambda: 0.0)
+    for number in range(3):
+        log("a", str(number), 0.0)
+    assert lines == ["0", "1", "2"]

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 import lowlat_seg_ros
 from lowlat_seg_ros.frames import Counters, Deadline, MaskKind, Outcome, ResetReason, StageTiming
-from lowlat_seg_ros.images.ledger import Ledger
+from lowlat_seg_ros.images import Ledger
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,23 +31,26 @@ PACKAGE = ROOT / "lowlat_seg_ros"
 
 # What each part may import of the package besides itself; the command lines may import everything.
 _CORE = ("config", "frames", "arguments", "labels")
+_PIPELINE = ("images", "messages", "pipeline")
 ALLOWED = {
     "config": set(),
     "frames": set(),
     "arguments": {"config"},
     "labels": {"config", "frames"},
-    "legend": {"labels"},
     "images": set(),
+    "messages": {"frames", "images"},
     "network": {"config", "frames"},
     "engine": {"config", "frames", "network"},
+    # The one way of an image message, live and offline.
+    "pipeline": {"frames", "images", "messages", "engine"},
     "lab.data": {*_CORE},
     "lab.training": {*_CORE, "network", "lab.data", "lab.baselines", "lab.evaluation.metrics"},
     "lab.baselines": {*_CORE, "network", "engine"},
-    "lab.evaluation": {*_CORE, "legend", "network", "engine", "lab.baselines", "lab.data"},
+    "lab.evaluation": {*_CORE, "network", "engine", "lab.baselines", "lab.data"},
     "lab.benchmark": {*_CORE, "network", "engine", "lab.baselines", "lab.evaluation", "lab.data"},
     # The node: nothing of the tools or the laboratory.
-    "ros": {*_CORE, "legend", "images", "network", "engine", "msg"},  # msg is generated
-    "tools": {*_CORE, "legend", "images", "network", "engine", "lab", "ros", "msg"},
+    "ros": {*_CORE, *_PIPELINE, "network", "engine", "msg"},  # msg is generated
+    "tools": {*_CORE, *_PIPELINE, "network", "engine", "lab", "ros", "msg"},
 }
 
 _MODULE = re.compile(r"lowlat_seg_ros(\.\w+)+")

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+import rclpy
+from rclpy.context import Context
+from rclpy.parameter import Parameter
+
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.ros.params import NodeConfig, descriptor
+from lowlat_seg_ros.ros.node import SegmentationNode
+from lowlat_seg_ros.ros.params import NAMES, NodeConfig, as_parameters, descriptor
 
 FIELDS = [item for kind in (NodeConfig, EngineConfig) for item in dataclasses.fields(kind)]
 BY_NAME = {item.name: item for item in FIELDS}
+CONFIG = Path(__file__).parents[1] / "config"
 
 
 def test_no_two_settings_share_a_name() -> None:
@@ -56,3 +66,72 @@ def test_cameras_need_names_of_their_own_that_topics_may_have(names: tuple[str, 
 def test_wrong_settings_of_the_node_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"overlay_alpha is 1.5; it must lie in \[0.0, 1.0\]"):
         NodeConfig(overlay_alpha=1.5)
+
+
+def test_a_user_meets_few_parameters_and_the_rest_is_advanced() -> None:
+    top = {name for name in NAMES.values() if "." not in name}
+    assert top == {
+        "autostart", "cameras", "checkpoint", "device", "image_transport", "output_size",
+        "deviation_threshold", "inference_height", "key_frame_policy", "max_latency_ms",
+        "precision",
+    }  # fmt: skip
+    assert {name.partition(".")[0] for name in NAMES.values()} - top == {"advanced"}
+
+
+def written(name: str) -> dict[str, Any]:
+    """The parameters in a file of ``config``, by their full names."""
+    content = yaml.safe_load((CONFIG / name).read_text())
+    top = content["/**/segmentation_node"]["ros__parameters"]
+    advanced = {f"advanced.{key}": value for key, value in top.pop("advanced").items()}
+    return top | advanced
+
+
+def test_file_says_every_default() -> None:
+    cameras = {"cameras": [""]}  # ROS cannot tell the type of an empty list
+    defaults = dataclasses.asdict(NodeConfig()) | dataclasses.asdict(EngineConfig())
+    assert written("segmentation.yaml") == as_parameters(defaults | cameras)
+
+
+def test_file_for_several_cameras_changes_known_settings() -> None:
+    settings = {parameter: name for name, parameter in NAMES.items()}
+    kinds = {i.name: k for k in (NodeConfig, EngineConfig) for i in dataclasses.fields(k)}
+    for parameter, value in written("multi_camera.yaml").items():
+        name = settings[parameter]
+        kinds[name](**{name: value})  # raises for a value out of range
+
+
+@pytest.fixture
+def context() -> Iterator[Context]:
+    context = Context()
+    rclpy.init(context=context)
+    yield context
+    context.try_shutdown()
+
+
+def node_with(context: Context, **parameters: Any) -> SegmentationNode:
+    overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+    return SegmentationNode(parameter_overrides=overrides, context=context)
+
+
+@pytest.mark.parametrize("name", [n for n, parameter in NAMES.items() if n != parameter])
+def test_old_name_is_answered_with_the_new_one(context: Context, name: str) -> None:
+    value = BY_NAME[name].default
+    with pytest.raises(ConfigError, match=f"^{name} is now advanced.{name}$"):
+        node_with(context, **{name: value})
+
+
+def test_old_name_that_is_set_is_answered_with_the_new_one(context: Context) -> None:
+    node = node_with(context, **{"advanced.max_gap_ms": 50.0})
+    # As the services of the node do it.
+    result = node.set_parameters_atomically([Parameter("max_gap_ms", value=70.0)])
+    assert (result.successful, result.reason) == (False, "max_gap_ms is now advanced.max_gap_ms")
+    assert node.get_parameter("advanced.max_gap_ms").value == 50.0
+    assert node.set_parameters_atomically([Parameter("advanced.max_gap_ms", value=70.0)]).successful
+    assert node.get_parameter("advanced.max_gap_ms").value == 70.0
+
+
+def test_wrong_values_are_named_as_parameters(context: Context) -> None:
+    with pytest.raises(ConfigError, match=r"^advanced.late_refinement is 'never'; choose one of"):
+        node_with(context, **{"advanced.late_refinement": "never"})
+    with pytest.raises(ConfigError, match=r"^cameras is a/b; give each camera a name of its own"):
+        node_with(context, cameras=["a/b"])

@@ -25,13 +25,9 @@ from lowlat_seg_ros.frames import (
     Selection,
     StageTiming,
 )
-from lowlat_seg_ros.images.ledger import Ledger
-from lowlat_seg_ros.ros.reports import (
-    frame_report,
-    refinement_report,
-    stamp_ns,
-    time_message,
-)
+from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.messages import stamp_ns
+from lowlat_seg_ros.ros.messages import MESSAGES
 
 PROVENANCE = Provenance(MaskKind.PROPAGATED, 1_250_000_000, 4, 400.0, True, 2)
 
@@ -39,7 +35,7 @@ PROVENANCE = Provenance(MaskKind.PROPAGATED, 1_250_000_000, 4, 400.0, True, 2)
 def report(**fields: object) -> messages.FrameReport:
     result = Segmentation(np.zeros((2, 2), np.uint8), 0, "", PROVENANCE, StageTiming())
     result = dataclasses.replace(result, **fields)  # type: ignore[arg-type]
-    return frame_report(Header(frame_id="cam"), result, TIMING, LEDGER)
+    return MESSAGES.frame_report(Header(frame_id="cam"), result, TIMING, LEDGER)
 
 
 LEDGER = Ledger(9, 4, 3, 1, 1, 5)
@@ -82,7 +78,9 @@ def test_selection_is_there_once_the_selector_has_run() -> None:
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_refinement(outcome: Outcome) -> None:
-    found = refinement_report(Refinement(1_250_000_000, "cam", 2, outcome, 3.5, 80.0, "no memory"))
+    found = MESSAGES.refinement_report(
+        Refinement(1_250_000_000, "cam", 2, outcome, 3.5, 80.0, "no memory")
+    )
     assert (stamp_ns(found.header.stamp), found.header.frame_id) == (1_250_000_000, "cam")
     assert found.outcome == getattr(messages.KeyFrameRefinement, outcome.value.upper())
     assert found.applied is (outcome in (Outcome.REFINED, Outcome.CARRIED))
@@ -92,4 +90,4 @@ def test_refinement(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("ns", [0, 1, 999_999_999, 1_000_000_000, 1_700_000_000_123_456_789])
 def test_stamps_are_kept_to_the_nanosecond(ns: int) -> None:
-    assert stamp_ns(time_message(ns)) == ns
+    assert stamp_ns(MESSAGES.time(ns)) == ns

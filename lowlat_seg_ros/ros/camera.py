@@ -1,66 +1,86 @@
-"""One camera: its subscription, its topics, and how it fares."""
+"""One camera: its images through the pipeline; and all cameras of the node together."""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
+import numpy as np
 from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.ledger import OnRefinement
-from lowlat_seg_ros.frames import ResetReason
+from lowlat_seg_ros.engine.shared import SharedSlowTrack
+from lowlat_seg_ros.frames import FrameError, NodeTiming, ResetReason, Segmentation
+from lowlat_seg_ros.images import ImageError, Ledger
 from lowlat_seg_ros.labels import ClassTable
-from lowlat_seg_ros.ros.camera_info import topic_beside
+from lowlat_seg_ros.messages import stamp_ns
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.pipeline import Pipeline
 from lowlat_seg_ros.ros.connections import ImageConnection
 from lowlat_seg_ros.ros.diagnostics import StreamState
-from lowlat_seg_ros.ros.doctor import Finding, examine_input
+from lowlat_seg_ros.ros.doctor import examine_input
 from lowlat_seg_ros.ros.executor import OwnThreadGroup
-from lowlat_seg_ros.ros.gaps import SequenceGaps
-from lowlat_seg_ros.ros.monitor import BusyTime, RateMeter, Rates, StreamTimes, since_ms
-from lowlat_seg_ros.ros.outputs import Outputs
+from lowlat_seg_ros.ros.monitor import (
+    BusyTime,
+    RateMeter,
+    SequenceGaps,
+    StreamMonitor,
+    Throttle,
+    since_ms,
+)
+from lowlat_seg_ros.ros.outputs import Outputs, topic_beside
 from lowlat_seg_ros.ros.params import Settings
-from lowlat_seg_ros.ros.pipeline import Pipeline
-from lowlat_seg_ros.ros.transport import TRANSPORTS
+
+#: Message and topic, below the one of raw images, of each ``image_transport``.
+TRANSPORTS = {"raw": (Image, ""), "compressed": (CompressedImage, "/compressed")}
 
 
 class CameraStream:
-    """Masks for the images of one camera; made once, started and stopped as often as wanted.
+    """Masks for the images of one camera; made once, started and stopped as often as needed.
 
     Its callbacks run one at a time, in a group of their own. ``camera`` is its name where there are
-    several, and part of its topics; ``busy`` is that of all.
+    several, and part of its topics; ``busy`` is that of all. It is the sink of its own pipeline.
     """
 
     def __init__(
         self,
         node: Node,
-        engine: Callable[[OnRefinement], Engine],
+        make_engine: Callable[..., Engine],
         table: ClassTable,
         settings: Callable[[], Settings],
-        camera: str = "",
-        *,
+        camera: str,
         busy: BusyTime,
     ) -> None:
         self._node, self._settings, self._camera = node, settings, camera
         self._group = OwnThreadGroup()
-        transport = TRANSPORTS[settings().node.image_transport]
-        image = f"{camera}/image" if camera else "image"
-        self._images = ImageConnection(
-            node, transport.topic(node, image), transport.message, self._on_other_publishers
-        )
         self._gaps = SequenceGaps()
         self._rates, self._busy = RateMeter(time.monotonic()), busy
+        self._monitor = StreamMonitor(self._now_ns)
+        self._log_error = Throttle(node.get_logger().error)
         self._active = False
         self._idle = threading.Lock()  # held by the image callback
-        scaled = settings().node.output_size == "network"
-        info = topic_beside(node.resolve_topic_name(image)) if scaled else ""
+        self._began_ns = 0  # the newest image callback
+
+        config = settings().node
+        image = f"{camera}/image" if camera else "image"
+        resolved = node.resolve_topic_name(image)
+        message, suffix = TRANSPORTS[config.image_transport]
+        # Compressed images are below whatever the raw ones' topic is remapped to.
+        topic = resolved + suffix if suffix else image
+        self._images = ImageConnection(node, topic, message, lambda: self._gaps.restart())
+        at_network_size = config.output_size == "network"
+        info = topic_beside(resolved) if at_network_size else ""
         self._out = Outputs(node, table, camera, camera_info=info)
-        self._engine = engine(self._out.refinement)
-        self._pipeline = Pipeline(node, transport, self._engine, self._out, settings)
+        self._engine = make_engine(on_refinement=self._out.refinement)
+        self._pipeline = Pipeline(self._engine, self, mask_at_network_size=at_network_size)
         name = f"~/{camera}/force_key_frame" if camera else "~/force_key_frame"
         self._service = node.create_service(Trigger, name, self._force_key_frame)
 
@@ -75,9 +95,19 @@ class CameraStream:
         return self._active
 
     def state(self, now_s: float) -> StreamState:
-        """How the stream fares, for diagnostics; rates are since the last call."""
-        ledger, times = self._pipeline.ledger, self._pipeline.monitor.times()
-        rates = self._rates.update(ledger, now_s, self._busy.total_s)
+        """The stream at this moment, for diagnostics; rates are since the last call."""
+        ledger, times = self._pipeline.ledger, self._monitor.times()
+        rates = self._rates.update(ledger, now_s, self._busy.total_ns / 1e9)
+        config = self._settings().node
+        images = dataclasses.replace(
+            self._images.look(),
+            begun=times.since_image_ms is not None,
+            silent_ms=times.silent_ms,
+            timeout_ms=config.camera_timeout_ms,
+            missing=rates.superseded,
+            received=rates.received,
+            busy_share=rates.busy_share,
+        )
         return StreamState(
             self._camera,
             self.topic,
@@ -88,17 +118,17 @@ class CameraStream:
             self._engine.counters,
             self._engine.slow_track(),
             self._engine.threshold,
-            tuple(self._examine(times, rates)),
+            tuple(examine_input(images, config.max_lost_share)),
             tuple(self._out.findings()),
         )
 
     def start(self) -> None:
-        """Subscribe to the images; after a pause the first one starts afresh."""
+        """Subscribe to the images; after a pause the first one is a new key frame."""
         self._gaps = SequenceGaps()
         if self._pipeline.ledger.received:
             self.reset(ResetReason.ACTIVATED)
         self._active = True
-        self._pipeline.monitor.start()
+        self._monitor.start()
         self._images.open(self._on_image, self._group)
 
     def stop(self, timeout_s: float) -> bool:
@@ -114,7 +144,7 @@ class CameraStream:
         return True
 
     def destroy(self, timeout_s: float) -> bool:
-        """Take back the topics and end the engine; False if Sh takes longer than ``timeout_s``.
+        """Remove the topics and close the engine; False if Sh takes longer than ``timeout_s``.
 
         Call it when stopped.
         """
@@ -124,17 +154,70 @@ class CameraStream:
         return ended
 
     def reset(self, reason: ResetReason) -> None:
-        """Make the next frame a fresh key frame."""
+        """Make the next frame a new key frame, with a full mask."""
         self._pipeline.reset(reason)
 
-    def _on_image(self, msg: Any, info: dict[str, Any]) -> None:
-        began_ns, wait_ms = time.perf_counter_ns(), _wait_ms(info)
+    # The pipeline's sink.
+
+    @property
+    def wants_confidence(self) -> bool:
+        return self._out.wants_confidence
+
+    def mask(self, header: Header, mask: np.ndarray, image_size: tuple[int, int]) -> int:
+        self._out.mask(header, mask, image_size)
+        return self._now_ns()
+
+    def details(
+        self,
+        header: Header,
+        image: np.ndarray,
+        result: Segmentation,
+        timing: NodeTiming,
+        ledger: Ledger,
+    ) -> None:
+        config = self._settings().node
+        limit_ms = config.max_processing_time_ms
+        began_ns = self._began_ns
+        self._monitor.published(result.timing, timing, result.deadline, began_ns, limit_ms)
+        self._out.report(header, result, timing, ledger)
+        self._out.pictures(header, image, result, config)
+
+    def _on_image(self, message: Any, info: dict[str, Any]) -> None:
+        began_ns = time.perf_counter_ns()
+        # When it arrived, on the system clock, whatever clock ROS and the camera go by; 0 or
+        # nothing where the middleware does not say.
+        received_ns = info.get("received_timestamp") or 0
+        wait_ms = since_ms(received_ns, time.time_ns()) if received_ns > 0 else 0.0
         with self._idle:
             if self._active:  # else it is as if it had come after the end of the subscription
                 number = info.get("publication_sequence_number")
                 superseded = self._gaps.missing(number, self._images.publishers)
-                self._pipeline.answer(msg, began_ns, wait_ms, superseded)
-        self._busy.add(time.perf_counter_ns() - began_ns)
+                self._answer(message, began_ns, wait_ms, superseded)
+        self._busy.total_ns += time.perf_counter_ns() - began_ns
+
+    def _answer(self, message: Any, began_ns: int, wait_ms: float, superseded: int) -> None:
+        self._began_ns = began_ns
+        self._monitor.image(stamp_ns(message.header.stamp))
+        config = self._settings().engine
+        if config != self._engine.config:  # what changed since the last frame counts from now on
+            self._engine.reconfigure(config)
+        published = self._pipeline.ledger.published
+        try:
+            self._pipeline.answer(message, began_ns, wait_ms, superseded)
+        except ImageError as error:
+            self._complain(error.fault, f"Image rejected: {error}")
+        except Exception as error:
+            # Whatever fails, the node goes on with the next image; this one is accounted for.
+            if not self._node.context.ok():
+                return  # it was shut down meanwhile, so nothing could be published
+            unanswered = self._pipeline.ledger.published == published
+            what = "No mask for an image" if unanswered else "Failed after the mask was out"
+            expected = isinstance(error, FrameError)
+            text = str(error) if expected else "".join(traceback.format_exception(error))
+            self._complain(type(error), f"{what}: {text}")
+
+    def _complain(self, kind: Hashable, text: str) -> None:
+        self._log_error(kind, text, self._settings().node.log_throttle_s)
 
     def _force_key_frame(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         if not self._active:
@@ -144,25 +227,70 @@ class CameraStream:
         answer.success, answer.message = True, "the next frame becomes the key frame"
         return answer
 
-    def _on_other_publishers(self) -> None:
-        self._gaps.restart()
+    def _now_ns(self) -> int:
+        return self._node.get_clock().now().nanoseconds
 
-    def _examine(self, times: StreamTimes, rates: Rates) -> list[Finding]:
-        config = self._settings().node
-        state = dataclasses.replace(
-            self._images.look(),
-            begun=times.since_image_ms is not None,
-            silent_ms=times.silent_ms,
-            timeout_ms=config.camera_timeout_ms,
-            missing=rates.superseded,
-            received=rates.received,
-            busy_share=rates.busy_share,
+
+class Cameras:
+    """All camera streams of a node; made, started, stopped and closed together.
+
+    Each has an engine of its own, so that nothing of one scene gets into another. They share the
+    weights, the slow track, and the one thread of the executor, in which the frame that has waited
+    longest is next: two frames at a time would share the same cores, and both would be late. So
+    activations are in memory once, too.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        segmenter: Segmenter,
+        threshold: float,
+        table: ClassTable,
+        settings: Callable[[], Settings],
+    ) -> None:
+        config = settings().engine
+        self._slow_track = SharedSlowTrack(config)
+        self._cameras: list[CameraStream] = []
+        make_engine = partial(
+            Engine, segmenter, config, threshold=threshold, slow_track=self._slow_track.lane
         )
-        return examine_input(state, config.max_lost_share)
+        busy = BusyTime()
+        try:
+            for name in settings().node.cameras or [""]:
+                self._cameras.append(CameraStream(node, make_engine, table, settings, name, busy))
+        except BaseException:
+            self.close(0.0)
+            raise
 
+    @property
+    def topics(self) -> list[str]:
+        """Full names of the image topics."""
+        return [camera.topic for camera in self._cameras]
 
-def _wait_ms(info: dict[str, Any]) -> float:
-    """How long ago the image behind a callback arrived, 0 where the middleware does not say."""
-    # Of the system clock, whatever clock ROS and the camera go by.
-    received_ns = info.get("received_timestamp") or 0
-    return since_ms(received_ns, time.time_ns()) if received_ns > 0 else 0.0
+    def start(self) -> None:
+        """Subscribe to all; if one cannot be subscribed to, to none."""
+        try:
+            for camera in self._cameras:
+                camera.start()
+        except BaseException:
+            self.stop(0.0)
+            raise
+
+    def stop(self, timeout_s: float) -> bool:
+        """Unsubscribe; False if the frame being worked on takes longer than ``timeout_s``."""
+        return all([camera.stop(timeout_s) for camera in self._cameras])  # noqa: C419 - stop each
+
+    def close(self, timeout_s: float) -> bool:
+        """Stop for good; False if the frame or Sh takes longer than ``timeout_s``."""
+        ended = [self.stop(timeout_s), self._slow_track.close(timeout_s)]
+        ended += [camera.destroy(timeout_s) for camera in self._cameras]
+        return all(ended)
+
+    def reset(self, reason: ResetReason) -> None:
+        """Make the next frame of each camera a new key frame."""
+        for camera in self._cameras:
+            camera.reset(reason)
+
+    def states(self, now_s: float) -> list[StreamState]:
+        """Each stream that answers images; see :meth:`CameraStream.state`."""
+        return [camera.state(now_s) for camera in self._cameras if camera.active]

@@ -1,12 +1,14 @@
-"""Who is at the other end of the node's topics, and what the middleware says of them."""
+"""The node's topics: their quality of service, who is at the other end, and what is lost."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.duration import Duration
 from rclpy.event_handler import (
     PublisherEventCallbacks,
     SubscriptionEventCallbacks,
@@ -14,22 +16,62 @@ from rclpy.event_handler import (
 )
 from rclpy.node import Node
 from rclpy.qos import (
-    DurabilityPolicy,
-    QoSCompatibility,
+    QoSDurabilityPolicy,
+    QoSHistoryPolicy,
+    QoSLivelinessPolicy,
+    QoSPolicyKind,
     QoSProfile,
-    ReliabilityPolicy,
-    qos_check_compatible,
+    QoSReliabilityPolicy,
     qos_policy_name_from_kind,
 )
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 
-from lowlat_seg_ros.ros import qos
 from lowlat_seg_ros.ros.doctor import End, Input, Output, fix
 from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES
 
+#: Seconds from which on a duration stands for "infinite": Fast DDS has 2^31 - 1, rmw 2^63 - 1 ns.
+INFINITE_S = 2**31 - 1
+
+_OVERRIDABLE = (
+    QoSPolicyKind.HISTORY,
+    QoSPolicyKind.DEPTH,
+    QoSPolicyKind.RELIABILITY,
+    QoSPolicyKind.DURABILITY,
+)
+
+
+def image_qos() -> QoSProfile:
+    """Cameras: only the newest image counts, and no camera is held up (SensorData, REP-2003).
+
+    A new profile each time, as rclpy writes overrides into the one that it is given.
+    """
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST, depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT
+    )
+
+
+def output_qos(depth: int = 10) -> QoSProfile:
+    """Outputs are reliable, so that reliable and best-effort subscribers both match (REP-2003)."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST, depth=depth, reliability=QoSReliabilityPolicy.RELIABLE
+    )
+
+
+def latched_qos() -> QoSProfile:
+    """For what never changes: whoever subscribes later gets the newest message at once."""
+    profile = output_qos(depth=1)
+    profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
+    return profile
+
+
+def overridable_qos() -> QoSOverridingOptions:
+    """Parameters ``qos_overrides.<topic>.<publisher|subscription>.<policy>`` change a topic."""
+    return QoSOverridingOptions(_OVERRIDABLE)
+
 
 class ImageConnection:
-    """The subscription of a camera's images, made and destroyed as often as wanted.
+    """The subscription to a camera's images, opened and closed as often as the node is activated.
 
     ``changed`` is called, in the subscription's group, when a publisher that fits came or went,
     other than the first one that comes.
@@ -50,16 +92,21 @@ class ImageConnection:
         """How many publishers of images fit; of any kind, where the middleware does not say."""
         if self._matched is not None:
             return self._matched
-        # Asked of the node: the subscription may be destroyed by another thread meanwhile.
+        # The node is asked, as another thread may destroy the subscription meanwhile.
         return self._node.count_publishers(self.topic)
 
     def open(self, callback: Callable[..., None], group: CallbackGroup) -> None:
         """Subscribe; ``callback`` takes a message and its info."""
         self._matched = None
+        events = {
+            "incompatible_qos": self._on_incompatible,
+            "message_lost": self._on_lost,
+            "matched": self._on_matched,
+        }
         try:
-            self._subscription = self._subscribe(callback, group, self._all_events())
+            self._subscription = self._subscribe(callback, group, events)
         except UnsupportedEventTypeError:
-            only = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible)
+            only = {"incompatible_qos": self._on_incompatible}
             self._subscription = self._subscribe(callback, group, only)
 
     def close(self) -> None:
@@ -72,35 +119,30 @@ class ImageConnection:
         """What the graph and the events say now; ``lost`` is since the last look."""
         subscription, total = self._subscription, self._lost
         lost, self._lost_before = total - self._lost_before, total
-        asked = qos.image() if subscription is None else subscription.qos_profile
+        asked = image_qos() if subscription is None else subscription.qos_profile
         infos = self._node.get_publishers_info_by_topic(self.topic)
-        ends = tuple(End(full_name(i), i.topic_type, misfit(i.qos_profile, asked)) for i in infos)
+        clock = self._node.get_clock()
         return Input(
             self.topic,
             self._kind,
-            ends,
-            others=() if ends else self._others(),
+            tuple(End(full_name(i), i.topic_type, misfit(i.qos_profile, asked)) for i in infos),
+            others=() if infos else self._others(),
             lost=lost,
             profile=_has_profile(),
-            clock_waits=self._clock_waits(),
+            clock_waits=bool(clock.ros_time_is_active) and clock.now().nanoseconds == 0,
         )
 
-    def _subscribe(self, callback: Callable[..., None], group: CallbackGroup, events: Any) -> Any:
+    def _subscribe(
+        self, callback: Callable[..., None], group: CallbackGroup, events: dict[str, Any]
+    ) -> Any:
         return self._node.create_subscription(
             self._message,
             self._relative,
             callback,
-            qos.image(),
+            image_qos(),
             callback_group=group,
-            event_callbacks=events,
-            qos_overriding_options=qos.overridable(),
-        )
-
-    def _all_events(self) -> SubscriptionEventCallbacks:
-        return SubscriptionEventCallbacks(
-            incompatible_qos=self._on_incompatible,
-            message_lost=self._on_lost,
-            matched=self._on_matched,
+            event_callbacks=SubscriptionEventCallbacks(**events),
+            qos_overriding_options=overridable_qos(),
         )
 
     def _on_incompatible(self, event: Any) -> None:
@@ -125,10 +167,6 @@ class ImageConnection:
         names = (name for name, kinds in found if self._kind in kinds and not name.startswith(own))
         return tuple(sorted(name for name in names if self._node.count_publishers(name)))
 
-    def _clock_waits(self) -> bool:
-        clock = self._node.get_clock()
-        return bool(clock.ros_time_is_active) and clock.now().nanoseconds == 0
-
 
 class OutputConnection:
     """A publisher of the node, and whoever subscribes to it."""
@@ -142,11 +180,11 @@ class OutputConnection:
             name,
             profile,
             event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_incompatible),
-            qos_overriding_options=qos.overridable(),
+            qos_overriding_options=overridable_qos(),
         )
 
     @property
-    def wanted(self) -> bool:
+    def has_subscribers(self) -> bool:
         """Whether somebody subscribes who fits."""
         return bool(self.publisher.get_subscription_count() > 0)
 
@@ -160,7 +198,7 @@ class OutputConnection:
         return Output(self._topic, self._kind, tuple(ends))
 
     def destroy(self) -> None:
-        """Take back the topic."""
+        """Remove the topic."""
         self._node.destroy_publisher(self.publisher)
 
     def _on_incompatible(self, event: Any) -> None:
@@ -189,20 +227,33 @@ def full_name(info: Any) -> str:
 
 
 def misfit(offered: QoSProfile, asked: QoSProfile) -> str:
-    """The policy in which a publisher offers less than is asked for; empty if none."""
-    best_effort = offered.reliability == ReliabilityPolicy.BEST_EFFORT
-    if best_effort and asked.reliability == ReliabilityPolicy.RELIABLE:
+    """The policy in which a publisher offers less than a subscriber asks for; empty if none.
+
+    By the rules of DDS (requested against offered QoS, DDS 1.4, 2.2.3); a policy that an endpoint
+    leaves to the middleware fits. rclpy's own ``qos_check_compatible`` takes the graph's infinite
+    durations for limits that a profile without any does not fulfil.
+    """
+    reliability, durability = QoSReliabilityPolicy, QoSDurabilityPolicy
+    manual = QoSLivelinessPolicy.MANUAL_BY_TOPIC
+    if (offered.reliability, asked.reliability) == (reliability.BEST_EFFORT, reliability.RELIABLE):
         return "reliability"
-    volatile = offered.durability == DurabilityPolicy.VOLATILE
-    if volatile and asked.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+    if (offered.durability, asked.durability) == (durability.VOLATILE, durability.TRANSIENT_LOCAL):
         return "durability"
-    compatible, reason = qos_check_compatible(offered, asked)
-    if compatible != QoSCompatibility.ERROR:
-        return ""
-    return "deadline" if "deadline" in reason.lower() else "liveliness"
+    if _limit_ns(offered.deadline) > _limit_ns(asked.deadline):
+        return "deadline"
+    automatic = (offered.liveliness, asked.liveliness) == (QoSLivelinessPolicy.AUTOMATIC, manual)
+    lease = offered.liveliness_lease_duration, asked.liveliness_lease_duration
+    return "liveliness" if automatic or _limit_ns(lease[0]) > _limit_ns(lease[1]) else ""
+
+
+def _limit_ns(duration: Duration) -> float:
+    """A duration in ns; infinite where it is not set, which is 0, or stands for infinite."""
+    ns = duration.nanoseconds
+    return float(ns) if 0 < ns < INFINITE_S * 1_000_000_000 else math.inf
 
 
 def _has_profile() -> bool | None:
+    """Whether there is a Fast DDS profile; None where the middleware is another."""
     if not get_rmw_implementation_identifier().startswith("rmw_fastrtps"):
         return None
     return any(os.environ.get(name) for name in PROFILE_VARIABLES)

@@ -5,7 +5,6 @@ Key names follow Autoware's newest style (processing_time_ms, output_latency_ms,
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,11 +16,11 @@ from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.engine.latency import Percentiles
 from lowlat_seg_ros.engine.worker import SlowTrackState
 from lowlat_seg_ros.frames import Counters, Deadline
-from lowlat_seg_ros.images.ledger import Ledger
+from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.ros.doctor import Finding, Severity
+from lowlat_seg_ros.ros.messages import MESSAGES
 from lowlat_seg_ros.ros.monitor import Rates, StreamTimes
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
-from lowlat_seg_ros.ros.reports import time_message
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -53,7 +52,7 @@ def diagnostics(
 ) -> DiagnosticArray:
     """One message with all of the node's states, stamped ``now_ns`` of the node's clock."""
     array = DiagnosticArray()
-    array.header.stamp = time_message(now_ns)
+    array.header.stamp = MESSAGES.time(now_ns)
     array.status = statuses
     for status in statuses:
         status.name = f"{node_name}: {status.name}"
@@ -166,12 +165,13 @@ def slow_track_status(
     state: SlowTrackState, counters: Counters, config: NodeConfig
 ) -> DiagnosticStatus:
     """Whether exact features arrive."""
-    values: Values = {f"slow_track_{name}": v for name, v in dataclasses.asdict(state).items()}
-    values |= dataclasses.asdict(counters)
+    values: Values = {f"slow_track_{name}": v for name, v in vars(state).items()}
+    values |= vars(counters)
     level, text = OK, "the slow track works"
     if 0 < config.max_refinement_ms < state.running_ms:
         took = f"Sh has been at work on one key frame for {state.running_ms:.0f} ms"
-        level, text = WARN, f"{took}; give it a larger slow_track_min_share or more threads"
+        fix = "set a larger advanced.slow_track_min_share or advanced.slow_track_threads"
+        level, text = WARN, f"{took}; {fix}"
     if state.last_error:
         level, text = WARN, state.last_error
     if not state.alive:
@@ -206,7 +206,7 @@ def ledger_status(ledger: Ledger, rates: Rates, config: NodeConfig) -> Diagnosti
     if rates.refused:
         text = f"{rates.refused} images since the last message gave no mask; see log"
         level = ERROR if rates.refused > config.max_refused_share * rates.received else WARN
-    return _status("ledger", level, text, dataclasses.asdict(ledger))
+    return _status("ledger", level, text, {**vars(ledger)})
 
 
 def connections_status(findings: Sequence[Finding]) -> DiagnosticStatus:

@@ -1,4 +1,4 @@
-"""The QoS doctor: why a camera's images do not come or go missing, and what mends it.
+"""The QoS doctor: why a camera's images do not come or go missing, and what fixes it.
 
 Everything here is a function of what :mod:`connections` has seen; nothing knows the middleware.
 """
@@ -27,7 +27,7 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence that says what is wrong and what mends it."""
+    """A sentence that says what is wrong and what fixes it."""
 
     severity: Severity
     text: str
@@ -46,31 +46,21 @@ class End:
 
 @dataclass(frozen=True)
 class Input:
-    """A camera's topic at one moment.
-
-    ``kind`` is the type of message that is asked for; ``others`` are the topics that have it.
-    ``begun``: whether an image has come yet. ``silent_ms`` is the time since the newest one, or
-    before the first since the start, and ``timeout_ms`` how long that may be (0 for ever). ``lost``
-    are the images that the middleware said it lost,
-    ``missing`` those that the publisher's numbers lack and ``received`` those that came, since the
-    last look. ``busy_share`` is the share of that time in which frames were made. ``profile``:
-    whether this process has a Fast DDS profile, None where the middleware is another.
-    ``clock_waits``: simulated time is asked for and has not begun.
-    """
+    """A camera's topic at one moment; counts are since the last look."""
 
     topic: str
-    kind: str
+    kind: str  # type of message that the node asks for
     ends: tuple[End, ...] = ()
-    others: tuple[str, ...] = ()
-    begun: bool = False
-    silent_ms: float = 0.0
-    timeout_ms: float = 0.0
-    lost: int = 0
-    missing: int = 0
+    others: tuple[str, ...] = ()  # other topics of that type
+    begun: bool = False  # an image has come
+    silent_ms: float = 0.0  # since the newest image, or since the start before the first
+    timeout_ms: float = 0.0  # how long that may be, 0 for ever
+    lost: int = 0  # images that the middleware said it lost
+    missing: int = 0  # images that the publisher's sequence numbers lack
     received: int = 0
-    busy_share: float = 0.0
-    profile: bool | None = None
-    clock_waits: bool = False
+    busy_share: float = 0.0  # of the time, in which frames were segmented
+    profile: bool | None = None  # there is a Fast DDS profile; None for other middleware
+    clock_waits: bool = False  # use_sim_time is set and /clock has not begun
 
 
 @dataclass(frozen=True)
@@ -97,20 +87,21 @@ def examine_input(state: Input, max_lost_share: float) -> list[Finding]:
         findings.append(Finding(silence, _nobody(state)))
     elif fitting and (overdue or not state.begun):
         findings.append(Finding(silence, _silence(state, len(fitting))))
+    sent = state.missing + state.received
     if state.lost:
         text = f"the middleware lost {state.lost} images on {state.topic}; {_room(state)}"
         findings.append(Finding(Severity.WARN, text))
-    elif state.busy_share < BUSY_SHARE and _share(state) > max_lost_share:
+    elif state.busy_share < BUSY_SHARE and state.missing > max_lost_share * sent:
         text = (
-            f"{state.missing} of {state.missing + state.received} images on {state.topic} never "
-            f"came, though this node had time for them; {_room(state)}"
+            f"{state.missing} of {sent} images on {state.topic} never came, though this node had "
+            f"time for them; {_room(state)}"
         )
         findings.append(Finding(Severity.WARN, text))
     return sorted(findings, key=lambda finding: -finding.severity)
 
 
 def examine_output(state: Output) -> list[Finding]:
-    """Who subscribes to one of the node's topics and receives nothing, and what mends it."""
+    """Who subscribes to one of the node's topics and receives nothing, and what fixes it."""
     return [
         Finding(
             Severity.WARN,
@@ -124,31 +115,28 @@ def examine_output(state: Output) -> list[Finding]:
 
 def fix(topic: str, side: str, policy: str) -> str:
     """How to make the ``side`` (publisher or subscription) of ``topic`` fit in a policy."""
-    wanted = {
+    value = {
         ("subscription", "reliability"): "best_effort",
         ("subscription", "durability"): "volatile",
         ("publisher", "reliability"): "reliable",
         ("publisher", "durability"): "transient_local",
     }.get((side, policy))
-    if wanted is None:
+    if value is None:
         return f"give both ends the same {policy}"
-    return f"set the parameter qos_overrides.{topic}.{side}.{policy} to {wanted}"
+    return f"set the parameter qos_overrides.{topic}.{side}.{policy} to {value}"
 
 
 def _misfit(state: Input, end: End) -> str:
+    transport = {COMPRESSED: "compressed", RAW: "raw"}.get(end.kind)
     if end.kind != state.kind:
-        return f"{end.node} sends {end.kind} on {state.topic}, not {state.kind}; {_way(end)}"
+        way = "remap image to a camera's topic"
+        if transport:
+            way = f"set the parameter image_transport to {transport}, and remap image accordingly"
+        return f"{end.node} sends {end.kind} on {state.topic}, not {state.kind}; {way}"
     return (
         f"{end.node} offers less {end.policy} on {state.topic} than this node asks for, so none of "
         f"its images comes; {fix(state.topic, 'subscription', end.policy)}"
     )
-
-
-def _way(end: End) -> str:
-    ways = {COMPRESSED: "compressed", RAW: "raw"}
-    if end.kind in ways:
-        return f"set the parameter image_transport to {ways[end.kind]}, and remap image accordingly"
-    return "remap image to a camera's topic"
 
 
 def _nobody(state: Input) -> str:
@@ -179,7 +167,3 @@ def _room(state: Input) -> str:
     if state.profile:
         return f"start the camera with {_PROFILE} as well (FASTRTPS_DEFAULT_PROFILES_FILE)"
     return f"set FASTRTPS_DEFAULT_PROFILES_FILE to {_PROFILE} for this node and for the camera"
-
-
-def _share(state: Input) -> float:
-    return state.missing / max(state.missing + state.received, 1)

@@ -1,4 +1,4 @@
-"""rclpy's lifecycle node, with failures that are told and end no process."""
+"""rclpy's lifecycle node, with failures that are logged and end no process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 
 class ManagedNode(LifecycleNode, ABC):
-    """Takes the steps :meth:`configure`, :meth:`activate`, ... when the transitions are asked for.
+    """Takes the steps :meth:`configure`, :meth:`activate`, ... when their transitions are called.
 
     A step that raises one of ``expected`` (what a user can have got wrong, so that the message says
     all) leaves the node in the state before it. Any other exception is a fault: it is logged with
@@ -22,8 +22,9 @@ class ManagedNode(LifecycleNode, ABC):
 
     expected: tuple[type[Exception], ...] = ()
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, **options: Any) -> None:
+        """``options``: those of :class:`rclpy.node.Node`."""
+        super().__init__(name, **options)
         self._problem = ""
         # rclpy lets the error of a transition that there is not end the executor, so the process.
         service = self._service_change_state
@@ -108,7 +109,7 @@ class ManagedNode(LifecycleNode, ABC):
         try:
             return change(request, response)
         except rclpy_implementation.RCLError:
-            wanted = request.transition.label or request.transition.id
-            self.get_logger().warning(f"There is no transition {wanted} from the state {before}")
+            asked = request.transition.label or request.transition.id
+            self.get_logger().warning(f"There is no transition {asked} from the state {before}")
             response.success = False
             return response

@@ -1,13 +1,18 @@
-"""What is remembered of a camera stream, to tell how it fares."""
+"""What is remembered of a camera stream: times, rates, lost images, and what was logged already."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from lowlat_seg_ros.engine.latency import Percentiles, PercentileTracker
 from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
-from lowlat_seg_ros.images.ledger import Ledger
+from lowlat_seg_ros.images import Ledger
+
+#: What the middleware gives as sequence number if it has none (rmw/types.h).
+NO_SEQUENCE_NUMBER = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -32,29 +37,11 @@ class StreamTimes:
     age_ms: Percentiles = field(default_factory=Percentiles)
 
 
-@dataclass(frozen=True)
-class _Published:
-    at_ns: int
-    stages: StageTiming
-    timing: NodeTiming
-    deadline: Deadline
-    delayed_ms: float
-
-
+@dataclass
 class BusyTime:
-    """How long images have been worked on, of all cameras: they share a thread, which writes it."""
+    """How long images of all cameras have been worked on; their one thread writes it."""
 
-    def __init__(self) -> None:
-        self._total_ns = 0
-
-    @property
-    def total_s(self) -> float:
-        """Seconds in all."""
-        return self._total_ns / 1e9
-
-    def add(self, ns: int) -> None:
-        """An image took so long."""
-        self._total_ns += ns
+    total_ns: int = 0
 
 
 class StreamMonitor:
@@ -65,7 +52,8 @@ class StreamMonitor:
         self._processing, self._age = PercentileTracker(), PercentileTracker()
         self._started_ns = ros_now_ns()
         self._image: tuple[int, int] | None = None  # stamp, and when it came in
-        self._published: _Published | None = None
+        # When the newest mask went out, and its times.
+        self._published: tuple[int, StreamTimes] | None = None
         self._late_since_ns: int | None = None  # monotonic
 
     def start(self) -> None:
@@ -93,33 +81,26 @@ class StreamMonitor:
             self._late_since_ns = None
         late_ms = (began_ns - self._late_since_ns) / 1e6 if self._late_since_ns else 0.0
         delayed_ms = late_ms + timing.processing_ms if self._late_since_ns else 0.0
-        self._published = _Published(self._ros_now_ns(), stages, timing, deadline, delayed_ms)
+        newest = StreamTimes(delayed_ms=delayed_ms, stages=stages, timing=timing, deadline=deadline)
+        self._published = self._ros_now_ns(), newest
 
     def times(self) -> StreamTimes:
         """How things stand now."""
         now, image, published = self._ros_now_ns(), self._image, self._published
-        summaries = {
-            "processing_ms": self._processing.percentiles(),
-            "age_ms": self._age.percentiles(),
-        }
+        processing_ms, age_ms = self._processing.percentiles(), self._age.percentiles()
         if image is None:
-            return StreamTimes(silent_ms=since_ms(self._started_ns, now), **summaries)
+            silent_ms = since_ms(self._started_ns, now)
+            return StreamTimes(silent_ms=silent_ms, processing_ms=processing_ms, age_ms=age_ms)
+        at_ns, newest = published or (now, StreamTimes())
         silent_ms = since_ms(image[1], now)
-        ages = {
-            "image_age_ms": since_ms(image[0], now),
-            "since_image_ms": silent_ms,
-            "silent_ms": silent_ms,
-        }
-        if published is None:
-            return StreamTimes(**ages, **summaries)
-        return StreamTimes(
-            **ages,
-            since_publish_ms=since_ms(published.at_ns, now),
-            delayed_ms=published.delayed_ms,
-            stages=published.stages,
-            timing=published.timing,
-            deadline=published.deadline,
-            **summaries,
+        return dataclasses.replace(
+            newest,
+            image_age_ms=since_ms(image[0], now),
+            since_image_ms=silent_ms,
+            since_publish_ms=since_ms(at_ns, now) if published else None,
+            silent_ms=silent_ms,
+            processing_ms=processing_ms,
+            age_ms=age_ms,
         )
 
 
@@ -165,3 +146,53 @@ class RateMeter:
 def since_ms(then_ns: int, now_ns: int) -> float:
     """Milliseconds between two times of the ROS clock; 0 if it was set back in between."""
     return max(now_ns - then_ns, 0) / 1e6
+
+
+class SequenceGaps:
+    """Counts messages that a publisher sent and that never arrived, from its sequence numbers.
+
+    rclpy does not say which publisher sent a message, so gaps are counted only while there is one;
+    where a number does not rise, the publisher has started again. So the count is a lower bound.
+    """
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._left_over = False
+
+    def restart(self) -> None:
+        """The publishers changed: the next message may be left over from one that is gone."""
+        self._last, self._left_over = None, True
+
+    def missing(self, number: int | None, publishers: int) -> int:
+        """How many messages are missing before the one with this ``number``."""
+        if number is None or number == NO_SEQUENCE_NUMBER or publishers != 1:
+            self.restart()
+            return 0
+        if self._left_over:
+            self._left_over = False
+            return 0
+        last, self._last = self._last, number
+        return number - last - 1 if last is not None and number > last else 0
+
+
+class Throttle:
+    """Passes on the first text of a kind, and then at most one every ``period_s`` seconds.
+
+    Kinds must be few (enum members, exception types), since each is remembered.
+    """
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self._write = write
+        self._clock = clock
+        self._last: dict[Hashable, float] = {}
+        self._left_out: dict[Hashable, int] = {}
+
+    def __call__(self, kind: Hashable, text: str, period_s: float) -> None:
+        """Write ``text``, unless one of its ``kind`` was written less than ``period_s`` ago."""
+        now = self._clock()
+        if kind in self._last and now - self._last[kind] < period_s:
+            self._left_out[kind] = self._left_out.get(kind, 0) + 1
+            return
+        left_out = self._left_out.pop(kind, 0)
+        self._last[kind] = now
+        self._write(text + (f" ({left_out} more like this since)" if left_out else ""))

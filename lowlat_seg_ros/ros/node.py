@@ -6,30 +6,45 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import rclpy
+import torch
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.context import Context
 from rclpy.duration import Duration
 from rclpy.exceptions import NotInitializedException, ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.logging import get_logger
+from rclpy.parameter import Parameter
 from rclpy.qos_overriding_options import InvalidQosOverridesError
 
 from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError, name_of
+from lowlat_seg_ros.engine.budget import Budget, measure
+from lowlat_seg_ros.engine.device import apart
 from lowlat_seg_ros.engine.memory import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.frames import FrameError, ResetReason
-from lowlat_seg_ros.network.checkpoint import CheckpointError
-from lowlat_seg_ros.ros import qos
+from lowlat_seg_ros.labels import ClassTable
+from lowlat_seg_ros.network import digest, inference
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header
+from lowlat_seg_ros.network.device import resolve_device
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.ros.camera import Cameras
+from lowlat_seg_ros.ros.connections import output_qos, overridable_qos
 from lowlat_seg_ros.ros.diagnostics import camera_statuses, diagnostics, lifecycle_status
 from lowlat_seg_ros.ros.executor import OwnThreadExecutor
 from lowlat_seg_ros.ros.lifecycle import ManagedNode
-from lowlat_seg_ros.ros.model import load_model
-from lowlat_seg_ros.ros.params import SettingsParameters, unknown_parameters
-from lowlat_seg_ros.ros.rig import Rig
+from lowlat_seg_ros.ros.params import Settings, SettingsParameters, moved
+
+NODE_NAME = "segmentation_node"
 
 #: How long a frame, and then Sh, may take to end when the process is stopped.
 STOP_TIMEOUT_S = 2.0
@@ -44,14 +59,61 @@ START_ERRORS = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Weights in memory, where they came from and what they cost here."""
+
+    segmenter: Segmenter
+    header: Header
+    table: ClassTable
+    device: torch.device
+    path: Path
+    sha256: str
+    budget: Budget
+
+
+def load_model(settings: Settings) -> Model:
+    """Check the hash, load, and run every stage at the expected size, which takes seconds.
+
+    Raises ``CheckpointError`` for the file or its hash, ``ConfigError`` for the device.
+    """
+    node = settings.node
+    path = Path(os.path.expanduser(node.checkpoint) or DEFAULT_CHECKPOINT)
+    device = resolve_device(node.device)
+    sha256 = digest.verify(path, node.checkpoint_sha256)
+    segmenter, header = inference.load(path, device, settings.engine.precision)
+    table = ClassTable(path.stem, header.classes, header.colours)
+    budget = measure(segmenter, settings.engine, (node.expected_height, node.expected_width))
+    return Model(segmenter, header, table, device, path, sha256, budget)
+
+
 class SegmentationNode(ManagedNode):
-    """Loads the network when it is configured, and segments images while it is active."""
+    """Loads the network when it is configured, and segments images while it is active.
+
+    Several may run in one process and with one :class:`OwnThreadExecutor`.
+    """
 
     expected = START_ERRORS
 
-    def __init__(self) -> None:
-        """Declare the parameters; raises rclpy's exceptions and ``ConfigError`` for wrong ones."""
-        super().__init__("segmentation_node")
+    def __init__(
+        self,
+        *,
+        node_name: str = NODE_NAME,
+        namespace: str | None = None,
+        parameter_overrides: Sequence[Parameter] = (),
+        context: Context | None = None,
+    ) -> None:
+        """Declare the parameters; raises rclpy's exceptions and ``ConfigError`` for wrong ones.
+
+        The arguments are those of :class:`rclpy.node.Node`; what the process was started with
+        (``--ros-args``) holds as well.
+        """
+        super().__init__(
+            node_name,
+            namespace=namespace,
+            parameter_overrides=list(parameter_overrides),
+            context=context,
+        )
         self._settings = SettingsParameters(self)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(
@@ -62,10 +124,11 @@ class SegmentationNode(ManagedNode):
         self._diagnostics = self.create_publisher(
             DiagnosticArray,
             "/diagnostics",
-            qos.output(),
-            qos_overriding_options=qos.overridable(),
+            output_qos(),
+            qos_overriding_options=overridable_qos(),
         )
-        self._rig: Rig | None = None  # from configure to cleanup
+        self._model: Model | None = None  # these two from configure to cleanup
+        self._cameras: Cameras | None = None
         self._start_timer()
 
     @property
@@ -73,15 +136,26 @@ class SegmentationNode(ManagedNode):
         """Whether the process configures and activates the node by itself."""
         return self._settings.current.node.autostart
 
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As rclpy does it, which services call; an old name is answered with the new one."""
+        if where := moved(parameter.name for parameter in parameter_list):
+            return SetParametersResult(successful=False, reason=where)
+        return super().set_parameters_atomically(parameter_list)
+
     def configure(self) -> None:
         """Load, warm up and measure; raises ``CheckpointError`` and ``ConfigError``."""
         settings = self._settings.current
-        model = load_model(settings)
-        self._rig = Rig(self, model, lambda: self._settings.current)
+        # In a thread that ends, since OpenMP keeps a team of threads for each that uses PyTorch.
+        model = apart(partial(load_model, settings))
+        self._cameras = Cameras(
+            self, model.segmenter, model.header.threshold, model.table,
+            lambda: self._settings.current,
+        )  # fmt: skip
+        self._model = model
         self._settings.fixed = True
         self._start_timer()  # its period may be another
         threshold = effective_threshold(model.header.threshold, settings.engine)
-        budget, cameras = model.budget, len(self._rig.topics)
+        budget, cameras = model.budget, len(self._cameras.topics)
         self.get_logger().info(
             f"lowlat_seg_ros {__version__}: {name_of(model.header.network)} with "
             f"{len(model.table)} classes on {model.device}, from {model.path} (SHA-256 "
@@ -95,16 +169,16 @@ class SegmentationNode(ManagedNode):
 
     def activate(self) -> None:
         """Subscribe to the cameras."""
-        assert self._rig is not None
-        self._rig.start()
-        for sentence in unknown_parameters(self):
+        assert self._cameras is not None
+        self._cameras.start()
+        for sentence in self._settings.unknown():
             self.get_logger().warning(f"Parameters: {sentence}")
-        self.get_logger().info(f"Waiting for images on {', '.join(self._rig.topics)}")
+        self.get_logger().info(f"Waiting for images on {', '.join(self._cameras.topics)}")
 
     def deactivate(self) -> None:
-        """Stop listening; raises ``TimeoutError`` if the frame being worked on does not end."""
-        assert self._rig is not None
-        if not self._rig.stop(TRANSITION_TIMEOUT_S):
+        """Unsubscribe; raises ``TimeoutError`` if the frame being worked on does not end."""
+        assert self._cameras is not None
+        if not self._cameras.stop(TRANSITION_TIMEOUT_S):
             raise TimeoutError(f"the frame does not end within {TRANSITION_TIMEOUT_S:g} s")
         self.get_logger().info("Images are no longer listened to")
 
@@ -116,12 +190,12 @@ class SegmentationNode(ManagedNode):
 
     def release(self, timeout_s: float = TRANSITION_TIMEOUT_S) -> bool:
         """Forget all that :meth:`configure` made; False if the frame or Sh does not end in time."""
-        rig, self._rig = self._rig, None
+        cameras, self._cameras, self._model = self._cameras, None, None
         self._settings.fixed = False
-        if rig is None:
+        if cameras is None:
             return True
-        ended = rig.close(timeout_s)
-        del rig
+        ended = cameras.close(timeout_s)
+        del cameras  # and with it the network, whose memory is then given back
         release_unused()
         return ended
 
@@ -136,21 +210,22 @@ class SegmentationNode(ManagedNode):
         )
 
     def _on_time_jump(self, jump: TimeJump) -> None:
-        if self._rig is not None:
-            self._rig.reset(ResetReason.TIME_JUMPED_BACK)
+        if self._cameras is not None:
+            self._cameras.reset(ResetReason.TIME_JUMPED_BACK)
         self.get_logger().warning(
-            f"ROS time jumped by {jump.delta.nanoseconds / 1e9:.3f} s; the next frame starts afresh"
+            f"ROS time jumped by {jump.delta.nanoseconds / 1e9:.3f} s; the next frame is a new key "
+            "frame"
         )
 
     def _publish_diagnostics(self) -> None:
         now_ns, settings = self.get_clock().now().nanoseconds, self._settings.current
-        rig, device = self._rig, settings.node.device
-        if rig is None:
-            statuses = [lifecycle_status(self.state, self.problem)]
+        model, cameras = self._model, self._cameras
+        if model is None or cameras is None:
+            device, statuses = settings.node.device, [lifecycle_status(self.state, self.problem)]
         else:
-            device, budget = str(rig.model.device), rig.model.budget
-            statuses = [lifecycle_status(self.state, self.problem, budget, len(rig.topics))]
-            for state in rig.states(time.monotonic()):
+            device, count = str(model.device), len(cameras.topics)
+            statuses = [lifecycle_status(self.state, self.problem, model.budget, count)]
+            for state in cameras.states(time.monotonic()):
                 statuses += camera_statuses(state, settings)
         name = self.get_fully_qualified_name().lstrip("/")
         self._diagnostics.publish(diagnostics(name, device, now_ns, statuses))
@@ -170,12 +245,14 @@ def main(args: list[str] | None = None) -> int:
 def _run() -> int:
     try:
         node = SegmentationNode()
-        if node.autostart and not _autostart(node):
-            return 1 if rclpy.ok() else 0
+        if node.autostart:
+            steps = (node.trigger_configure, node.trigger_activate)
+            if any(step() != TransitionCallbackReturn.SUCCESS for step in steps):
+                return 1 if rclpy.ok() else 0  # the step has logged why
         executor = OwnThreadExecutor()
         executor.add_node(node)
     except START_ERRORS as error:
-        get_logger("segmentation_node").fatal(f"Cannot start: {error}")
+        get_logger(NODE_NAME).fatal(f"Cannot start: {error}")
         return 1
     except (RuntimeError, NotInitializedException):  # as rclpy's are once it is shut down
         if rclpy.ok():
@@ -188,30 +265,22 @@ def _run() -> int:
     return 0
 
 
-def _autostart(node: SegmentationNode) -> bool:
-    """Configure and activate; False if the node, which has said why, cannot."""
-    steps = (node.trigger_configure, node.trigger_activate)
-    return all(step() == TransitionCallbackReturn.SUCCESS for step in steps)
-
-
 def _spin(executor: OwnThreadExecutor) -> None:
     """Until a signal comes; those that follow it are ignored."""
     try:
         try:
             executor.spin()
         finally:
-            for number in (
-                signal.SIGINT,
-                signal.SIGTERM,
-            ):  # impatient users and launch send several
+            # Impatient users and launch send several.
+            for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-    # Of one signal both come, of rclpy and of Python, and the second one a moment later.
+    # One signal raises both, that of rclpy and that of Python, the second one a moment later.
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
 
 
 def _end(node: SegmentationNode, executor: OwnThreadExecutor) -> None:
-    """Let go of everything; where a thread does not let itself be stopped, leave it behind."""
+    """Release everything; a thread that does not end in time is left behind."""
     ended = [node.release(STOP_TIMEOUT_S), executor.join(STOP_TIMEOUT_S)]
     if not all(ended):
         # Python's own exit would pull the interpreter away under that thread and crash.

@@ -1,7 +1,8 @@
-"""What comes of a camera's masks: their topics, and what is made for those who subscribe."""
+"""The topics of a camera's masks; nothing is made for a topic that nobody subscribes to."""
 
 from __future__ import annotations
 
+import posixpath
 from typing import Any
 
 import cv2
@@ -13,29 +14,36 @@ from std_msgs.msg import Header
 
 from lowlat_seg_ros.engine.deadline import LEVELS
 from lowlat_seg_ros.frames import NodeTiming, Refinement, Segmentation
-from lowlat_seg_ros.images.ledger import Ledger
-from lowlat_seg_ros.labels import ClassTable, colour_mask, overlay
-from lowlat_seg_ros.legend import Legend
+from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.labels import ClassTable, Legend, colour_mask, overlay
 from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement
-from lowlat_seg_ros.ros import label_info, qos
-from lowlat_seg_ros.ros.camera_info import MaskCameraInfo
-from lowlat_seg_ros.ros.connections import OutputConnection
-from lowlat_seg_ros.ros.conversion import image_message, jpeg_message
+from lowlat_seg_ros.ros.connections import (
+    OutputConnection,
+    image_qos,
+    latched_qos,
+    output_qos,
+    overridable_qos,
+)
 from lowlat_seg_ros.ros.doctor import Finding, examine_output
+from lowlat_seg_ros.ros.messages import MESSAGES
 from lowlat_seg_ros.ros.params import NodeConfig
-from lowlat_seg_ros.ros.reports import frame_report, refinement_report
+
+try:
+    from vision_msgs.msg import LabelInfo, VisionClass
+except ImportError:  # it is not on PyPI
+    LabelInfo = None
 
 
 class Outputs:
-    """The publishers of one camera. Nothing is made for a topic that nobody subscribes to."""
+    """The publishers of one camera."""
 
     def __init__(
         self, node: Node, table: ClassTable, camera: str = "", *, camera_info: str = ""
     ) -> None:
         """Create the topics, and say on ``~/label_info`` which classes there are.
 
-        With the name of a ``camera`` the topics are below it: ``~/front/mask``. Of the topic
-        ``camera_info``, if there is one, the masks' own is made.
+        With the name of a ``camera`` the topics are below it: ``~/front/mask``. ``camera_info`` is
+        the topic of the camera's CameraInfo, of which the masks' own is made; empty for none.
         """
         self._node, self._table = node, table
         self._prefix = f"~/{camera}/" if camera else "~/"
@@ -48,53 +56,61 @@ class Outputs:
         self._colours = self._output(Image, "color_mask")
         self._overlay = self._output(Image, "overlay")
         self._overlay_jpeg = self._output(CompressedImage, "overlay/compressed")
-        self._info: MaskCameraInfo | None = None
+        self._camera_info: CameraInfo | None = None  # the newest
+        self._info_subscription: Any = None
         if camera_info:
-            self._info = MaskCameraInfo(node, camera_info, self._output(CameraInfo, "camera_info"))
-        if label_info.LabelInfo is None:
+            self._mask_info = self._output(CameraInfo, "camera_info")
+            self._info_subscription = node.create_subscription(
+                CameraInfo, camera_info, self._on_camera_info, image_qos(),
+                qos_overriding_options=overridable_qos(),
+            )  # fmt: skip
+        if LabelInfo is None:
             node.get_logger().info("No topic ~/label_info: vision_msgs is not installed", once=True)
         else:
-            labels = self._output(label_info.LabelInfo, "label_info", qos.latched())
-            now_ns = node.get_clock().now().nanoseconds
-            labels.publisher.publish(label_info.message(table, now_ns))
+            labels = self._output(LabelInfo, "label_info", latched_qos())
+            labels.publisher.publish(self._label_info())
 
     @property
     def wants_confidence(self) -> bool:
-        """Whether somebody subscribes to it."""
-        return self._confidence.wanted
+        """Whether somebody subscribes to the confidence of masks."""
+        return self._confidence.has_subscribers
 
     def findings(self) -> list[Finding]:
-        """Subscribers who receive nothing, and what mends it."""
+        """What is wrong with those who subscribe."""
         return [found for output in self._connections for found in examine_output(output.look())]
 
-    def mask(self, header: Header, mask: np.ndarray, image: tuple[int, int]) -> None:
-        """Publish ``mask``, uint8 (H, W), of an image of size (height, width), at once."""
-        if self._mask.wanted:
-            self._mask.publisher.publish(image_message(header, mask, "mono8"))
-        if self._info is not None:
-            self._info.publish(header, image, mask.shape)
+    def mask(self, header: Header, mask: np.ndarray, image_size: tuple[int, int]) -> None:
+        """Publish ``mask``, uint8 (H, W), of an image of ``image_size`` (height, width), at once.
+
+        With it goes its CameraInfo, where there is one and the camera has sent its own.
+        """
+        if self._mask.has_subscribers:
+            self._mask.publisher.publish(MESSAGES.image(header, mask, "mono8"))
+        if self._camera_info is not None and self._mask_info.has_subscribers:
+            info = scaled(self._camera_info, header, image_size, mask.shape)
+            self._mask_info.publisher.publish(info)
 
     def report(
         self, header: Header, result: Segmentation, timing: NodeTiming, ledger: Ledger
     ) -> None:
         """Publish what is known of a mask, and its confidence."""
-        if self._report.wanted:
-            self._report.publisher.publish(frame_report(header, result, timing, ledger))
+        if self._report.has_subscribers:
+            message = MESSAGES.frame_report(header, result, timing, ledger)
+            self._report.publisher.publish(message)
         if result.confidence is not None:
-            message = image_message(header, result.confidence, "mono8")
-            self._confidence.publisher.publish(message)
+            self._confidence.publisher.publish(MESSAGES.image(header, result.confidence, "mono8"))
 
     def refinement(self, refinement: Refinement) -> None:
         """Publish what became of a key frame; any thread may call it."""
         try:
-            if self._refinement.wanted:
-                self._refinement.publisher.publish(refinement_report(refinement))
+            if self._refinement.has_subscribers:
+                self._refinement.publisher.publish(MESSAGES.refinement_report(refinement))
         except RuntimeError:  # as all of rclpy's are
             if self._node.context.ok():
-                raise  # else it was shut down meanwhile, and what is left of Sh is dropped
+                raise  # else the context was shut down meanwhile, and the rest of Sh is dropped
 
     def pictures(
-        self, header: Header, image: np.ndarray, result: Segmentation, settings: NodeConfig
+        self, header: Header, image: np.ndarray, result: Segmentation, config: NodeConfig
     ) -> None:
         """Publish pictures of a mask of ``image``, uint8 (H, W, 3) RGB, unless load is shed.
 
@@ -102,31 +118,90 @@ class Outputs:
         """
         if not LEVELS[result.deadline.level].pictures:
             return
-        if self._colours.wanted:
+        if self._colours.has_subscribers:
             picture = colour_mask(result.mask, self._table)
-            self._colours.publisher.publish(image_message(header, picture, "rgb8"))
-        raw, jpeg = self._overlay.wanted, self._overlay_jpeg.wanted
+            self._colours.publisher.publish(MESSAGES.image(header, picture, "rgb8"))
+        raw, jpeg = self._overlay.has_subscribers, self._overlay_jpeg.has_subscribers
         if not raw and not jpeg:
             return
         if image.shape[:2] != result.mask.shape:
             height, width = result.mask.shape
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        mixed = overlay(image, result.mask, self._table, settings.overlay_alpha)
-        if settings.overlay_legend:
+        mixed = overlay(image, result.mask, self._table, config.overlay_alpha)
+        if config.overlay_legend:
             self._legend.draw(mixed)
         if raw:
-            self._overlay.publisher.publish(image_message(header, mixed, "rgb8"))
+            self._overlay.publisher.publish(MESSAGES.image(header, mixed, "rgb8"))
         if jpeg:
-            self._overlay_jpeg.publisher.publish(jpeg_message(header, mixed))
+            self._overlay_jpeg.publisher.publish(MESSAGES.jpeg(header, mixed))
 
     def destroy(self) -> None:
-        """Take back the topics."""
-        if self._info is not None:
-            self._info.destroy()
+        """Remove the topics."""
+        if self._info_subscription is not None:
+            self._node.destroy_subscription(self._info_subscription)
         for output in self._connections:
             output.destroy()
 
     def _output(self, kind: Any, name: str, profile: QoSProfile | None = None) -> OutputConnection:
         name = self._prefix + name
-        self._connections.append(OutputConnection(self._node, name, kind, profile or qos.output()))
+        self._connections.append(OutputConnection(self._node, name, kind, profile or output_qos()))
         return self._connections[-1]
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        self._camera_info = message
+
+    def _label_info(self) -> Any:
+        """Id and name of every class."""
+        info = LabelInfo()
+        info.header.stamp = MESSAGES.time(self._node.get_clock().now().nanoseconds)
+        names = enumerate(self._table.names)
+        info.class_map = [VisionClass(class_id=i, class_name=name) for i, name in names]
+        return info
+
+
+def topic_beside(image_topic: str) -> str:
+    """Where a camera with its images on ``image_topic`` has its CameraInfo (image_transport)."""
+    return posixpath.join(posixpath.dirname(image_topic), "camera_info")
+
+
+def scaled(
+    info: CameraInfo, header: Header, image: tuple[int, int], mask: tuple[int, ...]
+) -> CameraInfo:
+    """``info`` of images of size ``image`` for masks of size ``mask``, both (height, width) px.
+
+    Pixel centres have whole coordinates (image_geometry), and those of mask and image lie as in
+    ``cv2.resize``: u' = (u + 0.5) s - 0.5. So fx, fy and the baselines in P are multiplied and the
+    principal points moved with their half pixels. Distortion and binning stay; the region of
+    interest is rounded to pixels of the mask.
+    """
+    down, right = mask[0] / image[0], mask[1] / image[1]
+    result = CameraInfo(
+        header=header,
+        height=round(info.height * down),
+        width=round(info.width * right),
+        distortion_model=info.distortion_model,
+        d=info.d,
+        k=_resized(info.k, 3, right, down),
+        r=info.r,
+        p=_resized(info.p, 4, right, down),
+        binning_x=info.binning_x,
+        binning_y=info.binning_y,
+    )
+    result.roi.x_offset = round(info.roi.x_offset * right)
+    result.roi.y_offset = round(info.roi.y_offset * down)
+    result.roi.width = round(info.roi.width * right)
+    result.roi.height = round(info.roi.height * down)
+    result.roi.do_rectify = info.roi.do_rectify
+    return result
+
+
+def _resized(matrix: list[float], columns: int, right: float, down: float) -> list[float]:
+    """The camera matrix, row by row, of the resized image; all zeros (uncalibrated) stay so."""
+    result = [float(value) for value in matrix]
+    for row, scale in enumerate((right, down)):
+        cells = range(row * columns, (row + 1) * columns)
+        # Its third row is that of Z, by which pixels are divided.
+        offset = (scale - 1) / 2
+        for cell, depth in zip(cells, result[2 * columns :], strict=True):
+            result[cell] = result[cell] * scale + offset * depth
+    return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,8 +18,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from lowlat_seg_ros.config import ConfigError, EngineConfig, check, setting
-from lowlat_seg_ros.ros.transport import TRANSPORTS
+from lowlat_seg_ros.config import ConfigError, EngineConfig, SettingError, check, setting
 
 Record = TypeVar("Record")
 
@@ -34,16 +34,22 @@ class NodeConfig:
         True,
         "whether the node configures and activates itself when it starts; false to leave that to "
         "whoever manages its lifecycle",
+        top_level=True,
     )
     checkpoint: str = setting(
-        "", "safetensors file written by 'lowlat-seg train'; empty for the weights of the package"
+        "",
+        "safetensors file written by 'lowlat-seg train', ~ for the home folder; empty for the "
+        "weights of the package",
+        top_level=True,
     )
     checkpoint_sha256: str = setting(
         "",
         "SHA-256 that the checkpoint must have, 64 hex digits; empty for what the file "
         "<checkpoint>.sha256 says, as there is one for the weights of the package",
     )
-    device: str = setting("auto", "where the network runs: auto, cpu, cuda or cuda:N")
+    device: str = setting(
+        "auto", "where the network runs: auto, cpu, cuda or cuda:N", top_level=True
+    )
     expected_width: int = setting(
         640,
         "width of the images to come, at which the network is run once before the camera is "
@@ -57,18 +63,21 @@ class NodeConfig:
         (),
         "names of the cameras, each with its image on <name>/image and its masks on ~/<name>/mask; "
         "empty ([''] in a file) for one camera on the topics 'image' and ~/mask",
+        top_level=True,
     )
     image_transport: str = setting(
         "raw",
         "how images come: raw, sensor_msgs/Image on the topic 'image', or compressed, JPEG or PNG "
         "in sensor_msgs/CompressedImage on 'image/compressed'",
-        choices=tuple(TRANSPORTS),
+        choices=("raw", "compressed"),
+        top_level=True,
     )
     output_size: str = setting(
         "input",
         "size of masks and pictures: the input's, or the network's (see inference_height), with a "
         "CameraInfo that fits it on ~/camera_info",
         choices=("input", "network"),
+        top_level=True,
     )
     overlay_alpha: float = setting(
         0.5, "share of the class colours in ~/overlay", low=0.0, high=1.0, dynamic=True
@@ -122,9 +131,10 @@ class NodeConfig:
         check(self)
         for name in self.cameras:
             if not _CAMERA.fullmatch(name) or self.cameras.count(name) > 1:
-                raise ConfigError(
-                    f"NodeConfig.cameras is {', '.join(self.cameras)}; give each camera a name of "
-                    f"its own of letters, digits and _, not beginning with a digit, unlike {name!r}"
+                raise SettingError(
+                    "cameras",
+                    f"is {', '.join(self.cameras)}; give each camera a name of its own of letters, "
+                    f"digits and _, not beginning with a digit, unlike {name!r}",
                 )
 
 
@@ -136,6 +146,29 @@ class Settings:
     engine: EngineConfig
 
 
+def _parameter_name(item: dataclasses.Field[Any]) -> str:
+    return item.name if item.metadata["top_level"] else f"advanced.{item.name}"
+
+
+#: The parameter of each setting.
+NAMES = {
+    item.name: _parameter_name(item)
+    for kind in (NodeConfig, EngineConfig)
+    for item in dataclasses.fields(kind)
+}
+
+
+def as_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` by the names of parameters where they are by the names of settings."""
+    return {NAMES.get(name, name): value for name, value in values.items()}
+
+
+def moved(names: Iterable[str]) -> str:
+    """Where parameters are now which ``names`` calls by their old names; empty for none."""
+    old = (name for name in names if NAMES.get(name, name) != name)
+    return "; ".join(f"{name} is now {NAMES[name]}" for name in old)
+
+
 class SettingsParameters:
     """Owner of the node's parameters and of the settings that follow from them.
 
@@ -145,6 +178,11 @@ class SettingsParameters:
     def __init__(self, node: Node) -> None:
         """Declare all; raises ``ConfigError`` and rclpy's parameter exceptions for wrong values."""
         self.fixed = False
+        # What the node was given from outside; rclpy has no public way to ask for it.
+        self._given: list[str] = sorted(getattr(node, "_parameter_overrides", {}))
+        if where := moved(self._given):
+            raise ConfigError(where)
+        self._node = node
         self._current = Settings(_declare(node, NodeConfig), _declare(node, EngineConfig))
         node.add_on_set_parameters_callback(self._accept)
         node.add_post_set_parameters_callback(self._apply)
@@ -154,12 +192,27 @@ class SettingsParameters:
         """What is in force; read once a frame."""
         return self._current
 
+    def unknown(self) -> list[str]:
+        """Parameters given from outside that the node does not have; rclpy ignores them.
+
+        Each as a sentence naming the closest known one. Call it when all has been declared.
+        """
+        known = [*NAMES.values(), *(n for n in self._given if self._node.has_parameter(n))]
+        sentences = []
+        for name in sorted(set(self._given) - set(known)):
+            # A typing error is found whether or not it is below ``advanced.``.
+            close = difflib.get_close_matches(name, known, n=1)
+            close += [NAMES[n] for n in difflib.get_close_matches(name, NAMES, n=1)]
+            hint = f"; did you mean {close[0]}?" if close else ""
+            sentences.append(f"there is no parameter {name}, so it is ignored{hint}")
+        return sentences
+
     def _accept(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
-            wanted = self._with(parameters)
+            new = self._with(parameters)
             if self.fixed:
-                _check_dynamic(self._current.node, wanted.node)
-                _check_dynamic(self._current.engine, wanted.engine)
+                _check_dynamic(self._current.node, new.node)
+                _check_dynamic(self._current.engine, new.engine)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -193,34 +246,16 @@ def descriptor(item: dataclasses.Field[Any]) -> ParameterDescriptor:
     return result
 
 
-def unknown_parameters(node: Node) -> list[str]:
-    """Parameters given to ``node`` from outside that it does not have; rclpy ignores them.
-
-    Each as a sentence naming the closest known one. Call it when all has been declared.
-    """
-    # rclpy has no public way to ask for them.
-    given = getattr(node, "_parameter_overrides", {})
-    known = [name for name in given if node.has_parameter(name)]
-    known += [item.name for kind in (NodeConfig, EngineConfig) for item in dataclasses.fields(kind)]
-    sentences = []
-    for name in sorted(set(given) - set(known)):
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        sentences.append(f"there is no parameter {name}, so it is ignored{hint}")
-    return sentences
-
-
 def _declare(node: Node, kind: type[Record]) -> Record:
-    values = {
-        item.name: _value(node.declare_parameter(item.name, _default(item), descriptor(item)).value)
-        for item in dataclasses.fields(kind)  # type: ignore[arg-type]
-    }
-    return kind(**values)
-
-
-def _default(item: dataclasses.Field[Any]) -> Any:
-    """As a parameter: ROS cannot tell the type of an empty list, so that of no names has one."""
-    return [*item.default] or [""] if isinstance(item.default, tuple) else item.default
+    values = {}
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        default = item.default
+        if isinstance(default, tuple):  # ROS cannot tell the type of an empty list
+            default = [*default] or [""]
+        values[item.name] = _value(
+            node.declare_parameter(_parameter_name(item), default, descriptor(item)).value
+        )
+    return _checked(lambda: kind(**values))
 
 
 def _value(value: Any) -> Any:
@@ -231,16 +266,25 @@ def _value(value: Any) -> Any:
 
 
 def _replace(record: Record, values: dict[str, Any]) -> Record:
-    names = {item.name for item in dataclasses.fields(record)}  # type: ignore[arg-type]
-    mine = {name: value for name, value in values.items() if name in names}
-    return dataclasses.replace(record, **mine)  # type: ignore[type-var]
+    """``record`` with those of ``values``, by the names of parameters, that it has."""
+    names = {item.name: _parameter_name(item) for item in dataclasses.fields(record)}  # type: ignore[arg-type]
+    mine = {name: values[there] for name, there in names.items() if there in values}
+    return _checked(lambda: dataclasses.replace(record, **mine))  # type: ignore[type-var]
 
 
-def _check_dynamic(now: Any, wanted: Any) -> None:
+def _checked(make: Callable[[], Record]) -> Record:
+    """What ``make`` makes; ConfigError with the parameter's name for a value against the rules."""
+    try:
+        return make()
+    except SettingError as error:
+        raise ConfigError(f"{NAMES[error.setting]} {error.problem}") from error
+
+
+def _check_dynamic(now: Any, new: Any) -> None:
     for item in dataclasses.fields(now):
-        old, new = getattr(now, item.name), getattr(wanted, item.name)
-        if old != new and not item.metadata["dynamic"]:
+        before, after = getattr(now, item.name), getattr(new, item.name)
+        if before != after and not item.metadata["dynamic"]:
             raise ConfigError(
-                f"{item.name} is {old!r} until the node is cleaned up, not {new!r}; deactivate "
-                "it and clean it up first (ros2 lifecycle set)"
+                f"{_parameter_name(item)} is {before!r} until the node is cleaned up, not "
+                f"{after!r}; deactivate it and clean it up first (ros2 lifecycle set)"
             )

@@ -30,6 +30,7 @@ from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, read_header
 from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.ros.environment import RosError
+from lowlat_seg_ros.ros.params import as_parameters
 from lowlat_seg_ros.tools.live import LiveRun, live_node
 
 #: Latency and accuracy of the full network on each frame.
@@ -58,7 +59,7 @@ def run_demo(args: argparse.Namespace, config: EngineConfig) -> int:
             "expected_width": width,
         }
         start = progress.add_task("starting the node", total=1, note="")
-        with live_node(parameters, log) as node:
+        with live_node(as_parameters(parameters), log) as node:
             progress.update(start, completed=1)
             title = f"playing at {args.rate:g} Hz over DDS"
             task = progress.add_task(title, total=len(clip.images), note="")

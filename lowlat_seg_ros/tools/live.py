@@ -26,14 +26,12 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.images.ledger import Ledger
-from lowlat_seg_ros.images.raw import to_ids
+from lowlat_seg_ros.images import Ledger, to_ids
 from lowlat_seg_ros.lab.evaluation.record import Account, Answer
+from lowlat_seg_ros.messages import record_of, segmentation, stamp_ns
 from lowlat_seg_ros.msg import FrameReport
-from lowlat_seg_ros.ros.conversion import image_message
 from lowlat_seg_ros.ros.environment import RosError
-from lowlat_seg_ros.ros.reports import stamp_ns, time_message
-from lowlat_seg_ros.tools.bag.frame_reports import record_of, segmentation
+from lowlat_seg_ros.ros.messages import MESSAGES
 
 NODE = "segmentation_node"
 
@@ -170,9 +168,9 @@ class Player:
         began = time.monotonic()
         for index, image in enumerate(images):
             time.sleep(max(0.0, began + index / rate_hz - time.monotonic()))
-            message = image_message(Header(frame_id=self._frame_id), image, "rgb8")
+            message = MESSAGES.image(Header(frame_id=self._frame_id), image, "rgb8")
             now_ns = int(self._node.get_clock().now().nanoseconds)
-            message.header.stamp = time_message(now_ns)
+            message.header.stamp = MESSAGES.time(now_ns)
             self._publisher.publish(message)
             yield now_ns
 

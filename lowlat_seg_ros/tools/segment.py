@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lowlat_seg_ros.arguments import add_network
-from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.config import ConfigError, EngineConfig, SettingError
 
 EXAMPLES = """\
 examples:
@@ -71,8 +71,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, segment, write; the exit status."""
-    if args.inference_height is not None:
-        EngineConfig(inference_height=args.inference_height)  # raises where it is out of range
+    try:
+        EngineConfig(inference_height=args.inference_height or 0)
+    except SettingError as error:
+        raise ConfigError(f"--inference-height {error.problem}") from error
     if args.rate is not None and not 0.0 < args.rate <= 1000.0:
         raise ConfigError(f"--rate is {args.rate}; it must lie in (0, 1000] Hz")
     if args.every < 1:

@@ -19,8 +19,7 @@ from lowlat_seg_ros.frames import Frame, Segmentation
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation.summary import Latency, write_json
 from lowlat_seg_ros.lab.evaluation.video import VideoWriter
-from lowlat_seg_ros.labels import ClassTable, overlay
-from lowlat_seg_ros.legend import Legend
+from lowlat_seg_ros.labels import ClassTable, Legend, overlay
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, read_header
 from lowlat_seg_ros.tools.pictures import Picture, Source, open_source
 

@@ -32,7 +32,8 @@ from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network.checkpoint import Header, save
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.ros.reports import time_message
+from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.params import as_parameters
 
 ROOT = Path(__file__).parents[2]
 NODE = "segmentation_node"
@@ -67,7 +68,7 @@ def message(
     rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(height, -1)
     rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xA5)
     image = Image(height=height, width=width, encoding=encoding, step=rows.shape[1])
-    image.header.stamp = time_message(round(stamp_s * 1e9))
+    image.header.stamp = MESSAGES.time(round(stamp_s * 1e9))
     image.header.frame_id = frame_id
     image.data = array("B", rows.tobytes())
     return image
@@ -97,7 +98,9 @@ class NodeProcess:
         self.namespace = namespace
         self.log_file = folder / f"{namespace}.log"
         params_file = folder / f"{namespace}.yaml"
-        params_file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+        params_file.write_text(
+            yaml.safe_dump({"/**": {"ros__parameters": as_parameters(parameters)}})
+        )
         ros = ["--params-file", str(params_file), "-r", f"__ns:=/{namespace}", *arguments]
         with self.log_file.open("w") as log:
             self.process = subprocess.Popen(
@@ -227,7 +230,7 @@ class Bench:
 
     def set_parameters(self, **values: Any) -> list[Any]:
         """Ask the node to change parameters; one result for each."""
-        wanted = [Parameter(name, value=value) for name, value in values.items()]
+        wanted = [Parameter(n, value=value) for n, value in as_parameters(values).items()]
         return self._answer(self.parameters.set_parameters(wanted)).results
 
     def describe_parameters(self, names: list[str]) -> list[Any]:
@@ -237,7 +240,7 @@ class Bench:
         return self._answer(self.parameters.list_parameters()).result.names
 
     def set_clock(self, seconds: float) -> None:
-        self.clock.publish(Clock(clock=time_message(round(seconds * 1e9))))
+        self.clock.publish(Clock(clock=MESSAGES.time(round(seconds * 1e9))))
 
     def _answer(self, future: Any) -> Any:
         wait_until(future.done, lambda: "the node does not answer")

@@ -19,8 +19,8 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.images.ledger import Ledger
-from lowlat_seg_ros.ros.reports import stamp_ns
+from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.tools.bag import topics
 from lowlat_seg_ros.tools.bag.make import START_NS
 from lowlat_seg_ros.tools.bag.play import BagPlayer

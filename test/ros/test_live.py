@@ -34,12 +34,12 @@ from lowlat_seg_ros.frames import (
     Selection,
     StageTiming,
 )
-from lowlat_seg_ros.images.ledger import Ledger
-from lowlat_seg_ros.ros import environment, qos
-from lowlat_seg_ros.ros.conversion import image_message
+from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.messages import segmentation
+from lowlat_seg_ros.ros import environment
+from lowlat_seg_ros.ros.connections import output_qos
 from lowlat_seg_ros.ros.environment import RosError
-from lowlat_seg_ros.ros.reports import frame_report, time_message
-from lowlat_seg_ros.tools.bag.frame_reports import segmentation
+from lowlat_seg_ros.ros.messages import MESSAGES
 from lowlat_seg_ros.tools.live import Player, Recorder, live_node
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
@@ -69,8 +69,8 @@ def test_report_and_mask_give_back_the_engines_record(
     made = Segmentation(
         **vars(made) | {"provenance": Provenance(**vars(made.provenance) | {"kind": kind})}
     )
-    header = Header(stamp=time_message(made.stamp_ns), frame_id=made.frame_id)
-    back = segmentation(frame_report(header, made, NodeTiming(), Ledger()), made.mask)
+    header = Header(stamp=MESSAGES.time(made.stamp_ns), frame_id=made.frame_id)
+    back = segmentation(MESSAGES.frame_report(header, made, NodeTiming(), Ledger()), made.mask)
     assert vars(back) == vars(made)
 
 
@@ -137,18 +137,18 @@ def ros_node() -> Iterator[Node]:
 
 def test_frame_that_nobody_reports_is_missed(ros_node: Node):
     """A node that answers two of three frames, and says nothing of the other."""
-    masks = ros_node.create_publisher(Image, "lossy/mask", qos.output())
-    reports = ros_node.create_publisher(FrameReport, "lossy/frame_report", qos.output())
+    masks = ros_node.create_publisher(Image, "lossy/mask", output_qos())
+    reports = ros_node.create_publisher(FrameReport, "lossy/frame_report", output_qos())
     recorder = Recorder(ros_node, "lossy")
     end = time.monotonic() + 30
     while not (masks.get_subscription_count() and reports.get_subscription_count()):
         assert time.monotonic() < end
         time.sleep(0.05)
     for stamp in (1_000, 3_000):
-        header, made = Header(stamp=time_message(stamp)), result(stamp)
-        masks.publish(image_message(header, made.mask, "mono8"))
+        header, made = Header(stamp=MESSAGES.time(stamp)), result(stamp)
+        masks.publish(MESSAGES.image(header, made.mask, "mono8"))
         ledger = Ledger(received=2, published=2)
-        reports.publish(frame_report(header, made, NodeTiming(age_ms=4.0), ledger))
+        reports.publish(MESSAGES.frame_report(header, made, NodeTiming(age_ms=4.0), ledger))
         assert recorder.wait_for(stamp, 30)
     stamps = [1_000, 2_000, 3_000]
     assert [answer.index for answer in recorder.answers(stamps)] == [0, 2]

@@ -16,8 +16,8 @@ from sensor_msgs.msg import CompressedImage
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
-from lowlat_seg_ros.images.compressed import to_rgb
-from lowlat_seg_ros.ros.reports import time_message
+from lowlat_seg_ros.images import to_rgb
+from lowlat_seg_ros.ros.messages import MESSAGES
 
 RGB = picture()
 
@@ -26,7 +26,7 @@ def message(kind: str, stamp_s: float, frame_id: str = "camera") -> CompressedIm
     """``RGB`` as a file of ``kind``."""
     data = cv2.imencode(f".{kind}", RGB[..., ::-1])[1].tobytes()
     msg = CompressedImage(format=kind, data=array("B", data))
-    msg.header.stamp = time_message(round(stamp_s * 1e9))
+    msg.header.stamp = MESSAGES.time(round(stamp_s * 1e9))
     msg.header.frame_id = frame_id
     return msg
 

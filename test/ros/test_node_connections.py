@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from conftest import Start
-from harness import NODE, RELIABLE, Bench, message, picture
+from harness import NODE, RELIABLE, Bench, message, picture, wait_until
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -62,7 +62,18 @@ def test_subscriber_that_asks_for_too_much_is_told(start: Start) -> None:
     bench.listen(Image, "confidence", wants)
     topic = f"{bench.node.get_namespace()}/{NODE}/confidence"
     fix = f"set the parameter qos_overrides.{topic}.publisher.durability to transient_local"
-    told(bench, f"/bench asks for more durability on {topic}", fix, level=WARN)
+    bench.listen(Image, "confidence", RELIABLE)  # and one that fits, whose durations are not set
+    wait_until(
+        lambda: len(bench.node.get_subscriptions_info_by_topic(topic)) == 2,
+        lambda: "the second subscriber is not there",
+    )
+    seen = len(bench.diagnostics.all())
+    wait_until(lambda: len(bench.diagnostics.all()) > seen + 20, lambda: "no diagnostics")
+    status = told(bench, f"/bench asks for more durability on {topic}", fix, level=WARN)
+    name = status.name
+    newest = [s for s in bench.diagnostics.all() if s.name == name][-1]
+    assert fix in newest.message
+    assert newest.message.count("asks for more") == 1  # of the other one nothing is said
 
 
 def test_time_that_does_not_begin_is_told(start: Start) -> None:

@@ -17,7 +17,7 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.labels import CAMVID, overlay
-from lowlat_seg_ros.ros.reports import stamp_ns
+from lowlat_seg_ros.messages import stamp_ns
 
 RGB = picture()
 GREY = cv2.cvtColor(RGB, cv2.COLOR_RGB2GRAY)

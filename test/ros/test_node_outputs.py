@@ -15,10 +15,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
-from lowlat_seg_ros.labels import CAMVID, colour_mask, overlay
-from lowlat_seg_ros.legend import Legend
-from lowlat_seg_ros.ros.conversion import jpeg_message
-from lowlat_seg_ros.ros.label_info import LabelInfo
+from lowlat_seg_ros.labels import CAMVID, Legend, colour_mask, overlay
+from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.outputs import LabelInfo
 
 RGB = picture(240, 320)
 
@@ -81,7 +80,7 @@ def test_overlay_as_jpeg(live: Bench) -> None:
     found = first(live, live.listen(CompressedImage, "overlay/compressed"), "test_jpeg")
     assert found.format == "rgb8; jpeg compressed bgr8"
     wanted = mixed(mask_of(live.mask_on(found)), legend=True)
-    assert found.data == jpeg_message(found.header, wanted).data
+    assert found.data == MESSAGES.jpeg(found.header, wanted).data
 
 
 @pytest.mark.skipif(LabelInfo is None, reason="needs vision_msgs")

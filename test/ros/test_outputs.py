@@ -18,7 +18,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from lowlat_seg_ros.frames import Deadline, MaskKind, NodeTiming, Provenance, Segmentation
-from lowlat_seg_ros.images.ledger import Ledger
+from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.ros.outputs import Outputs
 from lowlat_seg_ros.ros.params import NodeConfig

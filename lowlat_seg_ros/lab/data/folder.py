@@ -7,6 +7,8 @@
       - {name: road, colour: [128, 64, 128]}
       - {name: other, colour: [0, 0, 0]}
 
+``color`` is understood as well.
+
 Labels are single-channel images of class ids, with 255 for ignored pixels, or pictures in the
 classes' colours, where any other colour is ignored. :class:`ImageFolder` reads such a folder and
 :class:`FolderWriter` makes one.
@@ -138,7 +140,10 @@ def read_table(path: Path) -> ClassTable:
         content = yaml.safe_load(path.read_text())
         classes = content["classes"]
         names = tuple(str(entry["name"]) for entry in classes)
-        colours = [tuple(int(v) for v in entry["colour"]) for entry in classes]
+        colours = [
+            tuple(int(v) for v in entry["colour" if "colour" in entry else "color"])
+            for entry in classes
+        ]
         return ClassTable(str(content.get("name", path.parent.name)), names, tuple(colours))  # type: ignore[arg-type]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise DataError(

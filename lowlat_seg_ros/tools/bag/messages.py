@@ -10,15 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from lowlat_seg_ros import images
+from lowlat_seg_ros.images import ImageError
 from lowlat_seg_ros.lab.data.sequence import DataError
+from lowlat_seg_ros.messages import PACKAGE, Messages
 
-PACKAGE = "lowlat_seg_ros"
-IMAGE, COMPRESSED, CLOCK, REPORT = (
-    "sensor_msgs/msg/Image",
-    "sensor_msgs/msg/CompressedImage",
-    "rosgraph_msgs/msg/Clock",
-    f"{PACKAGE}/msg/FrameReport",
-)
+CLOCK = "rosgraph_msgs/msg/Clock"
 
 
 def known_types() -> Any:
@@ -53,17 +50,14 @@ def definitions() -> Path:
     )
 
 
-class Messages:
-    """Makes messages of the types in a rosbags typestore, and turns them to bytes and back."""
+class BagMessages(Messages):
+    """Makes messages of the types in a rosbags typestore, and turns them to bytes."""
 
     def __init__(self, typestore: Any) -> None:
         self.typestore = typestore
 
     def make(self, kind: str, /, **fields: Any) -> Any:
-        """A message of type ``kind``, such as ``std_msgs/msg/Header``, with these ``fields``.
-
-        All others are 0, false or empty, as in a new ROS message. ValueError for unknown fields.
-        """
+        """As the base class says; ValueError for unknown fields."""
         values = dict(self._blank(kind))
         unknown = sorted(fields.keys() - values.keys())
         if unknown:
@@ -73,24 +67,6 @@ class Messages:
     def serialize(self, message: Any) -> bytes:
         """As it stands in a bag: CDR."""
         return bytes(self.typestore.serialize_cdr(message, message.__msgtype__))
-
-    def time(self, ns: int) -> Any:
-        """Integer nanoseconds as a message's stamp."""
-        sec, nanosec = divmod(ns, 1_000_000_000)
-        return self.make("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
-
-    def header(self, stamp_ns: int, frame_id: str) -> Any:
-        """A ``std_msgs/Header``."""
-        return self.make("std_msgs/msg/Header", stamp=self.time(stamp_ns), frame_id=frame_id)
-
-    def image(self, header: Any, pixels: np.ndarray, encoding: str) -> Any:
-        """``pixels``, uint8 (H, W) or (H, W, C), as ``sensor_msgs/Image`` with this ``header``."""
-        height, width = pixels.shape[:2]
-        data = np.ascontiguousarray(pixels).reshape(-1)
-        return self.make(
-            IMAGE, header=header, height=height, width=width, encoding=encoding,
-            step=data.size // height, data=data,
-        )  # fmt: skip
 
     def _blank(self, kind: str) -> Iterator[tuple[str, Any]]:
         """Names and first values of the fields of ``kind``."""
@@ -114,6 +90,9 @@ _ZEROS: dict[str, Any] = {"string": "", "bool": False, "float32": 0.0, "float64"
 _DTYPES = {"byte": "uint8", "char": "uint8", "octet": "uint8"}
 
 
-def stamp_ns(time: Any) -> int:
-    """A message's stamp in integer nanoseconds."""
-    return int(time.sec) * 1_000_000_000 + int(time.nanosec)
+def to_ids(message: Any) -> np.ndarray:
+    """A mono8 ``sensor_msgs/Image``, such as a mask, as uint8 (H, W); DataError for others."""
+    try:
+        return images.to_ids(message)
+    except ImageError as error:
+        raise DataError(f"a mask or label cannot be read: {error}") from error

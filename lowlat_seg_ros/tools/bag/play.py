@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import itertools
 import sys
 import tempfile
@@ -23,14 +22,14 @@ from tqdm import tqdm
 
 from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.images.ledger import Ledger
-from lowlat_seg_ros.images.raw import ImageError
+from lowlat_seg_ros.images import ImageError, Ledger, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation.record import Account
 from lowlat_seg_ros.lab.evaluation.summary import Latency, write_json
-from lowlat_seg_ros.ros.reports import time_message
-from lowlat_seg_ros.tools.bag import images
-from lowlat_seg_ros.tools.bag.messages import CLOCK, COMPRESSED, IMAGE
+from lowlat_seg_ros.messages import COMPRESSED, IMAGE
+from lowlat_seg_ros.ros.messages import MESSAGES, message_class
+from lowlat_seg_ros.ros.params import as_parameters
+from lowlat_seg_ros.tools.bag.messages import CLOCK
 from lowlat_seg_ros.tools.bag.storage import BagReader, Raw
 from lowlat_seg_ros.tools.live import (
     LAST_TIMEOUT_S,
@@ -62,8 +61,9 @@ class BagPlayer:
         for connection in bag.connections:
             if connection.topic in self._publishers or connection.msgtype == CLOCK:
                 continue
-            kind = _message_class(connection.msgtype)
-            if kind is None:
+            try:
+                kind = message_class(connection.msgtype)
+            except (ImportError, AttributeError):
                 unknown.append(f"{connection.topic} ({connection.msgtype})")
                 continue
             topic = (renamed or {}).get(connection.topic, connection.topic)
@@ -103,16 +103,7 @@ class BagPlayer:
         return round((time.monotonic_ns() - began_ns) * self._rate)
 
     def _publish_clock(self, ns: int) -> None:
-        self._clock.publish(Clock(clock=time_message(ns)))
-
-
-def _message_class(name: str) -> Any:
-    """The class of messages of type ``name``, such as sensor_msgs/msg/Image; None if not here."""
-    package, _, kind = name.split("/")
-    try:
-        return getattr(importlib.import_module(f"{package}.msg"), kind)
-    except (ImportError, AttributeError):
-        return None
+        self._clock.publish(Clock(clock=MESSAGES.time(ns)))
 
 
 def _qos(offered: Any) -> QoSProfile:
@@ -225,9 +216,9 @@ def _parameters(args: argparse.Namespace, config: EngineConfig, bag: BagReader) 
     first = next(bag.raw([args.image_topic]), None)
     with suppress(ImageError):  # the node will reject it; others may be in order
         if first is not None:
-            height, width = images.to_rgb(bag.decode(first)).shape[:2]
+            height, width = to_rgb(bag.decode(first)).shape[:2]
             parameters |= {"expected_height": height, "expected_width": width}
-    return parameters
+    return as_parameters(parameters)
 
 
 def _check(args: argparse.Namespace, least_loops: int) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from lowlat_seg_ros.frames import NodeTiming, Segmentation
-from lowlat_seg_ros.images.ledger import Ledger
+from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.labels import ClassTable
-from lowlat_seg_ros.tools.bag import frame_reports, images
-from lowlat_seg_ros.tools.bag.frame_reports import record_of
-from lowlat_seg_ros.tools.bag.messages import COMPRESSED, IMAGE, REPORT, stamp_ns
+from lowlat_seg_ros.messages import COMPRESSED, IMAGE, REPORT, record_of, segmentation, stamp_ns
+from lowlat_seg_ros.tools.bag.messages import to_ids
 from lowlat_seg_ros.tools.bag.storage import BagReader
 from lowlat_seg_ros.tools.bag.topics import Topics
 
@@ -107,7 +106,7 @@ def _table(names: list[str], colours: list[list[int]]) -> ClassTable:
 
 def _by_stamp(bag: BagReader, topic: str) -> dict[int, np.ndarray]:
     messages = (bag.decode(raw) for raw in bag.raw([topic]))
-    return {stamp_ns(message.header.stamp): images.to_ids(message) for message in messages}
+    return {stamp_ns(message.header.stamp): to_ids(message) for message in messages}
 
 
 def _published(
@@ -138,7 +137,7 @@ def _published(
             _, report = min(reports[stamp], key=lambda pair: abs(pair[0] - now_ns))
             # A recorder may get a mask before its image.
             index = before[-1] if before else same[0]
-            mask = images.to_ids(message)
-            result = frame_reports.segmentation(report, mask if index in stored else NO_MASK)
+            mask = to_ids(message)
+            result = segmentation(report, mask if index in stored else NO_MASK)
             found.append(Published(index, now_ns, result, record_of(NodeTiming, report)))
     return found, ledger

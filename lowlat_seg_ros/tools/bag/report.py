@@ -14,12 +14,13 @@ import numpy as np
 
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.frames import IGNORE_LABEL, MaskKind
-from lowlat_seg_ros.images.raw import ImageError
+from lowlat_seg_ros.images import ImageError, to_rgb
 from lowlat_seg_ros.lab.evaluation.summary import plain, write_json
 from lowlat_seg_ros.labels import ClassTable, overlay
+from lowlat_seg_ros.messages import IMAGE, stamp_ns
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, read_header
-from lowlat_seg_ros.tools.bag import figures, images, recording
-from lowlat_seg_ros.tools.bag.messages import IMAGE, stamp_ns
+from lowlat_seg_ros.tools.bag import figures, recording
+from lowlat_seg_ros.tools.bag.messages import to_ids
 from lowlat_seg_ros.tools.bag.recording import Published, Recording
 from lowlat_seg_ros.tools.bag.storage import BagReader
 from lowlat_seg_ros.tools.bag.topics import Topics
@@ -139,13 +140,13 @@ def _pictures(bag: BagReader, topics: Topics, recording: Recording) -> list[dict
         for raw in bag.raw([topics.confidence]):
             message = bag.decode(raw)
             if (stamp := stamp_ns(message.header.stamp)) in stamps:
-                confidences[stamp] = images.to_ids(message)
+                confidences[stamp] = to_ids(message)
     found: list[dict[str, Any]] = []
     for index, raw in enumerate(bag.raw([topics.image])):
         if index not in shown:
             continue
         try:
-            image = images.to_rgb(bag.decode(raw))
+            image = to_rgb(bag.decode(raw))
         except ImageError:  # a rejected image, of which there is nothing to show
             found.append({"index": index, "input": None, "overlay": None, "confidence": None})
             continue

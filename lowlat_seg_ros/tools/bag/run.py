@@ -15,20 +15,20 @@ from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import budget
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.images.raw import ImageError
+from lowlat_seg_ros.images import ImageError, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation.machine import describe
+from lowlat_seg_ros.messages import COMPRESSED, IMAGE
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
 from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.network.digest import sha256
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.tools.bag.images import to_rgb
-from lowlat_seg_ros.tools.bag.messages import CLOCK, COMPRESSED, IMAGE
+from lowlat_seg_ros.tools.bag.messages import CLOCK
+from lowlat_seg_ros.tools.bag.offline import replay
 from lowlat_seg_ros.tools.bag.pace import Pace, RealTime, VirtualTime
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter
 from lowlat_seg_ros.tools.bag.topics import Topics
-from lowlat_seg_ros.tools.bag.twin import Twin
 
 #: Types of the messages that are copied in any case: what one looks at masks with.
 COPIED = (IMAGE, COMPRESSED, CLOCK, "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage")
@@ -53,7 +53,7 @@ def replay_offline(args: argparse.Namespace) -> int:
             BagWriter(args.out, args.storage) as out,
             tqdm(total=count, unit="frame", desc=args.bag.name, disable=None) as bar,
         ):
-            outcome = Twin(source, out, engine, pace, topics).run(bar.update)
+            outcome = replay(source, out, engine, pace, topics, bar.update)
             for raw in source.raw(copied):  # afterwards, as it takes time
                 out.copy(raw)
             ledger = dataclasses.asdict(outcome.ledger)

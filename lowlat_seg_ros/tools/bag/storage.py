@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.tools.bag.messages import Messages, known_types
+from lowlat_seg_ros.tools.bag.messages import BagMessages, known_types
 
 #: Of the entry in a bag's metadata that says how it was made.
 _FACTS = "lowlat_seg_ros"
@@ -51,7 +51,7 @@ class BagReader:
         with self._data_errors():
             self._reader = AnyReader([path], default_typestore=types)
             self._reader.open()
-            self.messages = Messages(self._reader.typestore)
+            self.messages = BagMessages(self._reader.typestore)
             self.connections = tuple(self._reader.connections)
             self.topics = {c.topic: c.msgtype for c in self.connections}
             self.counts = {name: info.msgcount for name, info in self._reader.topics.items()}
@@ -150,7 +150,7 @@ class BagWriter:
     """
 
     def __init__(self, path: Path, storage: str) -> None:
-        self.messages = Messages(known_types())
+        self.messages = BagMessages(known_types())
         from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
         try:

@@ -1,1 +1,0 @@
-"""Image messages as RGB arrays, and their ledger, whatever library made the messages."""

@@ -1,0 +1,136 @@
+"""Messages from records and back, for the node and for bags; needs no ROS."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lowlat_seg_ros.frames import (
+    NO_TRUST,
+    Counters,
+    Deadline,
+    MaskKind,
+    NodeTiming,
+    Outcome,
+    Provenance,
+    Refinement,
+    ResetReason,
+    Segmentation,
+    Selection,
+    StageTiming,
+)
+from lowlat_seg_ros.images import Ledger
+
+PACKAGE = "lowlat_seg_ros"
+IMAGE, COMPRESSED, REPORT = (
+    "sensor_msgs/msg/Image",
+    "sensor_msgs/msg/CompressedImage",
+    f"{PACKAGE}/msg/FrameReport",
+)
+
+Record = TypeVar("Record")
+
+# In the order of the constants in the .msg files.
+_KINDS, _OUTCOMES = list(MaskKind), list(Outcome)
+
+
+class Messages(ABC):
+    """Makes messages; :meth:`make` knows the library that their classes come from."""
+
+    @abstractmethod
+    def make(self, kind: str, /, **fields: Any) -> Any:
+        """A message of type ``kind``, such as ``std_msgs/msg/Header``; other fields are zero."""
+
+    def time(self, ns: int) -> Any:
+        """Integer nanoseconds as a message's stamp."""
+        sec, nanosec = divmod(ns, 1_000_000_000)
+        return self.make("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
+
+    def header(self, stamp_ns: int, frame_id: str) -> Any:
+        """A ``std_msgs/Header``."""
+        return self.make("std_msgs/msg/Header", stamp=self.time(stamp_ns), frame_id=frame_id)
+
+    def image(self, header: Any, pixels: np.ndarray, encoding: str) -> Any:
+        """``pixels``, uint8 (H, W) or (H, W, C), as ``sensor_msgs/Image`` with this ``header``."""
+        height, width = pixels.shape[:2]
+        data = np.ascontiguousarray(pixels).reshape(-1)
+        return self.make(
+            IMAGE, header=header, height=height, width=width, encoding=encoding,
+            step=data.size // height, data=data,
+        )  # fmt: skip
+
+    def frame_report(
+        self, header: Any, result: Segmentation, timing: NodeTiming, ledger: Ledger
+    ) -> Any:
+        """What ``~/frame_report`` says of one published mask."""
+        source, chosen = result.provenance, result.selection
+        verdict = {} if chosen is None else {"selected": True, **vars(chosen)}
+        return self.make(
+            REPORT,
+            header=header,
+            kind=_KINDS.index(source.kind),
+            key_stamp=self.time(source.key_stamp_ns),
+            key_age_frames=source.key_age_frames,
+            key_age_ms=source.key_age_ms,
+            exact=source.exact,
+            trust=NO_TRUST if result.trust is None else result.trust,
+            epoch=source.epoch,
+            reset_reason=source.reset.value if source.reset else "",
+            # These messages have the fields of their records.
+            timing=self.make(f"{PACKAGE}/msg/StageTiming", **vars(result.timing)),
+            deadline=self.make(f"{PACKAGE}/msg/Deadline", **vars(result.deadline)),
+            counters=self.make(f"{PACKAGE}/msg/Counters", **vars(result.counters)),
+            ledger=self.make(f"{PACKAGE}/msg/Ledger", **vars(ledger)),
+            **vars(timing),
+            **verdict,
+        )
+
+    def refinement_report(self, refinement: Refinement) -> Any:
+        """What ``~/key_frame_refinement`` says of one job of the slow track."""
+        return self.make(
+            f"{PACKAGE}/msg/KeyFrameRefinement",
+            header=self.header(refinement.stamp_ns, refinement.frame_id),
+            epoch=refinement.epoch,
+            outcome=_OUTCOMES.index(refinement.outcome),
+            applied=refinement.outcome.applied,
+            wait_ms=refinement.wait_ms,
+            compute_ms=refinement.compute_ms,
+            error=refinement.error,
+        )
+
+
+def stamp_ns(time: Any) -> int:
+    """A message's stamp in integer nanoseconds."""
+    return int(time.sec) * 1_000_000_000 + int(time.nanosec)
+
+
+def segmentation(report: Any, mask: np.ndarray) -> Segmentation:
+    """The engine's record behind a ``FrameReport``, with its ``mask``, uint8 (H, W)."""
+    return Segmentation(
+        mask,
+        stamp_ns(report.header.stamp),
+        report.header.frame_id,
+        Provenance(
+            _KINDS[report.kind],
+            stamp_ns(report.key_stamp),
+            report.key_age_frames,
+            report.key_age_ms,
+            report.exact,
+            report.epoch,
+            ResetReason(report.reset_reason) if report.reset_reason else None,
+        ),
+        record_of(StageTiming, report.timing),
+        record_of(Counters, report.counters),
+        record_of(Selection, report) if report.selected else None,
+        record_of(Deadline, report.deadline),
+        trust=None if report.trust == NO_TRUST else report.trust,
+    )
+
+
+def record_of(kind: type[Record], message: Any) -> Record:
+    """The record ``kind`` from the ``message`` that has its fields."""
+    names = (item.name for item in dataclasses.fields(kind))  # type: ignore[arg-type]
+    return kind(**{name: getattr(message, name) for name in names})

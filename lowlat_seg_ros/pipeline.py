@@ -1,0 +1,128 @@
+"""Image message in, mask and report out, every message accounted for; needs no ROS.
+
+The node (ros/camera.py) and the offline replay of bags (tools/bag/offline.py) differ only in where
+their messages come from and go to.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+import numpy as np
+
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.frames import Frame, NodeTiming, ResetReason, Segmentation
+from lowlat_seg_ros.images import Bookkeeper, ImageError, Ledger, encoding_of, to_rgb
+from lowlat_seg_ros.messages import stamp_ns
+
+
+class Sink(Protocol):
+    """Where masks go to: the topics of a node, or a bag."""
+
+    @property
+    def wants_confidence(self) -> bool:
+        """Whether the confidence of the next mask is to be made."""
+        ...
+
+    def mask(self, header: Any, mask: np.ndarray, image_size: tuple[int, int]) -> int:
+        """Publish ``mask``, uint8 (H, W), of an image of ``image_size`` (height, width) pixels.
+
+        Returns the time at which it was published, in ns on the clock of the images' stamps.
+        """
+        ...
+
+    def details(
+        self,
+        header: Any,
+        image: np.ndarray,
+        result: Segmentation,
+        timing: NodeTiming,
+        ledger: Ledger,
+    ) -> None:
+        """Publish all that is known of the mask, which is out; ``image`` is uint8 (H, W, 3) RGB."""
+        ...
+
+
+class Pipeline:
+    """Answers the images of one camera, one at a time.
+
+    ``virtual_time``: Sh runs while a frame waits for it, which must not count as processing time.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        sink: Sink,
+        *,
+        mask_at_network_size: bool = False,
+        virtual_time: bool = False,
+    ) -> None:
+        self._engine, self._sink = engine, sink
+        self._mask_at_network_size, self._virtual_time = mask_at_network_size, virtual_time
+        self._books = Bookkeeper()
+        self._reset_due: ResetReason | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of every message; any thread may ask, and it always balances."""
+        return self._books.ledger
+
+    def reset(self, reason: ResetReason) -> None:
+        """Make the next frame a new key frame with a full mask; any thread may call it."""
+        self._reset_due = reason
+
+    def answer(self, message: Any, began_ns: int, wait_ms: float, superseded: int = 0) -> None:
+        """Publish the mask of ``message``, a ``sensor_msgs/Image`` or ``CompressedImage``.
+
+        Its handling began at ``began_ns`` (``time.perf_counter_ns``), ``wait_ms`` after it had
+        arrived; ``superseded`` messages before it never did. Whatever is raised, the message is in
+        the ledger and the next one works as usual: ``ImageError`` for an impossible image, else
+        what the engine (``FrameError``) or the sink raises.
+        """
+        self._books.receive(superseded)
+        try:
+            image = to_rgb(message)
+        except ImageError:
+            self._books.reject()
+            raise
+        try:
+            self._segment(message, image, began_ns, wait_ms)
+        except Exception:
+            if self.ledger.in_flight:  # else it was raised after the mask was out
+                self._books.fail()
+            raise
+
+    def _segment(self, message: Any, image: np.ndarray, began_ns: int, wait_ms: float) -> None:
+        reason, self._reset_due = self._reset_due, None
+        if reason is not None:
+            self._engine.reset(reason)
+        convert_ms = _since_ms(began_ns)
+        header = message.header
+        frame = Frame(image, stamp_ns(header.stamp), header.frame_id, encoding_of(message))
+        timing = NodeTiming()
+
+        def publish(step: Segmentation) -> None:
+            nonlocal timing
+            out_ns = time.perf_counter_ns()
+            published_ns = self._sink.mask(header, step.mask, image.shape[:2])
+            self._books.publish()
+            publish_ms, processing_ms = _since_ms(out_ns), _since_ms(began_ns)
+            if self._virtual_time:
+                processing_ms = convert_ms + step.timing.latency_ms + publish_ms
+            # The age is 0 where the clock was set back in between.
+            age_ms = max(published_ns - frame.stamp_ns, 0) / 1e6
+            timing = NodeTiming(wait_ms, convert_ms, publish_ms, processing_ms, age_ms)
+
+        result = self._engine.process(
+            frame,
+            publish,
+            waited_ms=wait_ms + convert_ms,
+            confidence=self._sink.wants_confidence,
+            mask_at_network_size=self._mask_at_network_size,
+        )
+        self._sink.details(header, image, result, timing, self.ledger)
+
+
+def _since_ms(began_ns: int) -> float:
+    return (time.perf_counter_ns() - began_ns) / 1e6

@@ -1,0 +1,53 @@
+"""Messages of the ROS installation."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from array import array
+from typing import Any
+
+import cv2
+import numpy as np
+from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import Header
+
+from lowlat_seg_ros.messages import COMPRESSED, Messages
+
+#: For pictures to look at; never for masks, whose ids it would mix at the edges.
+JPEG_QUALITY = 90
+
+
+class RosMessages(Messages):
+    """Makes messages of the classes that rosidl has generated."""
+
+    def make(self, kind: str, /, **fields: Any) -> Any:
+        """As the base class says; arrays of uint8 become fields of bytes."""
+        values = {n: _octets(v) if isinstance(v, np.ndarray) else v for n, v in fields.items()}
+        return message_class(kind)(**values)
+
+    def jpeg(self, header: Header, pixels: np.ndarray) -> CompressedImage:
+        """``pixels``, uint8 (H, W, 3) RGB, as image_transport would send them."""
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
+        return self.make(COMPRESSED, header=header, format="rgb8; jpeg compressed bgr8", data=data)
+
+
+MESSAGES = RosMessages()
+
+
+@functools.cache
+def message_class(kind: str) -> Any:
+    """The class of messages of type ``kind``, such as ``sensor_msgs/msg/Image``.
+
+    ImportError or AttributeError if it is not installed.
+    """
+    package, _, name = kind.split("/")
+    return getattr(importlib.import_module(f"{package}.msg"), name)
+
+
+def _octets(values: np.ndarray) -> array[int]:
+    """The bytes of ``values``; the field's setter would check all but an array.array one by one."""
+    data = array("B")
+    data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return data
