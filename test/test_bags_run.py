@@ -40,7 +40,7 @@ from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.tools.bag import topics
 from lowlat_seg_ros.tools.bag.make import FRAME_ID, START_NS
 from lowlat_seg_ros.tools.bag.messages import BagMessages, known_types, to_ids
-from lowlat_seg_ros.tools.bag.pace import VirtualTime, Waiting
+from lowlat_seg_ros.tools.bag.offline import VirtualTime, Waiting
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 
 FRAMES = 7

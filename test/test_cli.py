@@ -79,7 +79,7 @@ def test_no_command_and_unknown_command_are_usage_errors(capsys: pytest.CaptureF
         (["--rate", "0"], "--rate is 0.0"),
         (["--rate", "nan"], "--rate is nan"),
         (["--frames", "1"], "--frames is 1"),
-        (["--deviation-threshold", "2"], "deviation_threshold is 2.0; it must lie in"),
+        (["--deviation-threshold", "2"], "--deviation-threshold is 2.0; it must lie in"),
     ],
 )
 def test_wrong_settings_end_in_one_line(

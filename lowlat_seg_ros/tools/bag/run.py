@@ -25,8 +25,7 @@ from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.network.digest import sha256
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.tools.bag.messages import CLOCK
-from lowlat_seg_ros.tools.bag.offline import replay
-from lowlat_seg_ros.tools.bag.pace import Pace, RealTime, VirtualTime
+from lowlat_seg_ros.tools.bag.offline import Pace, RealTime, VirtualTime, replay
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter
 from lowlat_seg_ros.tools.bag.topics import Topics
 
