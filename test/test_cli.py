@@ -73,7 +73,7 @@ def test_no_command_and_unknown_command_are_usage_errors(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         (["--dataset", "camvid"], "--root"),
         (["--rate", "0"], "--rate is 0.0"),
@@ -83,11 +83,11 @@ def test_no_command_and_unknown_command_are_usage_errors(capsys: pytest.CaptureF
     ],
 )
 def test_wrong_settings_end_in_one_line(
-    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    options: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ):
     status, error = exit_of(capsys, "demo", *options)
     assert status == 2
-    assert told in error
+    assert expected in error
 
 
 def test_missing_file_ends_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -98,7 +98,7 @@ def test_isolation_keeps_the_users_profile(monkeypatch: pytest.MonkeyPatch):
     assert {os.environ[name] for name in environment.PROFILE_VARIABLES} == {"/mine.xml"}
 
 
-def test_node_that_cannot_start_is_told_with_its_log(tmp_path: Path):
+def test_node_that_cannot_start_is_reported_with_its_log(tmp_path: Path):
     parameters = {"checkpoint": str(tmp_path / "none.safetensors")}
     with (
         pytest.raises(RosError, match=r"(?s)status 1.*none\.safetensors"),
@@ -107,7 +107,7 @@ def test_node_that_cannot_start_is_told_with_its_log(tmp_path: Path):
         pass
 
 
-def test_node_that_dies_while_playing_is_told(checkpoint: Path, tmp_path: Path):
+def test_node_that_dies_while_playing_is_reported(checkpoint: Path, tmp_path: Path):
     parameters = {"checkpoint": str(checkpoint), "expected_width": 64, "expected_height": 48}
     with live_node(parameters, tmp_path / "log") as node:
 
