@@ -16,9 +16,10 @@ examples:
   lowlat-seg segment photos --out out --stills         a folder of pictures that are no sequence
   lowlat-seg segment 0 --out out --max-frames 300      the camera /dev/video0; Ctrl-C ends it, too
 
-A video, a camera and a folder whose pictures are all of one size are taken as a sequence: Sh runs
-in the background, and what it knows is carried from frame to frame, as in the node. Of pictures
-that have nothing to do with each other, each is a first frame, which gets the whole network.
+A video, a camera and a folder whose pictures are all of one size are taken as a sequence: the heavy
+part of the network (Sh) runs in the background, and what it knows is carried from frame to frame,
+as in the node. The whole network runs on a first frame, one more than a second after the one
+before, and each picture that is no part of a sequence.
 
 The network runs at the height of the pictures that it was trained on, as objects have the size
 that it knows there, and large pictures take long; masks have the input's size all the same.
