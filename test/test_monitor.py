@@ -98,7 +98,7 @@ def test_gaps_in_sequence_numbers_are_missing_messages() -> None:
     assert missing(7, 8, 11, 12) == [0, 0, 2, 0]
 
 
-def test_publisher_that_begins_anew_has_lost_nothing() -> None:
+def test_publisher_that_starts_again_has_lost_nothing() -> None:
     assert missing(90, 1, 2, 4) == [0, 0, 0, 1]
 
 

@@ -17,8 +17,14 @@ from rclpy.context import Context
 from rclpy.parameter import Parameter
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.ros.node import SegmentationNode
-from lowlat_seg_ros.ros.params import NAMES, NodeConfig, as_parameters, descriptor
+from lowlat_seg_ros.ros.node import SegmentationNode, load_model
+from lowlat_seg_ros.ros.params import (
+    NAMES,
+    NodeConfig,
+    Settings,
+    as_parameters,
+    descriptor,
+)
 
 FIELDS = [item for kind in (NodeConfig, EngineConfig) for item in dataclasses.fields(kind)]
 BY_NAME = {item.name: item for item in FIELDS}
@@ -135,3 +141,14 @@ def test_wrong_values_are_named_as_parameters(context: Context) -> None:
         node_with(context, **{"advanced.late_refinement": "never"})
     with pytest.raises(ConfigError, match=r"^cameras is a/b; give each camera a name of its own"):
         node_with(context, cameras=["a/b"])
+
+
+def test_checkpoint_may_be_in_the_home_folder(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(weights.parent))
+    node = NodeConfig(
+        checkpoint=f"~/{weights.name}", device="cpu", expected_width=64, expected_height=48
+    )
+    model = load_model(Settings(node, EngineConfig(foreground_threads=1)))
+    assert model.path == weights

@@ -210,7 +210,7 @@ class OutputConnection:
 
 
 def type_name(message: Any) -> str:
-    """The name of a message class as the graph has it, such as sensor_msgs/msg/Image."""
+    """The name of a message class as the ROS graph gives it, such as sensor_msgs/msg/Image."""
     return f"{message.__module__.split('.')[0]}/msg/{message.__name__}"
 
 

@@ -1,6 +1,6 @@
 """Is ROS 2 here, and what a run on one machine needs to be alone and to lose no large image.
 
-Imports nothing of ROS, so that its absence can be told in a sentence.
+This module imports nothing of ROS, so that it can say in a sentence that ROS is missing.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class OwnThreadExecutor(Executor):
 
     The groups are served in the order in which they became ready: with a group for each camera,
     the one that has waited longest comes next, and a camera waits for no more than one image of
-    each other one. A message is taken from the middleware only when its turn has come, so that it
+    each other one. A message is taken from the middleware only when its group is next, so that it
     is the newest. Of one group for all, those that wait would come in the order of their creation.
 
     An exception of a callback is raised by :meth:`spin`.

@@ -54,11 +54,11 @@ class ManagedNode(LifecycleNode, ABC):
 
     @abstractmethod
     def cleanup(self) -> None:
-        """Inactive -> unconfigured: let go of what :meth:`configure` made."""
+        """Inactive -> unconfigured: release what :meth:`configure` made."""
 
     @abstractmethod
     def release(self) -> bool:
-        """Let go of everything, in any state; False if something did not end in time."""
+        """Release everything, in any state; False if something did not end in time."""
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy, as are those below."""

@@ -79,7 +79,7 @@ def launched(file: str, **arguments: object) -> Iterator[subprocess.Popen[bytes]
 
 def test_node_starts_with_its_arguments(observer: Node, tmp_path: Path, checkpoint: Path) -> None:
     file = tmp_path / "parameters.yaml"
-    file.write_text("/**/segmentation_node: {ros__parameters: {max_key_interval: 7}}")
+    file.write_text("/**/segmentation_node: {ros__parameters: {advanced: {max_key_interval: 7}}}")
     arguments = {
         "image": "/front/image",
         "namespace": "car",
@@ -90,14 +90,14 @@ def test_node_starts_with_its_arguments(observer: Node, tmp_path: Path, checkpoi
     }
     with launched("segmentation.launch.py", **arguments) as process:
         wait(lambda: observer.count_subscribers("/front/image") == 1, process)
-        assert values(observer, ["max_key_interval", "use_sim_time", "device"]) == [7, True, "cpu"]
+        assert values(observer, ["advanced.max_key_interval", "use_sim_time", "device"]) == [7, True, "cpu"]
         assert observer.count_publishers("/car/segmentation_node/mask") == 1
 
 
 def test_node_waits_for_transitions_without_autostart(observer: Node, checkpoint: Path) -> None:
     arguments = {"namespace": "car", "checkpoint": checkpoint, "autostart": "false"}
     with launched("segmentation.launch.py", **arguments):
-        names = ["max_key_interval", "autostart", "checkpoint"]
+        names = ["advanced.max_key_interval", "autostart", "checkpoint"]
         assert values(observer, names) == [0, False, str(checkpoint)]
         assert observer.count_subscribers("/camera/image_raw") == 0
 
@@ -137,7 +137,7 @@ def test_bag_is_played_again_and_again_by_its_clock(
     with launched("replay.launch.py", checkpoint=checkpoint, device="cpu", **arguments) as process:
         wait(looped, process)
         assert set(stamps) == {1}  # the first second of the bag, as it was recorded
-        assert values(observer, ["max_key_interval", "use_sim_time", "device"]) == [0, True, "cpu"]
+        assert values(observer, ["advanced.max_key_interval", "use_sim_time", "device"]) == [0, True, "cpu"]
 
 
 def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

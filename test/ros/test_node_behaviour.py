@@ -15,7 +15,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profi
 from sensor_msgs.msg import Image
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.ros.params import NodeConfig, descriptor
+from lowlat_seg_ros.ros.params import NAMES, NodeConfig, descriptor
 
 RGB = picture()
 
@@ -27,7 +27,7 @@ def balances(ledger: Ledger) -> bool:
 
 def test_every_setting_is_a_described_parameter(live: Bench) -> None:
     fields = [item for kind in (NodeConfig, EngineConfig) for item in dataclasses.fields(kind)]
-    names = [item.name for item in fields]
+    names = [NAMES[item.name] for item in fields]
     assert set(names) <= set(live.list_parameters())
     for item, found in zip(fields, live.describe_parameters(names), strict=True):
         wanted = descriptor(item)

@@ -1,0 +1,150 @@
+"""The way of an image message to its mask, shared by the node and the offline replay."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.frames import Frame, FrameError, NodeTiming, ResetReason, Segmentation
+from lowlat_seg_ros.images import ImageError, Ledger
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.pipeline import Pipeline
+
+PUBLISHED_NS = 7_500_000_000
+
+
+class Notebook:
+    """A sink that writes down what it is given; ``failing`` names the method that raises."""
+
+    wants_confidence = True
+    failing = ""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.masks: list[np.ndarray] = []
+        self.reports: list[tuple[Segmentation, NodeTiming, Ledger]] = []
+
+    def mask(self, header: Any, mask: np.ndarray, image_size: tuple[int, int]) -> int:
+        self._note("mask")
+        assert mask.shape == image_size
+        self.masks.append(mask)
+        return PUBLISHED_NS
+
+    def details(
+        self, header: Any, image: np.ndarray, result: Segmentation, timing: NodeTiming,
+        ledger: Ledger,
+    ) -> None:  # fmt: skip
+        self._note("details")
+        self.reports.append((result, timing, ledger))
+
+    def _note(self, event: str) -> None:
+        self.events.append(event)
+        if event == self.failing:
+            raise OSError("the disk is full")
+
+
+def image(pixels: np.ndarray, stamp_s: int = 7, encoding: str = "rgb8") -> SimpleNamespace:
+    """A message of no ROS library."""
+    height, width = pixels.shape[:2]
+    return SimpleNamespace(
+        header=SimpleNamespace(stamp=SimpleNamespace(sec=stamp_s, nanosec=0), frame_id="camera"),
+        height=height, width=width, encoding=encoding, step=3 * width, data=pixels.tobytes(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+
+
+@pytest.fixture
+def engine(tiny: Segmenter) -> Engine:
+    config = EngineConfig(foreground_threads=1, inference_height=48)
+    return Engine.deterministic(tiny, config, threshold=0.5, delay_frames=1)
+
+
+def answer(pipeline: Pipeline, message: SimpleNamespace, superseded: int = 0) -> None:
+    pipeline.answer(message, time.perf_counter_ns(), 2.0, superseded)
+
+
+def test_mask_is_out_first_and_the_report_is_complete(
+    engine: Engine, tiny: Segmenter, pixels: np.ndarray
+) -> None:
+    sink = Notebook()
+    pipeline = Pipeline(engine, sink)
+    for stamp_s in (7, 8):
+        answer(pipeline, image(pixels, stamp_s), superseded=3)
+    assert sink.events == ["mask", "details"] * 2
+    other = Engine.deterministic(tiny, engine.config, threshold=0.5, delay_frames=1)
+    for number, stamp_s in enumerate((7, 8)):
+        frame = Frame(pixels, stamp_s * 10**9, "camera", "rgb8")
+        expected = other.process(frame, confidence=True)
+        np.testing.assert_array_equal(sink.masks[number], expected.mask)
+        found = sink.reports[number][0]
+        assert (found.provenance, found.counters) == (expected.provenance, expected.counters)
+        np.testing.assert_array_equal(found.confidence, expected.confidence)
+    ledgers = [ledger for _, _, ledger in sink.reports]
+    assert ledgers == [Ledger(1, 1, superseded=3), Ledger(2, 2, superseded=6)]
+    assert [timing.age_ms for _, timing, _ in sink.reports] == [500.0, 0.0]  # never negative
+    assert [timing.wait_ms for _, timing, _ in sink.reports] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("virtual_time", [False, True])
+def test_processing_time_is_the_sum_in_virtual_time_alone(
+    engine: Engine, pixels: np.ndarray, virtual_time: bool
+) -> None:
+    sink = Notebook()
+    message, began_ns = image(pixels), time.perf_counter_ns() - 60_000_000_000
+    Pipeline(engine, sink, virtual_time=virtual_time).answer(message, began_ns, 0.0)
+    ((result, timing, _),) = sink.reports
+    parts = timing.convert_ms + result.timing.latency_ms + timing.publish_ms
+    assert (timing.processing_ms == parts) is virtual_time
+    assert timing.processing_ms >= parts
+
+
+def test_impossible_image_is_rejected_and_the_next_one_works(
+    engine: Engine, pixels: np.ndarray
+) -> None:
+    sink = Notebook()
+    pipeline = Pipeline(engine, sink)
+    with pytest.raises(ImageError, match="encoding is 'rgb9'"):
+        answer(pipeline, image(pixels, encoding="rgb9"))
+    with pytest.raises(FrameError):  # at 48 rows it would be far too wide
+        answer(pipeline, image(np.zeros((1, 20_000, 3), np.uint8)))
+    assert sink.events == []
+    answer(pipeline, image(pixels))
+    assert pipeline.ledger == Ledger(3, published=1, rejected=1, failed=1)
+
+
+@pytest.mark.parametrize(("failing", "failed"), [("mask", 1), ("details", 0)])
+def test_failing_sink_is_accounted_for(
+    engine: Engine, pixels: np.ndarray, failing: str, failed: int
+) -> None:
+    sink = Notebook()
+    pipeline = Pipeline(engine, sink)
+    sink.failing = failing
+    with pytest.raises(OSError, match="disk is full"):
+        answer(pipeline, image(pixels))
+    sink.failing = ""
+    answer(pipeline, image(pixels, 8))
+    assert pipeline.ledger == Ledger(2, published=2 - failed, failed=failed)
+    assert engine.counters.frames == 2  # the first one was segmented all the same
+
+
+def test_reset_is_for_the_next_frame_alone(engine: Engine, pixels: np.ndarray) -> None:
+    sink = Notebook()
+    pipeline = Pipeline(engine, sink)
+    answer(pipeline, image(pixels, 7))
+    pipeline.reset(ResetReason.ACTIVATED)
+    pipeline.reset(ResetReason.ACTIVATED)
+    answer(pipeline, image(pixels, 8))
+    answer(pipeline, image(pixels, 9))
+    reasons = [result.provenance.reset for result, _, _ in sink.reports]
+    assert reasons == [ResetReason.FIRST_FRAME, ResetReason.ACTIVATED, None]
+    assert engine.counters.resets == 1
