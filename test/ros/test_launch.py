@@ -90,7 +90,11 @@ def test_node_starts_with_its_arguments(observer: Node, tmp_path: Path, checkpoi
     }
     with launched("segmentation.launch.py", **arguments) as process:
         wait(lambda: observer.count_subscribers("/front/image") == 1, process)
-        assert values(observer, ["advanced.max_key_interval", "use_sim_time", "device"]) == [7, True, "cpu"]
+        assert values(observer, ["advanced.max_key_interval", "use_sim_time", "device"]) == [
+            7,
+            True,
+            "cpu",
+        ]
         assert observer.count_publishers("/car/segmentation_node/mask") == 1
 
 
@@ -137,7 +141,11 @@ def test_bag_is_played_again_and_again_by_its_clock(
     with launched("replay.launch.py", checkpoint=checkpoint, device="cpu", **arguments) as process:
         wait(looped, process)
         assert set(stamps) == {1}  # the first second of the bag, as it was recorded
-        assert values(observer, ["advanced.max_key_interval", "use_sim_time", "device"]) == [0, True, "cpu"]
+        assert values(observer, ["advanced.max_key_interval", "use_sim_time", "device"]) == [
+            0,
+            True,
+            "cpu",
+        ]
 
 
 def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

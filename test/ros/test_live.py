@@ -40,6 +40,7 @@ from lowlat_seg_ros.ros import environment
 from lowlat_seg_ros.ros.connections import output_qos
 from lowlat_seg_ros.ros.environment import RosError
 from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.params import as_parameters
 from lowlat_seg_ros.tools.live import Player, Recorder, live_node
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
@@ -108,7 +109,9 @@ def test_node_that_cannot_start_is_reported_with_its_log(tmp_path: Path):
 
 
 def test_node_that_dies_while_playing_is_reported(checkpoint: Path, tmp_path: Path):
-    parameters = {"checkpoint": str(checkpoint), "expected_width": 64, "expected_height": 48}
+    parameters = as_parameters(
+        {"checkpoint": str(checkpoint), "expected_width": 64, "expected_height": 48}
+    )
     with live_node(parameters, tmp_path / "log") as node:
 
         def kill_at_third(played: int, masks: int) -> None:
