@@ -21,9 +21,9 @@ from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.lab.evaluation.footage import Footage, load
+from lowlat_seg_ros.lab.evaluation.clip import Clip, load_all
+from lowlat_seg_ros.lab.evaluation.comparison import assumed, stream
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
-from lowlat_seg_ros.lab.evaluation.streaming import assumed, stream
 from lowlat_seg_ros.lab.evaluation.summary import accuracy
 from lowlat_seg_ros.labels import CAMVID, overlay
 from lowlat_seg_ros.network import inference
@@ -66,9 +66,9 @@ def embedded(page: str) -> dict[str, Any]:
     return json.loads(text)
 
 
-def clip_of_drive() -> Footage:
+def clip_of_drive() -> Clip:
     drive = RenderedDrive(seed=1, frames=FRAMES, rate_hz=10, size=(48, 80))
-    return load("drive", drive, 0, lambda count: None)
+    return load_all("drive", drive, 0, lambda count: None)
 
 
 def engine(weights: Path) -> Engine:

@@ -6,20 +6,26 @@ import argparse
 import csv
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowlat_seg_ros import cli as commands
-from lowlat_seg_ros.config import NETWORKS, ConfigError
+from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
+from lowlat_seg_ros.engine.runner import Runner
+from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines import weights
 from lowlat_seg_ros.lab.baselines.learned import METHODS, PAIR_METHODS, Encoded, PairMethod
+from lowlat_seg_ros.lab.baselines.stream import Stream
 from lowlat_seg_ros.lab.data.transforms import Augment
-from lowlat_seg_ros.lab.evaluation.catalogue import WITH_WEIGHTS
+from lowlat_seg_ros.lab.evaluation.catalogue import WITH_WEIGHTS, Spec
+from lowlat_seg_ros.lab.evaluation.clip import Clip
+from lowlat_seg_ros.lab.evaluation.methods import MethodFactory
 from lowlat_seg_ros.lab.training import cli
 from lowlat_seg_ros.lab.training.baseline import PairStage
 from lowlat_seg_ros.lab.training.loop import Loop
@@ -139,6 +145,48 @@ def test_what_a_network_cannot_be_compared_with_is_not_advised(
     assert commands.main([*common.split(), "--methods", methods, "--checkpoint", str(base)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "train baseline --method single_frame_trained,dff --start-from" in shown
+
+
+class WatchedRunner(Runner):
+    """Counts the parts that it runs, and says whether one runs now."""
+
+    parts, running = 0, False
+
+    def run(self, name: Hashable, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        self.parts, self.running = self.parts + 1, True
+        try:
+            return super().run(name, function, *inputs)
+        finally:
+            self.running = False
+
+
+@pytest.mark.parametrize(
+    "spec", [s for s in WITH_WEIGHTS if s.name != "sh_small"], ids=lambda s: s.name
+)
+def test_every_method_runs_through_the_engine_s_runner(
+    spec: Spec, tiny: Segmenter, make_frame: Callable[..., Frame]
+) -> None:
+    """On a GPU, what bypasses it has no CUDA graph: the comparison would be unfair."""
+    method, runner = METHODS[spec.name](tiny).eval(), WatchedRunner(tiny)
+    header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, 0.3)
+    clip = Clip("none", CAMVID, 10.0, (), ())
+    baselines = {spec.name: method}
+    factory = MethodFactory(tiny, header, EngineConfig(foreground_threads=1), clip, {}, baselines)
+    engine = factory.build(spec)
+    assert isinstance(engine, Stream)
+    engine.runner = runner
+    outside: list[nn.Module] = []
+
+    def note(module: nn.Module, inputs: object) -> None:
+        if not runner.running:
+            outside.append(module)
+
+    for module in method.learned.modules():
+        module.register_forward_pre_hook(note)
+    for index in range(3):
+        engine.process(make_frame(index, size=(64, 64)))
+    assert runner.parts >= 3
+    assert not outside
 
 
 @pytest.mark.parametrize("name", sorted(PAIR_METHODS))

@@ -5,12 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lowlat_seg_ros.lab.baselines.carriers import Flow, ImageDifference, Reuse, Unified
-from lowlat_seg_ros.lab.baselines.carry import Adaptive, Alone, Fused
+from lowlat_seg_ros.lab.baselines.carry import (
+    Adaptive,
+    Carrier,
+    Flow,
+    FusedHead,
+    ImageDifference,
+    PlainHead,
+    Reuse,
+    Unified,
+)
 from lowlat_seg_ros.lab.baselines.flow import FlowNetwork, half_size, photometric, warp
-from lowlat_seg_ros.lab.baselines.recurrent import GatedRecurrentWarp
+from lowlat_seg_ros.lab.baselines.grfp import GatedRecurrentWarp
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
+
+
+def motion_between(carrier: Carrier, key: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+    """Of two images, without F_l."""
+    return carrier.motion(carrier.remember(carrier.view(key, None)), carrier.view(now, None))
 
 
 def test_warp_reads_where_the_flow_points() -> None:
@@ -37,7 +50,7 @@ def test_flow_begins_as_standing_still(size: tuple[int, int]) -> None:
     images = torch.randn(2, 1, 3, *size)
     carrier = Flow(high_channels=4).eval()
     high = torch.randn(1, 4, size[0] // 8, size[1] // 8)
-    motion = carrier.motion(carrier.keep(images[0], None), images[1], None)
+    motion = motion_between(carrier, images[0], images[1])
     assert motion.shape == (1, 6, size[0] // 8, size[1] // 8)
     torch.testing.assert_close(carrier.move(high, motion), high)
 
@@ -78,7 +91,7 @@ def test_the_photometric_loss_asks_for_the_true_flow() -> None:
 
 def test_reuse_carries_nothing_on() -> None:
     carrier, high, image = Reuse(), torch.randn(1, 4, 6, 8), torch.randn(1, 3, 48, 64)
-    motion = carrier.motion(carrier.keep(image, None), image, None)
+    motion = motion_between(carrier, image, image)
     assert carrier.move(high, motion) is high
 
 
@@ -86,7 +99,7 @@ def test_unified_is_eq_1_with_one_kernel_everywhere() -> None:
     carrier = Unified(kernel_size=5)
     torch.nn.init.normal_(carrier.logits)
     image, high = torch.randn(2, 3, 48, 64), torch.randn(2, 4, 6, 8)
-    motion = carrier.motion(carrier.keep(image, None), image, None)
+    motion = motion_between(carrier, image, image)
     assert motion.sum().item() == pytest.approx(1.0)
     weights = motion.reshape(1, 25, 1, 1).expand(2, 25, 6, 8)
     expected = spatially_variant_convolution(high, weights)
@@ -100,7 +113,7 @@ def test_image_difference_follows_what_moved() -> None:
     cells_before = cells.roll(1, dims=2)
     before, now = (x.repeat_interleave(8, 2).repeat_interleave(8, 3) for x in (cells_before, cells))
     carrier, high = ImageDifference(kernel_size=3), torch.randn(1, 4, 6, 8)
-    motion = carrier.motion(carrier.keep(before, None), now, None)
+    motion = motion_between(carrier, before, now)
     torch.testing.assert_close(motion.sum(dim=1), torch.ones(1, 6, 8))
     moved = carrier.move(high.roll(1, dims=2), motion)
     torch.testing.assert_close(moved[:, :, :-1], high[:, :, :-1], atol=0.05, rtol=0.05)
@@ -112,13 +125,13 @@ def test_image_difference_has_nothing_to_learn() -> None:
 
 def test_only_what_reads_low_level_features_asks_for_them(tiny: Segmenter) -> None:
     assert not any(c.needs_low for c in (Reuse(), Unified(3), ImageDifference(3), Flow(4)))
-    assert not Alone(tiny.high_classifier).needs_low
+    assert not PlainHead(tiny.high_classifier).needs_low
     carrier = Adaptive(tiny.predictor)
-    head = Fused(tiny.adapt, tiny.fusion, tiny.classifier, tiny.low_classifier, None)
+    head = FusedHead(tiny.adapt, tiny.fusion, tiny.classifier, tiny.low_classifier, None)
     assert carrier.needs_low
     assert head.needs_low
     with pytest.raises(ValueError, match="needs Sl on every frame"):
-        carrier.keep(torch.zeros(1, 3, 8, 8), None)
+        carrier.view(torch.zeros(1, 3, 8, 8), None)
 
 
 def test_the_recurrent_cell_begins_with_the_network_s_answer() -> None:

@@ -15,8 +15,8 @@ from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, Networ
 from lowlat_seg_ros.engine.resize import plan, resample
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines import weights
-from lowlat_seg_ros.lab.baselines.full import FullEngine
 from lowlat_seg_ros.lab.baselines.learned import METHODS
+from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.lab.training import cli
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim

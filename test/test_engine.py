@@ -15,7 +15,7 @@ from lowlat_seg_ros.engine.device import cores
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.resize import confidence_of, mask_of, network_input, plan
 from lowlat_seg_ros.frames import Frame, MaskKind, ResetReason, Segmentation
-from lowlat_seg_ros.lab.baselines.full import FullEngine
+from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header, save
 from lowlat_seg_ros.network.segmenter import Segmenter
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,23 +22,22 @@ from lowlat_seg_ros.arguments import changed
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.engine.device import cores, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.lab.baselines.carry import adaptive
-from lowlat_seg_ros.lab.baselines.full import FullEngine
-from lowlat_seg_ros.lab.baselines.keyed import KeyedEngine
-from lowlat_seg_ros.lab.baselines.schedules import (
+from lowlat_seg_ros.lab.baselines.keyed import (
     FeatureChange,
     Fixed,
     PredictedDeviation,
     Threshold,
+    adaptive,
 )
+from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
 from lowlat_seg_ros.lab.evaluation import methods
 from lowlat_seg_ros.lab.evaluation.catalogue import GROUPS, INTERVALS, catalogue, choose
-from lowlat_seg_ros.lab.evaluation.footage import Footage
-from lowlat_seg_ros.lab.evaluation.intervals import Replay, low_features
+from lowlat_seg_ros.lab.evaluation.clip import Clip
+from lowlat_seg_ros.lab.evaluation.comparison import measure
+from lowlat_seg_ros.lab.evaluation.evaluate import configure
+from lowlat_seg_ros.lab.evaluation.methods import Replay, low_features
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
-from lowlat_seg_ros.lab.evaluation.options import configure
-from lowlat_seg_ros.lab.evaluation.run import measure
 from lowlat_seg_ros.labels import CAMVID, CITYSCAPES
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import Header
@@ -62,7 +62,7 @@ def ignore(steps: int) -> None:
 
 
 @pytest.fixture
-def footage() -> Footage:
+def clip() -> Clip:
     """Two drives of six and four frames whose images drift slowly, labels at random."""
     rng = np.random.default_rng(0)
     frames = []
@@ -72,7 +72,7 @@ def footage() -> Footage:
         label = rng.integers(0, 11, (48, 64), np.uint8)
         label[:4] = 255
         frames.append(LabelledFrame(image, label, index * 100_000_000, str(index)))
-    return Footage("noise", CAMVID, 10.0, tuple(frames), ("a",) * 6 + ("b",) * 4)
+    return Clip("noise", CAMVID, 10.0, tuple(frames), ("a",) * 6 + ("b",) * 4)
 
 
 def evaluate(*words: object) -> int:
@@ -136,7 +136,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(methods.BUILDERS, "keyed", interrupted)
+    monkeypatch.setattr(methods, "adaptive", interrupted)
     path, chosen = tmp_path / "figures.json", "full,dff,adaptive"
     assert evaluate("--checkpoint", weights, "--methods", chosen, "--json", path) == 130
     found = figures(path)
@@ -189,17 +189,17 @@ def test_accuracy_is_the_same_on_every_run(weights: Path, tmp_path: Path) -> Non
     assert rows[0] == rows[1]
 
 
-def test_scores_are_those_of_one_pooled_matrix(tiny: Segmenter, footage: Footage) -> None:
+def test_scores_are_those_of_one_pooled_matrix(tiny: Segmenter, clip: Clip) -> None:
     expected = Confusion(11)
     by_age = {age: Confusion(11) for age in range(3)}
-    method = KeyedEngine(adaptive(tiny), Fixed(3), ONE_THREAD)
-    for index, frame in enumerate(footage.frames):
+    method = adaptive(tiny, Fixed(3), ONE_THREAD)
+    for index, frame in enumerate(clip.frames):
         if index == 6:
             method.reset()
-        mask = method.process(footage.frame(index)).mask
+        mask = method.process(clip.frame(index)).mask
         expected.update(frame.label, mask)
         by_age[(index if index < 6 else index - 6) % 3].update(frame.label, mask)
-    result = measure(KeyedEngine(adaptive(tiny), Fixed(3), ONE_THREAD), footage, {2}, ignore)
+    result = measure(adaptive(tiny, Fixed(3), ONE_THREAD), clip, {2}, ignore)
     assert result.miou == expected.miou
     assert result.pixel_accuracy == expected.pixel_accuracy
     assert result.class_accuracy == expected.class_accuracy
@@ -208,24 +208,24 @@ def test_scores_are_those_of_one_pooled_matrix(tiny: Segmenter, footage: Footage
     assert set(result.masks) == {2}
 
 
-def test_first_frames_of_drives_do_not_count_as_latency(tiny: Segmenter, footage: Footage) -> None:
-    result = measure(FullEngine(tiny, ONE_THREAD), footage, (), ignore)
+def test_first_frames_of_drives_do_not_count_as_latency(tiny: Segmenter, clip: Clip) -> None:
+    result = measure(FullEngine(tiny, ONE_THREAD), clip, (), ignore)
     assert [m.index for m in result.moments if m.first] == [0, 6]
     steady = [m.latency_ms for m in result.moments if not m.first]
     assert result.max_ms == max(steady)
     assert result.avg_ms == pytest.approx(sum(steady) / 8)
 
 
-def test_the_threads_told_are_those_that_frames_had(tiny: Segmenter, footage: Footage) -> None:
+def test_the_threads_told_are_those_that_frames_had(tiny: Segmenter, clip: Clip) -> None:
     """Not the one that is left to the selector once the mask is out."""
     with Engine.deterministic(tiny, threshold=0.1, delay_frames=1) as engine:
-        assert measure(engine, footage, (), ignore).threads == foreground_threads(EngineConfig())
+        assert measure(engine, clip, (), ignore).threads == foreground_threads(EngineConfig())
 
 
-def test_steadiness_does_not_reach_across_drives(tiny: Segmenter, footage: Footage) -> None:
+def test_temporal_consistency_does_not_reach_across_drives(tiny: Segmenter, clip: Clip) -> None:
     still = dataclasses.replace(
-        footage, frames=tuple(dataclasses.replace(f, label=footage.frames[0].label)
-                              for f in footage.frames)
+        clip, frames=tuple(dataclasses.replace(f, label=clip.frames[0].label)
+                              for f in clip.frames)
     )  # fmt: skip
     assert math.isnan(
         measure(FullEngine(tiny, ONE_THREAD), still, (), ignore).vc8
@@ -235,15 +235,15 @@ def test_steadiness_does_not_reach_across_drives(tiny: Segmenter, footage: Foota
 
 
 @pytest.mark.parametrize("kind", ["feature", "selector"])
-def test_thresholds_give_the_wanted_share(kind: str, tiny: Segmenter, footage: Footage) -> None:
-    measured = FeatureChange() if kind == "feature" else PredictedDeviation(tiny.selector)
-    lows = low_features(tiny, footage, EngineConfig(), ignore)
-    replay = Replay(measured, lows, footage.ranges())
+def test_thresholds_give_the_wanted_share(kind: str, tiny: Segmenter, clip: Clip) -> None:
+    measured = FeatureChange() if kind == "feature" else PredictedDeviation()
+    lows = low_features(tiny, clip, EngineConfig(), ignore)
+    replay = Replay(measured, tiny, lows, clip)
     for interval in (1, 2, 5):
         threshold = replay.threshold(interval)
         result = measure(
-            KeyedEngine(adaptive(tiny), Threshold(measured, threshold), ONE_THREAD),
-            footage,
+            adaptive(tiny, Threshold(measured, threshold), ONE_THREAD),
+            clip,
             (),
             ignore,
         )
@@ -356,13 +356,11 @@ def test_a_folder_of_the_user_s_own(tmp_path: Path) -> None:
     assert (facts["dataset"], facts["frames"], facts["rate_hz"]) == ("yard", 3, 8)
 
 
-CAMVID_ROOT = Path(__file__).parents[2] / "shared" / "camvid"
-
-
-@pytest.mark.skipif(not CAMVID_ROOT.is_dir(), reason="CamVid is not beside the repository")
+@pytest.mark.skipif("CAMVID_ROOT" not in os.environ, reason="CAMVID_ROOT does not name CamVid")
 def test_camvid_s_clip(weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "f.json"
-    words = ["--dataset", "camvid", "--root", CAMVID_ROOT, "--methods", "full,adaptive"]
-    assert evaluate(*words, "--checkpoint", weights, "--json", path) == 0
+    data = ["--dataset", "camvid", "--root", os.environ["CAMVID_ROOT"]]
+    words = ["--methods", "full,adaptive", "--checkpoint", weights, "--json", path]
+    assert evaluate(*data, *words) == 0
     assert figures(path)["facts"]["dataset"] == "CamVid val"
     assert "1.3 s" in figures(path)["facts"]["note"]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.lab.evaluation.figures import grid_rows
-from lowlat_seg_ros.lab.evaluation.footage import Footage
-from lowlat_seg_ros.lab.evaluation.frontier import front_of
+from lowlat_seg_ros.lab.evaluation.charts import front_of
+from lowlat_seg_ros.lab.evaluation.clip import Clip
+from lowlat_seg_ros.lab.evaluation.comparison import grid_rows
 from lowlat_seg_ros.labels import CAMVID
 
 
@@ -23,9 +23,9 @@ def test_the_front_holds_what_no_other_beats() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 50])
-def test_grid_rows_are_frames_of_the_footage(count: int) -> None:
-    footage = Footage("none", CAMVID, 1.0, (None,) * count, ("a",) * count)  # type: ignore[arg-type]
-    rows = grid_rows(footage)
+def test_grid_rows_are_frames_of_the_clip(count: int) -> None:
+    clip = Clip("none", CAMVID, 1.0, (None,) * count, ("a",) * count)  # type: ignore[arg-type]
+    rows = grid_rows(clip)
     assert rows == sorted(set(rows))
     assert len(rows) == min(4, count)
     assert set(rows) <= set(range(count))

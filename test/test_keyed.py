@@ -11,17 +11,18 @@ import torch
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Frame, FrameError, MaskKind, ResetReason
-from lowlat_seg_ros.lab.baselines.carry import Adaptive, Alone, CarriedSegmenter, adaptive
-from lowlat_seg_ros.lab.baselines.full import FullEngine
-from lowlat_seg_ros.lab.baselines.keyed import KeyedEngine
-from lowlat_seg_ros.lab.baselines.per_frame import single_frame
-from lowlat_seg_ros.lab.baselines.schedules import (
+from lowlat_seg_ros.lab.baselines.carry import Adaptive, PlainHead
+from lowlat_seg_ros.lab.baselines.keyed import (
     FeatureChange,
     Fixed,
+    KeyedEngine,
     PredictedDeviation,
     Threshold,
+    adaptive,
 )
+from lowlat_seg_ros.lab.baselines.stream import FullEngine, single_frame
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 MakeFrame = Callable[..., Frame]
@@ -33,7 +34,7 @@ ONE_THREAD = EngineConfig(foreground_threads=1)
 def test_key_frames_are_the_full_network_s_and_come_at_the_interval(
     tiny: Segmenter, make_frame: MakeFrame
 ) -> None:
-    keyed, full = KeyedEngine(adaptive(tiny), Fixed(3), ONE_THREAD), FullEngine(tiny, ONE_THREAD)
+    keyed, full = adaptive(tiny, Fixed(3), ONE_THREAD), FullEngine(tiny, ONE_THREAD)
     for index in range(7):
         answer, whole = keyed.process(make_frame(index)), full.process(make_frame(index))
         assert answer.provenance.key_age_frames == index % 3
@@ -41,13 +42,15 @@ def test_key_frames_are_the_full_network_s_and_come_at_the_interval(
     assert keyed.counters.key_frames == 3
 
 
+@pytest.mark.parametrize("name", ["tiny", "tiny_ddr", "gated"])
 def test_between_key_frames_masks_are_the_engine_s(
-    network: Segmenter, make_frame: MakeFrame
+    name: str, request: pytest.FixtureRequest, make_frame: MakeFrame
 ) -> None:
     """With the same exact key frame behind them: the engine's first."""
+    network: Segmenter = request.getfixturevalue(name)
     by_deviation = dataclasses.replace(ONE_THREAD, key_frame_policy="deviation")
     engine = Engine.deterministic(network, by_deviation, threshold=1.0, delay_frames=0)
-    keyed = KeyedEngine(adaptive(network), Fixed(100), ONE_THREAD)
+    keyed = adaptive(network, Fixed(100), ONE_THREAD)
     for index in range(4):
         frame = make_frame(index)
         assert np.array_equal(keyed.process(frame).mask, engine.process(frame).mask)
@@ -56,18 +59,16 @@ def test_between_key_frames_masks_are_the_engine_s(
 def test_without_fusion_the_current_frame_s_own_features_do_not_show(
     tiny: Segmenter, make_frame: MakeFrame
 ) -> None:
-    network = CarriedSegmenter(tiny, Adaptive(tiny.predictor), Alone(tiny.high_classifier)).eval()
-    plain, fused = (
-        KeyedEngine(network, Fixed(5), ONE_THREAD),
-        KeyedEngine(adaptive(tiny), Fixed(5), ONE_THREAD),
-    )
+    carrier, head = Adaptive(tiny.predictor), PlainHead(tiny.high_classifier)
+    plain = KeyedEngine(tiny, carrier, head, Fixed(5), ONE_THREAD)
+    fused = adaptive(tiny, Fixed(5), ONE_THREAD)
     masks = [[e.process(make_frame(i)).mask for i in range(2)] for e in (plain, fused)]
     assert np.array_equal(masks[0][0], masks[1][0])
     assert not np.array_equal(masks[0][1], masks[1][1])
 
 
 def test_a_reset_begins_with_a_key_frame(tiny: Segmenter, make_frame: MakeFrame) -> None:
-    keyed = KeyedEngine(adaptive(tiny), Fixed(100), ONE_THREAD)
+    keyed = adaptive(tiny, Fixed(100), ONE_THREAD)
     for index in range(2):
         keyed.process(make_frame(index))
     keyed.reset()
@@ -78,7 +79,7 @@ def test_a_reset_begins_with_a_key_frame(tiny: Segmenter, make_frame: MakeFrame)
 
 
 def test_another_size_begins_a_new_epoch(tiny: Segmenter, make_frame: MakeFrame) -> None:
-    keyed = KeyedEngine(adaptive(tiny), Fixed(100), ONE_THREAD)
+    keyed = adaptive(tiny, Fixed(100), ONE_THREAD)
     keyed.process(make_frame(0))
     answer = keyed.process(make_frame(1, size=(40, 56)))
     assert answer.provenance.reset is ResetReason.SIZE_CHANGED
@@ -89,30 +90,30 @@ def test_another_size_begins_a_new_epoch(tiny: Segmenter, make_frame: MakeFrame)
 def test_a_threshold_takes_every_frame_or_none(
     kind: str, tiny: Segmenter, make_frame: MakeFrame
 ) -> None:
-    measure = FeatureChange() if kind == "feature" else PredictedDeviation(tiny.selector)
+    measure = FeatureChange() if kind == "feature" else PredictedDeviation()
     for threshold, expected in ((-1.0, 5), (1e9, 1)):
-        keyed = KeyedEngine(adaptive(tiny), Threshold(measure, threshold), ONE_THREAD)
+        keyed = adaptive(tiny, Threshold(measure, threshold), ONE_THREAD)
         for index in range(5):
             keyed.process(make_frame(index))
         assert keyed.counters.key_frames == expected
 
 
 def test_the_change_is_measured_from_the_key_frame(tiny: Segmenter) -> None:
-    schedule = Threshold(FeatureChange(), 0.5)
+    schedule, runner = Threshold(FeatureChange(), 0.5), Runner(tiny)
     key = torch.ones(1, 2, 3, 3)
-    schedule.keep(key)
-    assert not schedule.is_key(1, 1.4 * key)
-    assert schedule.is_key(2, 1.6 * key)  # 0.6 from the key frame, 0.2 from the frame before
-    schedule.keep(1.6 * key)
-    assert not schedule.is_key(1, 1.6 * key)
+    schedule.promote(runner, key)
+    assert not schedule.is_key(runner, 1, 1.4 * key)
+    # It is 0.6 from the key frame, though only 0.2 from the frame before.
+    assert schedule.is_key(runner, 2, 1.6 * key)
+    schedule.promote(runner, 1.6 * key)
+    assert not schedule.is_key(runner, 1, 1.6 * key)
 
 
-def test_feature_change_is_relative() -> None:
-    low = torch.rand(1, 4, 5, 5)
-    measure = FeatureChange()
-    assert measure.change(low, low) == 0.0
-    assert measure.change(low, 1.5 * low) == pytest.approx(0.5, abs=1e-5)
-    assert measure.change(10 * low, 15 * low) == pytest.approx(0.5, abs=1e-5)
+def test_feature_change_is_relative(tiny: Segmenter) -> None:
+    low, measure, runner = torch.rand(1, 4, 5, 5), FeatureChange(), Runner(tiny)
+    assert measure.change(runner, low, low) == 0.0
+    assert measure.change(runner, low, 1.5 * low) == pytest.approx(0.5, abs=1e-5)
+    assert measure.change(runner, 10 * low, 15 * low) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_single_frame_is_the_engine_s_degraded_mask(
@@ -145,7 +146,7 @@ def test_masks_do_not_depend_on_earlier_frames_without_key_frames(
 def test_an_impossible_frame_is_refused_and_the_next_one_works(
     tiny: Segmenter, make_frame: MakeFrame
 ) -> None:
-    keyed = KeyedEngine(adaptive(tiny), Fixed(2), ONE_THREAD)
+    keyed = adaptive(tiny, Fixed(2), ONE_THREAD)
     huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (10_000, 10_000, 3))
     with pytest.raises(FrameError, match="inference_height"):
         keyed.process(Frame(huge, 0))

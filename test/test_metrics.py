@@ -1,4 +1,4 @@
-"""The metrics against matrices worked out by hand."""
+"""The metrics against matrices worked out by hand, and their intervals by a bootstrap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Consistency, deviation
+from lowlat_seg_ros.lab.evaluation.metrics import (
+    BLOCK,
+    Confusion,
+    Consistency,
+    deviation,
+    draws_of,
+    interval,
+    mious,
+)
 
 LABEL = np.array([[0, 0, 0, 1], [1, 1, 2, 255]], np.uint8)
 MASK = np.array([[0, 0, 1, 1], [1, 255, 0, 2]], np.uint8)
@@ -116,11 +124,11 @@ def test_consistency_by_hand():
     labels = [[0, 1, 0, 2], [0, 1, 1, 255], [0, 1, 1, 2]]
     masks = [[0, 1, 0, 2], [0, 0, 1, 2], [0, 1, 1, 2]]
     whole = consistency(labels, masks, length=3)
-    assert (whole.steady_pixels, whole.constant_pixels) == (1, 2)
+    assert (whole.consistent_pixels, whole.constant_pixels) == (1, 2)
     # Windows of two: frames 1-2 hold the first two pixels, frames 2-3 the third besides; the
     # second is wrong in both windows.
     pairs = consistency(labels, masks, length=2)
-    assert (pairs.steady_pixels, pairs.constant_pixels) == (3, 5)
+    assert (pairs.consistent_pixels, pairs.constant_pixels) == (3, 5)
     assert pairs.value == pytest.approx(3 / 5)
 
 
@@ -150,9 +158,39 @@ def test_consistency_equals_its_definition(data):
     result = Consistency(3)
     for label, mask in zip(labels, masks, strict=True):
         result.update(label, mask)
-    assert (result.constant_pixels, result.steady_pixels) == (constant, steady)
+    assert (result.constant_pixels, result.consistent_pixels) == (constant, steady)
 
 
 def test_deviation_is_the_share_of_pixels_that_differ():
     assert deviation(np.array([[0, 1, 2, 2]]), np.array([[0, 1, 0, 1]])) == 0.5
     assert deviation(torch.tensor([[3]]), torch.tensor([[3]])) == 0.0
+
+
+def matrix(right: int, wrong: int) -> np.ndarray:
+    """Two classes alike, each with so many pixels right and wrong."""
+    return np.array([[right, wrong, 0], [wrong, right, 0]])
+
+
+def test_blocks_are_drawn_whole_and_as_many_as_there_are() -> None:
+    draws = draws_of(50)
+    assert (draws.sum(axis=1) == 50).all()
+    blocks = draws.reshape(-1, 50 // BLOCK, BLOCK)
+    assert (blocks == blocks[..., :1]).all()
+    assert (draws != draws[0]).any()
+    assert (draws_of(3).sum(axis=1) == 3).all()
+
+
+def test_frames_that_are_alike_leave_no_doubt() -> None:
+    values = mious([matrix(90, 10)] * 20)
+    assert np.allclose(values, 90 / 110)
+    assert interval(values) == (values[0], values[0])
+
+
+def test_a_paired_difference_is_surer_than_either() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.integers(5, 60, 60)
+    worse = mious([matrix(100 - h, h) for h in hard])
+    better = mious([matrix(104 - h, h - 4) for h in hard])
+    low, high = interval(better - worse)
+    assert 0 < low < high
+    assert high - low < 0.5 * np.subtract(*interval(worse)[::-1])

@@ -11,7 +11,7 @@ import pytest
 
 from lowlat_seg_ros.frames import MaskKind, Provenance, Segmentation, Selection, StageTiming
 from lowlat_seg_ros.lab.evaluation.plots import latency_chart
-from lowlat_seg_ros.lab.evaluation.record import Answer
+from lowlat_seg_ros.lab.evaluation.summary import Answer
 from lowlat_seg_ros.lab.evaluation.video import Storyboard, VideoWriter
 from lowlat_seg_ros.labels import CAMVID, overlay
 

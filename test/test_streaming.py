@@ -17,8 +17,8 @@ from lowlat_seg_ros.frames import (
     StageTiming,
 )
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
-from lowlat_seg_ros.lab.evaluation.footage import Footage
-from lowlat_seg_ros.lab.evaluation.streaming import assumed, measured, stream
+from lowlat_seg_ros.lab.evaluation.clip import Clip
+from lowlat_seg_ros.lab.evaluation.comparison import assumed, measured, stream
 from lowlat_seg_ros.labels import ClassTable
 
 CLASSES = 8
@@ -43,7 +43,7 @@ class Oracle:
         self.resets += 1
 
 
-def footage(drives: str) -> Footage:
+def numbered(drives: str) -> Clip:
     """A frame every 100 ms, the n-th one all of class n."""
     table = ClassTable("numbers", tuple("abcdefgh"), ((0, 0, 0),) * CLASSES)
     frames = [
@@ -52,10 +52,10 @@ def footage(drives: str) -> Footage:
         )
         for n in range(len(drives))
     ]
-    return Footage("numbers", table, 10.0, tuple(frames), tuple(drives))
+    return Clip("numbers", table, 10.0, tuple(frames), tuple(drives))
 
 
-def right(clip: Footage, oracle: Oracle, milliseconds: float) -> float:
+def right(clip: Clip, oracle: Oracle, milliseconds: float) -> float:
     """Share of arrivals that find the mask of their own class; each class occurs once."""
     told: list[int] = []
     result = stream(oracle, clip, assumed(milliseconds), told.append)
@@ -66,39 +66,39 @@ def right(clip: Footage, oracle: Oracle, milliseconds: float) -> float:
 
 def test_a_mask_that_takes_no_time_is_there_at_once() -> None:
     oracle = Oracle()
-    assert right(footage("aaaaaa"), oracle, 0.0) == 1.0
+    assert right(numbered("aaaaaa"), oracle, 0.0) == 1.0
     assert oracle.seen == [0, 1, 2, 3, 4, 5]
 
 
 def test_any_latency_shows_the_frame_before() -> None:
     oracle = Oracle()
-    assert right(footage("aaaaaa"), oracle, 60.0) == 0.0
+    assert right(numbered("aaaaaa"), oracle, 60.0) == 0.0
     assert oracle.seen == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_slow_method_skips_to_the_newest_frame() -> None:
     oracle = Oracle()
-    right(footage("aaaaaaaa"), oracle, 250.0)
+    right(numbered("aaaaaaaa"), oracle, 250.0)
     # Done at 250, 500 and 750 ms; the newest frames by then are 2, 5 and 7.
     assert oracle.seen == [0, 2, 5, 7]
 
 
 def test_each_drive_begins_without_a_mask() -> None:
     oracle = Oracle()
-    assert right(footage("aaabbb"), oracle, 0.0) == 1.0
+    assert right(numbered("aaabbb"), oracle, 0.0) == 1.0
     assert oracle.resets == 1
     late = Oracle()
-    stream(late, footage("aaabbb"), assumed(1000.0), lambda n: None)
+    stream(late, numbered("aaabbb"), assumed(1000.0), lambda n: None)
     assert late.seen == [0, 2, 3, 5]  # what a drive leaves unfinished does not reach the next
 
 
 def test_still_scenes_forgive_latency_but_not_the_start() -> None:
-    clip = footage("aaaa")
-    still = Footage("still", clip.table, 10.0, (clip.frames[0],) * 4, clip.drives)
+    clip = numbered("aaaa")
+    still = Clip("still", clip.table, 10.0, (clip.frames[0],) * 4, clip.drives)
     shifted = [
         LabelledFrame(f.image, f.label, n * 100_000_000, str(n)) for n, f in enumerate(still.frames)
     ]
-    still = Footage("still", clip.table, 10.0, tuple(shifted), clip.drives)
+    still = Clip("still", clip.table, 10.0, tuple(shifted), clip.drives)
     assert right(still, Oracle(), 50.0) == pytest.approx(3 / 4)  # the first arrival finds none
 
 
@@ -107,6 +107,6 @@ def test_measured_costs_count_the_selector_after_the_mask() -> None:
     assert measured()(timing) == (80.0, 120.0)
     assert measured(speed=2.0)(timing) == (40.0, 60.0)
     oracle = Oracle(timing)
-    stream(oracle, footage("aaaaaaa"), measured(), lambda n: None)
+    stream(oracle, numbered("aaaaaaa"), measured(), lambda n: None)
     # Free at 120, 240, 360, 480 and 600 ms, when frames 1, 2, 3, 4 and 6 are the newest.
     assert oracle.seen == [0, 1, 2, 3, 4, 6]

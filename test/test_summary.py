@@ -13,9 +13,15 @@ import pytest
 
 from lowlat_seg_ros.engine.neighbours import Neighbours, busy_s
 from lowlat_seg_ros.frames import Counters, MaskKind, Provenance, Segmentation, StageTiming
-from lowlat_seg_ros.lab.evaluation.machine import describe
-from lowlat_seg_ros.lab.evaluation.record import Account, Answer
-from lowlat_seg_ros.lab.evaluation.summary import Latency, accuracy, summarise, write_json
+from lowlat_seg_ros.lab.evaluation.summary import (
+    Account,
+    Answer,
+    Latency,
+    accuracy,
+    describe,
+    summarise,
+    write_json,
+)
 
 CLASSES = ("road", "sky")
 

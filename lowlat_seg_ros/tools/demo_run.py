@@ -11,19 +11,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig, name_of
 from lowlat_seg_ros.frames import Frame
-from lowlat_seg_ros.lab.baselines.full import FullEngine
+from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.lab.evaluation import clip as clips
 from lowlat_seg_ros.lab.evaluation.clip import Clip
-from lowlat_seg_ros.lab.evaluation.machine import describe
 from lowlat_seg_ros.lab.evaluation.plots import latency_chart
 from lowlat_seg_ros.lab.evaluation.summary import (
     Accuracy,
     Latency,
     accuracy,
+    describe,
+    print_summary,
     summarise,
     write_json,
 )
-from lowlat_seg_ros.lab.evaluation.tables import print_summary
 from lowlat_seg_ros.lab.evaluation.video import Storyboard, VideoWriter
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.network import inference

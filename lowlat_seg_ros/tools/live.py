@@ -27,7 +27,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from lowlat_seg_ros.images import Ledger, to_ids
-from lowlat_seg_ros.lab.evaluation.record import Account, Answer
+from lowlat_seg_ros.lab.evaluation.summary import Account, Answer
 from lowlat_seg_ros.messages import record_of, segmentation, stamp_ns
 from lowlat_seg_ros.msg import FrameReport
 from lowlat_seg_ros.ros.environment import RosError

@@ -1,42 +1,144 @@
 """Key-frame methods in two parts: how F_h is carried to the current frame, how it is classified.
 
-So that methods differ in nothing else, all of them share the segmenter's Sl, Sh and classifier of
-full masks (the paper's Table 1, settings a to d). In shapes r is ``classifier_upsampling``.
+All of them share the segmenter's Sl, Sh and classifier of full masks, so that they differ in
+nothing else (the paper's Tables 1 and 2). In shapes r is ``classifier_upsampling``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowlat_seg_ros.lab.baselines.flow import FlowNetwork, half_size, warp
 from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
 from lowlat_seg_ros.network.classifier import Classifier
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
-from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.segmenter import STRIDE
 
 
 class Carrier(nn.Module, ABC):
-    """Carries F_h (N, Ch, H/8, W/8) from the key to the current frame.
+    """Carries F_h (N, Ch, H/8, W/8) from the key frame to the current one.
 
-    Images are normalised (N, 3, H, W), ``low`` is F_l, which is None unless ``needs_low``.
+    All methods map tensors to one tensor, so that an engine can run each as one CUDA graph.
     """
 
+    #: Whether :meth:`view` reads F_l; if not, Sl need not run on frames between key frames.
     needs_low = False
 
     @abstractmethod
-    def keep(self, image: Tensor, low: Tensor | None) -> Tensor:
-        """What is needed of the key frame besides F_h, computed once."""
+    def view(self, image: Tensor, low: Tensor | None) -> Tensor:
+        """What is compared of a frame, key frame or not.
+
+        ``image``: normalised (N, 3, H, W); ``low``: F_l, None where it was not computed.
+        """
+
+    def remember(self, view: Tensor) -> Tensor:
+        """What :meth:`motion` needs of the key frame's view; computed once for each key frame."""
+        return view
 
     @abstractmethod
-    def motion(self, kept: Tensor, image: Tensor, low: Tensor | None) -> Tensor:
+    def motion(self, remembered: Tensor, view: Tensor) -> Tensor:
         """How features move from the key frame to the current one."""
 
     @abstractmethod
     def move(self, high: Tensor, motion: Tensor) -> Tensor:
         """F_h of the key frame, moved."""
+
+
+class Reuse(Carrier):
+    """Clockwork (Shelhamer et al., ECCV-W 2016): F_h of the key frame as it is."""
+
+    def view(self, image: Tensor, low: Tensor | None) -> Tensor:
+        return image.new_zeros(1)  # nothing is compared
+
+    def motion(self, remembered: Tensor, view: Tensor) -> Tensor:
+        return remembered
+
+    def move(self, high: Tensor, motion: Tensor) -> Tensor:
+        return high
+
+
+class Unified(Carrier):
+    """One learned kernel for all locations, channels and frames."""
+
+    #: An optimiser's step changes a parameter by about the learning rate. This factor makes the
+    #: change large enough at the softmax for the few numbers of a kernel to be learned at all.
+    GAIN = 10.0
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(kernel_size**2))
+        self.kernel_size = kernel_size
+
+    def view(self, image: Tensor, low: Tensor | None) -> Tensor:
+        return image.new_zeros(1)  # nothing is compared
+
+    def motion(self, remembered: Tensor, view: Tensor) -> Tensor:
+        """The kernel (1, 1, K, K)."""
+        size = self.kernel_size
+        return (self.GAIN * self.logits).softmax(dim=0).view(1, 1, size, size)
+
+    def move(self, high: Tensor, motion: Tensor) -> Tensor:
+        """Eq. (1) with the same kernel everywhere: a convolution of each channel."""
+        count, channels, height, width = high.shape
+        padded = F.pad(high, (self.kernel_size // 2,) * 4, mode="replicate")
+        single = padded.reshape(count * channels, 1, *padded.shape[2:])
+        # conv2d correlates, Eq. (1) convolves.
+        out = F.conv2d(single, motion.flip(2, 3).to(high.dtype))
+        return out.view(count, channels, height, width)
+
+
+class ImageDifference(Carrier):
+    """Kernels from the images alone: the more alike two pixels, the larger the weight.
+
+    ``W(u,v,i,j)`` is the softmax over (u, v) of ``-|I_t(i,j) - I_k(i-u,j-v)| / TEMPERATURE``, the
+    images being averaged over the 8x8 pixels of a cell. Nothing of it is learned.
+    """
+
+    #: Difference, in standard deviations of the images, that lowers a weight to 1/e.
+    TEMPERATURE = 0.1
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+
+    def view(self, image: Tensor, low: Tensor | None) -> Tensor:
+        return F.avg_pool2d(image.float(), STRIDE)  # in bfloat16 the means would be rounded
+
+    def motion(self, remembered: Tensor, view: Tensor) -> Tensor:
+        """Kernels (N, K*K, H/8, W/8)."""
+        count, channels, height, width = view.shape
+        padded = F.pad(remembered, (self.kernel_size // 2,) * 4, mode="replicate")
+        windows = F.unfold(padded, self.kernel_size)
+        # The first window is the cell up and left, which Eq. (1) reads at the last tap.
+        shifted = windows.view(count, channels, self.kernel_size**2, height, width).flip(2)
+        difference = (shifted - view[:, :, None]).abs().mean(dim=1)
+        return (-difference / self.TEMPERATURE).softmax(dim=1)
+
+    def move(self, high: Tensor, motion: Tensor) -> Tensor:
+        return spatially_variant_convolution(high, motion)
+
+
+class Flow(Carrier):
+    """DFF (Zhu et al., CVPR 2017): a bilinear warp along learned flow, then a scale per channel."""
+
+    def __init__(self, high_channels: int) -> None:
+        super().__init__()
+        self.network = FlowNetwork(extra=high_channels)
+
+    def view(self, image: Tensor, low: Tensor | None) -> Tensor:
+        return half_size(image.float())  # in bfloat16 the means would be rounded
+
+    def motion(self, remembered: Tensor, view: Tensor) -> Tensor:
+        """Flow and, as its difference from 1, the scale: (N, 2 + Ch, H/8, W/8)."""
+        maps: Tensor = self.network(remembered, view)
+        return maps
+
+    def move(self, high: Tensor, motion: Tensor) -> Tensor:
+        return warp(high, motion[:, :2]) * (1 + motion[:, 2:])
 
 
 class Adaptive(Carrier):
@@ -48,37 +150,53 @@ class Adaptive(Carrier):
         super().__init__()
         self.predictor = predictor
 
-    def keep(self, image: Tensor, low: Tensor | None) -> Tensor:
-        return self.predictor.remember(self.predictor.reduce(_given(low)))
+    def view(self, image: Tensor, low: Tensor | None) -> Tensor:
+        """F_l, reduced (N, width, H/8, W/8)."""
+        return self.predictor.reduce(_given(low))
 
-    def motion(self, kept: Tensor, image: Tensor, low: Tensor | None) -> Tensor:
-        weights: Tensor = self.predictor(kept, self.predictor.reduce(_given(low)))
+    def remember(self, view: Tensor) -> Tensor:
+        return self.predictor.remember(view)
+
+    def motion(self, remembered: Tensor, view: Tensor) -> Tensor:
+        """Kernels (N, K*K, H/8, W/8)."""
+        weights: Tensor = self.predictor(remembered, view)
         return weights
 
     def move(self, high: Tensor, motion: Tensor) -> Tensor:
         return spatially_variant_convolution(high, motion)
 
 
-class Alone(nn.Module):
-    """Carried F_h, classified as it is."""
+class Head(nn.Module, ABC):
+    """Classifies carried F_h."""
 
     needs_low = False
+
+    @abstractmethod
+    def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
+        """Logits (N, classes, r*H/8, r*W/8) of the current frame.
+
+        ``carried``: F_h (N, Ch, H/8, W/8) of the key frame, moved. ``low``: the current frame's
+        F_l, None where it was not computed.
+        """
+
+
+class PlainHead(Head):
+    """Carried F_h, classified as it is."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
     def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
-        """Logits (N, classes, r*H/8, r*W/8)."""
         logits: Tensor = self.classifier(carried)
         return logits
 
 
-class Fused(nn.Module):
+class FusedHead(Head):
     """Carried F_h fused with what AdaptNet makes of the current frame's F_l, then classified.
 
-    ``low_classifier`` is only for training: AdaptNet's own answer. ``residual`` is the full
-    network's classifier where fusion corrects its answer, else None.
+    ``low_classifier`` is only for training: it gives AdaptNet's own answer. ``residual`` is the
+    full network's classifier where fusion corrects its answer, else None.
     """
 
     needs_low = True
@@ -101,80 +219,8 @@ class Fused(nn.Module):
         return logits
 
     def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
-        """Logits (N, classes, r*H/8, r*W/8)."""
         logits: Tensor = self.classifier(self.fusion(carried, self.adapt(_given(low))))
         return logits if self.residual is None else logits + self.residual(carried)
-
-
-class OwnMask(nn.Module):
-    """What the fast track of ``base`` makes of carried F_h and F_l, with ensemble or gate."""
-
-    needs_low = True
-
-    def __init__(self, base: Segmenter) -> None:
-        super().__init__()
-        self.base = base
-
-    def forward(
-        self, carried: Tensor, low: Tensor | None, key: Key, weights: Tensor, age_s: float
-    ) -> Tensor:
-        """Logits (N, classes, r*H/8, r*W/8), ``age_s`` seconds after the key frame.
-
-        ``weights`` W(k,t) have carried F_h of the key frame.
-        """
-        base, low, evidence = self.base, _given(low), None
-        answers = base.answers(key.high)
-        if answers is not None:
-            answers = base.move(answers, weights)
-        if base.gate is not None:
-            before, now = base.predictor.reduce(_given(key.low)), base.predictor.reduce(low)
-            age = torch.full((len(low),), age_s, device=low.device)
-            evidence = base.evidence(before, now, age)
-        return base.classify_fused(carried, low, evidence, answers)
-
-
-@dataclass(frozen=True, eq=False)
-class Key:
-    """F_h of the key frame, what the carrier keeps of it, and F_l."""
-
-    high: Tensor
-    kept: Tensor
-    low: Tensor | None
-
-
-class CarriedSegmenter(nn.Module):
-    """``base`` on key frames, ``carrier`` and ``head`` on all others."""
-
-    def __init__(self, base: Segmenter, carrier: Carrier, head: Alone | Fused | OwnMask) -> None:
-        super().__init__()
-        self.base, self.carrier, self.head = base, carrier, head
-
-    @property
-    def needs_low(self) -> bool:
-        """Whether frames between key frames need Sl at all."""
-        return self.carrier.needs_low or self.head.needs_low
-
-    def key(self, image: Tensor, low: Tensor, high: Tensor) -> Key:
-        """What is kept of a key frame."""
-        return Key(high, self.carrier.keep(image, low), low)
-
-    def forward(self, key: Key, image: Tensor, low: Tensor | None) -> Tensor:
-        """Logits (N, classes, r*H/8, r*W/8) of a frame between key frames."""
-        motion = self.carrier.motion(key.kept, image, low)
-        return self.classify(key, self.carrier.move(key.high, motion), low, motion)
-
-    def classify(
-        self, key: Key, carried: Tensor, low: Tensor | None, motion: Tensor, age_s: float = 0.0
-    ) -> Tensor:
-        """Logits (N, classes, r*H/8, r*W/8) of what ``motion`` carried, ``age_s`` after the key."""
-        own = (key, motion, age_s) if isinstance(self.head, OwnMask) else ()
-        logits: Tensor = self.head(carried, low, *own)
-        return logits
-
-
-def adaptive(base: Segmenter) -> CarriedSegmenter:
-    """The paper's propagation and fusion, with the segmenter's own modules."""
-    return CarriedSegmenter(base, Adaptive(base.predictor), OwnMask(base)).eval()
 
 
 def _given(low: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """The methods with weights of their own, each on top of one base network that all share.
 
 Most are trained on pairs (key, current) of which the current frame is labelled; the engines in
-``lowlat_seg_ros.lab.baselines`` play them over a stream.
+``lowlat_seg_ros.lab.baselines`` run them over a stream.
 """
 
 from __future__ import annotations
@@ -11,14 +11,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import TRUNKS, ConfigError
-from lowlat_seg_ros.lab.baselines.carriers import Flow, ImageDifference, Reuse, Unified
-from lowlat_seg_ros.lab.baselines.carry import Adaptive, Alone, CarriedSegmenter, Carrier, Fused
+from lowlat_seg_ros.lab.baselines.carry import (
+    Adaptive,
+    Carrier,
+    Flow,
+    FusedHead,
+    Head,
+    ImageDifference,
+    PlainHead,
+    Reuse,
+    Unified,
+)
 from lowlat_seg_ros.lab.baselines.flow import FlowNetwork, half_size
-from lowlat_seg_ros.lab.baselines.recurrent import GatedRecurrentWarp
+from lowlat_seg_ros.lab.baselines.grfp import GatedRecurrentWarp
 from lowlat_seg_ros.network.adaptation import AdaptNet, Fusion
 from lowlat_seg_ros.network.backbone import Backbone
 from lowlat_seg_ros.network.classifier import Classifier
@@ -66,29 +76,55 @@ class PairMethod(Baseline, ABC):
 
 
 class CarriedMethod(PairMethod):
-    """A carrier of F_h and a head."""
+    """A carrier of F_h and a head.
 
-    def __init__(self, base: Segmenter, carrier: Carrier, head: Alone | Fused) -> None:
-        super().__init__(base, carrier=carrier, head=head)
-        self._parts = (carrier, head)
+    AdaptNet and the classifiers of masks begin as the base network's, fusion begins untrained, so
+    that no method profits from the propagation that a checkpoint may have been trained for.
+    """
+
+    def __init__(self, make: Callable[[Segmenter], Carrier], fuse: bool, base: Segmenter) -> None:
+        own, config = copy.deepcopy, base.config
+        if config.fine_carry:
+            raise ConfigError(
+                "this network carries its answers besides F_h (fine_carry), which the compared "
+                "ways to carry F_h do not; give --start-from a network without, such as resnet18"
+            )
+        head: Head
+        if fuse:
+            head = FusedHead(
+                own(base.adapt),
+                Fusion(config.high_channels, config.module_channels),
+                new_classifier(config),
+                own(base.low_classifier),
+                own(base.high_classifier) if config.residual_fusion else None,
+            )
+        else:
+            head = PlainHead(own(base.high_classifier))
+        super().__init__(base, carrier=make(base), head=head)
 
     @property
-    def network(self) -> CarriedSegmenter:
-        """What plays it over a stream; made anew, so that no weight is registered twice."""
-        return CarriedSegmenter(self.base, *self._parts)
+    def carrier(self) -> Carrier:
+        """How F_h is carried."""
+        return cast(Carrier, self.learned["carrier"])
+
+    @property
+    def head(self) -> Head:
+        """How it is classified."""
+        return cast(Head, self.learned["head"])
 
     def pair(self, key: Encoded, now: Encoded) -> Tensor:
-        network = self.network
-        logits: Tensor = network(network.key(key.image, key.low, key.high), now.image, now.low)
+        remembered = self.carrier.remember(self.carrier.view(key.image, key.low))
+        motion = self.carrier.motion(remembered, self.carrier.view(now.image, now.low))
+        logits: Tensor = self.head(self.carrier.move(key.high, motion), now.low)
         return logits
 
     def classify_low(self, low: Tensor) -> Tensor | None:
-        head = self._parts[1]
-        return head.classify_low(low) if isinstance(head, Fused) else None
+        head = self.head
+        return head.classify_low(low) if isinstance(head, FusedHead) else None
 
 
 class GrfpMethod(PairMethod):
-    """The recurrent cell; of a pair the key frame is the frame before."""
+    """The recurrent cell; the key frame of a pair is its frame before."""
 
     def __init__(self, base: Segmenter) -> None:
         super().__init__(base, cell=GatedRecurrentWarp(base.config.num_classes))
@@ -103,11 +139,11 @@ class GrfpMethod(PairMethod):
 
 
 class SingleFrameMethod(PairMethod):
-    """Sl, AdaptNet and a classifier for this alone: of a pair the key frame is not looked at.
+    """Sl, AdaptNet and a classifier trained for this alone; the key frame of a pair is ignored.
 
-    All begin as the base network's auxiliary mask, Sl being trained as well. ``wide``: AdaptNet is
-    as wide as the multiply-adds of the whole fast track allow, so that what remains of the
-    difference is the key frame's doing.
+    All begin as the base network's auxiliary mask, and Sl is trained as well. ``wide``: AdaptNet is
+    as wide as the multiply-adds of the whole fast track allow, so that the difference that remains
+    comes from the key frame.
     """
 
     def __init__(self, base: Segmenter, wide: bool) -> None:
@@ -147,7 +183,7 @@ def _adaptation(base: Segmenter) -> dict[str, Tensor]:
 
 
 def _begin_as(narrow: dict[str, Tensor], wide: dict[str, Tensor]) -> None:
-    """Let the weights ``wide`` answer what ``narrow`` do until they are trained."""
+    """Set the weights ``wide`` so that until they are trained they answer as ``narrow`` do."""
     for name, parameter in wide.items():
         embed(narrow[name], parameter)
 
@@ -179,15 +215,8 @@ def equal_width(base: Segmenter) -> int:
     return width
 
 
-class DDRNetMethod(Baseline):
-    """DDRNet-23-slim, which shares nothing with ``base`` but the way images are prepared."""
-
-    def __init__(self, base: Segmenter) -> None:
-        super().__init__(base, network=DDRNet23Slim(base.config.num_classes))
-
-
-#: Sides of the image that the small Sh reads, as a share of the network's: at this one it costs
-#: about what the fast track does.
+#: Height and width of the image that the small Sh reads, as a share of the network's. At this one
+#: it costs about what the fast track costs.
 SMALL_SCALE = 0.5
 
 
@@ -214,38 +243,6 @@ class SmallSh(nn.Module):
         return logits
 
 
-class SmallShMethod(Baseline):
-    """Sh's own network, shrunk in input size until it costs what the fast track costs."""
-
-    def __init__(self, base: Segmenter) -> None:
-        super().__init__(base, network=SmallSh(base))
-
-
-def _carried(make: Callable[[Segmenter], Carrier], fuse: bool, base: Segmenter) -> CarriedMethod:
-    """AdaptNet and classifiers of masks begin as the base network's; fusion begins anew.
-
-    So no method profits from the propagation that a checkpoint may have been trained for.
-    """
-    own = copy.deepcopy
-    config = base.config
-    if config.fine_carry:
-        raise ConfigError(
-            "this network carries its answers besides F_h (fine_carry), which the compared ways to "
-            "carry F_h do not; give --start-from a network without, such as resnet18"
-        )
-    if fuse:
-        head: Alone | Fused = Fused(
-            own(base.adapt),
-            Fusion(config.high_channels, config.module_channels),
-            new_classifier(config),
-            own(base.low_classifier),
-            own(base.high_classifier) if config.residual_fusion else None,
-        )
-    else:
-        head = Alone(own(base.high_classifier))
-    return CarriedMethod(base, make(base), head)
-
-
 def _adaptive(base: Segmenter) -> Carrier:
     config = base.config
     shares = config.shared_reduction > 0
@@ -270,22 +267,32 @@ def _flow(base: Segmenter) -> Carrier:
     return Flow(base.config.high_channels)
 
 
+def _ddrnet(base: Segmenter) -> Baseline:
+    """DDRNet-23-slim, which shares only the preparation of images with ``base``."""
+    return Baseline(base, network=DDRNet23Slim(base.config.num_classes))
+
+
+def _small_sh(base: Segmenter) -> Baseline:
+    """Sh's own network on an input so small that it costs what the fast track costs."""
+    return Baseline(base, network=SmallSh(base))
+
+
 Builder = Callable[[Segmenter], Baseline]
 
 #: Trained on pairs, as the paper's own propagation is. Table 1 compares with AdaptNet (``dff`` and
 #: ``clockwork`` here), Table 2 without. ``adaptive_equal`` is the paper's own, trained with exactly
 #: as many steps as the others.
 PAIR_METHODS: dict[str, Builder] = {
-    "clockwork": partial(_carried, _reuse, True),
-    "clockwork_no_fuse": partial(_carried, _reuse, False),
-    "dff": partial(_carried, _flow, True),
-    "dff_no_fuse": partial(_carried, _flow, False),
-    "unified": partial(_carried, _unified, False),
-    "unified_fused": partial(_carried, _unified, True),
-    "image_difference": partial(_carried, _image_difference, False),
-    "image_difference_fused": partial(_carried, _image_difference, True),
-    "adaptive_no_fuse": partial(_carried, _adaptive, False),
-    "adaptive_equal": partial(_carried, _adaptive, True),
+    "clockwork": partial(CarriedMethod, _reuse, True),
+    "clockwork_no_fuse": partial(CarriedMethod, _reuse, False),
+    "dff": partial(CarriedMethod, _flow, True),
+    "dff_no_fuse": partial(CarriedMethod, _flow, False),
+    "unified": partial(CarriedMethod, _unified, False),
+    "unified_fused": partial(CarriedMethod, _unified, True),
+    "image_difference": partial(CarriedMethod, _image_difference, False),
+    "image_difference_fused": partial(CarriedMethod, _image_difference, True),
+    "adaptive_no_fuse": partial(CarriedMethod, _adaptive, False),
+    "adaptive_equal": partial(CarriedMethod, _adaptive, True),
     "grfp": GrfpMethod,
     "single_frame_trained": partial(SingleFrameMethod, wide=False),
     "single_frame_wide": partial(SingleFrameMethod, wide=True),
@@ -293,8 +300,8 @@ PAIR_METHODS: dict[str, Builder] = {
 
 #: Trained on single labelled images, as the base network is.
 IMAGE_METHODS: dict[str, Builder] = {
-    "ddrnet23_slim": DDRNetMethod,
-    "sh_small": SmallShMethod,
+    "ddrnet23_slim": _ddrnet,
+    "sh_small": _small_sh,
 }
 
 METHODS = PAIR_METHODS | IMAGE_METHODS

@@ -1,19 +1,23 @@
-"""What all methods that run in the foreground alone have in common: frame in, mask out."""
+"""Methods that run in the foreground alone, with the engine's interface: frame in, mask out.
+
+Every method runs its network's parts through the engine's own runner, so on a GPU all of them have
+CUDA graphs, the stream of high priority and the asynchronous copies that the product has.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import resize, schedule
 from lowlat_seg_ros.engine.device import use_threads
-from lowlat_seg_ros.engine.engine import Publish
 from lowlat_seg_ros.engine.latency import Clock, Stopwatch
 from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.frames import (
@@ -27,12 +31,25 @@ from lowlat_seg_ros.frames import (
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 
+@dataclass(frozen=True, eq=False)
+class Now:
+    """The current frame: its normalised image (1, 3, H, W), and the watch for its stages.
+
+    ``key_age``, ``key_age_s``: frames and seconds since the key frame, 0 on the first frame after
+    :meth:`Stream.forget`.
+    """
+
+    image: Tensor
+    key_age: int
+    key_age_s: float
+    watch: Stopwatch
+
+
 class Stream(ABC):
-    """``process`` and ``reset`` as the engine's; a method says what becomes of one image.
+    """``process`` and ``reset`` as the engine has them; a method says what becomes of one image.
 
     It resets itself where the engine does (size, frame id, time, gap), and may use all cores, as
-    nothing runs beside it. What the network raises comes through. ``segmenter`` prepares images;
-    ``runner`` runs its parts as the engine's frames do.
+    nothing runs beside it. What the network raises comes through. ``segmenter`` prepares images.
     """
 
     def __init__(
@@ -42,77 +59,122 @@ class Stream(ABC):
         *,
         clock: Clock = time.perf_counter_ns,
     ) -> None:
-        self.segmenter = segmenter
         self.runner, _ = runners(segmenter)
+        self.counters = Counters()
+        #: Distinguishes the CUDA graphs of this method's own parts from those of other methods.
+        self.name: Hashable = object()
         self._config, self._clock = config, clock
         self._previous: Frame | None = None
-        self._key: tuple[int, int] | None = None  # stamp and index of the key frame
-        self.key_age_s = 0.0  # of the key frame, by stamps, while a frame is segmented
+        self._key_at: tuple[int, int] | None = None  # stamp and index of the key frame
         self._reset: ResetReason | None = ResetReason.FIRST_FRAME
-        self.counters = Counters()
 
     @abstractmethod
-    def step(self, image: Tensor, key_age: int | None, watch: Stopwatch) -> tuple[Tensor, MaskKind]:
-        """Segment a normalised image (1, 3, H, W), ``key_age`` frames after the key frame.
+    def step(self, now: Now) -> tuple[Tensor, MaskKind]:
+        """Logits (1, classes, r*H/8, r*W/8) of a frame, and how they were obtained.
 
-        ``key_age`` is None on the first frame after :meth:`forget`. Returns logits
-        (1, classes, r*H/8, r*W/8) and how they were obtained; FULL makes the frame the key frame.
+        FULL makes the frame the key frame.
         """
 
-    @abstractmethod
-    def forget(self) -> None:
-        """Drop what is kept of earlier frames."""
+    def forget(self) -> None:  # noqa: B027 - not all keep anything
+        """Drop what is kept of earlier frames; by default nothing is."""
+
+    def run(self, part: str, function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+        """``function`` of ``inputs`` by the engine's runner, as a part of this method alone.
+
+        An input that is None stays None whenever the part runs.
+        """
+
+        def of_tensors(*tensors: Tensor) -> Tensor:
+            rest = iter(tensors)
+            return function(*(None if given is None else next(rest) for given in inputs))
+
+        tensors = [given for given in inputs if given is not None]
+        return self.runner.run((self.name, part), of_tensors, *tensors)
 
     @torch.inference_mode()
-    def process(self, frame: Frame, publish: Publish | None = None) -> Segmentation:
+    def process(self, frame: Frame) -> Segmentation:
         """Segment ``frame``; raises ``FrameError`` for a frame of impossible size."""
         use_threads(self._config.foreground_threads)
         reason = schedule.needs_reset(self._previous, frame, self._config)
-        if reason is not None and self._key is not None:
+        if reason is not None and self._key_at is not None:
             self.reset(reason)
+        index, resets = self.counters.frames, self.counters.resets
         with self.runner.turn():
-            watch, index = self.runner.stopwatch(self._clock), self.counters.frames
+            watch = self.runner.stopwatch(self._clock)
             with watch.stage("preprocess_ms"):
                 geometry = resize.plan(frame.image.shape[:2], self._config.inference_height)
-                # A method may keep it with its key frame.
-                image = self.runner.keep(self.runner.image(frame.image, geometry))
-            age = None if self._key is None else index - self._key[1]
-            key_stamp_ns = frame.stamp_ns if self._key is None else self._key[0]
-            self.key_age_s = (frame.stamp_ns - key_stamp_ns) / 1e9
-            logits, kind = self.step(image, age, watch)
+                image = self.runner.image(frame.image, geometry)
+            stamp_ns, key_index = self._key_at or (frame.stamp_ns, index)
+            key_age_s = (frame.stamp_ns - stamp_ns) / 1e9
+            logits, kind = self.step(Now(image, index - key_index, key_age_s, watch))
             with watch.stage("postprocess_ms"):
                 mask = self.runner.mask(logits, geometry)
             watch.mask_out()
-            result = self._record(frame, mask, kind, watch)
-        if publish is not None:
-            publish(result)
-        return result
-
-    def _record(
-        self, frame: Frame, mask: np.ndarray, kind: MaskKind, watch: Stopwatch
-    ) -> Segmentation:
-        index, keys, resets = (
-            self.counters.frames,
-            self.counters.key_frames,
-            self.counters.resets,
+        if kind is not MaskKind.PROPAGATED:
+            stamp_ns, key_index = frame.stamp_ns, index
+        source = Provenance(
+            kind,
+            stamp_ns,
+            index - key_index,
+            (frame.stamp_ns - stamp_ns) / 1e6,
+            exact=kind is not MaskKind.DEGRADED,
+            epoch=resets,
+            reset=self._reset,
         )
-        if self._key is None or kind is not MaskKind.PROPAGATED:
-            self._key = (frame.stamp_ns, index)
-        stamp_ns, key_index = self._key
-        age_ms = (frame.stamp_ns - stamp_ns) / 1e6
-        exact = kind is not MaskKind.DEGRADED
-        provenance = Provenance(
-            kind, stamp_ns, index - key_index, age_ms, exact, resets, self._reset
-        )
-        keys += kind is MaskKind.FULL
+        keys = self.counters.key_frames + (kind is MaskKind.FULL)
         self.counters = Counters(frames=index + 1, key_frames=keys, resets=resets)
-        self._previous, self._reset = frame, None
-        return Segmentation(
-            mask, frame.stamp_ns, frame.frame_id, provenance, watch.timing(), self.counters
-        )
+        self._key_at, self._previous, self._reset = (stamp_ns, key_index), frame, None
+        timing = watch.timing()
+        return Segmentation(mask, frame.stamp_ns, frame.frame_id, source, timing, self.counters)
 
     def reset(self, reason: ResetReason = ResetReason.REQUESTED) -> None:
         """Forget all features: the next frame begins a new epoch."""
         self.forget()
-        self._key, self._reset = None, reason
+        self._key_at, self._reset = None, reason
         self.counters = dataclasses.replace(self.counters, resets=self.counters.resets + 1)
+
+
+class FullEngine(Stream):
+    """The full network on every frame: the reference for accuracy, and what the engine saves."""
+
+    def step(self, now: Now) -> tuple[Tensor, MaskKind]:
+        """Sl, Sh and the classifier on F_h: every frame is a key frame."""
+        with now.watch.stage("lower_ms"):
+            source = self.runner.source(now.image)
+        with now.watch.stage("higher_ms"):
+            high = self.runner.higher(source)
+        with now.watch.stage("fusion_ms"):
+            return self.runner.classify_high(high), MaskKind.FULL
+
+
+class PerFrameEngine(Stream):
+    """One network on every frame by itself, without key frames or propagation.
+
+    ``network`` maps a normalised image (1, 3, H, W) to logits (1, classes, h, w). ``kind`` says
+    what its masks are: ``FULL`` makes every frame a key frame, as it owes nothing to another;
+    ``DEGRADED`` is Sl and AdaptNet alone, without any key frame.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        network: Callable[[Tensor], Tensor],
+        kind: MaskKind,
+        config: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(segmenter, config)
+        self._network, self._kind = network, kind
+
+    def step(self, now: Now) -> tuple[Tensor, MaskKind]:
+        """The network's answer."""
+        with now.watch.stage("lower_ms"):
+            return self.run("network", self._network, now.image), self._kind
+
+
+def single_frame(segmenter: Segmenter, config: EngineConfig) -> PerFrameEngine:
+    """Sl, AdaptNet and the auxiliary classifier on every frame: no key frame, no propagation."""
+
+    def network(image: Tensor) -> Tensor:
+        return segmenter.classify_low(segmenter.lower(image))
+
+    return PerFrameEngine(segmenter, network, MaskKind.DEGRADED, config)

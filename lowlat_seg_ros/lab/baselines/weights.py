@@ -68,10 +68,10 @@ def provenance(folder: Path, name: str) -> dict[str, Any]:
     path = path_of(folder, name)
     try:
         with safe_open(str(path), framework="pt") as file:
-            told: dict[str, Any] = json.loads((file.metadata() or {}).get("provenance", "{}"))
+            found: dict[str, Any] = json.loads((file.metadata() or {}).get("provenance", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from error
-    return told
+    return found
 
 
 def load(folder: Path, name: str, base: Segmenter) -> Baseline:

@@ -16,8 +16,8 @@ examples:
   lowlat-seg benchmark --checkpoint FILE --only sides   another network, frame in to mask out alone
   lowlat-seg benchmark --quick                          a few frames, to see whether it works
 
-measured, warm, in one process whose sides take turns in blocks, so that drifts hit all of them;
-[in brackets the part for --only, what has none is always there]:
+measured, warm, in one process in which the methods take turns in blocks, so that drifts hit all of
+them; [in brackets the part for --only, what has none is always there]:
   [sides]
   full            the full network on every frame, back to back, on all cores (or, where that is
                   faster because other work displaces threads, on those of the fast track); the
@@ -26,7 +26,7 @@ measured, warm, in one process whose sides take turns in blocks, so that drifts 
   fast_idle       the engine at --rate without key frames: its slow track has nothing to do
   fast_busy       the engine at --rate with the slow track saturated: every frame is a key frame,
                   as in a scene that changes fast, so that mostly a job waits when one is done;
-                  where Sh is faster than the camera it meanwhile refines the last one again
+                  where Sh is faster than the camera it refines the last one again meanwhile
   refinements     jobs of the slow track per second: in fast_busy, and alone without any frame; the
                   first as a share of what the time without a frame in the foreground allows
   stages          of full and of the fast track, slow track idle; on a GPU by its own clock
@@ -63,7 +63,7 @@ rendered drive.
 #: What can be measured by itself.
 PARTS = ("sides", "freshness", "propagation", "resolutions", "cameras")
 
-#: Frames of each side with --quick.
+#: Frames of each method with --quick.
 QUICK = 6
 
 
@@ -105,7 +105,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=200,
         metavar="N",
-        help="of each side, size and number of cameras (default %(default)s)",
+        help="of each method, size and number of cameras (default %(default)s)",
     )
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK} frames of each, whatever --frames says"
@@ -124,43 +124,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write."""
-    _check(args)
-    from rich.console import Console
-
-    from lowlat_seg_ros.lab.benchmark import measure, report
-    from lowlat_seg_ros.lab.evaluation.summary import write_json
-    from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
-
-    shipped = DEFAULT_CHECKPOINT.with_name(f"{args.config}.safetensors")
-    wanted = measure.Wanted(
-        command=" ".join(["lowlat-seg benchmark", *_words(args)]),
-        config=args.config,
-        checkpoint=args.checkpoint or (shipped if shipped.is_file() else None),
-        parts=args.only.split(","),
-        device=args.device,
-        size=args.resolution,
-        rate_hz=args.rate,
-        frames=QUICK if args.quick else args.frames,
-        precision=args.precision,
-        high_scale=args.high_scale,
-    )
-    done = measure.everything(wanted)
-    console = Console()
-    report.print_report(console, done)
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.json, done.as_json())
-    if args.out is not None:
-        console.print(f"Written: {report.write_page(args.out, done)}", soft_wrap=True)
-    return 0
-
-
-def _words(args: argparse.Namespace) -> list[str]:
-    """The options that shape the figures, without the places of files on this machine."""
-    return changed(argparse.Namespace(**{**vars(args), "json": None, "out": None}), configure)
-
-
-def _check(args: argparse.Namespace) -> None:
     if not set(args.only.split(",")) <= set(PARTS):
         raise ConfigError(f"--only is {args.only!r}; choose of {', '.join(PARTS)}")
     if args.frames < 2:
@@ -172,3 +135,21 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--resolution is {height}x{width}; frames have at least 16 pixels a side"
         )
+    # Imported late: torch is slow to load, and --help needs none of this.
+    from rich.console import Console
+
+    from lowlat_seg_ros.lab.benchmark import measure, report
+    from lowlat_seg_ros.lab.evaluation.summary import write_json
+
+    # The options that shape the figures, without the places of files on this machine.
+    words = changed(argparse.Namespace(**{**vars(args), "json": None, "out": None}), configure)
+    frames = QUICK if args.quick else args.frames
+    done = measure.everything(args, frames, " ".join(["lowlat-seg benchmark", *words]))
+    console = Console()
+    report.print_report(console, done)
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.json, done.as_json())
+    if args.out is not None:
+        console.print(f"Written: {report.write_page(args.out, done)}", soft_wrap=True)
+    return 0

@@ -1,24 +1,110 @@
-"""The spatially variant convolution against what else one could do with the same features."""
+"""The spatially variant convolution against other operators on the same features.
+
+All are timed by ``torch.utils.benchmark``, which warms up, waits for the GPU and sets the number of
+CPU threads.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.benchmark import Timer
 
-from lowlat_seg_ros.engine.device import serial
-from lowlat_seg_ros.lab.benchmark.limits import Limits
-from lowlat_seg_ros.lab.benchmark.timing import (
-    CALLS,
-    Latency,
-    alternating,
-    busy_core,
-    many,
-    synchroniser,
-)
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
+
+#: Parts of the time of a measurement, in which the operators take turns, so that drifts hit all.
+TURNS = 3
+
+#: Bytes that are copied: much more than caches hold.
+COPIED = {"cpu": 2**27, "cuda": 2**31}
+
+#: Side of the matrices that are multiplied: enough to fill the device, few enough to be quick.
+SIDE = {"cpu": 1024, "cuda": 8192}
+
+#: Channels and side of the 3x3 convolution: on some CPUs convolutions reach twice what products do.
+CONVOLVED = 256, 64
+
+# It ends with its parent, however that ends.
+_SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+
+
+def take_turns(
+    works: Mapping[str, tuple[Callable[[], object], int]], seconds: float
+) -> dict[str, list[float]]:
+    """Milliseconds of calls of each work, timed for ``seconds`` or a little more.
+
+    ``works``: functions, each with the number of CPU threads that it uses.
+    """
+    timers = {
+        name: Timer("work()", globals={"work": work}, num_threads=threads)
+        for name, (work, threads) in works.items()
+    }
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(TURNS):
+        for name, timer in timers.items():
+            measured = timer.blocked_autorange(min_run_time=seconds / TURNS)
+            taken[name] += [1e3 * per_call for per_call in measured.times]
+    return taken
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What this machine can do at best: the lines of a roofline, measured.
+
+    In float32 on one CPU thread, in bfloat16 on a GPU. ``memory_gb_per_s``: 1e9 bytes read or
+    written per second when copying much more than caches hold. ``multiply_adds_g_per_s``: 1e9
+    multiply-adds per second in a matrix product or a 3x3 convolution, whichever does more.
+    """
+
+    memory_gb_per_s: float
+    multiply_adds_g_per_s: float
+
+    def least_ms(self, bytes_moved: int, multiply_adds: int) -> float:
+        """Milliseconds that such a work takes at least (roofline)."""
+        memory = bytes_moved / self.memory_gb_per_s
+        arithmetic = multiply_adds / self.multiply_adds_g_per_s
+        return max(memory, arithmetic) / 1e6
+
+
+@torch.inference_mode()
+def measure_limits(device: torch.device, seconds: float) -> Limits:
+    """The limits of ``device``, each from its shortest time: nothing is faster than a limit."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    source = torch.ones(COPIED[device.type] // 4, device=device)
+    target = torch.empty_like(source)
+    side = SIDE[device.type]
+    left, right = torch.rand(2, side, side, device=device).to(dtype)
+    product = torch.empty_like(left)
+    channels, size = CONVOLVED
+    convolution = nn.Conv2d(channels, channels, 3, padding=1).to(device, dtype)
+    convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    features = torch.rand(1, channels, size, size).to(
+        device, dtype, memory_format=torch.channels_last
+    )
+    taken = take_turns(
+        {
+            "copy": (lambda: target.copy_(source), 1),
+            "product": (lambda: torch.mm(left, right, out=product), 1),
+            "convolution": (lambda: convolution(features), 1),
+        },
+        seconds,
+    )
+    least_ms = {name: min(times) for name, times in taken.items()}
+    return Limits(
+        memory_gb_per_s=2 * COPIED[device.type] / least_ms["copy"] / 1e6,
+        multiply_adds_g_per_s=max(
+            side**3 / least_ms["product"], 9 * (channels * size) ** 2 / least_ms["convolution"]
+        )
+        / 1e6,
+    )
 
 
 @dataclass(frozen=True)
@@ -68,15 +154,15 @@ class Times:
     vs_conv3x3: float
 
     @classmethod
-    def of(cls, taken: dict[str, Latency]) -> Times:
-        """From the times of the three works."""
-        ms, unfold, conv = (taken[name].p50_ms for name in ("ours", "unfold", "conv3x3"))
+    def of(cls, taken: Mapping[str, list[float]]) -> Times:
+        """From the times of the three operators."""
+        ms, unfold, conv = (float(np.median(taken[n])) for n in ("ours", "unfold", "conv3x3"))
         return cls(ms, unfold, conv, unfold / ms, conv / ms)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Propagation of one ``shape``, on a machine that is idle but for what others do.
+    """Propagation of one ``shape``: ``alone`` and beside another process that keeps a core busy.
 
     ``roofline_ms``: what it takes at least, by the machine's measured limits;
     ``roofline_fraction``: share of what the machine allows that is reached.
@@ -91,26 +177,14 @@ class Kernel:
     largest_difference: float
 
 
-def propagate(features: Tensor, weights: Tensor) -> Tensor:
-    """Eq. (1) as the fast track runs it: on one CPU thread."""
-    with serial():
-        return spatially_variant_convolution(features, weights)
-
-
-def propagate_by_unfold(features: Tensor, weights: Tensor) -> Tensor:
-    """The same with ``F.unfold`` and a weighted sum, the textbook's way."""
-    batch, channels, height, width = features.shape
-    taps = weights.shape[1]
-    kernel = round(taps**0.5)
-    padded = F.pad(features, (kernel // 2,) * 4, mode="replicate")
-    columns = F.unfold(padded, kernel).view(batch, channels, taps, height, width)
-    # Eq. (1) has -u and -v: its first weight is that of the last location.
-    return (columns * weights.flip(1).unsqueeze(1)).sum(dim=2)
-
-
 @torch.inference_mode()
-def measure(shape: Shape, device: torch.device, limits: Limits, repeats: int) -> Kernel:
-    """Time ``shape`` on ``device``; rivals use the CPU threads that the calling thread has."""
+def measure_kernel(
+    shape: Shape, device: torch.device, limits: Limits, threads: int, seconds: float
+) -> Kernel:
+    """Time ``shape`` on ``device`` for ``seconds`` each; the others use ``threads`` CPU threads.
+
+    Propagation uses one, as in the fast track.
+    """
     channels, taps, size = shape.channels, shape.kernel**2, (shape.height, shape.width)
     generator = torch.Generator().manual_seed(0)
     layout = torch.channels_last  # that of the network's features
@@ -121,17 +195,23 @@ def measure(shape: Shape, device: torch.device, limits: Limits, repeats: int) ->
     weights = weights.to(device, dtype, memory_format=layout)
     convolution = nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
     convolution.weight.data = convolution.weight.data.contiguous(memory_format=layout)
-    works = {
-        "ours": lambda: propagate(features, weights),
-        "unfold": lambda: propagate_by_unfold(features, weights),
-        "conv3x3": lambda: convolution(features),
+
+    def ours() -> Tensor:
+        return spatially_variant_convolution(features, weights)
+
+    def unfold() -> Tensor:
+        return propagate_by_unfold(features, weights)
+
+    works: dict[str, tuple[Callable[[], object], int]] = {
+        "ours": (ours, 1),
+        "unfold": (unfold, threads),
+        "conv3x3": (lambda: convolution(features), threads),
     }
-    turns, calls, wait = works, 1, synchroniser(device)
     if device.type == "cuda":
-        turns, calls = {name: many(work, device) for name, work in works.items()}, CALLS
-    alone = Times.of(alternating(turns, repeats, wait, calls))
+        works = {name: (as_graph(work, device), count) for name, (work, count) in works.items()}
+    alone = Times.of(take_turns(works, seconds))
     with busy_core():
-        beside = Times.of(alternating(turns, repeats, wait, calls))
+        beside = Times.of(take_turns(works, seconds))
     least_ms = limits.least_ms(shape.bytes_moved, shape.multiply_adds)
     return Kernel(
         shape=shape,
@@ -139,5 +219,39 @@ def measure(shape: Shape, device: torch.device, limits: Limits, repeats: int) ->
         beside_busy_core=beside,
         roofline_ms=least_ms,
         roofline_fraction=least_ms / alone.ms,
-        largest_difference=float((works["ours"]() - works["unfold"]()).abs().max().float()),
+        largest_difference=float((ours() - unfold()).abs().max().float()),
     )
+
+
+def propagate_by_unfold(features: Tensor, weights: Tensor) -> Tensor:
+    """Eq. (1) with ``F.unfold`` and a weighted sum, the textbook's way."""
+    batch, channels, height, width = features.shape
+    taps = weights.shape[1]
+    kernel = round(taps**0.5)
+    padded = F.pad(features, (kernel // 2,) * 4, mode="replicate")
+    columns = F.unfold(padded, kernel).view(batch, channels, taps, height, width)
+    # Eq. (1) has -u and -v: its first weight is that of the last location.
+    return (columns * weights.flip(1).unsqueeze(1)).sum(dim=2)
+
+
+def as_graph(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """``work`` as a CUDA graph, as the engine runs it; else the time to launch it would count."""
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        for _ in range(2):  # memory and libraries are there afterwards
+            work()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        work()
+    return graph.replay
+
+
+@contextmanager
+def busy_core() -> Iterator[subprocess.Popen[bytes]]:
+    """Inside, another process, which is returned, keeps one core busy."""
+    process = subprocess.Popen([sys.executable, "-c", _SPIN])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()

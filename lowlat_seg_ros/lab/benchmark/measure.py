@@ -1,151 +1,262 @@
-"""All measurements of a benchmark, one after another."""
+"""All measurements of a benchmark, one after another, and the record of what they gave."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from lowlat_seg_ros.engine.device import apart, cores, foreground_threads, use_threads
+from lowlat_seg_ros.engine.device import apart, cores, foreground_threads
 from lowlat_seg_ros.engine.neighbours import Neighbours
-from lowlat_seg_ros.engine.runner import captures
-from lowlat_seg_ros.lab.benchmark import (
-    arithmetic,
-    camera,
-    contest,
-    freshness,
-    limits,
-    memory,
-    networks,
-    scaling,
+from lowlat_seg_ros.engine.runner import Captures, captures
+from lowlat_seg_ros.lab.benchmark import methods, networks, scaling
+from lowlat_seg_ros.lab.benchmark.kernel import (
+    PAPER,
+    PAPER_GPU,
+    Kernel,
+    Limits,
+    Shape,
+    measure_kernel,
+    measure_limits,
 )
-from lowlat_seg_ros.lab.benchmark.kernel import PAPER, PAPER_GPU, Shape
-from lowlat_seg_ros.lab.benchmark.kernel import measure as measure_kernel
-from lowlat_seg_ros.lab.benchmark.record import Benchmark, Facts, Kernels, Sides
-from lowlat_seg_ros.lab.benchmark.sides import IDLE
-from lowlat_seg_ros.lab.evaluation.machine import describe
+from lowlat_seg_ros.lab.benchmark.methods import IDLE, Comparison
+from lowlat_seg_ros.lab.benchmark.networks import Memory, MultiplyAdds
+from lowlat_seg_ros.lab.benchmark.scaling import Cameras, Freshness, Resolutions
+from lowlat_seg_ros.lab.benchmark.timing import Camera
+from lowlat_seg_ros.lab.evaluation import clip
+from lowlat_seg_ros.lab.evaluation.summary import Machine, describe
 from lowlat_seg_ros.network.device import resolve_device
 from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
-#: Fewest repeats of a kernel; otherwise a quarter of the frames, as unfold takes long.
-REPEATS = 3
+#: Different images of a run; time does not depend on what is seen.
+IMAGES = 20
+
+#: Seconds for which each operator of the kernels is timed, for each frame of the other parts.
+SECONDS_PER_FRAME = 0.01
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What to measure: the network of ``checkpoint``, or ``config`` of ``NETWORKS`` at random.
+class Facts:
+    """What must be known to read the figures.
 
-    ``parts`` of ``PARTS``; ``size`` (H, W) of the frames or None, ``frames`` of each side,
-    ``precision`` as in ``EngineConfig``. ``high_scale``: see :meth:`Segmenter.read_at`.
-    ``command`` is for the report.
+    ``command``: what was run, without the places of files. ``weights``: name and SHA-256 of the
+    checkpoint, or that they are random. ``size``: (H, W) of the frames, ``frames`` of each method.
+    ``precision``: what the inner convolutions of all networks run in. ``slow_track_threads``: CPU
+    threads of Sh; those of the others stand with their figures. ``load_average``: threads of all
+    processes that were ready to run in the minute before; ``other_cores``: cores that other
+    processes used during the run.
     """
 
     command: str
     config: str
-    checkpoint: Path | None
-    parts: Collection[str]
-    device: str
-    size: tuple[int, int] | None
-    rate_hz: float
+    weights: str
+    size: tuple[int, int]
     frames: int
+    rate_hz: float
+    device: str
     precision: str
-    high_scale: float | None = None
+    slow_track_threads: int
+    load_average: float
+    other_cores: float
+    machine: Machine
+
+    @property
+    def title(self) -> str:
+        """Network, size and frames in a few words."""
+        height, width = self.size
+        return f"{self.config}, {width}x{height}, {self.frames} frames of each"
 
 
-def everything(wanted: Wanted) -> Benchmark:
-    """Measure the parts that are wanted; minutes, with progress on the terminal.
+@dataclass(frozen=True)
+class Kernels:
+    """Propagation at the ``paper``'s size and at that of the network ``here``; the ``limits``."""
 
-    Raises ``ConfigError`` for the device, ``DataError`` for a size that cannot be rendered,
-    ``CheckpointError``.
+    paper: Kernel
+    here: Kernel
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What was not measured is None, ``cameras`` empty.
+
+    ``graphs``: what CUDA graphs were captured; nothing on a CPU.
     """
-    device, frames = resolve_device(wanted.device), wanted.frames
-    load_average, neighbours = os.getloadavg()[0], Neighbours()
-    with _bar("rendering", camera.IMAGES) as step:
-        seen = camera.rendered(wanted.size, wanted.rate_hz, camera.IMAGES, step)
-    before_mb = memory.resident_mb()
-    # Loading must leave no OpenMP team with this thread, see `apart`.
-    segmenter, weights = apart(lambda: _network(wanted, device))
-    if wanted.high_scale is not None:
-        segmenter.read_at(wanted.high_scale)
-    contested = rigs = resolutions = kernels = fresh = None
-    if "sides" in wanted.parts:
-        contested = _sides(segmenter, seen, wanted, before_mb)
-    if "freshness" in wanted.parts:
+
+    facts: Facts
+    multiply_adds: MultiplyAdds
+    graphs: Captures
+    comparison: Comparison | None = None
+    memory: Memory | None = None
+    propagation: Kernels | None = None
+    resolutions: Resolutions | None = None
+    cameras: tuple[Cameras, ...] = ()
+    freshness: Freshness | None = None
+
+    @property
+    def bars(self) -> dict[str, float]:
+        """The ratios by which the engine is judged, those that were measured.
+
+        Ratios of latencies are better when small. ``propagation_vs_*``: how many times as fast as
+        the other. ``linear_deviation``: of the cost over the pixels from a straight line.
+        """
+        ratios: dict[str, float] = {}
+        if self.comparison is not None:
+            latency = {name: method.latency for name, method in self.comparison.methods.items()}
+            worst_ms = latency["fast_busy"].p99_ms
+            ratios |= {
+                "fast_busy_p99_over_full_p50": worst_ms / latency["full"].p50_ms,
+                "fast_busy_p99_over_fast_idle_p50": worst_ms / latency["fast_idle"].p50_ms,
+                "fast_busy_p99_over_ddrnet_p50": worst_ms / latency["ddrnet23_slim"].p50_ms,
+                "refinements_share_of_allowed": self.comparison.refinements.share_of_allowed,
+            }
+        if self.propagation is not None:
+            paper = self.propagation.paper
+            ratios |= {
+                "propagation_vs_unfold": paper.alone.vs_unfold,
+                "propagation_vs_conv3x3": paper.alone.vs_conv3x3,
+                "propagation_vs_unfold_beside_busy_core": paper.beside_busy_core.vs_unfold,
+                "propagation_vs_conv3x3_beside_busy_core": paper.beside_busy_core.vs_conv3x3,
+            }
+        if self.resolutions is not None:
+            ratios["linear_deviation"] = self.resolutions.linear_deviation
+        return ratios
+
+    def as_json(self) -> dict[str, Any]:
+        """For :func:`~lowlat_seg_ros.lab.evaluation.summary.write_json`; units stand in the names.
+
+        What was not measured is not there.
+        """
+        written: dict[str, Any] = {"facts": asdict(self.facts)}
+        if self.comparison is not None and self.memory is not None:
+            for name, method in self.comparison.methods.items():
+                others = ("rate_hz", "threads", "other_cores")
+                row = {key: getattr(method, key) for key in others}
+                written[name] = asdict(method.latency) | row
+            written |= {
+                "ratio_busy_p99": self.bars["fast_busy_p99_over_full_p50"],
+                "refinements_per_s": self.comparison.refinements.busy_per_s,
+                "refinements": asdict(self.comparison.refinements),
+                "stages": self.comparison.stages,
+                "memory": asdict(self.memory),
+            }
+        if self.propagation is not None:
+            for name, kernel in (
+                ("propagation", self.propagation.paper),
+                ("propagation_here", self.propagation.here),
+            ):
+                fields = asdict(kernel)
+                written[name] = fields.pop("alone") | fields
+            written["limits"] = asdict(self.propagation.limits)
+        if self.resolutions is not None:
+            written["resolutions"] = asdict(self.resolutions)
+        if self.freshness is not None:
+            written["freshness"] = asdict(self.freshness)
+        if self.cameras:
+            written["cameras"] = [asdict(one) for one in self.cameras]
+        return written | {
+            "multiply_adds": asdict(self.multiply_adds),
+            "graphs": asdict(self.graphs),
+            "bars": self.bars,
+        }
+
+
+def everything(args: argparse.Namespace, frames: int, command: str) -> Benchmark:
+    """Measure the parts that ``args``, the options, ask for; minutes, with progress bars.
+
+    ``frames`` of each method, ``command`` is for the report. Raises ``ConfigError`` for the device,
+    ``DataError`` for a size that cannot be rendered, ``CheckpointError``.
+    """
+    device, parts = resolve_device(args.device), args.only.split(",")
+    load_average, other_work = os.getloadavg()[0], Neighbours()
+    with _bar("rendering", IMAGES) as step:
+        _, drive = clip.rendered(1, IMAGES, args.rate, args.resolution)
+        images = []
+        for index in range(IMAGES):
+            images.append(drive[index].image)
+            step(1)
+    camera = Camera(images)
+
+    before_mb = networks.resident_mb()
+    shipped = networks.shipped(args.config)
+    checkpoint: Path | None = args.checkpoint or shipped
+
+    def network() -> tuple[Segmenter, str]:
+        if checkpoint is None:
+            return networks.with_random_weights(args.config, device, args.precision)
+        return networks.loaded(checkpoint, device, args.precision)
+
+    segmenter, weights = apart(network)  # loading must leave no OpenMP threads with this one
+    if args.high_scale is not None:
+        segmenter.read_at(args.high_scale)
+
+    compared = memory = kernels = resolutions = fresh = None
+    over_cameras: tuple[Cameras, ...] = ()
+    if "sides" in parts:
+        with _bar("sides", 4 * frames) as step:
+            ddrnet = apart(lambda: networks.ddrnet(segmenter, args.precision))
+            compared = methods.compare(segmenter, ddrnet, camera, frames, args.rate, step)
+        memory = networks.memory(segmenter, ddrnet, before_mb)
+    if "freshness" in parts:
         with _bar("freshness", frames) as step:
-            fresh = freshness.measure(segmenter, seen, frames, wanted.rate_hz, step)
-    if "resolutions" in wanted.parts:
-        with _bar("resolutions", len(scaling.SIDES) * frames) as step:
-            resolutions = scaling.over_resolutions(segmenter, seen, frames, step)
-    if "cameras" in wanted.parts:
+            fresh = scaling.freshness(segmenter, camera, frames, args.rate, step)
+    if "resolutions" in parts:
+        with _bar("resolutions", len(scaling.SCALES) * frames) as step:
+            resolutions = scaling.over_resolutions(segmenter, camera, frames, step)
+    if "cameras" in parts:
         with _bar("cameras", len(scaling.CAMERAS)) as step:
-            rigs = scaling.over_cameras(segmenter, seen, frames, step)
-    if contested is not None and rigs is not None:
-        held = dataclasses.replace(contested.memory, camera_mb=scaling.camera_mb(rigs))
-        contested = dataclasses.replace(contested, memory=held)
-    if "propagation" in wanted.parts:
-        kernels = _kernels(segmenter, seen.size, max(REPEATS, frames // 4))
+            over_cameras = scaling.over_cameras(segmenter, camera, frames, step)
+    if memory is not None and over_cameras:
+        first, last = over_cameras[0], over_cameras[-1]
+        each_mb = (last.memory_mb - first.memory_mb) / (last.cameras - first.cameras)
+        memory = dataclasses.replace(memory, camera_mb=each_mb)
+    if "propagation" in parts:
+        with _bar("propagation", 3) as step:
+            kernels = _kernels(segmenter, camera.size, SECONDS_PER_FRAME * frames, step)
     facts = Facts(
-        command=wanted.command,
-        config=wanted.config if wanted.checkpoint is None else wanted.checkpoint.stem,
+        command=command,
+        config=args.config if checkpoint is None else checkpoint.stem,
         weights=weights,
-        size=seen.size,
+        size=camera.size,
         frames=frames,
-        rate_hz=wanted.rate_hz,
+        rate_hz=args.rate,
         device=str(device),
-        precision=str(precision_of(wanted.precision, device)).removeprefix("torch."),
+        precision=str(precision_of(args.precision, device)).removeprefix("torch."),
         slow_track_threads=IDLE.slow_track_threads or cores(),
         load_average=load_average,
-        other_cores=neighbours.cores(),
+        other_cores=other_work.cores(),
         machine=describe(device.type),
     )
-    counted, graphs = arithmetic.count(segmenter.config, seen.size), captures(segmenter)
-    return Benchmark(facts, counted, graphs, contested, kernels, resolutions, rigs or (), fresh)
-
-
-def _network(wanted: Wanted, device: torch.device) -> tuple[Segmenter, str]:
-    if wanted.checkpoint is None:
-        return networks.with_random_weights(wanted.config, device, wanted.precision)
-    return networks.loaded(wanted.checkpoint, device, wanted.precision)
-
-
-def _sides(segmenter: Segmenter, seen: camera.Camera, wanted: Wanted, before_mb: float) -> Sides:
-    """The contest, and what memory it took; ``before_mb`` before there was a network."""
-    device, classes = contest.device_of(segmenter), segmenter.config.num_classes
-    ddrnet = apart(lambda: networks.ddrnet(classes, device, wanted.precision))
-    with _bar("sides", 4 * wanted.frames) as step:
-        held = contest.hold(segmenter, ddrnet, seen, wanted.frames, wanted.rate_hz, step)
-    used = memory.Memory(
-        weights_mb=memory.weights_mb(segmenter),
-        ddrnet_weights_mb=memory.weights_mb(ddrnet),
-        before_mb=before_mb,
-        peak_mb=memory.peak_mb(),
-        gpu_peak_mb=memory.gpu_peak_mb(device),
-        camera_mb=float("nan"),
+    counted, graphs = networks.count(segmenter.config, camera.size), captures(segmenter)
+    return Benchmark(
+        facts, counted, graphs, compared, memory, kernels, resolutions, over_cameras, fresh
     )
-    return Sides(held, used)
 
 
-def _kernels(segmenter: Segmenter, size: tuple[int, int], repeats: int) -> Kernels:
+def _kernels(
+    segmenter: Segmenter, size: tuple[int, int], seconds: float, progress: Callable[[int], object]
+) -> Kernels:
     """The machine's limits, and propagation at the paper's size and at that of this network."""
-    device, config = contest.device_of(segmenter), segmenter.config
+    device, config = next(segmenter.parameters()).device, segmenter.config
     height, width = (-(-side // STRIDE) for side in size)
     here = Shape(config.high_channels, height, width, config.kernel_size)
-    use_threads(foreground_threads(IDLE))
-    with _bar("propagation", 3) as step:
-        best = limits.measure(device, repeats)
-        step(1)
-        measured = []
-        for shape in (PAPER if device.type == "cpu" else PAPER_GPU, here):
-            measured.append(measure_kernel(shape, device, best, repeats))
-            step(1)
-    return Kernels(measured[0], measured[1], best)
+    threads = foreground_threads(IDLE)
+    limits = measure_limits(device, seconds)
+    progress(1)
+    measured = []
+    for shape in (PAPER if device.type == "cpu" else PAPER_GPU, here):
+        measured.append(measure_kernel(shape, device, limits, threads, seconds))
+        progress(1)
+    paper, own = measured
+    return Kernels(paper, own, limits)
 
 
 @contextmanager

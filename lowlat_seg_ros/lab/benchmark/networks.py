@@ -1,21 +1,32 @@
-"""The networks of a benchmark, ready to run."""
+"""The networks of a benchmark ready to run, their multiply-adds, and the memory of the process."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from lowlat_seg_ros.config import NETWORKS
+from lowlat_seg_ros.config import NETWORKS, NetworkConfig
 from lowlat_seg_ros.network import inference
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.network.packed import PackedConv2d
 from lowlat_seg_ros.network.precision import precision_of
-from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+def shipped(config: str) -> Path | None:
+    """The package's own checkpoint of the network ``config``, None where it has none."""
+    path = DEFAULT_CHECKPOINT.with_name(f"{config}.safetensors")
+    return path if path.is_file() else None
 
 
 def loaded(path: Path, device: torch.device, precision: str) -> tuple[Segmenter, str]:
@@ -34,13 +45,124 @@ def with_random_weights(config: str, device: torch.device, precision: str) -> tu
         return _ready(Segmenter(NETWORKS[config]), device, precision), "random"
 
 
-def ddrnet(num_classes: int, device: torch.device, precision: str) -> DDRNet23Slim:
-    """With random weights."""
+def ddrnet(segmenter: Segmenter, precision: str) -> DDRNet23Slim:
+    """With random weights, for the classes and on the device of ``segmenter``."""
+    device = next(segmenter.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _ready(DDRNet23Slim(num_classes), device, precision)
+        return _ready(DDRNet23Slim(segmenter.config.num_classes), device, precision)
 
 
 def _ready(network: Network, device: torch.device, precision: str) -> Network:
     """As :func:`~lowlat_seg_ros.network.inference.load` gives them."""
     return inference.prepare(network.eval().to(device), precision_of(precision, device))
+
+
+@dataclass(frozen=True)
+class MultiplyAdds:
+    """1e9 multiply-adds of convolutions and Eq. (1) for one frame.
+
+    ``full_g``: Sl, Sh and the classifier on F_h. ``fast_g``: the fast track up to its mask;
+    ``selector_g``: what comes after it. The kernel predictor is counted whole, though a packed
+    one does the key frame's half of its mixing only once. The ratios are shares of ``full_g``.
+    """
+
+    lower_g: float
+    higher_g: float
+    full_g: float
+    fast_g: float
+    selector_g: float
+    fast_over_full: float
+    fast_and_selector_over_full: float
+
+
+def count(config: NetworkConfig, size: tuple[int, int]) -> MultiplyAdds:
+    """Of frames of ``size`` (H, W); nothing is computed."""
+    height, width = (-(-side // STRIDE) * STRIDE for side in size)
+    with torch.device("meta"), torch.no_grad():
+        net = Segmenter(config).eval()
+        image = torch.empty(1, 3, height, width)
+        low, lower = _giga(lambda: net.lower(image))
+        high, higher = _giga(lambda: net.higher(net.source(image, low)))
+        _, classifier = _giga(lambda: net.classify_high(high))
+        reduced, reduction = _giga(lambda: net.predictor.reduce(low))
+        weights, kernels = _giga(lambda: net.predictor(net.predictor.remember(reduced), reduced))
+        known, gate = None, 0.0
+        if net.gate is not None:
+            age = torch.zeros(1)
+            known, gate = _giga(lambda: net.evidence(reduced, reduced, age))
+        answers = net.answers(high)
+        _, fusion = _giga(lambda: net.fuse(high, low, known, answers))
+        seen, selector = _giga(lambda: net.selector.reduce(low))
+        _, verdict = _giga(lambda: net.selector.deviation(seen, seen))
+    propagation = weights.shape[1] * high.numel() / 1e9  # no operator that the counter knows
+    shared = lower if net.encoder is None else 0.0
+    full = shared + higher + classifier
+    fast = lower + reduction + kernels + propagation + gate + fusion
+    last = selector + verdict
+    return MultiplyAdds(lower, higher, full, fast, last, fast / full, (fast + last) / full)
+
+
+def _giga(work: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    with FlopCounterMode(display=False) as counter:
+        answer = work()
+    return answer, counter.get_total_flops() / 2e9
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Megabytes (1e6 bytes); NaN where the system does not say.
+
+    ``weights_mb``, ``ddrnet_weights_mb``: parameters and buffers of the two networks.
+    ``before_mb``: the process with its libraries and images, before any network. ``peak_mb``: the
+    most until all methods had run. ``gpu_peak_mb``: the same on the GPU, 0 without one.
+    ``camera_mb``: what each further camera takes, NaN if that was not measured either.
+    """
+
+    weights_mb: float
+    ddrnet_weights_mb: float
+    before_mb: float
+    peak_mb: float
+    gpu_peak_mb: float
+    camera_mb: float
+
+
+def memory(segmenter: Segmenter, ddrnet: DDRNet23Slim, before_mb: float) -> Memory:
+    """What is held now; ``before_mb`` before there was a network."""
+    device = next(segmenter.parameters()).device
+    on_gpu = device.type == "cuda"
+    return Memory(
+        weights_mb=weights_mb(segmenter),
+        ddrnet_weights_mb=weights_mb(ddrnet),
+        before_mb=before_mb,
+        peak_mb=_status("VmHWM"),
+        gpu_peak_mb=torch.cuda.max_memory_reserved(device) / 1e6 if on_gpu else 0.0,
+        camera_mb=float("nan"),
+    )
+
+
+def weights_mb(network: nn.Module) -> float:
+    """Of parameters and buffers, and of convolutions that were packed."""
+    tensors = network.state_dict().values()
+    packed = [m.weight_bytes for m in network.modules() if isinstance(m, PackedConv2d)]
+    return (sum(tensor.numel() * tensor.element_size() for tensor in tensors) + sum(packed)) / 1e6
+
+
+def memory_mb(device: torch.device) -> float:
+    """What this process holds now: on the GPU if that is ``device``, else in main memory."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what is left includes the memory that CUDA graphs keep
+        return torch.cuda.memory_reserved(device) / 1e6
+    return resident_mb()
+
+
+def resident_mb() -> float:
+    """Main memory that this process holds now."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> float:
+    status = Path("/proc/self/status")  # Linux keeps a process's account here
+    lines = status.read_text().splitlines() if status.is_file() else []
+    found = (line.split() for line in lines if line.startswith(f"{name}:"))
+    return next((int(words[1]) * 1024 / 1e6 for words in found), float("nan"))

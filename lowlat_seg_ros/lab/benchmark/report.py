@@ -1,17 +1,40 @@
-"""The report of a benchmark: on the terminal, and as a page with its charts."""
+"""The report of a benchmark: tables and notes on the terminal, and a page with its charts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich.console import Console
 
-from lowlat_seg_ros.lab.benchmark import plots
-from lowlat_seg_ros.lab.benchmark.record import Benchmark
-from lowlat_seg_ros.lab.benchmark.tables import tables
-from lowlat_seg_ros.lab.evaluation.charts import Chart
-from lowlat_seg_ros.lab.evaluation.page import markdown, picture
-from lowlat_seg_ros.lab.evaluation.report import QUIET, terminal_table
+from lowlat_seg_ros.lab.benchmark.kernel import Kernel
+from lowlat_seg_ros.lab.benchmark.measure import Benchmark
+from lowlat_seg_ros.lab.benchmark.methods import Comparison
+from lowlat_seg_ros.lab.benchmark.scaling import Cameras, Resolutions
+from lowlat_seg_ros.lab.benchmark.timing import Latency
+from lowlat_seg_ros.lab.evaluation.charts import (
+    OTHERS,
+    OURS,
+    PER_FRAME,
+    VARIANTS,
+    log_milliseconds,
+    new_axes,
+    save,
+)
+from lowlat_seg_ros.lab.evaluation.report import (
+    QUIET,
+    Chart,
+    Row,
+    Table,
+    markdown,
+    picture,
+    terminal_table,
+)
 
 #: Name of the page in the folder of the results.
 PAGE = "benchmark.md"
@@ -19,12 +42,115 @@ PAGE = "benchmark.md"
 #: Share of the frames that must find Sh busy for it to be called saturated.
 SATURATED = 0.95
 
+_PERCENTILES = ("p50", "p95", "p99", "max")
+
+#: Colour of each method.
+_COLOURS = {
+    "full": PER_FRAME,
+    "ddrnet23_slim": OTHERS,
+    "fast_idle": VARIANTS,
+    "fast_busy": OURS,
+}
+
+
+def tables(done: Benchmark) -> dict[str, Table]:
+    """All tables by their titles; the first column holds names as in the JSON."""
+    found = {}
+    if done.comparison is not None:
+        found["Frame in to mask out, ms"] = _methods(done.comparison)
+    if done.bars:
+        found["Ratios"] = _named(("ratio", "value"), done.bars, ".3f")
+    if done.comparison is not None:
+        rows = [
+            (f"{method}: {stage.removesuffix('_ms')}", *_four(latency))
+            for method, stages in done.comparison.stages.items()
+            for stage, latency in stages.items()
+        ]
+        found["Stages, ms"] = Table.plain(("stage", *_PERCENTILES), rows)
+        found["Slow track"] = _slow_track(done.comparison)
+    if done.freshness is not None:
+        values = asdict(done.freshness)
+        found["Exact features, by default"] = _named(("freshness", "value"), values, ".3g")
+    if done.propagation is not None:
+        for kernel in (done.propagation.paper, done.propagation.here):
+            found[f"Propagation, {kernel.shape}, median ms"] = _propagation(kernel)
+    if done.resolutions is not None:
+        rows = [
+            (f"{point.width}x{point.height}", f"{point.megapixels:.3f}", *_four(point.latency),
+             f"{point.latency.p50_ms / point.megapixels:.0f}")
+            for point in done.resolutions.sizes
+        ]  # fmt: skip
+        columns: Row = ("size", "Mpx", *_PERCENTILES, "ms/Mpx")
+        found["Fast track over the resolution, ms"] = Table.plain(columns, rows)
+    if done.cameras:
+        rows = [
+            (str(one.cameras), *_four(one.latency), ms_text(one.latency.p50_ms / one.cameras),
+             f"{1e3 / one.latency.p50_ms:.1f}")
+            for one in done.cameras
+        ]  # fmt: skip
+        columns = ("cameras", *_PERCENTILES, "ms each", "max Hz")
+        found["Fast track over the number of cameras, ms"] = Table.plain(columns, rows)
+    if done.memory is not None:
+        values = asdict(done.memory)
+        rows = [(name, "-" if mb != mb else f"{mb:.0f}") for name, mb in values.items()]
+        found["Memory, MB"] = Table.plain(("memory", "MB"), rows)
+    counted = asdict(done.multiply_adds)
+    found["Multiply-adds of a frame"] = _named(("part", "1e9, or share"), counted, ".3g")
+    found["CUDA graphs"] = _named(("graphs", "number"), asdict(done.graphs), "d")
+    return found
+
+
+def _methods(comparison: Comparison) -> Table:
+    rows = [
+        (name, *_four(method.latency), f"{method.rate_hz:.1f}", str(method.threads),
+         f"{method.other_cores:.1f}")
+        for name, method in comparison.methods.items()
+    ]  # fmt: skip
+    return Table.plain(("method", *_PERCENTILES, "frames/s", "thr", "others"), rows)
+
+
+def _slow_track(comparison: Comparison) -> Table:
+    work = comparison.refinements
+    rows = [
+        ("job", f"{work.job.p50_ms:.1f} ms (p50), {work.job.max_ms:.1f} ms (max)"),
+        ("busy_per_s", f"{work.busy_per_s:.2f} refinements/s"),
+        ("idle_per_s", f"{work.idle_per_s:.2f} refinements/s"),
+        ("idle_time_share", f"{work.idle_time_share:.0%} of the time"),
+        ("allowed_per_s", f"{work.allowed_per_s:.2f} refinements/s"),
+        ("share_of_allowed", f"{work.share_of_allowed:.0%}"),
+        ("saturated_share", f"{work.saturated_share:.0%} of the frames"),
+    ]
+    return Table.plain(("slow track", "value"), rows)
+
+
+def _propagation(kernel: Kernel) -> Table:
+    rows = []
+    for load, times in (("alone", kernel.alone), ("beside_busy_core", kernel.beside_busy_core)):
+        medians = map(ms_text, (times.ms, times.unfold_ms, times.conv3x3_ms))
+        share = f"{kernel.roofline_fraction:.0%}" if load == "alone" else "-"
+        rows.append((load, *medians, f"{times.vs_unfold:.1f}x", f"{times.vs_conv3x3:.2f}x", share))
+    columns = ("load", "ours", "unfold", "conv3x3", "vs_unfold", "vs_conv3x3", "roofline")
+    return Table.plain(columns, rows)
+
+
+def _named(columns: Row, values: dict[str, Any], form: str) -> Table:
+    return Table.plain(columns, [(name, f"{value:{form}}") for name, value in values.items()])
+
+
+def _four(latency: Latency) -> Row:
+    return tuple(map(ms_text, (latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.max_ms)))
+
+
+def ms_text(milliseconds: float) -> str:
+    """Three digits at least, as times reach from microseconds to seconds."""
+    return f"{milliseconds:.1f}" if milliseconds >= 10 else f"{milliseconds:.3g}"
+
 
 def notes(done: Benchmark) -> list[str]:
     """Sentences that say how the figures are to be read, and what they were measured on."""
-    facts, said = done.facts, []
-    if done.sides is not None:
-        said.append(
+    facts, found = done.facts, []
+    if done.comparison is not None:
+        found.append(
             "full and ddrnet23_slim run on every frame, back to back, on all cores or on those of "
             "the fast track, whichever was faster (thr). The fast track gets frames at "
             f"{facts.rate_hz:g} Hz, its slow track has {facts.slow_track_threads} CPU threads: "
@@ -34,7 +160,7 @@ def notes(done: Benchmark) -> list[str]:
         )
     if done.propagation is not None:
         limits = done.propagation.limits
-        said.append(
+        found.append(
             "Propagation runs on one CPU thread, as in the engine, unfold and the convolution on "
             "the fast track's. roofline: share of what is possible at "
             f"{limits.memory_gb_per_s:.1f} GB/s and {limits.multiply_adds_g_per_s:.1f} G "
@@ -42,42 +168,38 @@ def notes(done: Benchmark) -> list[str]:
         )
     if done.resolutions is not None:
         line = done.resolutions
-        said.append(
+        found.append(
             f"Over the resolution: {line.base_ms:.1f} ms + {line.ms_per_megapixel:.0f} ms per "
             f"megapixel, within {line.linear_deviation:.0%}."
         )
     if done.cameras:
-        said.append(
+        found.append(
             "Several cameras are segmented one after another, and the time is that of all of them."
         )
-    said += [
+    found += [
         f"Weights: {facts.weights}. Inner convolutions of all networks: {facts.precision}.",
         f"Measured on {facts.machine}; load average {facts.load_average:.1f} before.",
     ]
-    return said + _warnings(done)
-
-
-def _warnings(done: Benchmark) -> list[str]:
-    others, said = done.facts.other_cores, []
-    if others > QUIET:
-        said.append(
-            f"Other processes kept {others:.1f} cores busy meanwhile, so times are too long, above "
-            "all of sides with several threads, which wait for each other: the ratios to full and "
-            "ddrnet23_slim are too good."
+    if facts.other_cores > QUIET:
+        found.append(
+            f"Other processes kept {facts.other_cores:.1f} cores busy meanwhile, so times are too "
+            "long, above all of methods with several threads, which wait for each other: the "
+            "ratios to full and ddrnet23_slim are too good."
         )
-    share = 1.0 if done.sides is None else done.sides.contest.refinements.saturated_share
-    if share < SATURATED:
-        said.append(
-            f"Only {share:.0%} of the frames of fast_busy came while Sh was busy, so it was not "
-            "saturated: the slow track's thread hardly got a core."
-        )
-    return said
+    if done.comparison is not None:
+        share = done.comparison.refinements.saturated_share
+        if share < SATURATED:
+            found.append(
+                f"Only {share:.0%} of the frames of fast_busy came while Sh was busy, so it was "
+                "not saturated: the slow track's thread hardly got a core."
+            )
+    return found
 
 
 def print_report(console: Console, done: Benchmark) -> None:
     """The tables and notes."""
-    for title, grid in tables(done).items():
-        console.print(terminal_table(grid, title))
+    for title, table in tables(done).items():
+        console.print(terminal_table(table, title))
     for note in notes(done):
         console.print(note, markup=False)
 
@@ -87,23 +209,65 @@ def write_page(folder: Path, done: Benchmark) -> Path:
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     charts = []
-    if done.sides is not None:
-        path = figures / "latency.png"
-        plots.latency_chart(path, done.facts.title, done.sides.contest)
-        charts.append(Chart(path, "Share of the frames whose mask is out within a time."))
+    if done.comparison is not None:
+        charts.append(
+            Chart(figures / "latency.png", "Share of the frames whose mask is out within a time.")
+        )
+        latency_chart(charts[-1].path, done.facts.title, done.comparison)
     if done.resolutions is not None and done.cameras:
-        path = figures / "scaling.png"
-        plots.scaling_chart(path, done.resolutions, done.cameras)
-        charts.append(Chart(path, "Fast track over the resolution and over cameras."))
+        charts.append(
+            Chart(figures / "scaling.png", "Fast track over the resolution and over cameras.")
+        )
+        scaling_chart(charts[-1].path, done.resolutions, done.cameras)
     blocks = [
         f"# Benchmark: {done.facts.title}",
         f"Made by this command:\n\n```\n{done.facts.command}\n```",
         "\n".join(f"- {note}" for note in notes(done)),
     ]
-    for title, grid in tables(done).items():
-        blocks += [f"## {title}", markdown(grid)]
+    for title, table in tables(done).items():
+        blocks += [f"## {title}", markdown(table)]
     if charts:
         blocks += ["## Charts", *(picture(chart, folder) for chart in charts)]
     path = folder / PAGE
     path.write_text("\n\n".join(blocks) + "\n")
     return path
+
+
+def latency_chart(path: Path, title: str, comparison: Comparison) -> None:
+    """Write a PNG: for each method the share of frames whose mask is out within a time."""
+    figure, axes = new_axes((9.5, 4.5), title)
+    for name, method in comparison.methods.items():
+        times = np.sort([timing.latency_ms for timing in method.timings])
+        share = np.arange(1, len(times) + 1) / len(times)
+        p50, p99 = ms_text(method.latency.p50_ms), ms_text(method.latency.p99_ms)
+        label = f"{name}: p50 {p50}, p99 {p99} ms"
+        axes.step(times, share, where="post", color=_COLOURS[name], label=label)
+        axes.plot(method.latency.p99_ms, 0.99, "o", color=_COLOURS[name])
+    log_milliseconds(axes, (1.0, 2.0, 5.0))
+    axes.set_xlabel("frame in to mask out, ms (dots: p99)")
+    axes.set_ylabel("share of the frames")
+    save(figure, axes, path)
+
+
+def scaling_chart(path: Path, line: Resolutions, numbers: Sequence[Cameras]) -> None:
+    """Write a PNG: the fast track's median over pixels, with the line fitted, and over cameras."""
+    figure = Figure(figsize=(9.5, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    pixels, cameras = figure.subplots(1, 2)
+    x = [point.megapixels for point in line.sizes]
+    ends = np.array([0.0, max(x)])
+    pixels.plot(ends, line.base_ms + line.ms_per_megapixel * ends, ":", color="black", label="line")
+    pixels.plot(x, [p.latency.p50_ms for p in line.sizes], "o", color=OURS, label="p50")
+    pixels.plot(x, [p.latency.p99_ms for p in line.sizes], "^", color=PER_FRAME, label="p99")
+    pixels.set_xlabel("megapixels")
+    x = [one.cameras for one in numbers]
+    cameras.plot(x, [n.latency.p50_ms for n in numbers], "o-", color=OURS, label="p50")
+    cameras.plot(x, [n.latency.p99_ms for n in numbers], "^", color=PER_FRAME, label="p99")
+    cameras.set_xlabel("cameras, one after another")
+    for axes in (pixels, cameras):
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("ms")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.2)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)

@@ -1,28 +1,26 @@
-"""How the cost of the fast track grows with the resolution and with the number of cameras."""
+"""How the cost of the fast track grows, and how fresh exact features are at a camera's rate."""
 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-import torch
 
-from lowlat_seg_ros.engine.device import apart, foreground_threads
+from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.lab.benchmark.camera import Camera
-from lowlat_seg_ros.lab.benchmark.contest import BLOCK, device_of
-from lowlat_seg_ros.lab.benchmark.memory import memory_mb
-from lowlat_seg_ros.lab.benchmark.sides import IDLE, WARM_UP, FastTrack
-from lowlat_seg_ros.lab.benchmark.timing import Latency
+from lowlat_seg_ros.frames import Outcome, Refinement, Segmentation
+from lowlat_seg_ros.lab.benchmark.methods import BLOCK, IDLE, FastTrack
+from lowlat_seg_ros.lab.benchmark.networks import memory_mb
+from lowlat_seg_ros.lab.benchmark.timing import Camera, Latency, Run, play
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
-#: Of the camera's height and width; 1/4 to 9/4 of its pixels.
-SIDES = (0.5, 0.75, 1.0, 1.5)
+Progress = Callable[[int], object]
+
+#: Height and width of the frames over which the cost is measured, as a share of the camera's.
+SCALES = (0.5, 0.75, 1.0, 1.5)
 
 CAMERAS = (1, 2, 3, 4, 5, 6)
 
@@ -54,36 +52,26 @@ class Resolutions:
     linear_deviation: float
 
 
-@dataclass(frozen=True)
-class Rig:
-    """``cameras`` of one size, each with an engine and a network of its own.
-
-    ``latency``: from their frames in until all masks are out and the next frames can be taken.
-    ``memory_mb``: see :func:`~.memory.memory_mb`.
-    """
-
-    cameras: int
-    latency: Latency
-    memory_mb: float
-
-
 def over_resolutions(
-    segmenter: Segmenter, camera: Camera, frames: int, progress: Callable[[int], object]
+    segmenter: Segmenter, camera: Camera, frames: int, progress: Progress
 ) -> Resolutions:
     """``frames`` frames of each size, in blocks that take turns."""
-    height, width = camera.size
-    sizes = [(_multiple(height * side), _multiple(width * side)) for side in SIDES]
-    with Engine(segmenter, IDLE, threshold=1.0) as engine:
-        cameras = {size: camera.resized(*size) for size in sizes}
-        sides = {
-            size: FastTrack("fast_idle", engine, IDLE, foreground_threads(IDLE)) for size in sizes
-        }
+    cameras = []
+    for scale in SCALES:  # in multiples of the network's stride, so that nothing is padded
+        height, width = (max(1, round(side * scale / STRIDE)) * STRIDE for side in camera.size)
+        cameras.append(camera.resized(height, width))
+    runs: list[Run[Segmentation]] = [Run() for _ in cameras]
+    with FastTrack(segmenter, camera) as fast:
         for start in range(0, frames, BLOCK):
-            for size, side in sides.items():
-                side.block(cameras[size], min(BLOCK, frames - start), progress)
-    points = tuple(Sized(*size, Latency.of(side.latencies_ms)) for size, side in sides.items())
+            for resized, run in zip(cameras, runs, strict=True):
+                fast.camera = resized
+                run.add(fast.idle(min(BLOCK, frames - start), progress))
+    points = []
+    for resized, run in zip(cameras, runs, strict=True):
+        latencies = [answer.timing.latency_ms for answer in run.answers]
+        points.append(Sized(*resized.size, Latency.of(latencies)))
     line = fit([p.megapixels for p in points], [p.latency.p50_ms for p in points])
-    return Resolutions(points, *line)
+    return Resolutions(tuple(points), *line)
 
 
 def fit(amounts: Sequence[float], costs: Sequence[float]) -> tuple[float, float, float]:
@@ -93,43 +81,95 @@ def fit(amounts: Sequence[float], costs: Sequence[float]) -> tuple[float, float,
     return float(base), float(slope), float(np.abs(y / (base + slope * x) - 1).max())
 
 
+@dataclass(frozen=True)
+class Cameras:
+    """``cameras`` of one size, each with an engine and a network of its own.
+
+    ``latency``: from their frames in until all masks are out and the next frames can be taken.
+    ``memory_mb``: what the process holds, see :func:`~.networks.memory_mb`.
+    """
+
+    cameras: int
+    latency: Latency
+    memory_mb: float
+
+
 def over_cameras(
-    segmenter: Segmenter, camera: Camera, frames: int, progress: Callable[[int], object]
-) -> tuple[Rig, ...]:
+    segmenter: Segmenter, camera: Camera, frames: int, progress: Progress
+) -> tuple[Cameras, ...]:
     """Rounds of 1 to 6 cameras whose frames come together and are segmented one after another.
 
-    Each number of cameras gets at least ``frames`` frames; ``progress`` is told of every number.
+    Each number of cameras gets at least ``frames`` frames; ``progress`` is called for each number.
     """
-    rigs, device = [], device_of(segmenter)
+    found, device = [], next(segmenter.parameters()).device
     with ExitStack() as stack:
         engines: list[Engine] = []
+
+        def step() -> None:
+            for engine in engines:
+                engine.process(camera.frame())
+
         for cameras in CAMERAS:
-            # An engine is the only user of its network.
-            network = copy.deepcopy(segmenter)
+            network = copy.deepcopy(segmenter)  # an engine is the only user of its network
             engines.append(stack.enter_context(Engine(network, IDLE, threshold=1.0)))
-            rounds = -(-frames // cameras)
-            rigs.append(apart(partial(_rounds, engines, camera, rounds, device)))
+            run = play(step, -(-frames // cameras))
+            found.append(Cameras(cameras, Latency.of(run.spent_ms), memory_mb(device)))
             progress(1)
-    return tuple(rigs)
+    return tuple(found)
 
 
-def camera_mb(rigs: Sequence[Rig]) -> float:
-    """Memory of each further camera, on average."""
-    first, last = rigs[0], rigs[-1]
-    return (last.memory_mb - first.memory_mb) / (last.cameras - first.cameras)
+@dataclass(frozen=True)
+class Freshness:
+    """How old exact features are when they arrive, and how many arrive, the engine as by default.
+
+    What a mask is worth depends on the age of the features behind it more than on what computed
+    them. ``per_s``: exact results of Sh a second, those that were used. ``age_frames``: mean and
+    largest number of frames from the one that Sh has seen to the first that may use the result.
+    ``compute_ms``: median time of Sh beside the frames, what it yields to them included.
+    """
+
+    rate_hz: float
+    frames: int
+    per_s: float
+    age_frames: float
+    oldest_frames: int
+    compute_ms: float
 
 
-def _rounds(engines: Sequence[Engine], camera: Camera, rounds: int, device: torch.device) -> Rig:
-    spent_ms = []
-    for turn in range(WARM_UP + rounds):
-        begin = time.perf_counter()
-        for engine in engines:
-            engine.process(camera.frame())
-        if turn >= WARM_UP:
-            spent_ms.append((time.perf_counter() - begin) * 1e3)
-    return Rig(len(engines), Latency.of(spent_ms), memory_mb(device))
+def freshness(
+    segmenter: Segmenter,
+    camera: Camera,
+    frames: int,
+    rate_hz: float,
+    progress: Progress,
+) -> Freshness:
+    """``frames`` frames at ``rate_hz``; ``progress`` is called for each."""
+    warm_up = 10  # the first frame is full, and Sh warms up
+    begun: list[int] = []  # stamps of the frames that have begun
+    found: list[tuple[int, float]] = []  # age in frames and time of each result
 
+    def note(refinement: Refinement) -> None:
+        if refinement.outcome in (Outcome.REFINED, Outcome.CARRIED):
+            index = begun.index(refinement.stamp_ns)
+            if index >= warm_up:
+                found.append((len(begun) - index, refinement.compute_ms))
 
-def _multiple(side: float) -> int:
-    """``side`` in pixels as a multiple of the network's stride, so that nothing is padded."""
-    return max(1, round(side / STRIDE)) * STRIDE
+    config = EngineConfig(max_gap_ms=0.0)
+    with Engine(segmenter, config, threshold=1.0, on_refinement=note) as engine:
+
+        def step() -> None:
+            frame = camera.frame()
+            begun.append(frame.stamp_ns)
+            engine.process(frame)
+
+        run = play(step, frames, rate_hz, progress=progress, warm_up=warm_up)
+    ages, times = zip(*found, strict=True) if found else ((), ())
+    nan = float("nan")
+    return Freshness(
+        rate_hz=rate_hz,
+        frames=frames,
+        per_s=len(found) / run.window_s,
+        age_frames=float(np.mean(ages)) if ages else nan,
+        oldest_frames=max(ages, default=0),
+        compute_ms=float(np.median(times)) if times else nan,
+    )

@@ -1,25 +1,25 @@
-"""Times of calls and frames: percentiles, works in turns, and a core that somebody else uses."""
+"""Frames from a camera, and the one runner for all that is timed over frames."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
+import cv2
 import numpy as np
-import torch
 
-#: Calls of each work that are not counted: memory and threads are not there yet.
-WARM_UP = 2
+from lowlat_seg_ros.engine.device import apart
+from lowlat_seg_ros.engine.neighbours import Neighbours
+from lowlat_seg_ros.frames import Frame
 
-#: Calls of a work of microseconds that are timed together on a GPU.
-CALLS = 20
+Answer = TypeVar("Answer")
 
-# It ends with its parent, however that ends.
-_SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+#: Steps at the beginning of each run that are not counted: the first frame of an engine is full,
+#: and caches and threads are those of another method.
+WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -40,58 +40,93 @@ class Latency:
         return cls(len(milliseconds), *(float(point) for point in points))
 
 
-def synchroniser(device: torch.device) -> Callable[[], None]:
-    """What waits until ``device`` has done all that it was given; nothing to do on a CPU."""
-    if device.type == "cpu":
-        return lambda: None
-    return lambda: torch.cuda.synchronize(device)
+class Camera:
+    """Cycles through ``images``, uint8 (H, W, 3) of one size; stamps are the machine's time."""
+
+    def __init__(self, images: Sequence[np.ndarray]) -> None:
+        self.images = tuple(images)
+        self._next = itertools.cycle(self.images)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        height, width = self.images[0].shape[:2]
+        return height, width
+
+    def frame(self) -> Frame:
+        """The next frame, taken now."""
+        return Frame(next(self._next), time.perf_counter_ns())
+
+    def resized(self, height: int, width: int) -> Camera:
+        """A camera that sees the same at another size."""
+        return Camera([cv2.resize(image, (width, height)) for image in self.images])
 
 
-def many(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """:data:`CALLS` calls of ``work`` in one CUDA graph, else launching them would be timed.
+@dataclass
+class Run(Generic[Answer]):
+    """What the counted steps gave and took.
 
-    What ``work`` reads is then in the caches, as far as it fits there.
+    ``spent_ms``: of each step; ``window_s``: from the first one's beginning to the end of the last
+    one's period; ``other_work_s``: core seconds of other processes meanwhile.
     """
-    stream = torch.cuda.Stream(device)
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            work()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for _ in range(CALLS):
-            work()
-    return graph.replay
+
+    answers: list[Answer] = field(default_factory=list)
+    spent_ms: list[float] = field(default_factory=list)
+    window_s: float = 0.0
+    other_work_s: float = 0.0
+
+    def add(self, other: Run[Answer]) -> None:
+        """Continue with another run of the same method."""
+        self.answers += other.answers
+        self.spent_ms += other.spent_ms
+        self.window_s += other.window_s
+        self.other_work_s += other.other_work_s
 
 
-def alternating(
-    works: Mapping[str, Callable[[], object]],
-    repeats: int,
-    wait: Callable[[], None],
-    calls: int = 1,
-) -> dict[str, Latency]:
-    """Time each of ``works`` ``repeats`` times, in turns, so that drifts hit all of them.
+def play(
+    step: Callable[[], Answer],
+    steps: int,
+    rate_hz: float = 0.0,
+    *,
+    progress: Callable[[int], object] = lambda count: None,
+    begin: Callable[[], object] = lambda: None,
+    warm_up: int = WARM_UP,
+) -> Run[Answer]:
+    """Call ``step``, which processes a frame or several, ``warm_up`` and ``steps`` times.
 
-    ``wait`` is called before each reading of the clock, see :func:`synchroniser`. Each work makes
-    ``calls`` calls, of which one's share of the time is told.
+    ``rate_hz`` of the camera; 0 for frames back to back. A step that comes late does not make those
+    after it come early: as with a real camera and a queue of one, what was missed is gone.
+    ``begin`` is called before the first step that counts, ``progress`` with 1 after each.
+
+    All of it runs in a thread that has ended when this returns, as the OpenMP threads of one method
+    would slow down the next one's.
     """
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(WARM_UP + repeats):
-        for name, work in works.items():
-            wait()
-            begin = time.perf_counter()
-            work()
-            wait()
-            if turn >= WARM_UP:
-                taken[name].append((time.perf_counter() - begin) * 1e3 / calls)
-    return {name: Latency.of(values) for name, values in taken.items()}
 
+    def body() -> Run[Answer]:
+        run: Run[Answer] = Run()
+        period_s, due = 1 / rate_hz if rate_hz else 0.0, time.perf_counter()
 
-@contextmanager
-def busy_core() -> Iterator[subprocess.Popen[bytes]]:
-    """Inside, another process, which is returned, keeps one core busy."""
-    process = subprocess.Popen([sys.executable, "-c", _SPIN])
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+        def wait() -> None:
+            nonlocal due
+            now = time.perf_counter()
+            if now < due:
+                time.sleep(due - now)
+            due = max(now, due) + period_s
+
+        for _ in range(warm_up):
+            wait()
+            step()
+        wait()
+        begin()
+        other_work, started = Neighbours(), time.perf_counter()
+        for _ in range(steps):
+            before = time.perf_counter()
+            run.answers.append(step())
+            run.spent_ms.append((time.perf_counter() - before) * 1e3)
+            progress(1)
+            wait()  # also after the last one, whose period is part of the window
+        run.window_s = time.perf_counter() - started
+        run.other_work_s = run.window_s * other_work.cores()
+        return run
+
+    return apart(body)

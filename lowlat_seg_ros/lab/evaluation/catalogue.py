@@ -48,6 +48,10 @@ class Spec:
     weights: bool = False
 
 
+def _own_network(name: str, text: str) -> Spec:
+    return Spec(name, "own_network", "per_frame", text, weights=True)
+
+
 def _table_1(name: str, text: str) -> Spec:
     return Spec(name, "carried", "table_1", text, "fixed", INTERVAL, weights=True)
 
@@ -58,34 +62,10 @@ def _table_2(name: str, text: str) -> Spec:
 
 #: All but those of kind ``own_network`` share the base network; fused is with AdaptNet.
 WITH_WEIGHTS = (
-    Spec(
-        "single_frame_trained",
-        "own_network",
-        "per_frame",
-        "single_frame with an Sl trained for it alone",
-        weights=True,
-    ),
-    Spec(
-        "single_frame_wide",
-        "own_network",
-        "per_frame",
-        "the same, as wide as the fast track's cost allows",
-        weights=True,
-    ),
-    Spec(
-        "ddrnet23_slim",
-        "own_network",
-        "per_frame",
-        "a real-time network on every frame",
-        weights=True,
-    ),
-    Spec(
-        "sh_small",
-        "own_network",
-        "per_frame",
-        "Sh's network on a small image, at the cost of the fast track",
-        weights=True,
-    ),
+    _own_network("single_frame_trained", "single_frame with an Sl trained for it alone"),
+    _own_network("single_frame_wide", "the same, as wide as the fast track's cost allows"),
+    _own_network("ddrnet23_slim", "a real-time network on every frame"),
+    _own_network("sh_small", "Sh's network on a small image, at the cost of the fast track"),
     _table_1("clockwork", "F_h of the key frame as it is, fused"),
     _table_1("dff", "F_h warped along learned flow, fused"),
     _table_1("adaptive_equal", "the paper's own, trained with exactly as many steps as the others"),
@@ -115,14 +95,8 @@ PER_FRAME = tuple(
     )
 )
 
-ADAPTIVE = Spec(
-    "adaptive",
-    "keyed",
-    "table_1",
-    "the paper's propagation, every fifth frame a key frame",
-    "fixed",
-    INTERVAL,
-)
+_ADAPTIVE_HELP = "the paper's propagation, every fifth frame a key frame"
+ADAPTIVE = Spec("adaptive", "keyed", "table_1", _ADAPTIVE_HELP, "fixed", INTERVAL)
 
 
 def catalogue(delay_frames: int) -> tuple[Spec, ...]:
@@ -145,16 +119,11 @@ def _schedules() -> list[Spec]:
 
 
 def _low_latency(delay_frames: int) -> list[Spec]:
-    main = MAIN
-    text = f"the engine; Sh takes {delay_frames} frames"
-    others = [n for n in DELAYS if n != delay_frames]
-    return [
-        Spec(main, "low_latency", "low_latency", text, delay_frames=delay_frames),
-        *(
-            Spec(f"{main}_{n}", "low_latency", "low_latency", f"the same with {n}", delay_frames=n)
-            for n in others
-        ),
-    ]
+    def spec(name: str, text: str, frames: int) -> Spec:
+        return Spec(name, "low_latency", "low_latency", text, delay_frames=frames)
+
+    others = [spec(f"{MAIN}_{n}", f"the same with {n}", n) for n in DELAYS if n != delay_frames]
+    return [spec(MAIN, f"the engine; Sh takes {delay_frames} frames", delay_frames), *others]
 
 
 def choose(patterns: str, specs: tuple[Spec, ...]) -> list[Spec]:
@@ -162,12 +131,12 @@ def choose(patterns: str, specs: tuple[Spec, ...]) -> list[Spec]:
 
     Raises ``ConfigError`` for a pattern that fits none.
     """
-    wanted = [word.strip() for word in patterns.split(",") if word.strip()]
-    for word in wanted:
+    words = [word.strip() for word in patterns.split(",") if word.strip()]
+    for word in words:
         if word != "all" and not any(fnmatchcase(spec.name, word) for spec in specs):
             names = ", ".join(spec.name for spec in specs)
             raise ConfigError(f"--methods has {word!r}, which fits no method; known: {names}")
-    chosen = [s for s in specs if any(w == "all" or fnmatchcase(s.name, w) for w in wanted)]
+    chosen = [s for s in specs if any(w == "all" or fnmatchcase(s.name, w) for w in words)]
     if not chosen:
         raise ConfigError("--methods is empty; give all, or names separated by commas")
     return chosen

@@ -1,16 +1,17 @@
-"""A labelled clip in memory, ready to be played."""
+"""Labelled frames in memory, with the drives they belong to, and the data sets they come from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.data.camvid import CamVid
 from lowlat_seg_ros.lab.data.cityscapes import ANNOTATED, Cityscapes
-from lowlat_seg_ros.lab.data.folder import ImageFolder
 from lowlat_seg_ros.lab.data.sequence import DataError, LabelledFrame, Sequence, Subset, check_index
 from lowlat_seg_ros.labels import ClassTable
 
@@ -20,26 +21,88 @@ RENDERED_SIZE = (360, 480)
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """``images`` uint8 (H, W, 3) RGB and ``labels`` uint8 (H, W), all of one size."""
+    """``frames`` in order; ``drives`` names each one's drive, at whose change methods reset."""
 
     name: str
     table: ClassTable
-    images: tuple[np.ndarray, ...]
-    labels: tuple[np.ndarray, ...]
+    rate_hz: float
+    frames: tuple[LabelledFrame, ...]
+    drives: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @cached_property
+    def images(self) -> tuple[np.ndarray, ...]:
+        """uint8 (H, W, 3) RGB of each frame."""
+        return tuple(frame.image for frame in self.frames)
+
+    @cached_property
+    def labels(self) -> tuple[np.ndarray, ...]:
+        """uint8 (H, W) class ids of each frame, 255 where there is none."""
+        return tuple(frame.label for frame in self.frames)
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
-        height, width = self.labels[0].shape
+        height, width = self.frames[0].label.shape
         return height, width
+
+    def starts_drive(self, index: int) -> bool:
+        """Whether frame ``index`` is the first of its drive."""
+        return index == 0 or self.drives[index] != self.drives[index - 1]
+
+    def ranges(self) -> list[range]:
+        """The indices of each drive."""
+        starts = [index for index in range(len(self)) if self.starts_drive(index)]
+        ends = [*starts[1:], len(self)]
+        return [range(start, end) for start, end in zip(starts, ends, strict=True)]
+
+    def frame(self, index: int) -> Frame:
+        """Frame ``index`` as the engine takes it."""
+        return Frame(self.frames[index].image, self.frames[index].stamp_ns)
+
+
+def load(name: str, sequence: Sequence, frames: int, progress: Callable[[int], object]) -> Clip:
+    """The first ``frames`` frames of the first drive of ``sequence``, fewer if it is shorter.
+
+    ``progress`` is called with the number of frames loaded so far. Raises ``DataError`` if there
+    are fewer than two.
+    """
+    loaded: list[LabelledFrame] = []
+    for index in range(min(frames, len(sequence))):
+        if sequence.drive(index) != sequence.drive(0):
+            break
+        loaded.append(sequence[index])
+        progress(len(loaded))
+    if len(loaded) < 2:
+        raise DataError(f"{name} has {len(loaded)} frames in its first drive; a clip takes 2")
+    drives = (sequence.drive(0),) * len(loaded)
+    return Clip(name, sequence.table, sequence.rate_hz, tuple(loaded), drives)
+
+
+def load_all(name: str, sequence: Sequence, frames: int, progress: Callable[[int], object]) -> Clip:
+    """The first ``frames`` frames of ``sequence`` (0 for all), of as many drives as they span.
+
+    ``progress`` is called with 1 for each. Raises ``DataError`` if there is none.
+    """
+    count = min(frames, len(sequence)) if frames else len(sequence)
+    loaded = []
+    for index in range(count):
+        loaded.append(sequence[index])
+        progress(1)
+    if not loaded:
+        raise DataError(f"{name} has no frames; there is nothing to evaluate")
+    drives = tuple(sequence.drive(index) for index in range(count))
+    return Clip(name, sequence.table, sequence.rate_hz, tuple(loaded), drives)
 
 
 def camvid(
     root: Path, split: str, size: tuple[int, int] | None, drive: str | None = None
 ) -> tuple[str, Sequence]:
-    """Name and frames of a split of CamVid, of one ``drive`` alone if it is named.
+    """Name and frames of a split of CamVid, or of its ``drive`` alone.
 
-    DataError if it has no such drive.
+    Raises ``DataError`` if it has no such drive.
     """
     frames = CamVid(root, split, size)
     if drive is None:
@@ -85,25 +148,3 @@ class _Snippets:
     def drive(self, index: int) -> str:
         clip, frame = divmod(check_index(index, len(self)), ANNOTATED + 1)
         return self._clips[clip].drive(frame)
-
-
-def folder(root: Path, rate_hz: float) -> tuple[str, Sequence]:
-    """Name and frames of a user's own images, labels and class table."""
-    return root.resolve().name, ImageFolder(root, rate_hz=rate_hz)
-
-
-def load(name: str, sequence: Sequence, frames: int, progress: Callable[[int], None]) -> Clip:
-    """The first ``frames`` frames of the first drive of ``sequence``, fewer if it is shorter.
-
-    ``progress`` is told how many are loaded. DataError if there are fewer than two.
-    """
-    loaded = []
-    for index in range(min(frames, len(sequence))):
-        if sequence.drive(index) != sequence.drive(0):
-            break
-        loaded.append(sequence[index])
-        progress(len(loaded))
-    if len(loaded) < 2:
-        raise DataError(f"{name} has {len(loaded)} frames in its first drive; a clip takes 2")
-    images, labels = zip(*((frame.image, frame.label) for frame in loaded), strict=True)
-    return Clip(name, sequence.table, images, labels)

@@ -1,4 +1,4 @@
-"""The options that say which labelled frames: ``--dataset``, and what goes with it."""
+"""The options that choose labelled frames: ``--dataset`` and those that go with it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lowlat_seg_ros.config import ConfigError
 if TYPE_CHECKING:
     from lowlat_seg_ros.lab.data.sequence import Sequence
 
-#: Of a rendered drive, unless told otherwise: as many as CamVid's labelled clip has.
+#: Default length of a rendered drive: as many frames as CamVid's labelled clip has.
 RENDERED_FRAMES = 50
 
-#: What ``--degrade`` knows, and the strength of each that is the most.
+#: The ways of ``--degrade``, and the greatest strength of each.
 WAYS = {"noise": 60.0, "blur": 5.0, "fog": 0.75, "dark": 0.88, "colours": 1.0}
 
-#: Of a rendered drive or a folder, unless told otherwise: CamVid's.
+#: Default frame rate of a rendered drive or a folder: CamVid's.
 RATE_HZ = 15.0
 
 
@@ -79,9 +79,9 @@ def check(args: argparse.Namespace) -> None:
 
 
 def degradation(text: str) -> tuple[str, float]:
-    """``WAY[:STRENGTH]`` -> both, the strength as ``data.degrading`` takes it, in [0, 1].
+    """``WAY[:STRENGTH]`` -> both, the strength as ``lab.data.degrading`` takes it, in [0, 1].
 
-    Raises ``ConfigError`` for what is neither.
+    Raises ``ConfigError`` for an unknown way or a strength out of range.
     """
     way, _, strength = text.partition(":")
     if way not in WAYS or (strength and way == "colours"):
@@ -96,13 +96,17 @@ def degradation(text: str) -> tuple[str, float]:
 
 
 def chosen(args: argparse.Namespace, rate_hz: float) -> tuple[str, Sequence]:
-    """Name and frames; ``rate_hz`` of a drive or folder. DataError where they cannot be read."""
+    """Name and frames; ``rate_hz`` is for a drive or a folder.
+
+    Raises ``DataError`` where they cannot be read.
+    """
     if args.degrade is not None:
         from lowlat_seg_ros.lab.data.degrading import Degraded
 
         clean = argparse.Namespace(**{**vars(args), "degrade": None})
         name, sequence = chosen(clean, rate_hz)
         return f"{name}, {args.degrade}", Degraded(sequence, *degradation(args.degrade))
+    from lowlat_seg_ros.lab.data.folder import ImageFolder
     from lowlat_seg_ros.lab.evaluation import clip
 
     if args.dataset == "camvid":
@@ -110,5 +114,5 @@ def chosen(args: argparse.Namespace, rate_hz: float) -> tuple[str, Sequence]:
     if args.dataset == "cityscapes":
         return clip.cityscapes(args.root, args.split, args.size)
     if args.dataset == "folder":
-        return clip.folder(args.root, rate_hz)
+        return args.root.resolve().name, ImageFolder(args.root, rate_hz=rate_hz)
     return clip.rendered(args.seed, args.frames or RENDERED_FRAMES, rate_hz, args.size)

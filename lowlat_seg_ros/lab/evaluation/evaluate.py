@@ -3,126 +3,190 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowlat_seg_ros.arguments import changed, settings_from
+from lowlat_seg_ros.arguments import HIGH_SCALE, add_network, add_settings, changed, settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.lab.evaluation import dataset
-from lowlat_seg_ros.lab.evaluation.catalogue import catalogue, choose
-from lowlat_seg_ros.lab.evaluation.options import check, configure
+from lowlat_seg_ros.lab.evaluation.catalogue import DELAYS, catalogue, choose
 
 if TYPE_CHECKING:
     from lowlat_seg_ros.lab.evaluation.comparison import Comparison
-    from lowlat_seg_ros.lab.evaluation.footage import Footage
-    from lowlat_seg_ros.lab.evaluation.report import Facts
-    from lowlat_seg_ros.network.checkpoint import Header
+
+#: Default number of frames that Sh takes: about a quarter of a second at CamVid's 15 Hz.
+DEFAULT_DELAY = DELAYS[2]
+
+EXAMPLES = """\
+examples:
+  lowlat-seg evaluate                                   all methods on a rendered drive
+  lowlat-seg evaluate --dataset camvid --root DIR       on CamVid's labelled clip (split val)
+  lowlat-seg evaluate --methods 'full*,adaptive,adaptive_low_latency*'
+  lowlat-seg evaluate --checkpoint FILE --json figures.json --out evaluation
+  lowlat-seg evaluate --foreground-threads 1            every method on one CPU thread
+
+methods, all on one checkpoint; those marked * have weights of their own, from --baselines:
+{methods}
+
+Key frames of the schedules threshold and adaptive are taken where the change exceeds a threshold
+that gives the requested mean interval on these frames. Sh of adaptive_low_latency takes a given
+number of frames, so that its masks do not depend on the machine. All frames are held in memory.
+
+threads: every method uses every core. With --slow-track-priority normal adaptive_low_latency leaves
+Sh its own (--slow-track-threads); --foreground-threads N then gives every method N. The column thr
+and the key "threads" say what each one used, and the chart of latency marks those that used fewer.
+Propagation uses one thread in all.
+
+written to --json, after each method: scores in [0, 1], times in ms, IoU by class. "complete" is
+false until the last method is done, so the file of a run that was stopped says so.
+
+written to --out: results.md with all tables, and in figures/ latency_accuracy.png, schedules.png,
+deviation.png, distance.png, grid.png, those that the chosen methods allow (the paper's Figs. 1, 5,
+3 and 6)
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    specs = catalogue(DEFAULT_DELAY)
+    lines = "\n".join(f"  {spec.name + '*' * spec.weights:26}{spec.help}" for spec in specs)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES.format(methods=lines)
+    dataset.configure(parser)
+    parser.add_argument(
+        "--methods", default="all", help="all, or names with * and ?, comma-separated (all)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=dataset.RATE_HZ,
+        metavar="HZ",
+        help="of drive or folder (%(default)s)",
+    )
+    parser.add_argument(
+        "--delay-frames",
+        type=int,
+        default=DEFAULT_DELAY,
+        metavar="N",
+        help="frames that Sh takes in adaptive_low_latency (default %(default)s)",
+    )
+    add_network(parser)
+    parser.add_argument("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
+    parser.add_argument(
+        "--baselines",
+        type=Path,
+        metavar="DIR",
+        help="weights of the methods that have their own, from 'lowlat-seg train baseline'",
+    )
+    parser.add_argument(
+        "--streaming",
+        action="store_true",
+        help="also score the newest mask that is out at each instant, at the latencies measured",
+    )
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="for --streaming, a machine X times as fast as this one (default %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write a page with tables and charts to this folder"
+    )
+    add_settings(parser, EngineConfig)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ``ConfigError`` for options that contradict each other or make no sense."""
+    dataset.check(args)
+    if args.max_latency_ms > 0:
+        raise ConfigError(
+            f"--max-latency-ms is {args.max_latency_ms}, but evaluated masks must not depend on "
+            "this machine's speed; leave it at 0"
+        )
+    if args.delay_frames < 0:
+        raise ConfigError(f"--delay-frames is {args.delay_frames}; it must be 0 or more")
+    if args.baselines is not None and not args.baselines.is_dir():
+        raise ConfigError(f"--baselines is {args.baselines}, which is no folder; check the path")
+    if not 0.0 < args.speed < math.inf:
+        raise ConfigError(f"--speed is {args.speed}; it must be above 0, 1 for this machine")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Play, score, measure, write."""
+    """Measure the methods, and write what they achieved."""
     check(args)
     config = settings_from(args, EngineConfig)
     specs = choose(args.methods, catalogue(args.delay_frames))
+    # Imported late: torch is slow to load, and --help needs none of this.
     from rich.console import Console
     from tqdm import tqdm
 
+    from lowlat_seg_ros.engine.device import foreground_threads
     from lowlat_seg_ros.lab.evaluation import report
-    from lowlat_seg_ros.lab.evaluation.comparison import compare
-    from lowlat_seg_ros.lab.evaluation.methods import workshop
-    from lowlat_seg_ros.lab.evaluation.streaming import measured
-    from lowlat_seg_ros.lab.evaluation.summary import write_json
+    from lowlat_seg_ros.lab.evaluation.clip import load_all
+    from lowlat_seg_ros.lab.evaluation.comparison import compare, measured
+    from lowlat_seg_ros.lab.evaluation.methods import factory_for
+    from lowlat_seg_ros.lab.evaluation.summary import describe, write_json
+    from lowlat_seg_ros.network import digest
     from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load
     from lowlat_seg_ros.network.device import resolve_device
+    from lowlat_seg_ros.network.precision import precision_of
 
     load_average = os.getloadavg()[0]
-    path = args.checkpoint or DEFAULT_CHECKPOINT
-    segmenter, header = load(path, resolve_device(args.device))
+    path, device = args.checkpoint or DEFAULT_CHECKPOINT, resolve_device(args.device)
+    segmenter, header = load(path, device)
     if args.high_scale is not None:
         segmenter.read_at(args.high_scale)
-    footage = _footage(args)
-    _check_classes(path, header, footage)
-    with tqdm(total=len(footage), unit="frame", desc="low-level features", leave=False) as bar:
-        shop = workshop(segmenter, header, config, footage, specs, args.baselines, bar.update)
-    facts = _facts(args, path, header, footage, config, load_average)
+    name, sequence = dataset.chosen(args, args.rate)
+    count = min(args.frames or len(sequence), len(sequence))
+    with tqdm(total=count, unit="frame", desc="loading") as bar:
+        clip = load_all(name, sequence, args.frames, bar.update)
+    if len(clip.table) != header.network.num_classes:
+        raise ConfigError(
+            f"{path} has {header.network.num_classes} classes and {clip.name} "
+            f"{len(clip.table)}; give a checkpoint trained for these classes"
+        )
+    with tqdm(total=len(clip), unit="frame", desc="low-level features", leave=False) as bar:
+        factory = factory_for(specs, segmenter, header, config, clip, args.baselines, bar.update)
 
-    def keep(done: Comparison) -> None:
+    # The options that shape the figures, without the places of files on this machine.
+    words = {**vars(args), "json": None, "out": None} | ({"root": "DIR"} if args.root else {})
+    facts = report.Facts.of(
+        clip,
+        command=" ".join(["lowlat-seg evaluate", *changed(argparse.Namespace(**words), configure)]),
+        checkpoint=path.name,
+        sha256=digest.sha256(path),
+        provenance=header.provenance,
+        precision=str(precision_of(config.precision, device)).removeprefix("torch."),
+        fast_track_threads=foreground_threads(config),
+        speed=args.speed if args.streaming else None,
+        load_average=load_average,
+        machine=describe(args.device),
+    )
+
+    def save(done: Comparison) -> None:
         if args.json is not None:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             write_json(args.json, report.as_json(facts, done))
 
-    cost = measured(args.speed) if args.streaming else None
-    pictures = args.out is not None
-    done = compare(shop, specs, pictures=pictures, streaming=cost, after_each=keep)
+    done = compare(
+        factory,
+        specs,
+        clip,
+        pictures=args.out is not None,
+        streaming=measured(args.speed) if args.streaming else None,
+        after_each=save,
+    )
     console = Console()
     report.print_report(console, facts, done)
     if args.out is not None:
-        console.print(_written(args.out, facts, footage, done), soft_wrap=True)
+        from lowlat_seg_ros.lab.evaluation.charts import draw
+
+        args.out.mkdir(parents=True, exist_ok=True)
+        charts = draw(args.out / "figures", clip, done) if done.results else []
+        page = report.write_page(args.out, facts, done, charts)
+        console.print(f"Written: {page}, {len(charts)} charts beside it", soft_wrap=True)
     return 0
-
-
-def _written(out: Path, facts: Facts, footage: Footage, done: Comparison) -> str:
-    """Write page and charts; says where."""
-    from lowlat_seg_ros.lab.evaluation.charts import draw
-    from lowlat_seg_ros.lab.evaluation.page import write_page
-
-    out.mkdir(parents=True, exist_ok=True)
-    charts = draw(out / "figures", footage, done) if done.results else []
-    return f"Written: {write_page(out, facts, done, charts)}, {len(charts)} charts beside it"
-
-
-def _check_classes(path: Path, header: Header, footage: Footage) -> None:
-    if len(footage.table) != header.network.num_classes:
-        raise ConfigError(
-            f"{path} has {header.network.num_classes} classes and {footage.name} "
-            f"{len(footage.table)}; give a checkpoint trained for these classes"
-        )
-
-
-def _facts(
-    args: argparse.Namespace,
-    path: Path,
-    header: Header,
-    footage: Footage,
-    config: EngineConfig,
-    load_average: float,
-) -> Facts:
-    from lowlat_seg_ros.engine.device import foreground_threads
-    from lowlat_seg_ros.lab.evaluation import machine, report
-    from lowlat_seg_ros.network import digest
-    from lowlat_seg_ros.network.device import resolve_device
-    from lowlat_seg_ros.network.precision import precision_of
-
-    precision = precision_of(config.precision, resolve_device(args.device))
-    return report.facts_of(
-        footage,
-        command=" ".join(["lowlat-seg evaluate", *_words(args)]),
-        checkpoint=path.name,
-        sha256=digest.sha256(path),
-        provenance=header.provenance,
-        precision=str(precision).removeprefix("torch."),
-        fast_track_threads=foreground_threads(config),
-        speed=args.speed if args.streaming else None,
-        load_average=load_average,
-        machine=machine.describe(args.device),
-    )
-
-
-def _words(args: argparse.Namespace) -> list[str]:
-    """The options that shape the figures, without the places of files on this machine."""
-    shown = {**vars(args), "json": None, "out": None}
-    if args.root is not None:
-        shown["root"] = "DIR"
-    return changed(argparse.Namespace(**shown), configure)
-
-
-def _footage(args: argparse.Namespace) -> Footage:
-    from tqdm import tqdm
-
-    from lowlat_seg_ros.lab.evaluation.footage import load
-
-    name, sequence = dataset.chosen(args, args.rate)
-    with tqdm(total=min(args.frames or len(sequence), len(sequence)), unit="frame") as bar:
-        bar.set_description("loading")
-        return load(name, sequence, args.frames, bar.update)

@@ -7,14 +7,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from lowlat_seg_ros.config import EngineConfig, NetworkConfig
+from lowlat_seg_ros.engine import resize
 from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import MaskKind
 from lowlat_seg_ros.lab.baselines import weights
-from lowlat_seg_ros.lab.baselines.carry import adaptive
-from lowlat_seg_ros.lab.baselines.full import FullEngine
-from lowlat_seg_ros.lab.baselines.grfp import GrfpEngine
-from lowlat_seg_ros.lab.baselines.keyed import KeyedEngine
+from lowlat_seg_ros.lab.baselines.grfp import GatedRecurrentWarp, GrfpEngine
+from lowlat_seg_ros.lab.baselines.keyed import (
+    FeatureChange,
+    Fixed,
+    KeyedEngine,
+    Measure,
+    PredictedDeviation,
+    Schedule,
+    Threshold,
+    adaptive,
+)
 from lowlat_seg_ros.lab.baselines.learned import (
     IMAGE_METHODS,
     PAIR_METHODS,
@@ -22,166 +34,108 @@ from lowlat_seg_ros.lab.baselines.learned import (
     CarriedMethod,
     SingleFrameMethod,
 )
-from lowlat_seg_ros.lab.baselines.per_frame import PerFrameEngine, single_frame
-from lowlat_seg_ros.lab.baselines.recurrent import GatedRecurrentWarp
-from lowlat_seg_ros.lab.baselines.schedules import (
-    FeatureChange,
-    Fixed,
-    Measure,
-    PredictedDeviation,
-    Schedule,
-    Threshold,
-)
+from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, single_frame
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
-from lowlat_seg_ros.lab.evaluation.footage import Footage
-from lowlat_seg_ros.lab.evaluation.intervals import Replay, low_features
-from lowlat_seg_ros.lab.evaluation.run import Method
+from lowlat_seg_ros.lab.evaluation.clip import Clip
+from lowlat_seg_ros.lab.evaluation.comparison import Method, Unavailable
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.precision import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+#: What schedules by a threshold measure, by the schedule's name.
+MEASURES: dict[str, Measure] = {"threshold": FeatureChange(), "adaptive": PredictedDeviation()}
 
-class Unavailable(Exception):
-    """A method cannot be built from what was given; the message says why."""
+#: Halvings of the range of thresholds: enough where all frames are about as far from each other.
+_HALVINGS = 20
 
 
 @dataclass(frozen=True, eq=False)
-class Workshop:
+class MethodFactory:
     """What methods are built from: one network, its header, and the settings of a run.
 
     ``replays`` are those of the schedules by name, ``baselines`` those with weights of their own
     that were found in the folder ``baselines_from``, ``lacking`` those that were asked for and not
     found. ``coarse``: the network at output stride 16, None if it is or was not asked for.
-    ``skips``: methods do not see all frames.
     """
 
     segmenter: Segmenter
     header: Header
     config: EngineConfig
-    footage: Footage
+    clip: Clip
     replays: dict[str, Replay]
     baselines: dict[str, Baseline]
     baselines_from: Path | None = None
     lacking: tuple[str, ...] = ()
     coarse: Segmenter | None = None
-    skips: bool = False
 
-    def build(self, spec: Spec) -> Method:
+    def build(self, spec: Spec, *, skips_frames: bool = False) -> Method:
         """The method ``spec``; raises :class:`Unavailable` if something for it is missing."""
-        return BUILDERS[spec.kind](self, spec)
+        net, config = self.segmenter, self.config
+        match spec.kind:
+            case "full":
+                return FullEngine(net, config)
+            case "full_os16":
+                if self.coarse is None:
+                    raise Unavailable("Sh's output stride is 16 as it is, so it would equal full")
+                return FullEngine(self.coarse, config)
+            case "full_half":
+                height = config.inference_height or self.clip.size[0]
+                half = dataclasses.replace(config, inference_height=max(1, round(height / 2)))
+                return FullEngine(net, half)
+            case "single_frame":
+                return single_frame(net, config)
+            case "own_network":
+                method = self._baseline(spec)
+                # Without Sh there is no key frame.
+                single = isinstance(method, SingleFrameMethod)
+                kind = MaskKind.DEGRADED if single else MaskKind.FULL
+                return PerFrameEngine(net, method.learned["network"], kind, config)
+            case "grfp":
+                cell = self._baseline(spec).learned["cell"]
+                assert isinstance(cell, GatedRecurrentWarp)
+                return GrfpEngine(net, cell, config)
+            case "carried":
+                carried = self._baseline(spec)
+                assert isinstance(carried, CarriedMethod)
+                schedule = self._schedule(spec)
+                return KeyedEngine(net, carried.carrier, carried.head, schedule, config)
+            case "keyed":
+                return adaptive(net, self._schedule(spec), config)
+            case "low_latency":
+                # Where frames are skipped Sh must not become slower for it, so its delay is a time;
+                # a millisecond less, as stamps are rounded.
+                delay_ms = max(0.0, spec.delay_frames * 1000 / self.clip.rate_hz - 1.0)
+                return Engine.deterministic(
+                    net,
+                    config,
+                    threshold=self.header.threshold,
+                    delay_frames=None if skips_frames else spec.delay_frames,
+                    delay_ms=delay_ms if skips_frames else None,
+                )
+        raise AssertionError(f"no method is of the kind {spec.kind!r}")
 
+    def _schedule(self, spec: Spec) -> Schedule:
+        if spec.schedule == "fixed":
+            return Fixed(spec.interval)
+        threshold = self.replays[spec.schedule].threshold(spec.interval)
+        return Threshold(MEASURES[spec.schedule], threshold)
 
-def workshop(
-    segmenter: Segmenter,
-    header: Header,
-    config: EngineConfig,
-    footage: Footage,
-    specs: list[Spec],
-    baselines_from: Path | None,
-    progress: Callable[[int], object],
-) -> Workshop:
-    """Prepare for ``specs``; frames are run through Sl once if a schedule's threshold is asked.
-
-    Raises ``CheckpointError`` for a baseline's file that is there but does not fit.
-    """
-    baselines = {}
-    if baselines_from is not None:
-        baselines = {
-            spec.name: weights.load(baselines_from, spec.name, segmenter)
-            for spec in specs
-            if spec.weights and weights.path_of(baselines_from, spec.name).is_file()
-        }
-    asked = any(spec.kind == "full_os16" for spec in specs)
-    dilated = header.network.output_stride != 16 and not header.network.has_trunk
-    coarse = _coarse(segmenter) if asked and dilated else None
-    # Only now: all of these are bound to the checkpoint's own weights, or begin as parts of it.
-    dtype = precision_of(config.precision, next(segmenter.parameters()).device)
-    for network in (segmenter, *baselines.values(), *([coarse] if coarse is not None else [])):
-        inference.prepare(network.eval(), dtype)
-    names = {spec.schedule for spec in specs} & {"threshold", "adaptive"}
-    replays = {}
-    if names:
-        lows = low_features(segmenter, footage, config, progress)
-        ranges = footage.ranges()
-        replays = {name: Replay(_measure(name, segmenter), lows, ranges) for name in sorted(names)}
-    lacking = tuple(
-        spec.name
-        for spec in specs
-        if spec.weights and spec.name not in baselines and not _why_not(spec, segmenter.config)
-    )
-    return Workshop(
-        segmenter, header, config, footage, replays, baselines, baselines_from, lacking, coarse
-    )
-
-
-def _coarse(segmenter: Segmenter) -> Segmenter:
-    """The same weights at output stride 16."""
-    device = next(segmenter.parameters()).device
-    coarse = Segmenter(dataclasses.replace(segmenter.config, output_stride=16)).to(device)
-    checkpoint.restore(coarse, checkpoint.weights(segmenter), "full_os16")
-    return coarse
-
-
-def _measure(name: str, segmenter: Segmenter) -> Measure:
-    return FeatureChange() if name == "threshold" else PredictedDeviation(segmenter.selector)
-
-
-def _full(shop: Workshop, spec: Spec) -> Method:
-    return FullEngine(shop.segmenter, shop.config)
-
-
-def _full_os16(shop: Workshop, spec: Spec) -> Method:
-    if shop.coarse is None:
-        raise Unavailable("Sh's output stride is 16 as it is, so it would equal full")
-    return FullEngine(shop.coarse, shop.config)
-
-
-def _full_half(shop: Workshop, spec: Spec) -> Method:
-    height = shop.config.inference_height or shop.footage.frames[0].image.shape[0]
-    config = dataclasses.replace(shop.config, inference_height=max(1, round(height / 2)))
-    return FullEngine(shop.segmenter, config)
-
-
-def _single_frame(shop: Workshop, spec: Spec) -> Method:
-    return single_frame(shop.segmenter, shop.config)
-
-
-def _keyed(shop: Workshop, spec: Spec) -> Method:
-    return KeyedEngine(adaptive(shop.segmenter), _schedule(shop, spec), shop.config)
-
-
-def _carried(shop: Workshop, spec: Spec) -> Method:
-    method = _baseline(shop, spec)
-    assert isinstance(method, CarriedMethod)
-    return KeyedEngine(method.network, _schedule(shop, spec), shop.config)
-
-
-def _grfp(shop: Workshop, spec: Spec) -> Method:
-    cell = _baseline(shop, spec).learned["cell"]
-    assert isinstance(cell, GatedRecurrentWarp)
-    return GrfpEngine(shop.segmenter, cell, shop.config)
-
-
-def _own_network(shop: Workshop, spec: Spec) -> Method:
-    method = _baseline(shop, spec)
-    # Without Sh there is no key frame.
-    kind = MaskKind.DEGRADED if isinstance(method, SingleFrameMethod) else MaskKind.FULL
-    return PerFrameEngine(shop.segmenter, method.learned["network"], kind, shop.config)
-
-
-def _baseline(shop: Workshop, spec: Spec) -> Baseline:
-    if spec.name in shop.baselines:
-        return shop.baselines[spec.name]
-    if reason := _why_not(spec, shop.segmenter.config):
-        raise Unavailable(reason)
-    # Without the folder's path: reasons stand in reports, which others read on other machines.
-    where = "given" if shop.baselines_from is None else "in the folder given"
-    names = _trained_together(spec.name, shop.lacking)
-    raise Unavailable(
-        f"no weights {where} (--baselines); 'lowlat-seg train baseline --method {names} "
-        "--start-from CHECKPOINT --out DIR' makes them"
-    )
+    def _baseline(self, spec: Spec) -> Baseline:
+        if spec.name in self.baselines:
+            return self.baselines[spec.name]
+        if reason := _why_not(spec, self.segmenter.config):
+            raise Unavailable(reason)
+        # Without the folder's path: reasons stand in reports, which others read on other machines.
+        where = "given" if self.baselines_from is None else "in the folder given"
+        names = spec.name
+        if names not in IMAGE_METHODS:  # one run trains all the others that lack weights
+            together = [name for name in self.lacking if name in PAIR_METHODS]
+            names = "all" if set(together) == set(PAIR_METHODS) else ",".join(together)
+        raise Unavailable(
+            f"no weights {where} (--baselines); 'lowlat-seg train baseline --method {names} "
+            "--start-from CHECKPOINT --out DIR' makes them"
+        )
 
 
 def _why_not(spec: Spec, config: NetworkConfig) -> str:
@@ -197,47 +151,106 @@ def _why_not(spec: Spec, config: NetworkConfig) -> str:
     return ""
 
 
-def _trained_together(name: str, lacking: tuple[str, ...]) -> str:
-    """The methods to train in one run to get ``name``, of those that lack weights."""
-    if name in IMAGE_METHODS:
-        return name
-    names = [other for other in lacking if other in PAIR_METHODS]
-    return "all" if set(names) == set(PAIR_METHODS) else ",".join(names)
+def factory_for(
+    specs: list[Spec],
+    segmenter: Segmenter,
+    header: Header,
+    config: EngineConfig,
+    clip: Clip,
+    baselines_from: Path | None,
+    progress: Callable[[int], object],
+) -> MethodFactory:
+    """Prepare for ``specs``; frames are run through Sl once if a schedule has a threshold.
 
-
-def _schedule(shop: Workshop, spec: Spec) -> Schedule:
-    if spec.schedule == "fixed":
-        return Fixed(spec.interval)
-    threshold = shop.replays[spec.schedule].threshold(spec.interval)
-    return Threshold(_measure(spec.schedule, shop.segmenter), threshold)
-
-
-def _low_latency(shop: Workshop, spec: Spec) -> Method:
-    return Engine.deterministic(
-        shop.segmenter,
-        shop.config,
-        threshold=shop.header.threshold,
-        delay_frames=None if shop.skips else spec.delay_frames,
-        delay_ms=_delay_ms(spec, shop.footage.rate_hz) if shop.skips else None,
+    Raises ``CheckpointError`` for a baseline's file that is there but does not fit.
+    """
+    baselines = {}
+    if baselines_from is not None:
+        baselines = {
+            spec.name: weights.load(baselines_from, spec.name, segmenter)
+            for spec in specs
+            if spec.weights and weights.path_of(baselines_from, spec.name).is_file()
+        }
+    coarse, network = None, header.network
+    asked = any(spec.kind == "full_os16" for spec in specs)
+    if asked and network.output_stride != 16 and not network.has_trunk:
+        coarse = Segmenter(dataclasses.replace(segmenter.config, output_stride=16))
+        coarse.to(next(segmenter.parameters()).device)
+        checkpoint.restore(coarse, checkpoint.weights(segmenter), "full_os16")
+    # Only now: all of these are bound to the checkpoint's own weights, or begin as parts of it.
+    dtype = precision_of(config.precision, next(segmenter.parameters()).device)
+    for part in (segmenter, *baselines.values(), *([coarse] if coarse is not None else [])):
+        inference.prepare(part.eval(), dtype)
+    replays, schedules = {}, {spec.schedule for spec in specs} & set(MEASURES)
+    if schedules:
+        lows = low_features(segmenter, clip, config, progress)
+        replays = {name: Replay(MEASURES[name], segmenter, lows, clip) for name in schedules}
+    lacking = tuple(
+        spec.name
+        for spec in specs
+        if spec.weights and spec.name not in baselines and not _why_not(spec, segmenter.config)
+    )
+    return MethodFactory(
+        segmenter, header, config, clip, replays, baselines, baselines_from, lacking, coarse
     )
 
 
-def _delay_ms(spec: Spec, rate_hz: float) -> float:
-    """The delay in time: where frames are skipped Sh must not become slower for it.
+@torch.inference_mode()
+def low_features(
+    segmenter: Segmenter, clip: Clip, config: EngineConfig, progress: Callable[[int], object]
+) -> list[Tensor]:
+    """F_l of every frame (1, Cl, H/8, W/8), in half precision to save memory."""
+    found, runner = [], Runner(segmenter)
+    for frame in clip.frames:
+        geometry = resize.plan(frame.image.shape[:2], config.inference_height)
+        found.append(runner.lower(runner.image(frame.image, geometry)).half())
+        progress(1)
+    return found
 
-    A millisecond less, as stamps are rounded.
+
+class Replay:
+    """A schedule by ``measure``, replayed on features without segmenting anything.
+
+    It finds thresholds at which schedules take the same share of key frames. They are set on the
+    clip that is evaluated, which needs no labels, for the threshold and the adaptive schedule
+    alike: Fig. 5 compares which frames a schedule takes, not how well a threshold carries over
+    from other drives.
     """
-    return max(0.0, spec.delay_frames * 1000 / rate_hz - 1.0)
 
+    @torch.inference_mode()
+    def __init__(
+        self, measure: Measure, segmenter: Segmenter, lows: list[Tensor], clip: Clip
+    ) -> None:
+        self._measure, self._runner = measure, Runner(segmenter)
+        self._reduced = [measure.reduce(self._runner, low.float()) for low in lows]
+        self._drives = clip.ranges()
+        self._known: dict[tuple[int, int], float] = {}
 
-BUILDERS: dict[str, Callable[[Workshop, Spec], Method]] = {
-    "full": _full,
-    "full_os16": _full_os16,
-    "full_half": _full_half,
-    "single_frame": _single_frame,
-    "carried": _carried,
-    "grfp": _grfp,
-    "own_network": _own_network,
-    "keyed": _keyed,
-    "low_latency": _low_latency,
-}
+    def keys(self, threshold: float) -> int:
+        """Key frames that the schedule takes at ``threshold``, the first of each drive included."""
+        count = 0
+        for drive in self._drives:
+            key, count = drive[0], count + 1
+            for index in drive[1:]:
+                if self._change(key, index) > threshold:
+                    key, count = index, count + 1
+        return count
+
+    @torch.inference_mode()
+    def _change(self, key: int, index: int) -> float:
+        if (key, index) not in self._known:
+            pair = self._reduced[key], self._reduced[index]
+            self._known[key, index] = self._measure.change(self._runner, *pair)
+        return self._known[key, index]
+
+    def threshold(self, interval: int) -> float:
+        """The threshold that comes nearest to one key frame every ``interval`` frames."""
+        target = len(self._reduced) / interval
+        # Nothing on the way exceeds the largest change from a drive's first frame.
+        low, high = 0.0, max(self._change(d[0], index) for d in self._drives for index in d)
+        keys = {high: self.keys(high), low: self.keys(low)}
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            keys[middle] = self.keys(middle)
+            low, high = (middle, high) if keys[middle] > target else (low, middle)
+        return min(keys, key=lambda threshold: abs(keys[threshold] - target))

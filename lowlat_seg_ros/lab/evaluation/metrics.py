@@ -1,4 +1,4 @@
-"""How good masks are: accuracy against labels, steadiness over time, change between masks.
+"""How good masks are: accuracy against labels, temporal consistency, change between masks.
 
 Labels and masks are arrays of class ids of any integer type, as numpy arrays or torch tensors on
 any device. Pixels labelled 255 are left out everywhere.
@@ -6,6 +6,8 @@ any device. Pixels labelled 255 are left out everywhere.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +18,10 @@ from torch import Tensor
 from lowlat_seg_ros.frames import IGNORE_LABEL
 
 ClassIds: TypeAlias = np.ndarray | Tensor
+
+#: Of the bootstrap: neighbouring frames that are drawn together, draws, and the share of the draws
+#: that an interval holds.
+BLOCK, DRAWS, SHARE = 5, 1000, 0.95
 
 
 class Confusion:
@@ -33,6 +39,13 @@ class Confusion:
             raise ValueError(f"classes is {classes}; it must be at least 1")
         self.classes = classes
         self.matrix = np.zeros((classes, classes + 1), np.int64)
+
+    @classmethod
+    def of(cls, *matrices: np.ndarray) -> Confusion:
+        """The matrices (classes, classes + 1) of one or more others, pooled."""
+        confusion = cls(len(matrices[0]))
+        confusion.matrix = np.sum(matrices, axis=0)
+        return confusion
 
     def update(self, label: ClassIds, mask: ClassIds) -> None:
         """Count the pixels of ``mask`` against ``label``, both of one shape.
@@ -91,12 +104,13 @@ class Confusion:
 
 
 class Consistency:
-    """VC_n: steadiness that counts only where it is right, in [0, 1].
+    """VC_n: temporal consistency that counts only where the mask is right, in [0, 1].
 
-    Of the pixels whose label is constant over ``length`` consecutive frames, the share whose
-    prediction is that label in all of them, pooled over all windows. Like the video consistency
-    of Miao et al. (VSPW, CVPR 2021), with correctness asked for, as a frozen mask would score 1.
-    Frames are given one by one; only counts are kept.
+    It is the share of pixels, of those whose label is constant over ``length`` consecutive frames,
+    whose prediction is that label in all of them, pooled over all windows. It is the video
+    consistency of Miao et al. (VSPW, CVPR 2021), whose VC8 most papers report, with correctness
+    required besides: otherwise a frozen mask would score 1. Frames are given one by one; only
+    counts are kept.
     """
 
     def __init__(self, length: int = 8) -> None:
@@ -104,7 +118,7 @@ class Consistency:
             raise ValueError(f"length is {length}; it must be at least 2 frames")
         self.length = length
         self.constant_pixels = 0
-        self.steady_pixels = 0
+        self.consistent_pixels = 0
         self.reset()
 
     def reset(self) -> None:
@@ -116,28 +130,21 @@ class Consistency:
         truth, predicted = _same_shape(label, mask)
         labelled, right = truth != IGNORE_LABEL, truth == predicted
         if self._label is None or self._label.shape != truth.shape:
-            # For how many frames a pixel has kept its label, and been right all along.
-            self._kept, self._right = torch.zeros_like(truth), torch.zeros_like(truth)
+            # For how many frames a pixel has had its label, and has been predicted rightly.
+            self._constant, self._right = torch.zeros_like(truth), torch.zeros_like(truth)
             same = torch.zeros_like(labelled)
         else:
             same = self._label == truth
-        self._kept = labelled * (same * self._kept + 1)
+        self._constant = labelled * (same * self._constant + 1)
         self._right = (labelled & right) * (same * self._right + 1)
         self._label = truth
-        self.constant_pixels += int((self._kept >= self.length).sum())
-        self.steady_pixels += int((self._right >= self.length).sum())
+        self.constant_pixels += int((self._constant >= self.length).sum())
+        self.consistent_pixels += int((self._right >= self.length).sum())
 
     @property
     def value(self) -> float:
-        """The share so far; NaN while no pixel kept its label for ``length`` frames."""
-        return float(_ratio(self.steady_pixels, self.constant_pixels))
-
-
-def miou_of(matrix: np.ndarray) -> float:
-    """mIoU of a pooled matrix as :class:`Confusion` has it."""
-    confusion = Confusion(len(matrix))
-    confusion.matrix = matrix
-    return confusion.miou
+        """The share so far; NaN while no pixel had one label for ``length`` frames."""
+        return float(_ratio(self.consistent_pixels, self.constant_pixels))
 
 
 def deviation(mask_a: ClassIds, mask_b: ClassIds) -> float:
@@ -171,3 +178,35 @@ def _mean(scores: np.ndarray) -> float:
     """Mean of the scores that exist, NaN if none does."""
     known = scores[~np.isnan(scores)]
     return float(known.mean()) if known.size else float("nan")
+
+
+@functools.cache
+def draws_of(frames: int, seed: int = 0) -> np.ndarray:
+    """How often each frame counts in each draw of a bootstrap, int64 (:data:`DRAWS`, frames).
+
+    Frames of a clip are alike, so single frames say less than their number; blocks of neighbours
+    are drawn instead (Künsch, "The Jackknife and the Bootstrap for General Stationary
+    Observations", Annals of Statistics 1989). All methods have the same draws, so that their
+    differences are paired.
+    """
+    blocks = np.array_split(np.arange(frames), max(1, round(frames / BLOCK)))
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((DRAWS, frames), np.int64)
+    for draw in counts:
+        for block in rng.integers(len(blocks), size=len(blocks)):
+            draw[blocks[block]] += 1
+    return counts
+
+
+def mious(matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """mIoU of each draw, (:data:`DRAWS`,), of ``matrices``, one (classes, classes + 1) a frame."""
+    stacked = np.stack(matrices)
+    pooled = np.einsum("df,fij->dij", draws_of(len(stacked)), stacked)
+    return np.array([Confusion.of(matrix).miou for matrix in pooled])
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The middle :data:`SHARE` of ``values``."""
+    rest = 50 * (1 - SHARE)
+    low, high = np.nanpercentile(values, [rest, 100 - rest])
+    return float(low), float(high)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lowlat_seg_ros.frames import MaskKind
-from lowlat_seg_ros.lab.evaluation.record import Answer
+from lowlat_seg_ros.lab.evaluation.summary import Answer
 
 #: Stages that make up a frame's latency, in the order in which they run: name and colour.
 STAGES = {

@@ -1,20 +1,15 @@
-"""``lowlat-seg render``: a rendered drive as a data set of one's own, and how fast that goes."""
+"""``lowlat-seg render``: writes a rendered drive as a data set, and says how fast that goes."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lowlat_seg_ros.arguments import check_camera, size
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.lab.evaluation.dataset import RATE_HZ, RENDERED_FRAMES
-
-if TYPE_CHECKING:
-    from lowlat_seg_ros.lab.data.sequence import LabelledFrame, Sequence
 
 EXAMPLES = """\
 examples:
@@ -71,79 +66,50 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Render, write, say how fast."""
-    _check(args)
-    import cv2
-    from tqdm import tqdm
-
-    from lowlat_seg_ros.engine.neighbours import Neighbours
-    from lowlat_seg_ros.lab.evaluation import clip, machine
-
-    begin = time.perf_counter()
-    _, drive = clip.rendered(args.seed, args.frames, args.rate, args.size)
-    built_s = time.perf_counter() - begin
-    neighbours = Neighbours()
-    with ExitStack() as stack:
-        keep = _keeper(stack, args, drive) if args.out is not None else None
-        bar = stack.enter_context(tqdm(total=args.frames, unit="frame", desc=drive.drive(0)))
-        seconds = _render(drive, keep, bar.update)
-    height, width = drive[0].label.shape
-    print(
-        f"{args.frames} frames of {width}x{height}: {(args.frames - 1) / seconds:.1f} frames/s, "
-        f"{1000 * seconds / (args.frames - 1):.1f} ms each (street built in {built_s:.1f} s)\n"
-        f"Measured on {machine.describe()}, "
-        f"OpenCV {cv2.__version__} on {cv2.getNumThreads()} threads; "
-        f"other processes kept {neighbours.cores():.1f} cores busy"
-    )
-    if args.out is not None:
-        print(f"Written to {args.out}")
-    return 0
-
-
-def _render(
-    drive: Sequence,
-    keep: Callable[[LabelledFrame], None] | None,
-    progress: Callable[[int], object],
-) -> float:
-    """Seconds that all frames but the first took, which makes textures that all drives share."""
-    seconds = 0.0
-    for index in range(len(drive)):
-        begin = time.perf_counter()
-        frame = drive[index]
-        seconds += (time.perf_counter() - begin) if index > 0 else 0.0
-        if keep is not None:
-            keep(frame)
-        progress(1)
-    return seconds
-
-
-def _keeper(
-    stack: ExitStack, args: argparse.Namespace, drive: Sequence
-) -> Callable[[LabelledFrame], None]:
-    """What is done with each frame; files that stay open are closed with ``stack``."""
-    import numpy as np
-
-    from lowlat_seg_ros.lab.data.folder import FolderWriter
-    from lowlat_seg_ros.lab.evaluation.video import VideoWriter
-    from lowlat_seg_ros.labels import colour_mask
-
-    name = drive.drive(0)
-    folder = FolderWriter(args.out, drive.table, name)
-    if not args.video:
-        return folder.write
-    height, width = drive[0].label.shape
-    path = args.out / f"{name}.mp4"
-    video = stack.enter_context(VideoWriter(path, (height, 2 * width), drive.rate_hz))
-
-    def write(frame: LabelledFrame) -> None:
-        folder.write(frame)
-        video.write(np.hstack([frame.image, colour_mask(frame.label, drive.table)]))
-
-    return write
-
-
-def _check(args: argparse.Namespace) -> None:
     if args.frames < 2:
         raise ConfigError(f"--frames is {args.frames}; render at least 2")
     check_camera(args)
     if args.video and args.out is None:
         raise ConfigError("--video needs --out, the folder that it is written to")
+    # Imported late: --help needs none of this.
+    import cv2
+    import numpy as np
+    from tqdm import tqdm
+
+    from lowlat_seg_ros.engine.neighbours import Neighbours
+    from lowlat_seg_ros.lab.data.folder import FolderWriter
+    from lowlat_seg_ros.lab.evaluation import clip
+    from lowlat_seg_ros.lab.evaluation.summary import describe
+    from lowlat_seg_ros.lab.evaluation.video import VideoWriter
+    from lowlat_seg_ros.labels import colour_mask
+
+    begin = time.perf_counter()
+    _, drive = clip.rendered(args.seed, args.frames, args.rate, args.size)
+    built_s = time.perf_counter() - begin
+    name, (height, width) = drive.drive(0), drive[0].label.shape
+    other_work, seconds = Neighbours(), 0.0
+    folder = None if args.out is None else FolderWriter(args.out, drive.table, name)
+    with ExitStack() as stack:
+        video = None
+        if args.video:
+            video = VideoWriter(args.out / f"{name}.mp4", (height, 2 * width), drive.rate_hz)
+            stack.enter_context(video)
+        for index in tqdm(range(args.frames), unit="frame", desc=name):
+            begin = time.perf_counter()
+            frame = drive[index]
+            if index > 0:  # the first one makes the textures that all drives share
+                seconds += time.perf_counter() - begin
+            if folder is not None:
+                folder.write(frame)
+            if video is not None:
+                video.write(np.hstack([frame.image, colour_mask(frame.label, drive.table)]))
+    print(
+        f"{args.frames} frames of {width}x{height}: {(args.frames - 1) / seconds:.1f} frames/s, "
+        f"{1000 * seconds / (args.frames - 1):.1f} ms each (street built in {built_s:.1f} s)\n"
+        f"Measured on {describe()}, "
+        f"OpenCV {cv2.__version__} on {cv2.getNumThreads()} threads; "
+        f"other processes kept {other_work.cores():.1f} cores busy"
+    )
+    if args.out is not None:
+        print(f"Written to {args.out}")
+    return 0

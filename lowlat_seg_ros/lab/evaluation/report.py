@@ -1,22 +1,22 @@
-"""The report of an evaluation: its facts and notes, on the terminal and as JSON."""
+"""The report of an evaluation: facts, notes and tables, on the terminal, as JSON and as a page."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as TerminalTable
 
-from lowlat_seg_ros.lab.evaluation.bootstrap import BLOCK, interval
-from lowlat_seg_ros.lab.evaluation.catalogue import MAIN
+from lowlat_seg_ros.lab.evaluation.catalogue import GROUPS, MAIN
+from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import Comparison
-from lowlat_seg_ros.lab.evaluation.footage import Footage
-from lowlat_seg_ros.lab.evaluation.grid import Grid, class_ious, scores
-from lowlat_seg_ros.lab.evaluation.machine import Machine
-from lowlat_seg_ros.lab.evaluation.run import Result
+from lowlat_seg_ros.lab.evaluation.metrics import BLOCK, interval
+from lowlat_seg_ros.lab.evaluation.summary import Machine
 
 #: The drive and frames of CamVid's train split that lie close to the val clip (30 Hz numbers).
 CLOSE_TO_THE_CLIP = (
@@ -27,16 +27,42 @@ CLOSE_TO_THE_CLIP = (
 #: Cores that other processes may keep busy before times are called too long.
 QUIET = 0.2
 
+#: Name of the page in the folder of the results.
+PAGE = "results.md"
+
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """``columns`` and, by heading, the rows below them; the first column holds names."""
+
+    columns: Row
+    groups: dict[str, list[Row]]
+
+    @classmethod
+    def plain(cls, columns: Row, rows: Sequence[Row]) -> Table:
+        """Without headings."""
+        return cls(columns, {"": list(rows)})
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture in a file, and what it shows in a sentence."""
+
+    path: Path
+    caption: str
+
 
 @dataclass(frozen=True)
 class Facts:
-    """What figures mean nothing without.
+    """What must be known to read the figures.
 
     ``command``: what was run, without the places of files. ``precision``: of the networks' inner
-    convolutions. ``fast_track_threads`` are the CPU threads of the engine, which leaves some to Sh
-    unless they are set; each method's own stand with its figures. ``speed``: that of the machine
-    assumed for streaming, 1 for this one. ``load_average``: threads of all processes that wanted a
-    core in the minute before; times are those of a machine that has this to do besides.
+    convolutions. ``fast_track_threads``: CPU threads of the engine, which leaves some to Sh unless
+    they are set; those of each method stand with its figures. ``speed``: that of the machine
+    assumed for streaming, 1 for this one. ``load_average``: threads of all processes that were
+    ready to run in the minute before.
     """
 
     dataset: str
@@ -55,6 +81,19 @@ class Facts:
     machine: Machine
     note: str = ""
 
+    @classmethod
+    def of(cls, clip: Clip, **others: Any) -> Facts:
+        """The facts of ``clip``, and ``others``."""
+        return cls(
+            dataset=clip.name,
+            classes=clip.table.names,
+            frames=len(clip),
+            size=clip.size,
+            rate_hz=clip.rate_hz,
+            note=CLOSE_TO_THE_CLIP if clip.name == "CamVid val" else "",
+            **others,
+        )
+
     @property
     def title(self) -> str:
         """Data and weights in a few words."""
@@ -62,91 +101,120 @@ class Facts:
         return f"{self.dataset}, {self.frames} frames of {width}x{height}, {self.checkpoint}"
 
 
-def facts_of(footage: Footage, **others: Any) -> Facts:
-    """The facts of ``footage`` and ``others``."""
-    height, width = footage.frames[0].label.shape
-    note = CLOSE_TO_THE_CLIP if footage.name == "CamVid val" else ""
-    return Facts(
-        dataset=footage.name, classes=footage.table.names, frames=len(footage),
-        size=(height, width), rate_hz=footage.rate_hz, note=note, **others,
-    )  # fmt: skip
-
-
 def as_json(facts: Facts, done: Comparison) -> dict[str, Any]:
     """The figures, for :func:`~.summary.write_json`; times in ms, scores in [0, 1].
 
     ``complete`` is false while methods are still to be measured.
     """
+    names = ("miou", "pixel_accuracy", "class_accuracy", "vc8", "key_share", "avg_ms", "max_ms",
+             "first_ms", "threads", "other_cores", "frames", "class_iou")  # fmt: skip
     groups, spread = {spec.name: spec.group for spec in done.specs}, done.spread()
+    methods: dict[str, Any] = {}
+    for name, result in done.results.items():
+        row: dict[str, Any] = {"group": groups[name]}
+        row |= {key: getattr(result, key) for key in names}
+        row["miou_by_distance"] = {str(age): miou for age, miou in result.by_distance.items()}
+        row["miou_interval"] = interval(spread[name])
+        if MAIN in spread and name != MAIN:
+            row["main_above_interval"] = interval(spread[MAIN] - spread[name])
+        if done.streaming:
+            row["streaming_miou"] = done.streaming[name]
+        methods[name] = row
     return {
         "complete": done.complete,
         "facts": asdict(facts),
-        "methods": {
-            name: {"group": groups[name]}
-            | _row(result)
-            | _intervals(name, spread)
-            | ({"streaming_miou": done.streaming[name]} if done.streaming else {})
-            for name, result in done.results.items()
-        },
+        "methods": methods,
         "left_out": done.left_out,
     }
 
 
-def _intervals(name: str, spread: dict[str, np.ndarray]) -> dict[str, Any]:
-    """95 % intervals of the mIoU, and of what the main method's is above it."""
-    found = {"miou_interval": interval(spread[name])}
-    if MAIN in spread and name != MAIN:
-        found["main_above_interval"] = interval(spread[MAIN] - spread[name])
-    return found
+def scores(done: Comparison) -> Table:
+    """Accuracy in %, latency in ms, CPU threads; streaming mIoU where it was measured."""
+    columns: Row = ("method", "mIoU", "pixel", "class", "VC8", "keys", "avg ms", "max ms", "thr")
+    if done.streaming:
+        columns += ("stream",)
+    rows: dict[str, Row] = {}
+    for name, result in done.results.items():
+        shares = (result.miou, result.pixel_accuracy, result.class_accuracy, result.vc8,
+                  result.key_share)  # fmt: skip
+        times = tuple("-" if ms != ms else f"{ms:.1f}" for ms in (result.avg_ms, result.max_ms))
+        rows[name] = (*map(_percent, shares), *times, str(result.threads))
+        if done.streaming:
+            rows[name] += (_percent(done.streaming[name]),)
+    return _grouped(done, columns, rows)
 
 
-def _row(result: Result) -> dict[str, Any]:
-    names = ("miou", "pixel_accuracy", "class_accuracy", "vc8", "key_share", "avg_ms", "max_ms",
-             "first_ms", "threads", "other_cores", "frames", "class_iou")  # fmt: skip
-    row = {name: getattr(result, name) for name in names}
-    return row | {"miou_by_distance": {str(age): v for age, v in result.by_distance.items()}}
+def intervals(done: Comparison) -> Table:
+    """95 % intervals of the mIoU in %, and of how far the main method is above each."""
+    spread = done.spread()
+    rows: dict[str, Row] = {}
+
+    def span(values: np.ndarray) -> str:
+        low, high = interval(values)
+        return f"{100 * low:.1f} to {100 * high:.1f}"
+
+    for name, values in spread.items():
+        above = span(spread[MAIN] - values) if MAIN in spread and name != MAIN else "-"
+        rows[name] = (_percent(done.results[name].miou), span(values), above)
+    return _grouped(done, ("method", "mIoU", "95 %", f"{MAIN} above it, 95 %"), rows)
+
+
+def class_ious(done: Comparison, classes: tuple[str, ...], decimals: int) -> Table:
+    """IoU of each class in %."""
+    rows = {
+        name: tuple(_percent(result.class_iou[one], decimals) for one in classes)
+        for name, result in done.results.items()
+    }
+    return _grouped(done, ("IoU in %", *classes), rows)
+
+
+def _grouped(done: Comparison, columns: Row, rows: dict[str, Row]) -> Table:
+    groups: dict[str, list[Row]] = {heading: [] for heading in GROUPS.values()}
+    for spec in done.specs:
+        if spec.name in rows:
+            groups[GROUPS[spec.group]].append((spec.name, *rows[spec.name]))
+    return Table(columns, {heading: members for heading, members in groups.items() if members})
+
+
+def _percent(share: float, decimals: int = 1) -> str:
+    return "-" if share != share else f"{100 * share:.{decimals}f}"
 
 
 def notes(facts: Facts, done: Comparison) -> list[str]:
     """Sentences that say how the figures are to be read, and what they were measured on."""
-    said = [
-        f"Scores in %, pooled over {facts.frames} frames; VC8: steadiness over 8 frames; keys: "
-        "share of key frames.",
+    threads = (
+        f"thr: CPU threads, {min(done.threads)} for every method; propagation uses 1."
+        if len(done.threads) == 1
+        else "thr: CPU threads; those without a background Sh use all cores (--foreground-threads "
+        "N gives every method N); propagation uses 1."
+    )
+    measured = (
+        f"Measured in {facts.precision} on {facts.machine}; load average "
+        f"{facts.load_average:.1f} before."
+    )
+    most = max((r.other_cores for r in done.results.values()), default=0.0)
+    if most > QUIET:
+        measured += (
+            f" Other processes kept up to {most:.1f} cores busy meanwhile, so latencies are too "
+            "long, above all of methods with several threads, which wait for each other."
+        )
+    found = [
+        f"Scores in %, pooled over {facts.frames} frames; VC8: temporal consistency over 8 frames; "
+        "keys: share of key frames.",
         "95 %: interval of the mIoU, and of how far that of adaptive_low_latency is above it: "
         f"bootstrap over blocks of {BLOCK} frames, drawn alike for all methods.",
         "Latency is frame in to mask out, without the first frames of drives. The engine's Sh runs "
         "on a virtual clock and adds no load.",
-        _threads(done),
-        f"Measured in {facts.precision} on {facts.machine}; load average "
-        f"{facts.load_average:.1f} before.{_busy(done)}",
+        threads,
+        measured,
     ]
     if facts.speed is not None:
         machine = "this machine" if facts.speed == 1 else f"a machine {facts.speed:g} times as fast"
-        said.append(
+        found.append(
             f"stream: mIoU of the newest mask out at each instant, at {facts.rate_hz:g} Hz and the "
             f"latencies of {machine}."
         )
-    return said + ([f"Note: {facts.note}."] if facts.note else [])
-
-
-def _threads(done: Comparison) -> str:
-    if len(done.threads) == 1:
-        return f"thr: CPU threads, {min(done.threads)} for every method; propagation uses 1."
-    return (
-        "thr: CPU threads; those without a background Sh use all cores (--foreground-threads N "
-        "gives every method N); propagation uses 1."
-    )
-
-
-def _busy(done: Comparison) -> str:
-    """A warning if the machine had other work; see :data:`QUIET`."""
-    most = max((r.other_cores for r in done.results.values()), default=0.0)
-    if not most > QUIET:
-        return ""
-    return (
-        f" Other processes kept up to {most:.1f} cores busy meanwhile, so latencies are too long, "
-        "above all of methods with several threads, which wait for each other."
-    )
+    return found + ([f"Note: {facts.note}."] if facts.note else [])
 
 
 def print_report(console: Console, facts: Facts, done: Comparison) -> None:
@@ -160,12 +228,12 @@ def print_report(console: Console, facts: Facts, done: Comparison) -> None:
         console.print(f"[yellow]Left out:[/] {', '.join(names)}: {reason}")
 
 
-def terminal_table(grid: Grid, title: str, width: int | None = None) -> Table:
+def terminal_table(table: Table, title: str, width: int | None = None) -> TerminalTable:
     """``width``: that of all columns but the first, whose headings are folded to it.
 
     Eleven columns of four letters fit on a terminal of 80.
     """
-    table = Table(
+    shown = TerminalTable(
         title=title or None,
         title_justify="left",
         title_style="bold",
@@ -173,11 +241,58 @@ def terminal_table(grid: Grid, title: str, width: int | None = None) -> Table:
         padding=(0, 0, 0, 0 if width else 1),
         pad_edge=False,
     )
-    table.add_column(grid.columns[0], no_wrap=True)
-    for column in grid.columns[1:]:
-        table.add_column(column, justify="right", overflow="fold", width=width)
-    for rows in grid.groups.values():
+    shown.add_column(table.columns[0], no_wrap=True)
+    for column in table.columns[1:]:
+        shown.add_column(column, justify="right", overflow="fold", width=width)
+    for rows in table.groups.values():
         for row in rows:
-            table.add_row(*row)
-        table.add_section()
-    return table
+            shown.add_row(*row)
+        shown.add_section()
+    return shown
+
+
+def write_page(folder: Path, facts: Facts, done: Comparison, charts: list[Chart]) -> Path:
+    """Write the page beside its ``charts``, to which it links; returns its path."""
+    weights = f"Weights: `{facts.checkpoint}`, SHA-256 `{facts.sha256}`."
+    blocks = [
+        f"# Results: {facts.title}",
+        f"Made by this command, DIR being the folder of the data:\n\n```\n{facts.command}\n```",
+        "\n".join(f"- {note}" for note in (*notes(facts, done), weights)),
+    ]
+    if done.results:
+        methods = "`lowlat-seg evaluate --help` says what each method is."
+        blocks += ["## Methods", methods, markdown(scores(done))]
+        blocks += ["## Intervals", markdown(intervals(done))]
+        blocks += ["## Classes", markdown(class_ious(done, facts.classes, decimals=1))]
+    if charts:
+        blocks += ["## Charts", *(picture(chart, folder) for chart in charts)]
+    if done.left_out:
+        reasons = [
+            f"- {', '.join(f'`{name}`' for name in names)}: {reason}"
+            for reason, names in done.reasons.items()
+        ]
+        blocks += ["## Left out", "\n".join(reasons)]
+    path = folder / PAGE
+    path.write_text("\n\n".join(blocks) + "\n")
+    return path
+
+
+def picture(chart: Chart, folder: Path) -> str:
+    """``chart`` with its caption, as Markdown of a page in ``folder``."""
+    link = chart.path.relative_to(folder).as_posix()
+    return f"{chart.caption}\n\n![{chart.path.stem.replace('_', ' ')}]({link})"
+
+
+def markdown(table: Table) -> str:
+    """``table`` as Markdown, with a line for the heading of each group that has one."""
+
+    def line(cells: Row) -> str:
+        # A bar would end the cell.
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    lines = [line(table.columns), line((":---", *("---:" for _ in table.columns[1:])))]
+    for heading, rows in table.groups.items():
+        if heading:
+            lines.append(line((f"**{heading}**", *("" for _ in table.columns[1:]))))
+        lines += [line((f"`{row[0]}`", *row[1:])) for row in rows]
+    return "\n".join(lines)

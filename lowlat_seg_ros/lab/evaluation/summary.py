@@ -1,4 +1,7 @@
-"""The figures of one run over a clip: latency, key frames, accuracy; as records and as JSON."""
+"""One run over a clip: what became of its frames, latency, key frames, accuracy, the machine.
+
+The figures are records, which are written as JSON and printed as tables.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,60 @@ import dataclasses
 import json
 import math
 import os
+import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
 
 from lowlat_seg_ros.engine.latency import Percentiles, PercentileTracker
-from lowlat_seg_ros.frames import Counters
+from lowlat_seg_ros.frames import Counters, Segmentation
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Consistency
-from lowlat_seg_ros.lab.evaluation.record import Account, Answer
 
-#: Frames of a VC_n window (anchor of the field: VC8).
-CONSISTENCY_FRAMES = 8
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The result for frame ``index`` of a clip.
+
+    ``published_ms``: age of the frame when its mask was published; ``received_ms``: when its mask
+    was in the consumer's hands. Both count from the frame's stamp.
+    """
+
+    index: int
+    segmentation: Segmentation
+    published_ms: float
+    received_ms: float
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of every frame of a clip: ``played`` is the sum of all the others.
+
+    ``superseded`` frames were overwritten by a newer one while the node was busy, ``rejected``
+    ones were impossible, ``failed`` ones raised. ``masks`` counts masks in the consumer's hands.
+    """
+
+    played: int
+    masks: int
+    superseded: int
+    rejected: int
+    failed: int
+
+    @property
+    def unaccounted(self) -> int:
+        """Frames that nobody accounts for; 0 unless something was lost (or counted twice: < 0)."""
+        return self.played - self.masks - self.superseded - self.rejected - self.failed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.played} images = {self.masks} masks + {self.superseded} superseded + "
+            f"{self.rejected} rejected + {self.failed} failed + {self.unaccounted} unaccounted"
+        )
 
 
 @dataclass(frozen=True)
@@ -44,7 +87,7 @@ class Latency:
 class Accuracy:
     """Scores in [0, 1] over the ``frames`` that have a mask, NaN where nothing could be scored.
 
-    ``vc8``: steadiness over 8 consecutive frames, see :class:`~.metrics.Consistency`; a frame
+    ``vc8``: temporal consistency over 8 frames, see :class:`~.metrics.Consistency`; a frame
     without a mask ends a window.
     """
 
@@ -60,7 +103,7 @@ def accuracy(
     labels: Sequence[np.ndarray], masks: Iterable[tuple[int, np.ndarray]], classes: Sequence[str]
 ) -> Accuracy:
     """Score ``masks``, pairs of a frame's index and its uint8 (H, W) mask, against ``labels``."""
-    confusion, consistency = Confusion(len(classes)), Consistency(CONSISTENCY_FRAMES)
+    confusion, consistency = Confusion(len(classes)), Consistency()
     frames, previous = 0, -1
     for index, mask in masks:
         if index != previous + 1:
@@ -68,11 +111,14 @@ def accuracy(
         confusion.update(labels[index], mask)
         consistency.update(labels[index], mask)
         frames, previous = frames + 1, index
-    iou = dict(zip(classes, confusion.iou.tolist(), strict=True))
     return Accuracy(
-        frames, confusion.miou, confusion.pixel_accuracy, confusion.class_accuracy,
-        consistency.value, iou,
-    )  # fmt: skip
+        frames=frames,
+        miou=confusion.miou,
+        pixel_accuracy=confusion.pixel_accuracy,
+        class_accuracy=confusion.class_accuracy,
+        vc8=consistency.value,
+        iou=dict(zip(classes, confusion.iou.tolist(), strict=True)),
+    )
 
 
 @dataclass(frozen=True)
@@ -111,10 +157,43 @@ def summarise(
     )
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a time was measured on.
+
+    ``cores`` counts those that this process may use; ``gpu`` is empty for a run on the CPU.
+    """
+
+    cpu: str
+    cores: int
+    gpu: str
+    python: str
+    torch: str
+
+    def __str__(self) -> str:
+        where = self.gpu or f"{self.cores} cores of {self.cpu}"
+        return f"{where}, torch {self.torch}, Python {self.python}"
+
+
+def describe(device: str = "cpu") -> Machine:
+    """This machine, with its GPU if ``device`` (``cpu``, ``cuda``, ``auto``) uses one."""
+    info = Path("/proc/cpuinfo")  # where Linux gives the processor a name
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    return Machine(
+        cpu=next(names, platform.machine()),
+        cores=len(os.sched_getaffinity(0)),
+        gpu=torch.cuda.get_device_name() if on_gpu else "",
+        python=platform.python_version(),
+        torch=torch.__version__,
+    )
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write ``content`` (records, mappings, lists, numbers) as JSON, where NaN becomes null.
 
-    Six decimals are kept. A reader finds what was there before or all of it, never a part.
+    Numbers have six decimals. A reader finds the old file or the whole new one, never a part.
     """
     text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
     part = path.with_name(f"{path.name}.part")
@@ -133,3 +212,58 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return None if math.isnan(value) else round(value, 6)
     return value
+
+
+def print_summary(
+    console: Console,
+    title: str,
+    summary: Summary,
+    machine: Machine,
+    full: tuple[Latency, Accuracy] | None,
+) -> None:
+    """Latency, accuracy and account of a run; ``full`` is the whole network on each frame."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("latency in ms")
+    for name in ("p50", "p95", "p99", "max", "first frame"):
+        table.add_column(name, justify="right")
+    latencies = {
+        "engine, frame to mask": summary.engine,
+        "stamp to mask published": summary.published,
+        "stamp to mask received": summary.received,
+    }
+    if full is not None:
+        latencies["full network per frame"] = full[0]
+    for name, latency in latencies.items():
+        steady = latency.steady  # without the first frame, which runs the whole network
+        known = (steady.p50, steady.p95, steady.p99, steady.max)
+        cells = [f"{value:.1f}" if steady.count else "-" for value in known]
+        table.add_row(name, *cells, f"{latency.first:.1f}")
+    console.print(table)
+
+    table = Table()
+    table.add_column("accuracy in %")
+    for name in ("mIoU", "pixel", "class", "VC8", "frames scored"):
+        table.add_column(name, justify="right")
+    rows = {"node": summary.accuracy} | ({"full network": full[1]} if full is not None else {})
+    for name, scores in rows.items():
+        shares = (scores.miou, scores.pixel_accuracy, scores.class_accuracy, scores.vc8)
+        # NaN where there is nothing to score, as for VC8 in a clip that is too short.
+        cells = ["-" if share != share else f"{100 * share:.1f}" for share in shares]
+        table.add_row(name, *cells, str(scores.frames))
+    console.print(table)
+
+    account, counters = summary.account, summary.counters
+    console.print(
+        f"Frames: {account.played} played = {account.masks} masks "
+        f"+ {account.superseded} superseded + {account.rejected} rejected + {account.failed} failed"
+        + (f" + [bold red]{account.unaccounted} unaccounted[/]" if account.unaccounted else "")
+    )
+    console.print(
+        f"Key frames: {summary.key_frames} ({summary.key_share:.0%} of the masks), "
+        f"{counters.resets} resets; {counters.submitted} were handed to Sh in the background: "
+        f"{counters.refined} refined, "
+        f"{counters.carried} carried on, {counters.superseded} superseded, "
+        f"{counters.dropped_late + counters.dropped_stale} dropped, {counters.failed} failed, "
+        f"{counters.pending} pending"
+    )
+    console.print(f"Measured on {machine}")

@@ -9,7 +9,7 @@ import av
 import cv2
 import numpy as np
 
-from lowlat_seg_ros.lab.evaluation.record import Answer
+from lowlat_seg_ros.lab.evaluation.summary import Answer
 from lowlat_seg_ros.labels import ClassTable, overlay
 
 #: Height of a line of the caption, and of its letters, at a picture width of 960 px.

@@ -16,8 +16,7 @@ import numpy as np
 from lowlat_seg_ros.frames import IGNORE_LABEL, StageTiming
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
-from lowlat_seg_ros.lab.evaluation.record import Account
-from lowlat_seg_ros.lab.evaluation.summary import Accuracy, Latency, accuracy
+from lowlat_seg_ros.lab.evaluation.summary import Account, Accuracy, Latency, accuracy
 from lowlat_seg_ros.tools.bag.recording import Published, Recording
 
 

@@ -24,8 +24,7 @@ from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.images import ImageError, Ledger, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.record import Account
-from lowlat_seg_ros.lab.evaluation.summary import Latency, write_json
+from lowlat_seg_ros.lab.evaluation.summary import Account, Latency, write_json
 from lowlat_seg_ros.messages import COMPRESSED, IMAGE
 from lowlat_seg_ros.ros.messages import MESSAGES, message_class
 from lowlat_seg_ros.ros.params import as_parameters

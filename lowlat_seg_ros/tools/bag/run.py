@@ -17,7 +17,7 @@ from lowlat_seg_ros.engine import budget
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.images import ImageError, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.machine import describe
+from lowlat_seg_ros.lab.evaluation.summary import describe
 from lowlat_seg_ros.messages import COMPRESSED, IMAGE
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
