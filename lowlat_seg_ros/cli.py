@@ -1,4 +1,4 @@
-"""``lowlat-seg``: one command for training, evaluation, benchmark, the demo and rendered data.
+"""``lowlat-seg``: one command for pictures and videos, the demo, bags, evaluation and training.
 
 This file only composes. A subcommand is a module with two functions::
 
@@ -6,7 +6,7 @@ This file only composes. A subcommand is a module with two functions::
     def run(args: argparse.Namespace) -> int: ...                # does it, returns the exit status
 
 It is imported only when it is asked for, so that ``lowlat-seg --help`` is instant. What a user can
-mend is raised as one of :func:`user_errors`, shown as one line, and ends with status 2.
+fix is raised as one of :func:`user_errors`, shown as one line, and ends with status 2.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import lowlat_seg_ros
 
 EPILOG = """\
 examples:
+  lowlat-seg segment INPUT --out DIR    masks of your own picture, video, folder or camera
   lowlat-seg demo                       the node on a rendered drive; writes demo_output/
-  lowlat-seg demo --help                what else it can do
   lowlat-seg evaluate --help            methods to compare, on data with labels
   lowlat-seg benchmark --help           latency against the full network, on this machine
   lowlat-seg train base --help          the first of the three training stages
   lowlat-seg render --out DIR           a made-up drive with exact labels, as images
-  lowlat-seg bag --help                 bags to and from the node's engine, without ROS
+  lowlat-seg bag --help                 bags in and out of the node's engine, without ROS
+  lowlat-seg COMMAND --help             what else a command can do
 
 documentation: README.md
 """
@@ -41,6 +42,10 @@ class Command:
 
 
 COMMANDS = {
+    "segment": Command(
+        "lowlat_seg_ros.tools.segment",
+        "masks and overlays of pictures, a video, a folder or a camera, without ROS",
+    ),
     "demo": Command(
         "lowlat_seg_ros.tools.demo",
         "run the ROS 2 node on a clip and write a video, a chart and figures",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -39,7 +40,7 @@ def read(path: Path, topic: str) -> list[tuple[Raw, object]]:
         return [(raw, bag.decode(raw)) for raw in bag.raw([topic])]
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     error = capsys.readouterr().err.splitlines()
     return [line for line in error if "frame/s" not in line][-1]
 
@@ -57,8 +58,8 @@ def test_the_bag_holds_the_drive(storage: str, tmp_path: Path) -> None:
         assert len(found) == 4
         for index, (raw, message) in enumerate(found):
             frame = drive[index]
-            wanted = frame.image if topic == topics.CAMERA else frame.label
-            np.testing.assert_array_equal(read_as(message), wanted)
+            expected = frame.image if topic == topics.CAMERA else frame.label
+            np.testing.assert_array_equal(read_as(message), expected)
             assert raw.time_ns == stamp_ns(message.header.stamp) == frame.stamp_ns + START_NS
     clocks = [stamp_ns(message.clock) for _, message in read(out, topics.CLOCK)]
     assert clocks == [drive[index].stamp_ns + START_NS for index in range(4)]
@@ -102,26 +103,45 @@ def test_a_bag_holds_one_drive_which_can_be_named(
     for index, (_, message) in enumerate(read(tmp_path / "bag", topics.CAMERA)):
         np.testing.assert_array_equal(to_rgb(message), drive[index].image)
     assert make(*common, "--drive", "x", "--out", tmp_path / "other") == 2
-    assert "no drive 'x'; it has 'rendered_1', 'rendered_2'" in told(capsys)
+    assert "no drive 'x'; it has 'rendered_1', 'rendered_2'" in error_line(capsys)
 
 
-def test_what_is_no_video_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_portrait_video_is_turned_upright(tmp_path: Path) -> None:
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv420p"
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this version of av writes no rotation")
+        stream.set_display_rotation(-90)  # the left half becomes the upper one
+        lying = np.zeros((*SIZE, 3), np.uint8)
+        lying[:, : SIZE[1] // 2] = 200
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(lying, "rgb24")))
+        container.mux(stream.encode(None))
+    assert make("--video", path, "--out", tmp_path / "bag") == 0
+    ((_, message),) = read(tmp_path / "bag", topics.CAMERA)
+    image = to_rgb(message)
+    assert image.shape == (SIZE[1], SIZE[0], 3)
+    assert image[: SIZE[1] // 2].mean() > 150 > 50 > image[SIZE[1] // 2 :].mean()
+
+
+def test_what_is_no_video_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.mp4").write_text("no video")
     assert make("--video", tmp_path / "x.mp4", "--out", tmp_path / "bag") == 2
-    assert "x.mp4 cannot be read as a video" in told(capsys)
+    assert "x.mp4 cannot be read as a video" in error_line(capsys)
     assert make("--video", tmp_path / "none.mp4", "--out", tmp_path / "bag") == 2
-    assert "none.mp4 cannot be read as a video" in told(capsys)
+    assert "none.mp4 cannot be read as a video" in error_line(capsys)
 
 
 def test_a_bag_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert drive_bag(tmp_path / "bag") == 0
     assert drive_bag(tmp_path / "bag") == 2
-    assert "bag is there already" in told(capsys)
+    assert "bag is there already" in error_line(capsys)
     assert len(read(tmp_path / "bag", topics.CAMERA)) == 4
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted"),
+    ("options", "expected"),
     [
         (["--dataset", "camvid"], "--dataset camvid needs --root"),
         (["--frames", "-1"], "--frames is -1"),
@@ -131,11 +151,11 @@ def test_a_bag_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[
     ],
 )
 def test_wrong_options_end_in_one_line(
-    options: list[str], wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert make("--out", tmp_path / "bag", *options) == 2
     error = capsys.readouterr().err
-    assert wanted in error
+    assert expected in error
     assert error.count("\n") == 1
     assert not (tmp_path / "bag").exists()
 
@@ -147,7 +167,15 @@ def test_a_damaged_bag_is_a_data_error(storage: str, damage: str, tmp_path: Path
     (file,) = (path for path in (tmp_path / "bag").iterdir() if path.suffix != ".yaml")
     content = file.read_bytes()
     file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"x" * 99}[damage])
-    with pytest.raises(DataError, match=r"cannot be read as a rosbag2 bag"):
+    remedy = "mcap recover" if storage == "mcap" else "sqlite3 .* .recover"
+    with pytest.raises(DataError, match=f"cannot be read as a rosbag2 bag .*{remedy}.*reindex"):
+        read(tmp_path / "bag", topics.CAMERA)
+
+
+def test_a_bag_without_metadata_is_to_be_indexed_again(tmp_path: Path) -> None:
+    drive_bag(tmp_path / "bag")
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    with pytest.raises(DataError, match=r"metadata\.yaml is missing: .*'ros2 bag reindex .*bag'"):
         read(tmp_path / "bag", topics.CAMERA)
 
 
@@ -157,7 +185,7 @@ def test_what_raises_while_writing_leaves_no_bag(tmp_path: Path) -> None:
     assert not (tmp_path / "new" / "bag").exists()
 
 
-def test_without_the_library_it_is_told_how_to_get_it() -> None:
+def test_without_the_library_it_says_how_to_get_it() -> None:
     code = (
         "import sys; sys.modules['rosbags'] = None  # as where it is not installed\n"
         "from lowlat_seg_ros.cli import main; sys.exit(main(['bag', 'run', 'x', '--out', 'y']))"

@@ -17,7 +17,6 @@ import torch
 
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
-
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
@@ -29,8 +28,8 @@ from lowlat_seg_ros.lab.evaluation.summary import accuracy
 from lowlat_seg_ros.labels import CAMVID, overlay
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.tools.bag import recording, topics
+from lowlat_seg_ros.tools.bag.figures import score
 from lowlat_seg_ros.tools.bag.make import START_NS
-from lowlat_seg_ros.tools.bag.scores import score
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 
 FRAMES, THRESHOLD, DELAY, LATENCY_MS = 9, 0.9, 2, 120
@@ -67,7 +66,7 @@ def embedded(page: str) -> dict[str, Any]:
     return json.loads(text)
 
 
-def labelled() -> Clip:
+def clip_of_drive() -> Clip:
     drive = RenderedDrive(seed=1, frames=FRAMES, rate_hz=10, size=(48, 80))
     return load_all("drive", drive, 0, lambda count: None)
 
@@ -79,7 +78,7 @@ def engine(weights: Path) -> Engine:
 
 
 def copied(bag: Path, out: Path, keep: Callable[[Raw], bool], **facts: Any) -> Path:
-    """The messages of ``bag`` that are to be kept, with other ``facts``."""
+    """The messages of ``bag`` that ``keep`` chooses, with other ``facts``."""
     with BagReader(bag) as source, BagWriter(out, "mcap") as target:
         for raw in filter(keep, source.raw()):
             target.copy(raw)
@@ -87,21 +86,21 @@ def copied(bag: Path, out: Path, keep: Callable[[Raw], bool], **facts: Any) -> P
     return out
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     error = capsys.readouterr().err.splitlines()
     return [line for line in error if "frame/s" not in line][-1]
 
 
 def test_scores_are_those_of_the_engine_s_own_run(masks: Path, weights: Path) -> None:
-    figures, clip = report(masks)[0], labelled()
+    figures, clip = report(masks)[0], clip_of_drive()
     own = engine(weights)
     made = [own.process(clip.frame(index)).mask for index in SEGMENTED]
     labels = [frame.label for frame in clip.frames]
-    wanted = accuracy(labels, list(zip(SEGMENTED, made, strict=True)), CAMVID.names)
+    expected = accuracy(labels, list(zip(SEGMENTED, made, strict=True)), CAMVID.names)
     found = figures["accuracy"]
     assert found["own"]["frames"] == len(SEGMENTED)
-    assert found["own"]["miou"] == pytest.approx(wanted.miou, abs=1e-6)
-    assert found["own"]["pixel_accuracy"] == pytest.approx(wanted.pixel_accuracy, abs=1e-6)
+    assert found["own"]["miou"] == pytest.approx(expected.miou, abs=1e-6)
+    assert found["own"]["pixel_accuracy"] == pytest.approx(expected.pixel_accuracy, abs=1e-6)
     at_publish = Confusion(len(CAMVID))
     for published_ms, mask in zip(PUBLISHED_MS, made, strict=True):
         at_publish.update(labels[min(published_ms // 100, FRAMES - 1)], mask)
@@ -130,8 +129,8 @@ def test_ros2_benchmark_s_figures(masks: Path) -> None:
         "MAX_JITTER": 0, "MIN_JITTER": 0, "MEAN_JITTER": 0, "STD_DEV_JITTER": 0,
     }, abs=1e-5)  # fmt: skip
     steady = figures["latency"]["age"]["steady"]
-    wanted = np.percentile(latencies[1:], (50, 95, 99, 100))
-    assert [steady[name] for name in ("p50", "p95", "p99", "max")] == pytest.approx(wanted)
+    expected = np.percentile(latencies[1:], (50, 95, 99, 100))
+    assert [steady[name] for name in ("p50", "p95", "p99", "max")] == pytest.approx(expected)
     assert steady["count"] == len(latencies) - 1
 
 
@@ -146,7 +145,7 @@ def test_every_image_is_in_the_account(masks: Path) -> None:
     assert figures["stages"]["higher_ms"]["first"] > 0
 
 
-def test_one_that_is_in_no_account_is_told(masks: Path, tmp_path: Path) -> None:
+def test_one_that_is_in_no_account_is_reported(masks: Path, tmp_path: Path) -> None:
     with BagReader(masks) as bag:
         facts = bag.facts["ledger"]
     bag = copied(masks, tmp_path / "other", lambda raw: True, ledger={**facts, "superseded": 0})
@@ -165,7 +164,7 @@ def test_the_page_needs_nothing_but_itself(masks: Path) -> None:
 
 def test_the_page_shows_every_frame(masks: Path, weights: Path) -> None:
     figures, page = report(masks)
-    data, clip, own = embedded(page), labelled(), engine(weights)
+    data, clip, own = embedded(page), clip_of_drive(), engine(weights)
     assert data["figures"] == figures
     assert [frame["mask"] is not None for frame in data["frames"]] == [
         index in SEGMENTED for index in range(FRAMES)
@@ -225,13 +224,13 @@ def test_without_labels_there_are_no_scores(masks: Path, tmp_path: Path) -> None
     assert embedded(page)["frames"][0]["mask"]["right"] is None
 
 
-def test_without_labels_only_what_is_shown_is_kept(masks: Path, tmp_path: Path) -> None:
+def test_without_labels_only_what_is_shown_is_stored(masks: Path, tmp_path: Path) -> None:
     bare = copied(masks, tmp_path / "bare", lambda raw: raw.topic != topics.LABEL, source="x")
-    for path, kept in ((bare, {0, 4, 8}), (masks, set(SEGMENTED))):
+    for path, stored in ((bare, {0, 4, 8}), (masks, set(SEGMENTED))):
         with BagReader(path) as bag:
             found = recording.read(bag, topics.Topics(), CAMVID, 3)
         assert found.shown == (0, 4, 8)
-        assert {p.index for p in found.published if p.segmentation.mask.size} == kept
+        assert {p.index for p in found.published if p.segmentation.mask.size} == stored
     page = report(bare, "--pictures", 3)[1]
     assert all(entry["overlay"] for entry in embedded(page)["pictures"])
 
@@ -279,7 +278,7 @@ def test_a_missing_topic_ends_in_one_line(
     assert not (tmp_path / "report").exists()
 
 
-def test_what_does_not_belong_together_is_told(
+def test_what_does_not_belong_together_is_reported(
     masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images_of_another_day = copied(
@@ -293,10 +292,10 @@ def test_what_does_not_belong_together_is_told(
         image = target.messages.image(header, np.zeros((4, 4, 3), np.uint8), "rgb8")
         target.write(topics.CAMERA, image, START_NS)
     assert command("report", images_of_another_day, "--out", tmp_path / "r") == 2
-    assert "has no topic" in told(capsys)
+    assert "has no topic" in error_line(capsys)
     assert command("report", tmp_path / "c", "--out", tmp_path / "r") == 2
-    assert "has no mask with a frame report" in told(capsys)
+    assert "has no mask with a frame report" in error_line(capsys)
     assert command("report", masks, "--out", tmp_path / "r", "--pictures", 0) == 2
-    assert "--pictures is 0" in told(capsys)
+    assert "--pictures is 0" in error_line(capsys)
     assert command("report", masks, "--out", tmp_path / "r", "--label-topic", topics.CAMERA) == 2
-    assert "must come as mono8" in told(capsys)
+    assert "must come as mono8" in error_line(capsys)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
@@ -36,7 +40,7 @@ from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.tools.bag import topics
 from lowlat_seg_ros.tools.bag.make import FRAME_ID, START_NS
 from lowlat_seg_ros.tools.bag.messages import BagMessages, known_types, to_ids
-from lowlat_seg_ros.tools.bag.pace import VirtualTime, Waiting
+from lowlat_seg_ros.tools.bag.offline import VirtualTime, Waiting
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 
 FRAMES = 7
@@ -172,6 +176,88 @@ def test_images_that_cannot_be_read_are_counted_and_the_rest_goes_on(
     with BagReader(tmp_path / "out") as out:
         assert Ledger(**out.facts["ledger"]) == Ledger(FRAMES, FRAMES - 2, rejected=2)
     assert len(read(tmp_path / "out", topics.MASK)) == FRAMES - 2
+
+
+OTHER = "/odometry"
+
+
+@pytest.fixture
+def humble(drive: Path, tmp_path: Path) -> Path:
+    """An sqlite3 bag as ROS 2 Humble writes it, without definitions, with two more topics.
+
+    One of them is of a type that only its owner knows.
+    """
+    from rosbags.typesys import get_types_from_msg
+
+    path = tmp_path / "humble"
+    with BagReader(drive) as source, BagWriter(path, "sqlite3") as bag:
+        bag.messages.typestore.register(get_types_from_msg("int32 x", "secret_msgs/msg/Secret"))
+        for raw in source.raw([topics.CAMERA]):
+            bag.copy(raw)
+        bag.write("/secret", bag.messages.make("secret_msgs/msg/Secret"), START_NS)
+        bag.write(OTHER, bag.messages.make("nav_msgs/msg/Odometry"), START_NS)
+    with closing(sqlite3.connect(next(path.glob("*.db3")))) as file:
+        file.execute("UPDATE schema SET schema_version = 3")
+        file.execute("DROP TABLE message_definitions")
+        file.commit()
+    metadata = yaml.safe_load((path / "metadata.yaml").read_text())
+    for topic in metadata["rosbag2_bagfile_information"]["topics_with_message_count"]:
+        del topic["topic_metadata"]["type_description_hash"]
+    (path / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    return path
+
+
+NODE = {topics.MASK, topics.REPORT, topics.CONFIDENCE}
+
+
+@pytest.mark.parametrize(
+    ("words", "others"),
+    [([], set()), (["--copy", OTHER], {OTHER}), (["--copy", "all"], {OTHER})],
+)
+def test_topics_that_are_copied_can_be_chosen(
+    words: list[str], others: set[str], offline: Callable[..., int], humble: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert offline(*words, bag=humble) == 0
+    with BagReader(tmp_path / "out") as out:
+        assert out.topics.keys() == {topics.CAMERA, *NODE, *others}
+        assert out.counts[topics.CAMERA] == FRAMES
+        for raw in out.raw(others):
+            assert out.decode(raw).header.frame_id == ""
+    assert ("not defined: /secret" in capsys.readouterr().out) == ("all" in words)
+
+
+def test_a_topic_that_cannot_be_copied_ends_in_one_line(
+    offline: Callable[..., int], humble: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for topic, message in (
+        ("/secret", "secret_msgs/msg/Secret is defined neither"),
+        ("/none", "no such topic"),
+    ):
+        capsys.readouterr()
+        assert offline("--copy", topic, bag=humble) == 2
+        assert f"--copy is {topic}" in (error := capsys.readouterr().err)
+        assert message in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_type_that_the_bag_defines_is_copied(
+    offline: Callable[..., int], drive: Path, tmp_path: Path
+) -> None:
+    """In an mcap bag of Humble, with definitions but without their hashes."""
+    from rosbags.typesys import get_types_from_msg
+
+    with BagReader(drive) as source, BagWriter(tmp_path / "bag", "mcap") as bag:
+        bag.messages.typestore.register(get_types_from_msg("int32 x", "secret_msgs/msg/Secret"))
+        for raw in source.raw([topics.CAMERA]):
+            bag.copy(raw)
+        bag.write("/secret", bag.messages.make("secret_msgs/msg/Secret", x=7), START_NS)
+    text = (tmp_path / "bag" / "metadata.yaml").read_text()
+    (tmp_path / "bag" / "metadata.yaml").write_text(re.sub(r"RIHS01_\w+", '""', text))
+    assert offline("--copy", "/secret", bag=tmp_path / "bag") == 0
+    ((_, message),) = read(tmp_path / "out", "/secret")
+    assert message.x == 7
 
 
 def test_another_encoding_starts_afresh_as_in_the_node(

@@ -28,7 +28,16 @@ def exit_of(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
     return status, error
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["demo", "--help"], ["render", "--help"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["segment", "--help"],
+        ["demo", "--help"],
+        ["render", "--help"],
+        ["bag", "run", "--help"],
+    ],
+)
 def test_help_comes_without_loading_what_is_slow(argv: list[str]):
     done = python(
         "import sys; from lowlat_seg_ros.cli import main\n"
@@ -64,21 +73,21 @@ def test_no_command_and_unknown_command_are_usage_errors(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         (["--dataset", "camvid"], "--root"),
         (["--rate", "0"], "--rate is 0.0"),
         (["--rate", "nan"], "--rate is nan"),
         (["--frames", "1"], "--frames is 1"),
-        (["--deviation-threshold", "2"], "deviation_threshold is 2.0; it must lie in"),
+        (["--deviation-threshold", "2"], "--deviation-threshold is 2.0; it must lie in"),
     ],
 )
 def test_wrong_settings_end_in_one_line(
-    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    options: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ):
     status, error = exit_of(capsys, "demo", *options)
     assert status == 2
-    assert told in error
+    assert expected in error
 
 
 def test_missing_file_ends_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -1,1 +1,1 @@
-"""What people run around the node: the demo, and bags."""
+"""What people run around the node: the demo, one's own pictures and videos, and bags."""

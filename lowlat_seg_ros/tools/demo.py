@@ -30,7 +30,7 @@ written to --out:
   summary.json   percentiles, accuracy against the labels, key frames, counters, the machine
   node.log       what the node said
 
-exit status: 0 when done; 1 when frames are unaccounted for; 2 when something must be mended first
+exit status: 0 when done; 1 when frames are unaccounted for; 2 when something must be fixed first
 """
 
 #: The fast track takes about 8 ms at 480x360 on two cores of a server, and Sh 130 ms for each key

@@ -23,7 +23,7 @@ from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.tools.bag import topics
 from lowlat_seg_ros.tools.bag.make import START_NS
-from lowlat_seg_ros.tools.bag.player import BagPlayer
+from lowlat_seg_ros.tools.bag.play import BagPlayer
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter
 from lowlat_seg_ros.tools.live import spun_node
 
@@ -46,7 +46,7 @@ def live(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("rate", "loops"), [(1, 1), (3, 3)])
-def test_every_image_is_accounted_for_and_each_loop_starts_afresh(
+def test_every_image_is_accounted_for_and_each_loop_starts_an_epoch(
     rate: int, loops: int, drive: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     done = live(drive, "--checkpoint", checkpoint, "--device", "cpu", "--foreground-threads", 1,
@@ -68,20 +68,20 @@ def test_every_image_is_accounted_for_and_each_loop_starts_afresh(
 
 
 @pytest.mark.parametrize(
-    ("words", "wanted"),
+    ("words", "expected"),
     [
         (["live", "--rate", "0"], "--rate is 0.0"),
         (["live", "--loops", "0"], "--loops is 0"),
         (["play", "--loops", "-1"], "--loops is -1"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(
-    words: list[str], wanted: str, drive: Path, capsys: pytest.CaptureFixture[str]
+def test_what_cannot_be_ends_in_one_line(
+    words: list[str], expected: str, drive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
     assert cli.main(["bag", *words, str(drive)]) == 2
     error = capsys.readouterr().err
-    assert wanted in error
+    assert expected in error
     assert error.count("\n") == 1
 
 

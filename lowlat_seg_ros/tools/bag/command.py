@@ -1,10 +1,27 @@
-"""``lowlat-seg bag make|run|report|play|live``: bags, the node's offline twin, the live node."""
+"""``lowlat-seg bag make|run|report|play|live``: their options, and what each calls."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-from types import ModuleType
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lowlat_seg_ros.arguments import add_network, add_settings
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.lab.evaluation import dataset
+from lowlat_seg_ros.ros.environment import isolate, require_ros
+from lowlat_seg_ros.tools.bag.topics import Topics
+
+#: Kinds of storage of a bag, by the names that ROS 2 gives them.
+STORAGES = ("mcap", "sqlite3")
+
+#: Frames that Sh takes in virtual time: about a quarter of a second at 15 Hz.
+DELAY_FRAMES = 4
+
+#: Frames with pictures on the page of a report: 50 of 480x360 make about 5 MB.
+PICTURES = 50
 
 EXAMPLES = """\
 examples:
@@ -17,26 +34,71 @@ Bags are rosbag2 folders (mcap or sqlite3), as ros2 bag and Foxglove read them. 
 need ROS.
 """
 
-#: Each is a module with configure() and run(), imported when it is asked for, and its help.
-ACTIONS = {
-    "make": (
-        "lowlat_seg_ros.tools.bag.make",
-        "write a drive with labels, or a video file, as a bag",
-    ),
-    "run": (
-        "lowlat_seg_ros.tools.bag.run",
-        "segment a bag's images with the node's engine, without ROS",
-    ),
-    "report": (
-        "lowlat_seg_ros.tools.bag.report",
-        "figures and a page of a bag with masks and frame reports",
-    ),
-    "play": ("lowlat_seg_ros.tools.bag.play", "publish a bag over DDS, with its clock"),
-    "live": (
-        "lowlat_seg_ros.tools.bag.live",
-        "play a bag into the live node, every image accounted for",
-    ),
-}
+MAKE = """\
+examples:
+  lowlat-seg bag make --out BAG                                 a rendered drive with exact labels
+  lowlat-seg bag make --dataset camvid --root DIR --out BAG     CamVid's labelled clip
+  lowlat-seg bag make --dataset cityscapes --root DIR --split val --drive NAME --out BAG
+  lowlat-seg bag make --video drive.mp4 --size 360x480 --out BAG
+
+written to the bag: images (rgb8), labels (mono8 class ids, 255 where there is none; not from a
+video) and /clock, each stamped with the frame's time, from 1 s on
+"""
+
+RUN = """\
+examples:
+  lowlat-seg bag run drive --out masks                     every image, masks the same on each run
+  lowlat-seg bag run drive --out masks --copy /odom        another topic beside them
+  lowlat-seg bag run drive --out masks --latency-ms 120    as on a machine that takes so long
+  lowlat-seg bag run drive --out masks --time real         as fast as this machine is, at the
+                                                           bag's own pace, as the node would do
+
+time:
+  virtual   Sh takes --delay-frames frames and each mask --latency-ms; nothing depends on how fast
+            this machine is, but the times of the stages, which are measured
+  real      images come when they were recorded; Sh runs in the background; while the engine is
+            busy only the newest image waits, and those that it replaces are counted
+
+written to OUT: IN's images, camera infos, transforms and clock, the topics of --copy and, for each
+image segmented, a mask (mono8 class ids), its confidence (mono8, 255 for certain) and a
+FrameReport, stamped as the image and recorded when the mask was published; how they were made
+stands in metadata.yaml
+"""
+
+REPORT = """\
+examples:
+  lowlat-seg bag report masks --out report        of what 'lowlat-seg bag run' wrote
+  lowlat-seg bag report recorded --out report     of what 'ros2 bag record' wrote beside the live
+                                                  node: images, ~/mask and ~/frame_report
+
+written to --out:
+  report.json   ros2_benchmark's figures; percentiles of latency and stages; what became of each
+                image; if there are labels, the accuracy of masks for their own frame and as seen
+                at publish time
+  report.html   one file that needs no network: stages of each frame, key frames, deviation against
+                threshold, drops; a slider over frames with input, overlay and confidence
+"""
+
+PLAY = """\
+examples:
+  lowlat-seg bag play drive --rate 3          three times as fast as it was recorded
+  lowlat-seg bag play drive --loops 0         again and again, until Ctrl-C
+
+All topics whose messages' packages are installed are published, and /clock, in the ROS domain of
+ROS_DOMAIN_ID. Whoever listens must go by /clock: set use_sim_time.
+"""
+
+LIVE = """\
+examples:
+  lowlat-seg bag live drive                       at the pace of the bag
+  lowlat-seg bag live drive --rate 3 --loops 2    three times as fast, and twice
+
+The node runs in a process and on a ROS domain of its own, by the bag's clock (use_sim_time),
+as it does beside 'ros2 bag play --clock'. Images that come while it is busy are superseded, and
+counted. When the bag begins again the clock jumps back, and the node must reset.
+
+exit status: 0 when done; 1 when images are unaccounted for; 2 when something must be fixed first
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,16 +106,153 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, (_, text) in ACTIONS.items():
-        sentence = f"{text[0].upper()}{text[1:]}."
-        action = actions.add_parser(name, help=text, description=sentence)
-        _module(name).configure(action)
+
+    def add(
+        name: str, help: str, examples: str, options: Callable[[argparse.ArgumentParser], None]
+    ) -> None:
+        options(
+            actions.add_parser(
+                name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=examples,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )  # fmt: skip
+
+    add("make", "write a drive with labels, or a video file, as a bag", MAKE, _make)
+    add("run", "segment a bag's images with the node's engine, without ROS", RUN, _run)
+    add("report", "figures and a page of a bag with masks and frame reports", REPORT, _report)
+    add("play", "publish a bag over DDS, with its clock", PLAY, _play)
+    add("live", "play a bag into the live node, every image accounted for", LIVE, _live)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked for; returns the exit status."""
-    return int(_module(args.action).run(args))
+    # Late imports: they load torch, or rclpy, and --help is instant.
+    if args.action == "make":
+        from lowlat_seg_ros.tools.bag.make import make
+
+        return make(args)
+    if args.action == "run":
+        from lowlat_seg_ros.tools.bag.run import replay_offline
+
+        return replay_offline(args)
+    if args.action == "report":
+        from lowlat_seg_ros.tools.bag.report import report
+
+        return report(args)
+    require_ros()
+    if args.action == "play":
+        from lowlat_seg_ros.tools.bag.play import play
+
+        return play(args)
+    isolate()
+    # What stops this program with SIGTERM must stop the node as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    from lowlat_seg_ros.tools.bag.play import live
+
+    return live(args)
 
 
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(ACTIONS[name][0])
+def _make(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="BAG", help="folder to make")
+    dataset.configure(parser)
+    parser.add_argument("--video", type=Path, metavar="FILE", help="a video file instead")
+    parser.add_argument(
+        "--drive", metavar="NAME", help="of the data set (default: its first one; a bag holds one)"
+    )
+    parser.add_argument(
+        "--rate", type=float, metavar="HZ",
+        help=f"of drive or folder ({dataset.RATE_HZ:g}), or of a video's frames instead of its own "
+        "times",
+    )  # fmt: skip
+    _add_storage(parser)
+    _add_topics(parser, "image", "label")
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bag", type=Path, metavar="IN", help="bag with a camera's images")
+    parser.add_argument("--out", type=Path, required=True, metavar="BAG", help="folder to make")
+    parser.add_argument(
+        "--time", choices=("virtual", "real"), default="virtual", help="(default %(default)s)"
+    )
+    parser.add_argument(
+        "--delay-frames", type=int, default=DELAY_FRAMES, metavar="N",
+        help="frames that Sh takes in virtual time (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--latency-ms", type=float, default=0.0, metavar="MS",
+        help="time that a mask takes in virtual time (default %(default)s: no image is superseded)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--copy", action="append", default=[], metavar="TOPIC",
+        help="write this topic of IN to OUT as well; 'all' for every topic; may be repeated",
+    )  # fmt: skip
+    add_network(parser)
+    _add_storage(parser)
+    _add_topics(parser, "image")
+    add_settings(parser, EngineConfig)
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bag", type=Path, metavar="BAG", help="with images, masks and reports")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--pictures", type=int, default=PICTURES, metavar="N",
+        help="frames to show on the page, evenly spaced if there are more (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE",
+        help="names and colours of the classes, where the bag does not say (the package's)",
+    )  # fmt: skip
+    _add_topics(parser, "image", "label", "mask", "report", "confidence")
+
+
+def _play(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bag", type=Path, metavar="BAG", help="bag to play")
+    _add_pace(parser)
+
+
+def _live(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bag", type=Path, metavar="BAG", help="bag with a camera's images")
+    _add_pace(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE",
+        help="what the node says (default: shown only if it fails)",
+    )  # fmt: skip
+    add_network(parser)
+    _add_topics(parser, "image")
+    add_settings(parser, EngineConfig)
+
+
+def _add_pace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rate", type=float, default=1.0, metavar="FACTOR",
+        help="times as fast as it was recorded (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--loops", type=int, default=1, metavar="N",
+        help="times that it is played; the clock jumps back each time (default %(default)s)",
+    )  # fmt: skip
+
+
+def _add_storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage", choices=STORAGES, default=STORAGES[0],
+        help="how the bag is stored; Foxglove opens mcap (default %(default)s)",
+    )  # fmt: skip
+
+
+def _add_topics(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add an option for each of the fields of :class:`Topics` in ``names``."""
+    about = {
+        "image": "of the camera's images",
+        "label": "of the labels",
+        "mask": "of the masks",
+        "report": "of the frame reports",
+        "confidence": "of the confidence of masks, mono8",
+    }
+    for name in names:
+        parser.add_argument(
+            f"--{name}-topic", default=getattr(Topics, name), metavar="TOPIC",
+            help=f"{about[name]} (default %(default)s)",
+        )  # fmt: skip

@@ -1,76 +1,228 @@
-"""``lowlat-seg bag play``: a bag over DDS, where there is no ``ros2 bag play``."""
+"""Bags over DDS: to anybody, as ``ros2 bag play --clock`` does it, and into a live node."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lowlat_seg_ros.config import ConfigError
-from lowlat_seg_ros.ros.environment import require_ros
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from tqdm import tqdm
 
-EXAMPLES = """\
-examples:
-  lowlat-seg bag play drive --rate 3          three times as fast as it was recorded
-  lowlat-seg bag play drive --loops 0         again and again, until Ctrl-C
+from lowlat_seg_ros.arguments import settings_from
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.images import ImageError, Ledger, to_rgb
+from lowlat_seg_ros.lab.data.sequence import DataError
+from lowlat_seg_ros.lab.evaluation.summary import Account, Latency, write_json
+from lowlat_seg_ros.messages import COMPRESSED, IMAGE
+from lowlat_seg_ros.ros.messages import MESSAGES, message_class
+from lowlat_seg_ros.ros.params import as_parameters
+from lowlat_seg_ros.tools.bag.messages import CLOCK
+from lowlat_seg_ros.tools.bag.storage import BagReader, Raw
+from lowlat_seg_ros.tools.live import (
+    LAST_TIMEOUT_S,
+    NodeProcess,
+    Recorder,
+    spun_node,
+    wait_until_connected,
+)
 
-All topics whose messages' packages are installed are published, and /clock, in the ROS domain of
-ROS_DOMAIN_ID. Whoever listens must go by /clock: set use_sim_time.
-"""
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
-    parser.add_argument("bag", type=Path, metavar="BAG", help="bag to play")
-    add_pace(parser)
-
-
-def add_pace(parser: argparse.ArgumentParser) -> None:
-    """Add ``--rate`` and ``--loops``."""
-    parser.add_argument(
-        "--rate", type=float, default=1.0, metavar="FACTOR",
-        help="times as fast as it was recorded (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--loops", type=int, default=1, metavar="N",
-        help="times that it is played; the clock jumps back each time (default %(default)s)",
-    )  # fmt: skip
+#: Longest time between two messages on /clock, by the wall clock; one precedes each message, too.
+CLOCK_PERIOD_NS = 10_000_000
 
 
-def check_pace(args: argparse.Namespace, least_loops: int) -> None:
-    """Raise ConfigError for a rate or a number of loops that cannot be."""
-    if not 0.01 <= args.rate <= 100.0:
-        raise ConfigError(f"--rate is {args.rate}; it must lie in [0.01, 100]")
-    if args.loops < least_loops:
-        raise ConfigError(f"--loops is {args.loops}; it must be {least_loops} or more")
+class BagPlayer:
+    """Publishes the messages of ``bag``, ``rate`` times as fast as they were recorded.
+
+    ``renamed``: other names for some topics. ``unknown``: topics that are left out, as the package
+    of their type is not here. A ``/clock`` in the bag is left out too: this one publishes the time
+    at which messages were recorded, without steps between them.
+    """
+
+    def __init__(
+        self, node: Node, bag: BagReader, rate: float, renamed: Mapping[str, str] | None = None
+    ) -> None:
+        self._bag, self._rate = bag, rate
+        self._clock = node.create_publisher(Clock, "/clock", 10)
+        self._publishers: dict[str, Publisher] = {}
+        unknown = []
+        for connection in bag.connections:
+            if connection.topic in self._publishers or connection.msgtype == CLOCK:
+                continue
+            try:
+                kind = message_class(connection.msgtype)
+            except (ImportError, AttributeError):
+                unknown.append(f"{connection.topic} ({connection.msgtype})")
+                continue
+            topic = (renamed or {}).get(connection.topic, connection.topic)
+            self._publishers[connection.topic] = node.create_publisher(
+                kind, topic, _qos(connection.ext.offered_qos_profiles)
+            )
+        self.unknown = tuple(unknown)
+
+    def listeners(self, topic: str) -> int:
+        """How many subscriptions there are to what the bag calls ``topic``."""
+        return int(self._publishers[topic].get_subscription_count())
+
+    def play(self) -> Iterator[Raw]:
+        """Publish everything once, yielding each message after it is out.
+
+        The schedule is absolute: time lost on one message is not passed on to the next ones.
+        DataError where the bag is damaged, or holds nothing that can be played.
+        """
+        if not self._publishers:
+            raise DataError(f"{self._bag.path} has no topic of a type that is known here")
+        began_ns, first_ns = time.monotonic_ns(), None
+        for raw in self._bag.raw(self._publishers.keys()):
+            first_ns = raw.time_ns if first_ns is None else first_ns
+            self._wait_until(raw.time_ns, first_ns, began_ns)
+            self._publishers[raw.topic].publish(bytes(raw.data))
+            yield raw
+
+    def _wait_until(self, ns: int, first_ns: int, began_ns: int) -> None:
+        """Until the bag's time is ``ns``; the clock goes on meanwhile."""
+        while (now_ns := first_ns + self._elapsed_ns(began_ns)) < ns:
+            self._publish_clock(now_ns)
+            time.sleep(min(CLOCK_PERIOD_NS, (ns - now_ns) / self._rate) / 1e9)
+        # Not later than the message, if that is late: whoever gets it finds it of this moment.
+        self._publish_clock(ns)
+
+    def _elapsed_ns(self, began_ns: int) -> int:
+        return round((time.monotonic_ns() - began_ns) * self._rate)
+
+    def _publish_clock(self, ns: int) -> None:
+        self._clock.publish(Clock(clock=MESSAGES.time(ns)))
 
 
-def loops(number: int) -> Iterator[int]:
-    """0, 1, ... for each time that a bag is to be played; without end if ``number`` is 0."""
-    return iter(range(number)) if number else count()
+def _qos(offered: Any) -> QoSProfile:
+    """As the recorded publisher offered it, as far as it matters to who may subscribe."""
+    profile = QoSProfile(depth=10)
+    if offered and offered[0].reliability.name == "BEST_EFFORT":
+        profile.reliability = QoSReliabilityPolicy.BEST_EFFORT
+    if offered and offered[0].durability.name == "TRANSIENT_LOCAL":
+        profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
+    return profile
 
 
-def run(args: argparse.Namespace) -> int:
-    """Play it; DataError where the bag cannot be read."""
-    check_pace(args, least_loops=0)
-    require_ros()
-    from lowlat_seg_ros.tools.bag.player import BagPlayer
-    from lowlat_seg_ros.tools.bag.storage import BagReader
-    from lowlat_seg_ros.tools.live import spun_node
-
+def play(args: argparse.Namespace) -> int:
+    """``bag play``: publish a bag; the exit status. DataError where it cannot be read."""
+    _check(args, least_loops=0)
     with BagReader(args.bag) as bag, spun_node("bag_player") as node:
         player = BagPlayer(node, bag, args.rate)
         for name in player.unknown:
             print(f"Left out, as its package is not installed: {name}", file=sys.stderr)
         messages = 0
-        with suppress(KeyboardInterrupt):  # how it is meant to end where it goes on for ever
-            for _ in loops(args.loops):
+        with suppress(KeyboardInterrupt):  # how a bag that is played for ever is meant to end
+            for _ in range(args.loops) if args.loops else itertools.count():
                 for _ in player.play():
                     messages += 1
     print(f"{messages} messages played")
     return 0
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What became of a bag that was played into a live node.
+
+    ``account`` of all images played; ``fresh``: how many masks began a new epoch, by reason.
+    ``engine``: frame in to mask out; ``age``: stamp to mask published, by the bag's clock; in ms.
+    ``ledger``: the node's own.
+    """
+
+    account: Account
+    ledger: Ledger
+    fresh: dict[str, int]
+    engine: Latency
+    age: Latency
+
+    def __str__(self) -> str:
+        engine, age = self.engine.steady, self.age.steady
+        return (
+            f"{self.account}\n"
+            f"resets: {', '.join(f'{why} {times}' for why, times in self.fresh.items())}\n"
+            f"engine p50 {engine.p50:.1f}, p99 {engine.p99:.1f} ms; stamp to mask, by the bag's "
+            f"clock, p50 {age.p50:.1f}, p99 {age.p99:.1f} ms"
+        )
+
+
+def live(args: argparse.Namespace) -> int:
+    """``bag live``: a bag into a live node; the exit status, 1 if an image is unaccounted for."""
+    _check(args, least_loops=1)
+    found = replay(args, settings_from(args, EngineConfig))
+    print(found)
+    if args.json is not None:
+        write_json(args.json, {**vars(found), "unaccounted": found.account.unaccounted})
+    return 0 if found.account.unaccounted == 0 else 1
+
+
+def replay(args: argparse.Namespace, config: EngineConfig) -> Replay:
+    """Play ``args.bag`` into a node of its own and wait for the last mask.
+
+    RosError if the node does not come up or dies, DataError for what is wrong with the bag.
+    """
+    topic = args.image_topic
+    with tempfile.TemporaryDirectory() as folder, BagReader(args.bag) as bag:
+        bag.require(topic, (IMAGE, COMPRESSED), "--image-topic")
+        own = "image/compressed" if bag.topics[topic] == COMPRESSED else "image"
+        log = args.log or Path(folder) / "node.log"
+        with spun_node("bag_player") as node:
+            player = BagPlayer(node, bag, args.rate, {topic: own})
+            recorder = Recorder(node, store_masks=False)
+            with NodeProcess(_parameters(args, config, bag), log) as process:
+                wait_until_connected(
+                    node, process, lambda: player.listeners(topic) > 0 and recorder.matched
+                )
+                played, total = 0, args.loops * bag.counts[topic]
+                with tqdm(total=total, unit="frame", desc=args.bag.name, disable=None) as bar:
+                    for _ in range(args.loops):
+                        for raw in player.play():
+                            if raw.topic == topic:
+                                played += 1
+                                bar.update()
+                                process.check()
+                # Nothing can supersede the newest image, so its mask comes, or is late.
+                end = time.monotonic() + LAST_TIMEOUT_S
+                while recorder.account(played)[0].unaccounted > 0 and time.monotonic() < end:
+                    process.check()
+                    time.sleep(0.05)
+                reports, (account, ledger) = recorder.reports, recorder.account(played)
+    if not reports:
+        raise DataError(f"the node made no mask of the images on {topic}; see --log")
+    reasons = Counter(report.reset_reason for report in reports if report.reset_reason)
+    return Replay(
+        account, ledger, dict(reasons), Latency.of([r.timing.latency_ms for r in reports]),
+        Latency.of([r.age_ms for r in reports]),
+    )  # fmt: skip
+
+
+def _parameters(args: argparse.Namespace, config: EngineConfig, bag: BagReader) -> dict[str, Any]:
+    parameters: dict[str, Any] = {**vars(config), "device": args.device, "use_sim_time": True}
+    if args.checkpoint is not None:
+        parameters["checkpoint"] = str(args.checkpoint.resolve())
+    if bag.topics[args.image_topic] == COMPRESSED:
+        parameters["image_transport"] = "compressed"
+    first = next(bag.raw([args.image_topic]), None)
+    with suppress(ImageError):  # the node will reject it; others may be in order
+        if first is not None:
+            height, width = to_rgb(bag.decode(first)).shape[:2]
+            parameters |= {"expected_height": height, "expected_width": width}
+    return as_parameters(parameters)
+
+
+def _check(args: argparse.Namespace, least_loops: int) -> None:
+    """Raise ConfigError for a rate or a number of loops that cannot be."""
+    if not 0.01 <= args.rate <= 100.0:
+        raise ConfigError(f"--rate is {args.rate}; it must lie in [0.01, 100]")
+    if args.loops < least_loops:
+        raise ConfigError(f"--loops is {args.loops}; it must be {least_loops} or more")

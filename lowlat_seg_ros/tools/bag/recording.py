@@ -12,19 +12,12 @@ from lowlat_seg_ros.frames import NodeTiming, Segmentation
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.labels import ClassTable
-from lowlat_seg_ros.messages import (
-    COMPRESSED,
-    IMAGE,
-    REPORT,
-    record_of,
-    segmentation,
-    stamp_ns,
-)
+from lowlat_seg_ros.messages import COMPRESSED, IMAGE, REPORT, record_of, segmentation, stamp_ns
 from lowlat_seg_ros.tools.bag.messages import to_ids
 from lowlat_seg_ros.tools.bag.storage import BagReader
 from lowlat_seg_ros.tools.bag.topics import Topics
 
-#: Of one that nobody asks for.
+#: The mask where nobody asks for one.
 NO_MASK = np.zeros((0, 0), np.uint8)
 
 
@@ -56,7 +49,7 @@ class Recording:
 
     ``table``: the classes of the masks. ``ledger``: the newest. ``labelled``: there are labels of
     the same classes; if there are labels of others, ``notes`` says so. ``shown``: the images that
-    pictures are made of. Without labels only their masks are kept, as hours fit into a bag.
+    pictures are made of. Without labels only their masks are in memory, as hours fit into a bag.
     """
 
     arrivals: tuple[Arrival, ...]
@@ -93,8 +86,8 @@ def read(bag: BagReader, topics: Topics, table: ClassTable, pictures: int) -> Re
         arrivals.append(Arrival(stamp, raw.time_ns, labels.get(stamp)))
     count = len(arrivals)
     shown = sorted({round(i) for i in np.linspace(0, count - 1, min(pictures, count))})
-    kept = range(count) if labelled else shown
-    published, newest = _published(bag, topics, arrivals, set(kept))
+    stored = range(count) if labelled else shown
+    published, newest = _published(bag, topics, arrivals, set(stored))
     if not published:
         raise DataError(
             f"{bag.path} has no mask with a frame report for its images on {topics.image}; "
@@ -117,9 +110,11 @@ def _by_stamp(bag: BagReader, topic: str) -> dict[int, np.ndarray]:
 
 
 def _published(
-    bag: BagReader, topics: Topics, arrivals: list[Arrival], kept: set[int]
+    bag: BagReader, topics: Topics, arrivals: list[Arrival], stored: set[int]
 ) -> tuple[list[Published], Ledger]:
-    """Masks of the images ``arrivals`` that have a report, ``kept`` or not, and the newest ledger.
+    """Masks of the images ``arrivals`` that have a report, and the newest ledger.
+
+    Pixels are stored of those whose index is in ``stored`` alone.
 
     Where a looped bag was recorded, stamps come again and again: a mask is of the newest such image
     before it, and goes with the report that is nearest to it.
@@ -143,6 +138,6 @@ def _published(
             # A recorder may get a mask before its image.
             index = before[-1] if before else same[0]
             mask = to_ids(message)
-            result = segmentation(report, mask if index in kept else NO_MASK)
+            result = segmentation(report, mask if index in stored else NO_MASK)
             found.append(Published(index, now_ns, result, record_of(NodeTiming, report)))
     return found, ledger

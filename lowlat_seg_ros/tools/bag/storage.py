@@ -21,20 +21,24 @@ _FACTS = "lowlat_seg_ros"
 
 @dataclass(frozen=True)
 class Raw:
-    """One message as it is stored; ``time_ns`` is when it was recorded."""
+    """One message as it is stored; ``time_ns`` is when it was recorded.
+
+    ``connection``: what rosbags knows of its topic. ``types``: the typestore of its bag.
+    """
 
     topic: str
     kind: str
     time_ns: int
     data: bytes
     connection: Any
+    types: Any = None
 
 
 class BagReader:
     """A bag that is open for reading; a context manager. DataError if it cannot be read.
 
     ``path``: a bag's folder, or one .mcap or .db3 file. ``topics``: type of each topic's messages,
-    ``counts``: how many there are. ``facts``: what :class:`BagWriter` was told of how the bag was
+    ``counts``: how many there are. ``facts``: what :class:`BagWriter` wrote of how the bag was
     made; empty for others' bags. ``connections``: what rosbags knows of each topic.
     """
 
@@ -44,7 +48,7 @@ class BagReader:
             raise DataError(f"{path} is a ROS 1 bag; turn it into ROS 2 with rosbags-convert")
         from rosbags.highlevel import AnyReader
 
-        with self._told():
+        with self._data_errors():
             self._reader = AnyReader([path], default_typestore=types)
             self._reader.open()
             self.messages = BagMessages(self._reader.typestore)
@@ -70,6 +74,13 @@ class BagReader:
             f"{there or 'none'}; choose one with {option}"
         )
 
+    def defines(self, topic: str) -> bool:
+        """Whether the bag, or this program, knows the definition of the type of ``topic``.
+
+        ROS 2 Humble writes none into sqlite3 bags.
+        """
+        return self.topics[topic] in self.messages.typestore.fielddefs
+
     def raw(self, topics: Collection[str] | None = None) -> Iterator[Raw]:
         """Messages in the order in which they were recorded; of all topics unless some are named.
 
@@ -78,17 +89,20 @@ class BagReader:
         chosen = [c for c in self.connections if topics is None or c.topic in topics]
         if not chosen:
             return
-        with self._told():
+        with self._data_errors():
             for connection, time_ns, data in self._reader.messages(chosen):
-                yield Raw(connection.topic, connection.msgtype, time_ns, data, connection)
+                yield Raw(
+                    connection.topic, connection.msgtype, time_ns, data, connection,
+                    self.messages.typestore,
+                )  # fmt: skip
 
     def decode(self, raw: Raw) -> Any:
         """The message; DataError if its bytes are not what its type says."""
-        with self._told():
+        with self._data_errors():
             return self._reader.deserialize(raw.data, raw.kind)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _data_errors(self) -> Iterator[None]:
         from rosbags.highlevel import AnyReaderError
         from rosbags.rosbag2 import ReaderError
 
@@ -101,9 +115,31 @@ class BagReader:
                 raise
             raise DataError(
                 f"{self.path} cannot be read as a rosbag2 bag "
-                f"({type(error).__name__}: {' '.join(str(error).split())}); give the folder with "
-                "metadata.yaml, or one .mcap or .db3 file"
+                f"({type(error).__name__}: {' '.join(str(error).split())}); {_remedy(self.path)}"
             ) from error
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a bag that cannot be read."""
+    if path.is_dir() and not (path / "metadata.yaml").exists() and _files(path):
+        return f"metadata.yaml is missing: write it with 'ros2 bag reindex {path}'"
+    damaged = _files(path) if path.is_dir() else [path]
+    if not path.exists() or not damaged or damaged[0].suffix not in (".mcap", ".db3"):
+        return "give the folder with metadata.yaml, or one .mcap or .db3 file"
+    file, whole = damaged[0], damaged[0].with_stem(f"{damaged[0].stem}_recovered")
+    if file.suffix == ".mcap":
+        recover = f"'mcap recover {file} -o {whole}' (the command mcap is at https://mcap.dev)"
+    else:
+        recover = f"'sqlite3 {file} .recover | sqlite3 {whole}'"
+    return (
+        f"a recorder that was killed or a full disk leaves such files: save what is whole with "
+        f"{recover}, and give that file; or put it into the old one's place in its folder and "
+        "run 'ros2 bag reindex' on the folder"
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in (".mcap", ".db3"))
 
 
 class BagWriter:
@@ -149,8 +185,8 @@ class BagWriter:
         if key not in self._connections:
             source = raw.connection
             given = {"msgdef": source.msgdef.data or None, "rihs01": source.digest or None}
-            if not all(given.values()):  # an old bag, which says neither
-                given = {"typestore": self.messages.typestore}
+            if not all(given.values()):  # ROS 2 before Jazzy does not write both
+                given = {"typestore": raw.types or self.messages.typestore}
             self._connections[key] = self._writer.add_connection(
                 raw.topic, raw.kind, offered_qos_profiles=source.ext.offered_qos_profiles, **given
             )

@@ -25,26 +25,11 @@ class Topics:
     report: str = REPORT
     confidence: str = CONFIDENCE
 
-
-def configure(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add an option for each of the :class:`Topics` in ``names``."""
-    about = {
-        "image": "of the camera's images",
-        "label": "of the labels",
-        "mask": "of the masks",
-        "report": "of the frame reports",
-        "confidence": "of the confidence of masks, mono8",
-    }
-    for name in names:
-        parser.add_argument(
-            f"--{name}-topic",
-            default=getattr(Topics, name),
-            metavar="TOPIC",
-            help=f"{about[name]} (default %(default)s)",
-        )
-
-
-def chosen(args: argparse.Namespace) -> Topics:
-    """The topics given, and the default ones of those that could not be."""
-    given = {name.removesuffix("_topic"): v for name, v in vars(args).items() if "_topic" in name}
-    return Topics(**given)
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Topics:
+        """The topics that ``args`` name, as ``--image-topic``, and the default ones elsewhere."""
+        return cls(**{
+            name.removesuffix("_topic"): topic
+            for name, topic in vars(args).items()
+            if name.endswith("_topic")
+        })  # fmt: skip

@@ -1,0 +1,89 @@
+"""``lowlat-seg segment``: masks of one's own pictures, videos and cameras, without ROS."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lowlat_seg_ros.arguments import add_network
+from lowlat_seg_ros.config import ConfigError, EngineConfig, SettingError
+
+EXAMPLES = """\
+examples:
+  lowlat-seg segment street.jpg --out out              one picture
+  lowlat-seg segment drive.mp4 --out out               a video, frame by frame
+  lowlat-seg segment drive.mp4 --out out --every 30    one frame in 30 of it
+  lowlat-seg segment photos --out out --stills         a folder of pictures that are no sequence
+  lowlat-seg segment 0 --out out --max-frames 300      the camera /dev/video0; Ctrl-C ends it, too
+
+A video, a camera and a folder whose pictures are all of one size are taken as a sequence: the heavy
+part of the network (Sh) runs in the background, and what it knows is carried from frame to frame,
+as in the node. The whole network runs on a first frame, one more than a second after the one
+before, and each picture that is no part of a sequence.
+
+The network runs at the height of the pictures that it was trained on, as objects have the size
+that it knows there, and large pictures take long; masks have the input's size all the same.
+
+written to --out:
+  masks/NAME.png      class ids (mono8)
+  overlays/NAME.jpg   of pictures and folders: the classes' colours over the input, with their names
+  overlay.mp4         the same as a video, of a video, a camera, or a folder in order
+  summary.json        frames, latency, kinds of masks, share of each class, names of the ids
+
+exit status: 0 when done; 2 when something must be fixed first
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "input", type=Path, metavar="INPUT",
+        help="picture, video, folder of pictures, or camera: a number, or /dev/videoN",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add_network(parser)
+    parser.add_argument(
+        "--inference-height", type=int, metavar="PX",
+        help="height at which the network runs, 0 for the input's own (default: that of the "
+        "pictures it was trained on; in a portrait format that is the width)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stills", action="store_true", help="pictures of a folder are no sequence"
+    )
+    parser.add_argument(
+        "--rate", type=float, metavar="HZ",
+        help="frames per second of a folder in order (10), or of a video instead of its own times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="segment one frame in N (default: all)"
+    )
+    parser.add_argument(
+        "--max-frames", type=int, default=0, metavar="N",
+        help="end after N masks, 0 for no limit (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, metavar="SHARE",
+        help="share of the classes' colours in an overlay, from 0 to 1 (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--mask-only", action="store_true", help="write no overlays")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, segment, write; the exit status."""
+    try:
+        EngineConfig(inference_height=args.inference_height or 0)
+    except SettingError as error:
+        raise ConfigError(f"--inference-height {error.problem}") from error
+    if args.rate is not None and not 0.0 < args.rate <= 1000.0:
+        raise ConfigError(f"--rate is {args.rate}; it must lie in (0, 1000] Hz")
+    if args.every < 1:
+        raise ConfigError(f"--every is {args.every}; it must be 1 or more")
+    if args.max_frames < 0:
+        raise ConfigError(f"--max-frames is {args.max_frames}; give a number, or 0 for no limit")
+    if not 0.0 <= args.alpha <= 1.0:
+        raise ConfigError(f"--alpha is {args.alpha}; it must lie in [0, 1]")
+    from lowlat_seg_ros.tools.segment_run import segment_all  # late: it imports torch
+
+    return segment_all(args)
