@@ -1,8 +1,9 @@
-"""Settings of every test run."""
+"""Settings of every test run: seeds, threads, the ROS domain, and small networks."""
 
 from __future__ import annotations
 
 import functools
+import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.frames import Frame
@@ -18,6 +20,17 @@ from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
+
+# Property tests: the same examples on every run, new and more ones with `make fuzz`. No check looks
+# at a clock, for a busy machine makes any example slow. Tests whose examples are expensive ask for
+# a share of max_examples.
+_property_tests = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("fixed", _property_tests, derandomize=True, max_examples=60)
+settings.register_profile("fuzz", _property_tests, max_examples=600, print_blob=True)
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,12 +60,16 @@ def interruptible() -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Networks of the tests are too small to share out, which costs most beside a busy core.
+def same_start() -> None:
+    """Every test starts with the same seeds and one thread, whichever tests ran before it.
 
-    Each test begins so: engines leave the thread that they ran in as many threads as frames had.
+    Networks of the tests are too small for several threads, which cost most beside a busy core; an
+    engine leaves the thread that it ran in with the number of threads that its frames had.
     """
     torch.set_num_threads(1)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @functools.cache

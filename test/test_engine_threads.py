@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -332,9 +332,7 @@ def test_close_gives_up_on_a_hanging_block(
     policy=st.sampled_from(["propagate", "as_is", "drop"]),
     seed=st.integers(0, 1000),
 )  # fmt: skip
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=settings().max_examples // 3)
 def test_every_job_is_accounted_for(
     tiny: Segmenter, make_frame: MakeFrame, steps: list[str], policy: str, seed: int
 ) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -32,6 +32,7 @@ from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network.checkpoint import Header, save
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.ros import node
 from lowlat_seg_ros.ros.reports import time_message
 
 ROOT = Path(__file__).parents[2]
@@ -79,13 +80,13 @@ def mask_of(image: Image) -> np.ndarray:
     return np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)[:, : image.width]
 
 
-def python_path() -> str:
-    """This checkout before what a sourced ROS installation says."""
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-
-
 class NodeProcess:
-    """``segmentation_node`` as its own process, with ``parameters`` from a file."""
+    """``segmentation_node`` as a process of its own, with ``parameters`` from a file.
+
+    The process is forked from a server that has imported PyTorch and rclpy once, for importing
+    them takes most of a node's start. With ``new_interpreter`` the node starts, and ends, as
+    ``python -m`` does it.
+    """
 
     def __init__(
         self,
@@ -93,19 +94,30 @@ class NodeProcess:
         parameters: dict[str, Any],
         namespace: str,
         arguments: Sequence[str] = (),
+        *,
+        new_interpreter: bool = False,
     ) -> None:
         self.namespace = namespace
         self.log_file = folder / f"{namespace}.log"
+        self.log_file.touch()
         params_file = folder / f"{namespace}.yaml"
         params_file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
-        ros = ["--params-file", str(params_file), "-r", f"__ns:=/{namespace}", *arguments]
-        with self.log_file.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "lowlat_seg_ros.ros.node", "--ros-args", *ros],
-                stderr=subprocess.STDOUT,
-                stdout=log,
-                env=os.environ | {"PYTHONPATH": python_path()},
-            )
+        ros = ["--ros-args", "--params-file", str(params_file), "-r", f"__ns:=/{namespace}"]
+        self._process = _servers.Process(
+            target=_run_node, args=(self.log_file, [*ros, *arguments], new_interpreter)
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its number among the processes."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.exitcode
 
     @property
     def log(self) -> str:
@@ -115,20 +127,37 @@ class NodeProcess:
     def wait_for_log(self, text: str) -> None:
         """Until ``text`` was logged."""
         wait_until(
-            lambda: text in self.log or self.process.poll() is not None,
+            lambda: text in self.log or self.status is not None,
             lambda: f"{text!r} was not logged:\n{self.log}",
         )
-        assert text in self.log, f"the node ended with {self.process.returncode}:\n{self.log}"
+        assert text in self.log, f"the node ended with {self.status}:\n{self.log}"
 
-    def stop(self, number: int = signal.SIGINT, timeout_s: float = 15.0) -> int:
-        """Ask it to end; its exit status. Killed, and TimeoutExpired raised, if it does not."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+    def stop(self, number: int = signal.SIGINT, timeout_s: float = TIMEOUT_S) -> int:
+        """Send it a signal and return its exit status; it is killed if it does not end."""
+        if self.status is None:
+            os.kill(self.pid, number)
+        self._process.join(timeout_s)
+        if self.status is None:
+            self._process.kill()
+            raise AssertionError(f"the node does not end:\n{self.log}")
+        return self.status
+
+
+_servers = multiprocessing.get_context("forkserver")
+_servers.set_forkserver_preload(["harness", "pytest"])  # each child imports pytest's main module
+
+
+def _run_node(log_file: Path, arguments: list[str], new_interpreter: bool) -> None:
+    """Be the node, in a process that was just forked."""
+    with log_file.open("w") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    if new_interpreter:
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, "-m", "lowlat_seg_ros.ros.node", *arguments]
+        os.execve(sys.executable, command, os.environ | {"PYTHONPATH": paths})
+    sys.argv[1:] = arguments
+    sys.exit(node.main())
 
 
 class Inbox:

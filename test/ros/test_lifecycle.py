@@ -55,7 +55,7 @@ def answer(client: Any, request: Any) -> Any:
 
 def resident_mb(node: NodeProcess) -> float:
     """Main memory that the process holds."""
-    status = Path(f"/proc/{node.process.pid}/status").read_text()
+    status = Path(f"/proc/{node.pid}/status").read_text()
     found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
     assert found
     return int(found[1]) / 1e3
@@ -174,7 +174,7 @@ def test_shutdown_ends_the_work_but_not_the_process(start: Start) -> None:
     manager = Manager(bench)
     manager.take_all("active_shutdown")
     assert manager.state == "finalized"
-    assert node.process.poll() is None
+    assert node.status is None
     assert node.stop(signal.SIGINT) == 0
     assert "Traceback" not in node.log
 

@@ -76,7 +76,7 @@ def test_no_key_frame_is_promised_while_the_node_is_inactive(start: Start) -> No
     answer = force(bench)
     assert not answer.success
     assert "activate it first" in answer.message
-    assert node.process.poll() is None
+    assert node.status is None
 
 
 def test_budget_is_kept_and_reported(start: Start) -> None:
