@@ -1,4 +1,4 @@
-"""A node in a process of its own, and a camera and an observer in this one, over real DDS."""
+"""A node in its own process, and a camera and an observer in this one, over real DDS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lowlat_seg_ros.ros.reports import time_message
 
 ROOT = Path(__file__).parents[2]
 NODE = "segmentation_node"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0  # far beyond what anything takes, on a busy machine too
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -83,9 +83,8 @@ def mask_of(image: Image) -> np.ndarray:
 class NodeProcess:
     """``segmentation_node`` as a process of its own, with ``parameters`` from a file.
 
-    The process is forked from a server that has imported PyTorch and rclpy once, for importing
-    them takes most of a node's start. With ``new_interpreter`` the node starts, and ends, as
-    ``python -m`` does it.
+    The process is forked from a server that has imported PyTorch, rclpy and the node, because that
+    takes most of a node's start. With ``new_interpreter`` it is what ``python -m`` starts.
     """
 
     def __init__(
@@ -103,9 +102,8 @@ class NodeProcess:
         params_file = folder / f"{namespace}.yaml"
         params_file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
         ros = ["--ros-args", "--params-file", str(params_file), "-r", f"__ns:=/{namespace}"]
-        self._process = _servers.Process(
-            target=_run_node, args=(self.log_file, [*ros, *arguments], new_interpreter)
-        )
+        command = (self.log_file, [*ros, *arguments], new_interpreter)
+        self._process = _servers.Process(target=_run_node, args=command)
         self._process.start()
 
     @property
@@ -143,19 +141,19 @@ class NodeProcess:
         return self.status
 
 
+# The server starts with the first node and inherits the environment of that moment. It imports this
+# file, and pytest because multiprocessing imports the main module in every child.
 _servers = multiprocessing.get_context("forkserver")
-_servers.set_forkserver_preload(["harness", "pytest"])  # each child imports pytest's main module
+_servers.set_forkserver_preload(["harness", "pytest"])
 
 
 def _run_node(log_file: Path, arguments: list[str], new_interpreter: bool) -> None:
-    """Be the node, in a process that was just forked."""
+    """Turn this process, which was just forked, into the node."""
     with log_file.open("w") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     if new_interpreter:
-        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-m", "lowlat_seg_ros.ros.node", *arguments]
-        os.execve(sys.executable, command, os.environ | {"PYTHONPATH": paths})
+        os.execv(sys.executable, [sys.executable, "-m", "lowlat_seg_ros.ros.node", *arguments])
     sys.argv[1:] = arguments
     sys.exit(node.main())
 
@@ -176,13 +174,16 @@ class Inbox:
         with self._changed:
             return list(self._messages)
 
-    def first(self, condition: Callable[[Any], bool]) -> Any:
-        """The first message, past or to come, for which ``condition`` holds."""
+    def first(self, condition: Callable[[Any], bool], after: int = 0) -> Any:
+        """The first message, past or to come, for which ``condition`` holds.
+
+        The first ``after`` messages do not count.
+        """
         with self._changed:
             found: list[Any] = []
 
             def arrived() -> bool:
-                found[:] = [item for item in self._messages if condition(item)][:1]
+                found[:] = [item for item in self._messages[after:] if condition(item)][:1]
                 return bool(found)
 
             assert self._changed.wait_for(arrived, TIMEOUT_S), (
@@ -246,13 +247,13 @@ class Bench:
     def mask_on(self, image: Image) -> Image:
         return self.masks.first(lambda mask: mask.header == image.header)
 
-    def status(self, name: str, condition: Callable[[dict[str, str]], bool]) -> Any:
+    def status(self, name: str, condition: Callable[[dict[str, str]], bool], after: int = 0) -> Any:
         """The first state ``name`` on /diagnostics for whose values ``condition`` holds."""
 
         def fits(status: Any) -> bool:
             return status.name == f"{self._prefix[1:]}: {name}" and condition(values_of(status))
 
-        return self.diagnostics.first(fits)
+        return self.diagnostics.first(fits, after)
 
     def set_parameters(self, **values: Any) -> list[Any]:
         """Ask the node to change parameters; one result for each."""

@@ -158,7 +158,10 @@ def test_no_camera_starves_under_overload(start: Start) -> None:
         for name in NAMES * 3:
             ends[name].publish(image(name, number))
             sent[name] += 1
-        return min(share(lambda ledger: ledger.published).values()) >= 10
+        published, superseded = (
+            share(lambda ledger: ledger.published), share(lambda ledger: ledger.superseded)
+        )  # fmt: skip
+        return min(published.values()) >= 10 and min(superseded.values()) >= 1
 
     wait_until(enough, lambda: f"a camera starves: {sent}", every_s=0.001)
     published = share(lambda ledger: ledger.published)
@@ -168,5 +171,4 @@ def test_no_camera_starves_under_overload(start: Start) -> None:
         received = after.received - before[name].received
         superseded = after.superseded - before[name].superseded
         assert received + superseded == sent[name] + 1
-        assert superseded > 0  # it was an overload
         assert all(balances(report.ledger) for report in end.reports.all())

@@ -80,7 +80,7 @@ def balances(ledger: Ledger) -> bool:
 
 @pytest.mark.slow
 def test_twenty_cycles_without_growth(start: Start) -> None:
-    node, bench = start(autostart=False)
+    node, bench = start(new_interpreter=True, autostart=False)
     manager, after_mb = Manager(bench), []
     for cycle in range(20):
         manager.take_all("configure", "activate")
@@ -117,7 +117,7 @@ def test_pause_keeps_the_ledger_and_the_next_image_starts_afresh(start: Start) -
 
 def test_cleanup_gives_the_networks_memory_back(start: Start, tmp_path: Path) -> None:
     large = written(tmp_path / "resnet18.safetensors", "resnet18")  # 49 MB of float32
-    node, bench = start(autostart=False, checkpoint=str(large))
+    node, bench = start(new_interpreter=True, autostart=False, checkpoint=str(large))
     manager = Manager(bench)
     manager.take_all("configure", "cleanup")  # libraries are loaded once and stay
     manager.take_all("configure")
