@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.engine.gate import Gate
 from lowlat_seg_ros.engine.resize import mask_of, network_input, plan
 from lowlat_seg_ros.frames import (
     Counters,
@@ -286,9 +287,16 @@ def test_failure_in_the_thread_never_stops_masks(
 
 
 def test_close_while_sh_yields_between_blocks(
-    tiny: Segmenter, sh: Hold, make_frame: MakeFrame
+    tiny: Segmenter, sh: Hold, make_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no share of its own Sh waits at the gate for as long as a frame is in the foreground."""
+    at_gate, wait = threading.Event(), Gate.wait
+
+    def noticed(gate: Gate) -> None:
+        at_gate.set()
+        wait(gate)
+
+    monkeypatch.setattr(Gate, "wait", noticed)
     with threaded(tiny, ALWAYS, slow_track_min_share=0.0) as engine:
         engine.process(make_frame(0))
         sh.held = True
@@ -296,8 +304,9 @@ def test_close_while_sh_yields_between_blocks(
         assert sh.entered.acquire(timeout=WAIT_S)
 
         def close(_: Segmentation) -> None:
+            at_gate.clear()
             sh.go.release()
-            time.sleep(0.1)  # by now Sh is at the gate
+            assert at_gate.wait(WAIT_S)
             assert engine.slow_track().running
             assert engine.close(WAIT_S)
 
