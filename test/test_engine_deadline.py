@@ -296,7 +296,7 @@ STEPS = st.lists(
     delay=st.sampled_from([0, 1, 4, 11]),
     threshold=st.sampled_from([ALWAYS, 0.45, NEVER]),
 )
-@settings(max_examples=settings().max_examples // 3)
+@settings(max_examples=settings().max_examples // 4)
 def test_whatever_the_load_every_frame_has_its_mask(
     tiny: Segmenter, make_frame: MakeFrame, steps: list[Any], policy: str, delay: int,
     threshold: float,

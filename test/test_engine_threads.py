@@ -341,7 +341,7 @@ def test_close_gives_up_on_a_hanging_block(
     policy=st.sampled_from(["propagate", "as_is", "drop"]),
     seed=st.integers(0, 1000),
 )  # fmt: skip
-@settings(max_examples=settings().max_examples // 3)
+@settings(max_examples=settings().max_examples // 4)
 def test_every_job_is_accounted_for(
     tiny: Segmenter, make_frame: MakeFrame, steps: list[str], policy: str, seed: int
 ) -> None:
