@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -356,13 +357,13 @@ def test_a_folder_of_the_user_s_own(tmp_path: Path) -> None:
     assert (facts["dataset"], facts["frames"], facts["rate_hz"]) == ("yard", 3, 8)
 
 
-CAMVID_ROOT = Path(__file__).parents[2] / "shared" / "camvid"
-
-
-@pytest.mark.skipif(not CAMVID_ROOT.is_dir(), reason="CamVid is not beside the repository")
+@pytest.mark.skipif(
+    "CAMVID_ROOT" not in os.environ, reason="CAMVID_ROOT names no folder with CamVid"
+)
 def test_camvid_s_clip(weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "f.json"
-    words = ["--dataset", "camvid", "--root", CAMVID_ROOT, "--methods", "full,adaptive"]
+    words = ["--dataset", "camvid", "--root", os.environ["CAMVID_ROOT"]]
+    words += ["--methods", "full,adaptive"]
     assert evaluate(*words, "--checkpoint", weights, "--json", path) == 0
     assert figures(path)["facts"]["dataset"] == "CamVid val"
     assert "1.3 s" in figures(path)["facts"]["note"]
