@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -131,13 +132,19 @@ def network(request: pytest.FixtureRequest) -> Segmenter:
     return lively(request.param)
 
 
-@pytest.fixture
-def weights(tiny: Segmenter, tmp_path: Path) -> Path:
-    """A checkpoint of ``tiny``, with CamVid's classes."""
-    path = tmp_path / "tiny.safetensors"
+@pytest.fixture(scope="session")
+def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of ``tiny``, with CamVid's classes, to be read only."""
+    path: Path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, 0.3, {"licence": "none"})
-    checkpoint.save(path, tiny, header, torch.float32)
+    checkpoint.save(path, lively("tiny"), header, torch.float32)
     return path
+
+
+@pytest.fixture
+def weights(shared_weights: Path, tmp_path: Path) -> Path:
+    """A copy of it in the test's own folder."""
+    return Path(shutil.copy(shared_weights, tmp_path))
 
 
 @pytest.fixture

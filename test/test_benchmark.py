@@ -36,6 +36,8 @@ from lowlat_seg_ros.lab.benchmark.sides import IDLE, SATURATED, FastTrack, Satur
 from lowlat_seg_ros.lab.benchmark.timing import WARM_UP, Latency, alternating, busy_core
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+pytestmark = pytest.mark.slow
+
 SIDES = ("full", "ddrnet23_slim", "fast_idle", "fast_busy")
 ALL_CORES = os.sched_getaffinity(0)
 PERCENTILES = ("min_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms")

@@ -150,6 +150,7 @@ def test_it_begins_as_ddrnet(blocks: tuple[int, ...]) -> None:
         DDREncoder(16).begin_as(network)
 
 
+@pytest.mark.slow
 def test_it_is_trained_between_base_and_propagation(tmp_path: Path) -> None:
     """From a trained DDRNet; the stage after it trains it on."""
     wide = dataclasses.replace(NETWORKS["tiny_ddr"], encoder_width=32)

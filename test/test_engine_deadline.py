@@ -290,6 +290,7 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     steps=STEPS,
     policy=st.sampled_from(["propagate", "as_is", "drop"]),
@@ -307,6 +308,7 @@ def test_whatever_the_load_every_frame_has_its_mask(
     assert_balanced(engine.counters)
 
 
+@pytest.mark.slow
 @given(steps=STEPS, policy=st.sampled_from(["propagate", "as_is", "drop"]))
 @settings(max_examples=settings().max_examples // 8)
 def test_sizes_change_under_a_running_sh(

@@ -333,6 +333,7 @@ def test_close_gives_up_on_a_hanging_block(
     assert engine.counters.dropped_stale == 1
 
 
+@pytest.mark.slow
 @given(
     steps=st.lists(
         st.sampled_from(["frame", "frame", "frame", "reset", "size", "fail", "heal", "nap"]),

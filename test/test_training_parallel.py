@@ -27,6 +27,8 @@ from lowlat_seg_ros.lab.training.parallel import Ranks, device_of, joined
 from lowlat_seg_ros.lab.training.settings import LoopConfig
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TRAIN = "base --network tiny --size 32x32 --crop 32x32 --rendered 4 --batch-size 2 --device cpu"
 TRAIN += " --precision fp32 --steps 3 --evaluate-every 100"
