@@ -133,7 +133,8 @@ class NodeProcess:
     def stop(self, number: int = signal.SIGINT, timeout_s: float = TIMEOUT_S) -> int:
         """Send it a signal and return its exit status; it is killed if it does not end."""
         if self.status is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it may end at this very moment
+                os.kill(self.pid, number)
         self._process.join(timeout_s)
         if self.status is None:
             self._process.kill()

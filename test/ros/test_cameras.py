@@ -140,7 +140,7 @@ def test_no_camera_starves_under_overload(start: Start) -> None:
     remap = ("-r", f"left/image:={TOPICS['left']}")
     _, bench = start(arguments=remap, listen=False, cameras=NAMES)
     ends = connected(bench)
-    large = {name: picture(480, 640, seed) for seed, name in enumerate(NAMES)}
+    large = {name: picture(240, 320, seed) for seed, name in enumerate(NAMES)}
 
     def image(name: str, number: int) -> Image:
         return message(large[name], "rgb8", 100 + number / 100, f"{name}_lens")
