@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,11 +241,7 @@ def test_selector_runs_after_the_mask_is_out(tiny: Segmenter, make_frame: MakeFr
     order: list[str] = []
     published: list[Segmentation] = []
     tiny.selector.register_forward_hook(lambda *_: order.append("selector"))
-    ticks = itertools.count(0, 1_000_000)  # each look at this clock comes a millisecond later
-    config = EngineConfig(**ONE_THREAD, key_frame_policy="deviation")  # type: ignore[arg-type]
-    engine = Engine.deterministic(
-        tiny, config, threshold=ALWAYS, delay_frames=1, clock=ticks.__next__
-    )
+    engine = engine_of(tiny, ALWAYS)
     engine.process(make_frame(0))
     result = engine.process(
         make_frame(1), lambda mask: (order.append("mask"), published.append(mask))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine import threads
+from lowlat_seg_ros.engine import gate, threads
 from lowlat_seg_ros.engine.cache import KeyFrame
 from lowlat_seg_ros.engine.device import (
     apart,
@@ -27,38 +27,18 @@ from lowlat_seg_ros.engine.device import (
 )
 from lowlat_seg_ros.engine.device import threads as use
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.gate import STARVED_S, Gate
+from lowlat_seg_ros.engine.gate import Gate
 from lowlat_seg_ros.engine.ledger import Ledger
 from lowlat_seg_ros.engine.refine import Pause
 from lowlat_seg_ros.engine.resize import plan
 from lowlat_seg_ros.engine.shared import ThreadedSlowTrack
-from lowlat_seg_ros.engine.threads import CALM_S, LOOK_S, URGENT_S, WAITED_S, ForegroundThreads
+from lowlat_seg_ros.engine.threads import LOOK_S, WAITED_S, ForegroundThreads
 from lowlat_seg_ros.frames import Frame, Outcome, Segmentation
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
 AUTO = EngineConfig()
-
-
-class Clock:
-    """``time.perf_counter`` of the test: it goes on when the test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def advance(self, seconds: float) -> None:
-        self.now_s += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "perf_counter", clock)
-    return clock
 
 
 def account(stat: Path, busy_s: float) -> Path:
@@ -74,16 +54,19 @@ def alone(config: EngineConfig) -> ForegroundThreads:
     return frames
 
 
-def test_a_frame_leaves_the_cores_that_other_processes_use(tmp_path: Path, clock: Clock) -> None:
+def test_a_frame_leaves_the_cores_that_other_processes_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stat = account(tmp_path / "stat", 0)
     frames = ForegroundThreads(AUTO, stat)
     assert frames.count(starved=False) == foreground_threads(AUTO)
     account(stat, 1e6)  # more than there are cores
-    clock.advance(LOOK_S)
+    time.sleep(LOOK_S)
     assert frames.count(starved=False) == 1
-    clock.advance(LOOK_S)
+    time.sleep(LOOK_S)
     assert frames.count(starved=False) == 1  # they may be back any moment
-    clock.advance(CALM_S)
+    monkeypatch.setattr(threads, "CALM_S", 0.0)
+    time.sleep(LOOK_S)
     assert frames.count(starved=False) == foreground_threads(AUTO)
 
 
@@ -101,32 +84,30 @@ def test_a_burst_of_others_takes_no_core_from_frames_that_come_first(
         assert frames.count(starved=False) == count
 
 
-def test_all_cores_are_free_where_nobody_knows(tmp_path: Path, clock: Clock) -> None:
+def test_all_cores_are_free_where_nobody_knows(tmp_path: Path) -> None:
     frames = ForegroundThreads(AUTO, tmp_path / "none")
-    clock.advance(LOOK_S)
+    time.sleep(LOOK_S)
     assert frames.count(starved=False) == foreground_threads(AUTO)
 
 
 @pytest.mark.skipif(foreground_threads(AUTO) == 1, reason="a frame has one thread anyway")
-def test_a_frame_that_waits_for_its_threads_goes_on_alone(tmp_path: Path, clock: Clock) -> None:
+def test_a_frame_that_waits_for_its_threads_goes_on_alone(tmp_path: Path) -> None:
     with use(2):
         frames = ForegroundThreads(AUTO, tmp_path / "none")
         frames.count(starved=False)
         frames.relieve()
         assert torch.get_num_threads() == 2
-        clock.advance(2 * WAITED_S)
+        time.sleep(2 * WAITED_S)
         frames.relieve()
         assert torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize("frames", [ForegroundThreads(EngineConfig(foreground_threads=2)),
                                     alone(AUTO)])  # fmt: skip
-def test_threads_that_are_set_or_must_not_vary_are_kept(
-    frames: ForegroundThreads, clock: Clock
-) -> None:
+def test_threads_that_are_set_or_must_not_vary_are_kept(frames: ForegroundThreads) -> None:
     with use(2):
         frames.count(starved=False)
-        clock.advance(2 * WAITED_S)
+        time.sleep(2 * WAITED_S)
         frames.relieve()
         assert torch.get_num_threads() == 2
 
@@ -153,11 +134,11 @@ def test_a_starved_slow_track_is_left_its_cores() -> None:
     assert frames.count(starved=False) == foreground_threads(AUTO)
 
 
-def test_threads_that_are_set_stay(tmp_path: Path, clock: Clock) -> None:
+def test_threads_that_are_set_stay(tmp_path: Path) -> None:
     stat = account(tmp_path / "stat", 0)
     frames = ForegroundThreads(EngineConfig(foreground_threads=3), stat)
     account(stat, 1e6)
-    clock.advance(LOOK_S)
+    time.sleep(LOOK_S)
     assert frames.count(starved=True) == 3
 
 
@@ -281,13 +262,13 @@ def test_once_the_mask_is_out_its_delivery_has_a_core(given: int, left: int) -> 
     assert seen == [os.SCHED_OTHER, left, 2]
 
 
-def test_a_frame_that_takes_long_is_urgent_no_more(clock: Clock) -> None:
+def test_a_frame_that_takes_long_is_urgent_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = ForegroundThreads(AUTO)
     urged = os.SCHED_RR if may_be_urgent() else os.SCHED_OTHER
     with frames.priority():
         frames.relieve()
         assert policy() == urged
-        clock.advance(2 * URGENT_S)
+        monkeypatch.setattr(threads, "URGENT_S", 0.0)
         frames.relieve()
         assert policy() == os.SCHED_OTHER
     with frames.priority():
@@ -324,13 +305,13 @@ def test_what_runs_apart_leaves_no_thread_behind() -> None:
         apart(lambda: 1 // 0)
 
 
-def test_a_job_without_a_core_is_starved(clock: Clock) -> None:
+def test_a_job_without_a_core_is_starved(monkeypatch: pytest.MonkeyPatch) -> None:
     door = Gate(min_share=0.9)
     assert not door.starved()  # there is no job
     door.begin_job()
-    clock.advance(STARVED_S)
+    time.sleep(0.02)
     assert not door.starved()  # it may just have come at a bad moment
-    clock.advance(STARVED_S)
+    monkeypatch.setattr(gate, "STARVED_S", 0.0)
     assert door.starved()
     door.min_share = 0.0
     assert not door.starved()
