@@ -50,22 +50,8 @@ build: $(INSTALLED) ## Build the messages and install the package into .venv
 	  --cmake-args -G Ninja -D BUILD_TESTING=OFF -D Python3_EXECUTABLE=$(VENV)/bin/python \
 	  || { cat $(BUILD)/log/latest_build/lowlat_seg_ros/stdout_stderr.log; exit 1; }
 
-# A test keeps about one core busy, so live nodes have a process of their own beside the other tests.
-# Its output comes at its end.
 test: build lint ## Check style and types, run every test (PYTEST_ARGS="-k engine" for some)
-ifdef PYTEST_ARGS
 	python -m pytest $(PYTEST_ARGS)
-else
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-live test-others
-endif
-
-.PHONY: test-live test-others
-test-live:
-	@python -m pytest test/ros > $(BUILD)/test-live.log 2>&1 || failed=1; \
-	  cat $(BUILD)/test-live.log; exit $${failed:-0}
-
-test-others:
-	python -m pytest --ignore=test/ros
 
 test-fast: build ## Run tests without live nodes and what is marked slow; no lint
 	python -m pytest -m "not slow" --ignore=test/ros $(PYTEST_ARGS)

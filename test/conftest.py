@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,27 @@ def interruptible() -> None:
     """What tests start heeds SIGINT, also where a shell runs this in the background, without it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def rendered_once() -> Iterator[None]:
+    """Each training renders the same few dozen frames; with this fixture they are made once."""
+    from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+    from lowlat_seg_ros.lab.training import sources
+
+    class Drive(RenderedDrive):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.frames: dict[int, Any] = {}
+
+        def __getitem__(self, index: int) -> Any:
+            if index not in self.frames:
+                self.frames[index] = super().__getitem__(index)
+            return self.frames[index]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "RenderedDrive", functools.cache(Drive))
+        yield
 
 
 @pytest.fixture(autouse=True)

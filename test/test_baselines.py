@@ -31,6 +31,8 @@ from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+pytestmark = pytest.mark.usefixtures("rendered_once")
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

@@ -23,6 +23,8 @@ from lowlat_seg_ros.network.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.network.encoder import DDREncoder
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+pytestmark = pytest.mark.usefixtures("rendered_once")
+
 
 def train(*words: str) -> int:
     common = "--size 136x136 --crop 128x128 --rendered 3 --steps 2 --batch-size 2 --device cpu"
