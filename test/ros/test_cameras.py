@@ -158,9 +158,8 @@ def test_no_camera_starves_under_overload(start: Start) -> None:
         for name in NAMES * 3:
             ends[name].publish(image(name, number))
             sent[name] += 1
-        published, superseded = (
-            share(lambda ledger: ledger.published), share(lambda ledger: ledger.superseded)
-        )  # fmt: skip
+        published = share(lambda ledger: ledger.published)
+        superseded = share(lambda ledger: ledger.superseded)
         return min(published.values()) >= 10 and min(superseded.values()) >= 1
 
     wait_until(enough, lambda: f"a camera starves: {sent}", every_s=0.001)
