@@ -22,10 +22,10 @@ export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build test lint format demo lock clean distclean
+.PHONY: help setup build test test-fast fuzz lint format demo lock clean distclean
 
 help: ## Say what there is
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 setup: $(INSTALLED) ## Make the virtual environment .venv with the pinned packages
 
@@ -52,6 +52,12 @@ build: $(INSTALLED) ## Build the messages and install the package into .venv
 
 test: build lint ## Check style and types, run every test (PYTEST_ARGS="-k engine" for some)
 	python -m pytest $(PYTEST_ARGS)
+
+test-fast: build ## Run tests without live nodes and what is marked slow; no lint
+	python -m pytest -m "not slow" --ignore=test/ros $(PYTEST_ARGS)
+
+fuzz: build ## Run property tests alone, on many new random examples
+	python -m pytest -m hypothesis --hypothesis-profile=fuzz $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check style and types
 	ruff check

@@ -1,16 +1,20 @@
-"""Settings of every test run."""
+"""Settings of every test run: seeds, threads, the ROS domain, and small networks."""
 
 from __future__ import annotations
 
 import functools
+import random
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.frames import Frame
@@ -18,6 +22,17 @@ from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
+
+# Property tests: the same examples on every run, new and more ones with `make fuzz`. No check looks
+# at a clock, for a busy machine makes any example slow. Tests whose examples are expensive ask for
+# a share of max_examples.
+_property_tests = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("fixed", _property_tests, derandomize=True, max_examples=60)
+settings.register_profile("fuzz", _property_tests, max_examples=600, print_blob=True)
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,13 +61,38 @@ def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Networks of the tests are too small to share out, which costs most beside a busy core.
+@pytest.fixture(scope="session")
+def rendered_once() -> Iterator[None]:
+    """Each training renders the same few dozen frames; with this fixture they are made once."""
+    from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+    from lowlat_seg_ros.lab.training import sources
 
-    Each test begins so: engines leave the thread that they ran in as many threads as frames had.
+    class Drive(RenderedDrive):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.frames: dict[int, Any] = {}
+
+        def __getitem__(self, index: int) -> Any:
+            if index not in self.frames:
+                self.frames[index] = super().__getitem__(index)
+            return self.frames[index]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "RenderedDrive", functools.cache(Drive))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def same_start() -> None:
+    """Every test starts with the same seeds and one thread, whichever tests ran before it.
+
+    Networks of the tests are too small for several threads, which cost most beside a busy core; an
+    engine leaves the thread that it ran in with the number of threads that its frames had.
     """
     torch.set_num_threads(1)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @functools.cache
@@ -114,13 +154,19 @@ def network(request: pytest.FixtureRequest) -> Segmenter:
     return lively(request.param)
 
 
-@pytest.fixture
-def weights(tiny: Segmenter, tmp_path: Path) -> Path:
-    """A checkpoint of ``tiny``, with CamVid's classes."""
-    path = tmp_path / "tiny.safetensors"
+@pytest.fixture(scope="session")
+def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of ``tiny``, with CamVid's classes, to be read only."""
+    path: Path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     header = Header(NETWORKS["tiny"], CAMVID.names, CAMVID.colours, 0.3, {"licence": "none"})
-    checkpoint.save(path, tiny, header, torch.float32)
+    checkpoint.save(path, lively("tiny"), header, torch.float32)
     return path
+
+
+@pytest.fixture
+def weights(shared_weights: Path, tmp_path: Path) -> Path:
+    """A copy of it in the test's own folder."""
+    return Path(shutil.copy(shared_weights, tmp_path))
 
 
 @pytest.fixture

@@ -38,16 +38,23 @@ SEGMENTED = [0, 1, 2, 3, 4, 6, 7, 8]
 PUBLISHED_MS = [120, 240, 360, 480, 600, 720, 840, 960]
 
 
-@pytest.fixture
-def masks(weights: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def masks(shared_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bag of a run over a rendered drive in virtual time."""
-    drive = ["--size", "48x80", "--frames", FRAMES, "--rate", 10, "--out", tmp_path / "drive"]
+    folder: Path = tmp_path_factory.mktemp("masks")
+    drive = ["--size", "48x80", "--frames", FRAMES, "--rate", 10, "--out", folder / "drive"]
     assert command("make", *drive) == 0
-    words = ["--checkpoint", weights, "--device", "cpu", "--foreground-threads", 1]
+    words = ["--checkpoint", shared_weights, "--device", "cpu", "--foreground-threads", 1]
     words += ["--max-key-interval", 3, "--deviation-threshold", THRESHOLD]
-    words += ["--delay-frames", DELAY, "--latency-ms", LATENCY_MS, "--out", tmp_path / "masks"]
-    assert command("run", tmp_path / "drive", *words) == 0
-    return tmp_path / "masks"
+    words += ["--delay-frames", DELAY, "--latency-ms", LATENCY_MS, "--out", folder / "masks"]
+    assert command("run", folder / "drive", *words) == 0
+    return folder / "masks"
+
+
+@pytest.fixture(scope="module")
+def reported(masks: Path) -> tuple[dict[str, Any], str]:
+    """The figures of that bag and their page."""
+    return report(masks)
 
 
 def command(*words: object) -> int:
@@ -91,8 +98,11 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     return [line for line in error if "frame/s" not in line][-1]
 
 
-def test_scores_are_those_of_the_engine_s_own_run(masks: Path, weights: Path) -> None:
-    figures, clip = report(masks)[0], clip_of_drive()
+@pytest.mark.slow
+def test_scores_are_those_of_the_engine_s_own_run(
+    reported: tuple[dict[str, Any], str], weights: Path
+) -> None:
+    figures, clip = reported[0], clip_of_drive()
     own = engine(weights)
     made = [own.process(clip.frame(index)).mask for index in SEGMENTED]
     labels = [frame.label for frame in clip.frames]
@@ -112,8 +122,8 @@ def test_scores_are_those_of_the_engine_s_own_run(masks: Path, weights: Path) ->
     assert len(scores) == 3  # they are not one and the same here
 
 
-def test_ros2_benchmark_s_figures(masks: Path) -> None:
-    figures = report(masks)[0]
+def test_ros2_benchmark_s_figures(reported: tuple[dict[str, Any], str]) -> None:
+    figures = reported[0]
     found = {
         name.removeprefix("BasicPerformanceMetrics."): value
         for name, value in figures.items()
@@ -134,8 +144,8 @@ def test_ros2_benchmark_s_figures(masks: Path) -> None:
     assert steady["count"] == len(latencies) - 1
 
 
-def test_every_image_is_in_the_account(masks: Path) -> None:
-    figures = report(masks)[0]
+def test_every_image_is_in_the_account(reported: tuple[dict[str, Any], str]) -> None:
+    figures = reported[0]
     assert figures["account"] == {
         "played": 9, "masks": 8, "superseded": 1, "rejected": 0, "failed": 0
     }  # fmt: skip
@@ -152,8 +162,8 @@ def test_one_that_is_in_no_account_is_reported(masks: Path, tmp_path: Path) -> N
     assert command("report", bag, "--out", tmp_path / "report") == 1
 
 
-def test_the_page_needs_nothing_but_itself(masks: Path) -> None:
-    page = report(masks)[1]
+def test_the_page_needs_nothing_but_itself(reported: tuple[dict[str, Any], str]) -> None:
+    page = reported[1]
     outside = re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.S)
     assert not re.findall(
         r"https?:|//cdn|@import|url\(|<link|<script [^>]*src|<img [^>]*src", outside
@@ -162,8 +172,9 @@ def test_the_page_needs_nothing_but_itself(masks: Path) -> None:
     assert len(re.findall("<html", page)) == 1
 
 
-def test_the_page_shows_every_frame(masks: Path, weights: Path) -> None:
-    figures, page = report(masks)
+@pytest.mark.slow
+def test_the_page_shows_every_frame(reported: tuple[dict[str, Any], str], weights: Path) -> None:
+    figures, page = reported
     data, clip, own = embedded(page), clip_of_drive(), engine(weights)
     assert data["figures"] == figures
     assert [frame["mask"] is not None for frame in data["frames"]] == [
@@ -242,12 +253,14 @@ def test_labels_of_other_classes_are_not_scored(masks: Path, tmp_path: Path) -> 
     assert "other classes" in figures["notes"][0]
 
 
-def test_a_bag_that_others_recorded_says_no_facts(masks: Path, tmp_path: Path) -> None:
+def test_a_bag_that_others_recorded_says_no_facts(
+    masks: Path, reported: tuple[dict[str, Any], str], tmp_path: Path
+) -> None:
     """As ``ros2 bag record`` leaves one, with labels that somebody added."""
     foreign = copied(masks, tmp_path / "foreign", lambda raw: raw.topic != topics.CONFIDENCE)
     figures, page = report(foreign)
     assert figures["account"]["superseded"] == 1  # by the newest report
-    assert figures["accuracy"]["own"]["miou"] == report(masks)[0]["accuracy"]["own"]["miou"]
+    assert figures["accuracy"]["own"]["miou"] == reported[0]["accuracy"]["own"]["miou"]
     assert embedded(page)["pictures"][0]["confidence"] is None
 
 

@@ -43,14 +43,17 @@ from lowlat_seg_ros.tools.bag.messages import BagMessages, known_types, to_ids
 from lowlat_seg_ros.tools.bag.offline import VirtualTime, Waiting
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 
+pytestmark = pytest.mark.slow
+
 FRAMES = 7
 
 
-@pytest.fixture
-def drive(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bag: Path = tmp_path_factory.mktemp("bags") / "drive"
     words = ["--size", "48x80", "--frames", str(FRAMES), "--rate", "10"]
-    assert cli.main(["bag", "make", *words, "--out", str(tmp_path / "drive")]) == 0
-    return tmp_path / "drive"
+    assert cli.main(["bag", "make", *words, "--out", str(bag)]) == 0
+    return bag
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+pytestmark = pytest.mark.usefixtures("rendered_once")
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -128,6 +130,7 @@ def test_methods_without_weights_are_named(
     assert "train baseline --method ddrnet23_slim --start-from" in shown
 
 
+@pytest.mark.slow
 def test_what_a_network_cannot_be_compared_with_is_not_advised(
     base: Path, gated: Segmenter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +204,7 @@ def test_a_step_changes_the_method_and_leaves_the_base_network(
     assert changed == {"learned"}
 
 
+@pytest.mark.slow
 def test_side_by_side_each_becomes_what_it_becomes_alone(
     base: Path, tiny: Segmenter, tmp_path: Path
 ) -> None:
@@ -239,6 +243,7 @@ def test_gradients_of_methods_side_by_side_are_clipped_apart(
     assert norm(quiet) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_methods_side_by_side_resume_exactly(tiny: Segmenter, tmp_path: Path) -> None:
     states = []
     for name, stops in (("unbroken", [4]), ("broken", [1, 3, 4])):
@@ -257,6 +262,7 @@ def test_methods_side_by_side_resume_exactly(tiny: Segmenter, tmp_path: Path) ->
         assert torch.equal(tensor, states[1][key]), key
 
 
+@pytest.mark.slow
 def test_each_method_s_file_and_log_tell_of_it(base: Path, tmp_path: Path) -> None:
     assert train("dff,unified", base, tmp_path) == 0
     with (tmp_path / "dff+unified.held_out.csv").open(newline="") as file:
@@ -283,6 +289,7 @@ def test_the_names_of_methods() -> None:
             methods(wrong)
 
 
+@pytest.mark.slow
 def test_training_a_baseline_lowers_its_loss(tiny: Segmenter, tmp_path: Path) -> None:
     stage = pair_stage(tiny, "dff")
 
@@ -412,6 +419,7 @@ def test_files_that_are_something_else_are_refused(
         weights.save(tmp_path, "unified", method, {})
 
 
+@pytest.mark.slow
 def test_the_small_sh_begins_as_sh_and_is_trained_and_played(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config, path = NETWORKS["edgetpu"], tmp_path / "edgetpu.safetensors"

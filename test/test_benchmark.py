@@ -42,6 +42,8 @@ from lowlat_seg_ros.lab.benchmark.timing import WARM_UP, Camera, Latency, Run, p
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+pytestmark = pytest.mark.slow
+
 SIDES = ("full", "ddrnet23_slim", "fast_idle", "fast_busy")
 ALL_CORES = os.sched_getaffinity(0)
 PERCENTILES = ("min_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms")

@@ -23,6 +23,8 @@ from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.encoder import DDREncoder
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+pytestmark = pytest.mark.usefixtures("rendered_once")
+
 
 def train(*words: str) -> int:
     common = "--size 136x136 --crop 128x128 --rendered 3 --steps 2 --batch-size 2 --device cpu"
@@ -150,6 +152,7 @@ def test_it_begins_as_ddrnet(blocks: tuple[int, ...]) -> None:
         begin_as(DDREncoder(16), network)
 
 
+@pytest.mark.slow
 def test_it_is_trained_between_base_and_propagation(tmp_path: Path) -> None:
     """From a trained DDRNet; the stage after it trains it on."""
     wide = dataclasses.replace(NETWORKS["tiny_ddr"], encoder_width=32)

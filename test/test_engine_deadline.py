@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -291,15 +291,14 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     steps=STEPS,
     policy=st.sampled_from(["propagate", "as_is", "drop"]),
     delay=st.sampled_from([0, 1, 4, 11]),
     threshold=st.sampled_from([ALWAYS, 0.45, NEVER]),
 )
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=settings().max_examples // 4)
 def test_whatever_the_load_every_frame_has_its_mask(
     tiny: Segmenter, make_frame: MakeFrame, steps: list[Any], policy: str, delay: int,
     threshold: float,
@@ -310,10 +309,9 @@ def test_whatever_the_load_every_frame_has_its_mask(
     assert_balanced(engine.counters)
 
 
+@pytest.mark.slow
 @given(steps=STEPS, policy=st.sampled_from(["propagate", "as_is", "drop"]))
-@settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=settings().max_examples // 8)
 def test_sizes_change_under_a_running_sh(
     tiny: Segmenter, make_frame: MakeFrame, steps: list[Any], policy: str
 ) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.postprocess import mask_of
 from lowlat_seg_ros.engine.preprocess import network_input, plan
+from lowlat_seg_ros.engine.slow_track import Gate
 from lowlat_seg_ros.frames import (
     Counters,
     Frame,
@@ -289,9 +290,16 @@ def test_failure_in_the_thread_never_stops_masks(
 
 
 def test_close_while_sh_yields_between_blocks(
-    tiny: Segmenter, sh: Hold, make_frame: MakeFrame
+    tiny: Segmenter, sh: Hold, make_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no share of its own Sh waits at the gate for as long as a frame is in the foreground."""
+    at_gate, wait = threading.Event(), Gate.wait
+
+    def noticed(gate: Gate) -> None:
+        at_gate.set()
+        wait(gate)
+
+    monkeypatch.setattr(Gate, "wait", noticed)
     with threaded(tiny, ALWAYS, slow_track_min_share=0.0) as engine:
         engine.process(make_frame(0))
         sh.held = True
@@ -299,8 +307,9 @@ def test_close_while_sh_yields_between_blocks(
         assert sh.entered.acquire(timeout=WAIT_S)
 
         step = engine.segment(make_frame(2))
+        at_gate.clear()
         sh.go.release()
-        time.sleep(0.1)  # by now Sh is at the gate
+        assert at_gate.wait(WAIT_S)
         assert engine.slow_track().running
         assert engine.close(WAIT_S)
         engine.finish(step)
@@ -326,6 +335,7 @@ def test_close_gives_up_on_a_hanging_block(
     assert engine.counters.dropped_stale == 1
 
 
+@pytest.mark.slow
 @given(
     steps=st.lists(
         st.sampled_from(["frame", "frame", "frame", "reset", "size", "fail", "heal", "nap"]),
@@ -334,9 +344,7 @@ def test_close_gives_up_on_a_hanging_block(
     policy=st.sampled_from(["propagate", "as_is", "drop"]),
     seed=st.integers(0, 1000),
 )  # fmt: skip
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=settings().max_examples // 4)
 def test_every_job_is_accounted_for(
     tiny: Segmenter, make_frame: MakeFrame, steps: list[str], policy: str, seed: int
 ) -> None:

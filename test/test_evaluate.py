@@ -43,6 +43,8 @@ from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+pytestmark = pytest.mark.slow
+
 REQUIRED = {"miou", "pixel_accuracy", "class_accuracy", "vc8", "key_share", "avg_ms", "max_ms"}
 
 #: Small networks gain nothing from more, and wait for each other on a busy machine.

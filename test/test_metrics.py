@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
@@ -104,7 +104,6 @@ def test_impossible_ids_and_shapes_are_refused(label, mask, message):
 ids = st_numpy.arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, 255]))
 
 
-@settings(deadline=None, max_examples=50)
 @given(label=ids, mask=ids)
 def test_every_labelled_pixel_is_counted_once(label, mask):
     result = confusion((label, mask))
@@ -145,7 +144,6 @@ def test_windows_do_not_reach_across_drives():
     assert np.isnan(result.value)
 
 
-@settings(deadline=None, max_examples=30)
 @given(data=st_numpy.arrays(np.uint8, (2, 6, 3, 3), elements=st.sampled_from([0, 1, 255])))
 def test_consistency_equals_its_definition(data):
     labels, masks = data

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lowlat_seg_ros.engine.postprocess import confidence_of, mask_of
@@ -29,7 +29,6 @@ def ramp_logits(padded: tuple[int, int], edge: float, axis: int) -> torch.Tensor
     axis=st.sampled_from([0, 1]),
     where=st.floats(0.3, 0.7),
 )
-@settings(max_examples=60, deadline=None)
 def test_mask_is_aligned(height: int, width: int, inference: int, axis: int, where: float) -> None:
     """A straight edge in the logits lies at the very pixel where geometry puts it."""
     geometry = plan((height, width), inference)
@@ -55,7 +54,6 @@ def test_mask_is_aligned(height: int, width: int, inference: int, axis: int, whe
     axis=st.sampled_from([0, 1]),
     where=st.floats(0.3, 0.7),
 )
-@settings(max_examples=40, deadline=None)
 def test_mask_at_the_networks_size_is_aligned_too(
     height: int, width: int, inference: int, scale: float, axis: int, where: float
 ) -> None:
@@ -80,7 +78,6 @@ def test_unpadded_mask_is_plain_bilinear_interpolation() -> None:
 
 
 @given(height=st.integers(1, 90), width=st.integers(1, 90), inference=st.sampled_from([0, 48]))
-@settings(max_examples=30, deadline=None)
 def test_confidence_of_one_answer_everywhere_is_its_softmax(
     height: int, width: int, inference: int
 ) -> None:
@@ -159,22 +156,21 @@ def test_absurd_sizes_are_refused(size: tuple[int, int], inference_height: int) 
     upsampling=st.sampled_from([1, 2]),
     seed=st.integers(0, 100),
 )
-@settings(max_examples=60, deadline=None)
 def test_the_fast_arg_max_is_that_of_interpolated_logits(
     height: int, width: int, inference: int, upsampling: int, seed: int
 ) -> None:
-    """Wherever rounding does not decide; in double precision."""
+    """No pixel has a class whose logit, in double precision, is below the highest."""
     geometry = plan((height, width), inference)
     cells = [side // 8 * upsampling for side in geometry.padded]
     logits = torch.randn(1, 7, *cells, generator=torch.Generator().manual_seed(seed))
     stride = 8 / upsampling
     scales = [stride * m / s for m, s in zip(geometry.mask, geometry.scaled, strict=True)]
-    full = torch.ops.aten.upsample_bilinear2d(logits.double(), geometry.mask, False, *scales)
-    first, second = full.topk(2, dim=1).values[0]
-    sure = (first - second > 1e-4).numpy()
-    assert sure.mean() > 0.99
+    full = torch.ops.aten.upsample_bilinear2d(logits.double(), geometry.mask, False, *scales)[0]
     mask = mask_of(logits, geometry)
-    assert (mask[sure] == full.argmax(dim=1)[0].numpy()[sure]).all()
+    chosen = full.gather(0, torch.from_numpy(mask).long()[None])[0]
+    # No share of sure pixels is asked for: beyond the centres of the outermost cells logits are
+    # constant, so that one near tie there decides hundreds of pixels of a small image.
+    assert (full.amax(dim=0) - chosen).max() < 1e-4
     assert mask.flags.c_contiguous
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowlat_seg_ros.config import EngineConfig
@@ -70,7 +70,6 @@ class Held:
         assert self.started.acquire(timeout=WAIT_S)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.one_of(st.integers(0, CAMERAS - 1), st.just("finish")), max_size=25))
 def test_whoever_has_waited_longest_is_next_with_its_newest_frame(events: list[int | str]) -> None:
     """``events``: a camera hands over a key frame, or the running job ends."""
@@ -124,7 +123,6 @@ def test_end_of_one_camera_leaves_the_others_running() -> None:
     assert held.track.close(WAIT_S)
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, CAMERAS - 1), st.booleans(), st.floats(0.0, 0.9 * PATIENCE_S / 8)),

@@ -35,6 +35,8 @@ from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.network.encoder import TrunkEncoder
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rendered_once")]
+
 COMMON = "--size 48x64 --crop 32x32 --rendered 4 --steps 2 --batch-size 2 --device cpu"
 
 

@@ -1,12 +1,13 @@
 """Training in two processes that torchrun starts: one step for both, and exact resume.
 
-This file is also what the processes of one test run, see the end.
+This file is also what the two processes run, see the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,37 +26,18 @@ from lowlat_seg_ros.lab.training.sources import Bank, Mixture
 from lowlat_seg_ros.lab.training.stills import BaseStage
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TRAIN = "base --network tiny --size 32x32 --crop 32x32 --rendered 4 --batch-size 2 --device cpu"
 TRAIN += " --precision fp32 --steps 3 --evaluate-every 100"
 
 
-def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run ``words`` in two processes."""
-    paths = str(ROOT), os.environ.get("PYTHONPATH")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.run(
-        [*launcher, "--nproc-per-node", "2", *words],
-        cwd=ROOT,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def torchrun_train(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """``lowlat-seg train`` in two processes."""
-    command = ["-m", "lowlat_seg_ros.cli", "train", *TRAIN.split()]
-    return torchrun(*command, "--out", str(out), *more)
-
-
-def options(out: Path) -> argparse.Namespace:
-    """Those of the same command in this process."""
+def options(out: Path, *more: str) -> argparse.Namespace:
+    """Those of a ``lowlat-seg train`` that writes to ``out``."""
     parser = argparse.ArgumentParser()
     cli.configure(parser)
-    return parser.parse_args([*TRAIN.split(), "--out", str(out)])
+    return parser.parse_args([*TRAIN.split(), "--out", str(out), *more])
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -70,21 +52,31 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what :func:`_work` leaves: of each process, and a training that is not broken.
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with what :func:`_work` leaves in two processes, and what they printed.
 
-    One start for two tests, as starting costs more than all else.
+    One start for all tests, because starting costs more than all else.
     """
-    out: Path = tmp_path_factory.mktemp("unbroken")
-    done = torchrun(__file__, str(out))
+    out: Path = tmp_path_factory.mktemp("trained")
+    paths = str(ROOT), os.environ.get("PYTHONPATH")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node", "2", __file__, str(out)],
+        cwd=ROOT,
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
-    return out
+    return out, done.stdout
 
 
 def test_both_processes_take_the_mean_step_and_stay_the_same(
-    unbroken: Path, tmp_path: Path
+    trained: tuple[Path, str], tmp_path: Path
 ) -> None:
-    first, second = (load(unbroken / f"rank{rank}.pt") for rank in range(2))
+    first, second = (load(trained[0] / f"rank{rank}.pt") for rank in range(2))
     configs = [replace(CONFIG, seed=seed) for seed in range(2)]
     alone = [_gradient(Loop(_stage(), config, tmp_path)) for config in configs]
     mean = {name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]}
@@ -96,20 +88,13 @@ def test_both_processes_take_the_mean_step_and_stay_the_same(
     assert not torch.equal(first["generator"], second["generator"])
 
 
-def test_stopped_and_resumed_equals_unbroken(unbroken: Path, tmp_path: Path) -> None:
-    # The time is over with the first step.
-    stopped = torchrun_train(tmp_path, "--max-minutes", "1e-9")
-    assert stopped.returncode != 0
-    assert "run it again to go on" in stopped.stdout
-    state = load(tmp_path / "base.resume.pt")
+def test_stopped_and_resumed_equals_unbroken(trained: tuple[Path, str]) -> None:
+    folder, printed = trained
+    assert "run it again to go on" in printed
+    state = load(folder / "stopped" / "base.resume.pt")
     assert (state["step"], len(state["generator"])) == (1, 2)
 
-    with pytest.raises(ConfigError, match="begun with 2 processes, not with 1"):
-        cli.run(options(tmp_path))
-
-    resumed = torchrun_train(tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    one, other = (load(folder / "base.resume.pt") for folder in (unbroken, tmp_path))
+    one, other = (load(folder / name / "base.resume.pt") for name in ("unbroken", "resumed"))
     assert one["step"] == other["step"] == 3
     for kind in ("segmenter", "average"):
         assert same(one[kind], other[kind]), kind
@@ -117,7 +102,13 @@ def test_stopped_and_resumed_equals_unbroken(unbroken: Path, tmp_path: Path) -> 
     moments = one["optimiser"]["state"], other["optimiser"]["state"]
     assert moments[0].keys() == moments[1].keys()
     assert all(same(moments[0][k], moments[1][k]) for k in moments[0])
-    assert (tmp_path / "base.safetensors").exists()
+    assert (folder / "resumed" / "base.safetensors").exists()
+
+
+def test_one_process_refuses_to_go_on_from_two(trained: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(trained[0] / "stopped", tmp_path, dirs_exist_ok=True)
+    with pytest.raises(ConfigError, match="begun with 2 processes, not with 1"):
+        cli.run(options(tmp_path))
 
 
 def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,8 +142,16 @@ def _gradient(loop: Loop) -> dict[str, torch.Tensor]:
 
 
 def _work(ranks: Ranks, out: Path) -> None:
-    """One of two processes: a training with the command, then one whose gradient is kept."""
-    assert cli._run(options(out), torch.device("cpu"), ranks) == 0
+    """One of two processes: trainings with the command, then one whose gradient is kept."""
+    cpu = torch.device("cpu")
+    assert cli._run(options(out / "unbroken"), cpu, ranks) == 0
+    # The time is over with the first step.
+    status = cli._run(options(out / "stopped", "--max-minutes", "1e-9"), cpu, ranks)
+    if ranks.first:
+        assert status == 3
+        shutil.copytree(out / "stopped", out / "resumed")
+    torch.distributed.barrier()  # the other process waits for the copy
+    assert cli._run(options(out / "resumed"), cpu, ranks) == 0
     stage = _stage()
     if not ranks.first:  # the first one's weights count
         torch.nn.init.ones_(stage.segmenter.backbone.conv1.weight)

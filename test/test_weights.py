@@ -52,6 +52,7 @@ def test_weights_of_rendered_drives_alone_are_under_the_licence_of_the_project()
     assert "Apache-2.0" in path.with_suffix(".md").read_text()
 
 
+@pytest.mark.slow
 def test_masks_of_a_drive_never_trained_on_are_street_scenes() -> None:
     """Full and propagated masks agree with the exact labels far beyond chance (about 0.05)."""
     segmenter, header = load(DEFAULT_CHECKPOINT)

@@ -1,8 +1,9 @@
-"""Nodes in processes of their own, for the tests beside this file."""
+"""Live nodes for the tests beside this file."""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,9 +22,14 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def large_images(ros_domain: None) -> Iterator[None]:
-    """The shipped profile, for this process (before Fast DDS starts) and for those it starts."""
+def environment(ros_domain: None) -> Iterator[None]:
+    """What this process (before Fast DDS starts) and the nodes inherit.
+
+    That is the shipped profile for large images, and this checkout first among Python's paths.
+    """
+    paths = [str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
             patch.setenv(variable, str(ROOT / "config" / "fastdds_large_images.xml"))
         yield
@@ -37,8 +43,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _starter(stack: ExitStack, folder: Path, checkpoint: Path) -> Start:
     def start(
-        *, arguments: tuple[str, ...] = (), listen: bool = True, **parameters: Any
+        *,
+        arguments: tuple[str, ...] = (),
+        listen: bool = True,
+        reliable: bool = False,
+        new_interpreter: bool = False,
+        **parameters: Any,
     ) -> tuple[NodeProcess, Bench]:
+        """``listen``: wait until images are answered; ``reliable``: the transport loses none."""
         namespace = f"test_{next(_numbers)}"
         defaults = {
             "checkpoint": str(checkpoint),
@@ -46,10 +58,16 @@ def _starter(stack: ExitStack, folder: Path, checkpoint: Path) -> Start:
             "expected_width": 64,
             "expected_height": 48,
             "foreground_threads": 1,
+            "slow_track_priority": "normal",  # on a busy machine an idle one waits for ever
             "diagnostics_period_s": 0.1,
         }
+        if reliable:
+            quality = {"subscription": {"reliability": "reliable"}}
+            defaults["qos_overrides"] = {f"/{namespace}/image": quality}
         bench = stack.enter_context(Bench(namespace))
-        node = NodeProcess(folder, defaults | parameters, namespace, arguments)
+        node = NodeProcess(
+            folder, defaults | parameters, namespace, arguments, new_interpreter=new_interpreter
+        )
         stack.callback(node.stop)
         if parameters.get("autostart", True):
             node.wait_for_log("Waiting for images")

@@ -1,11 +1,11 @@
-"""A node in a process of its own, and a camera and an observer in this one, over real DDS."""
+"""A node in its own process, and a camera and an observer in this one, over real DDS."""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -32,12 +32,13 @@ from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network.checkpoint import Header, save
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.ros import node
 from lowlat_seg_ros.ros.messages import MESSAGES
 from lowlat_seg_ros.ros.params import as_parameters
 
 ROOT = Path(__file__).parents[2]
 NODE = "segmentation_node"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0  # far beyond what anything takes, on a busy machine too
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -80,13 +81,12 @@ def mask_of(image: Image) -> np.ndarray:
     return np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)[:, : image.width]
 
 
-def python_path() -> str:
-    """This checkout before what a sourced ROS installation says."""
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-
-
 class NodeProcess:
-    """``segmentation_node`` as its own process, with ``parameters`` from a file."""
+    """``segmentation_node`` as a process of its own, with ``parameters`` from a file.
+
+    The process is forked from a server that has imported PyTorch, rclpy and the node, because that
+    takes most of a node's start. With ``new_interpreter`` it is what ``python -m`` starts.
+    """
 
     def __init__(
         self,
@@ -94,21 +94,31 @@ class NodeProcess:
         parameters: dict[str, Any],
         namespace: str,
         arguments: Sequence[str] = (),
+        *,
+        new_interpreter: bool = False,
     ) -> None:
         self.namespace = namespace
         self.log_file = folder / f"{namespace}.log"
+        self.log_file.touch()
         params_file = folder / f"{namespace}.yaml"
         params_file.write_text(
             yaml.safe_dump({"/**": {"ros__parameters": as_parameters(parameters)}})
         )
-        ros = ["--params-file", str(params_file), "-r", f"__ns:=/{namespace}", *arguments]
-        with self.log_file.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "lowlat_seg_ros.ros.node", "--ros-args", *ros],
-                stderr=subprocess.STDOUT,
-                stdout=log,
-                env=os.environ | {"PYTHONPATH": python_path()},
-            )
+        ros = ["--ros-args", "--params-file", str(params_file), "-r", f"__ns:=/{namespace}"]
+        command = (self.log_file, [*ros, *arguments], new_interpreter)
+        self._process = _servers.Process(target=_run_node, args=command)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its number among the processes."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.exitcode
 
     @property
     def log(self) -> str:
@@ -118,20 +128,38 @@ class NodeProcess:
     def wait_for_log(self, text: str) -> None:
         """Until ``text`` was logged."""
         wait_until(
-            lambda: text in self.log or self.process.poll() is not None,
+            lambda: text in self.log or self.status is not None,
             lambda: f"{text!r} was not logged:\n{self.log}",
         )
-        assert text in self.log, f"the node ended with {self.process.returncode}:\n{self.log}"
+        assert text in self.log, f"the node ended with {self.status}:\n{self.log}"
 
-    def stop(self, number: int = signal.SIGINT, timeout_s: float = 15.0) -> int:
-        """Ask it to end; its exit status. Killed, and TimeoutExpired raised, if it does not."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+    def stop(self, number: int = signal.SIGINT, timeout_s: float = TIMEOUT_S) -> int:
+        """Send it a signal and return its exit status; it is killed if it does not end."""
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):  # it may end at this very moment
+                os.kill(self.pid, number)
+        self._process.join(timeout_s)
+        if self.status is None:
+            self._process.kill()
+            raise AssertionError(f"the node does not end:\n{self.log}")
+        return self.status
+
+
+# The server starts with the first node and inherits the environment of that moment. It imports this
+# file, and pytest because multiprocessing imports the main module in every child.
+_servers = multiprocessing.get_context("forkserver")
+_servers.set_forkserver_preload(["harness", "pytest"])
+
+
+def _run_node(log_file: Path, arguments: list[str], new_interpreter: bool) -> None:
+    """Turn this process, which was just forked, into the node."""
+    with log_file.open("w") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    if new_interpreter:
+        os.execv(sys.executable, [sys.executable, "-m", "lowlat_seg_ros.ros.node", *arguments])
+    sys.argv[1:] = arguments
+    sys.exit(node.main())
 
 
 class Inbox:
@@ -150,13 +178,16 @@ class Inbox:
         with self._changed:
             return list(self._messages)
 
-    def first(self, condition: Callable[[Any], bool]) -> Any:
-        """The first message, past or to come, for which ``condition`` holds."""
+    def first(self, condition: Callable[[Any], bool], after: int = 0) -> Any:
+        """The first message, past or to come, for which ``condition`` holds.
+
+        The first ``after`` messages do not count.
+        """
         with self._changed:
             found: list[Any] = []
 
             def arrived() -> bool:
-                found[:] = [item for item in self._messages if condition(item)][:1]
+                found[:] = [item for item in self._messages[after:] if condition(item)][:1]
                 return bool(found)
 
             assert self._changed.wait_for(arrived, TIMEOUT_S), (
@@ -220,13 +251,13 @@ class Bench:
     def mask_on(self, image: Image) -> Image:
         return self.masks.first(lambda mask: mask.header == image.header)
 
-    def status(self, name: str, condition: Callable[[dict[str, str]], bool]) -> Any:
+    def status(self, name: str, condition: Callable[[dict[str, str]], bool], after: int = 0) -> Any:
         """The first state ``name`` on /diagnostics for whose values ``condition`` holds."""
 
         def fits(status: Any) -> bool:
             return status.name == f"{self._prefix[1:]}: {name}" and condition(values_of(status))
 
-        return self.diagnostics.first(fits)
+        return self.diagnostics.first(fits, after)
 
     def set_parameters(self, **values: Any) -> list[Any]:
         """Ask the node to change parameters; one result for each."""

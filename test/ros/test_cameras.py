@@ -140,7 +140,7 @@ def test_no_camera_starves_under_overload(start: Start) -> None:
     remap = ("-r", f"left/image:={TOPICS['left']}")
     _, bench = start(arguments=remap, listen=False, cameras=NAMES)
     ends = connected(bench)
-    large = {name: picture(480, 640, seed) for seed, name in enumerate(NAMES)}
+    large = {name: picture(240, 320, seed) for seed, name in enumerate(NAMES)}
 
     def image(name: str, number: int) -> Image:
         return message(large[name], "rgb8", 100 + number / 100, f"{name}_lens")
@@ -158,7 +158,9 @@ def test_no_camera_starves_under_overload(start: Start) -> None:
         for name in NAMES * 3:
             ends[name].publish(image(name, number))
             sent[name] += 1
-        return min(share(lambda ledger: ledger.published).values()) >= 10
+        published = share(lambda ledger: ledger.published)
+        superseded = share(lambda ledger: ledger.superseded)
+        return min(published.values()) >= 10 and min(superseded.values()) >= 1
 
     wait_until(enough, lambda: f"a camera starves: {sent}", every_s=0.001)
     published = share(lambda ledger: ledger.published)
@@ -168,5 +170,4 @@ def test_no_camera_starves_under_overload(start: Start) -> None:
         received = after.received - before[name].received
         superseded = after.superseded - before[name].superseded
         assert received + superseded == sent[name] + 1
-        assert superseded > 0  # it was an overload
         assert all(balances(report.ledger) for report in end.reports.all())

@@ -55,7 +55,7 @@ def answer(client: Any, request: Any) -> Any:
 
 def resident_mb(node: NodeProcess) -> float:
     """Main memory that the process holds."""
-    status = Path(f"/proc/{node.process.pid}/status").read_text()
+    status = Path(f"/proc/{node.pid}/status").read_text()
     found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
     assert found
     return int(found[1]) / 1e3
@@ -80,7 +80,7 @@ def balances(ledger: Ledger) -> bool:
 
 @pytest.mark.slow
 def test_twenty_cycles_without_growth(start: Start) -> None:
-    node, bench = start(autostart=False)
+    node, bench = start(new_interpreter=True, autostart=False)
     manager, after_mb = Manager(bench), []
     for cycle in range(20):
         manager.take_all("configure", "activate")
@@ -117,7 +117,7 @@ def test_pause_keeps_the_ledger_and_the_next_image_starts_afresh(start: Start) -
 
 def test_cleanup_gives_the_networks_memory_back(start: Start, tmp_path: Path) -> None:
     large = written(tmp_path / "resnet18.safetensors", "resnet18")  # 49 MB of float32
-    node, bench = start(autostart=False, checkpoint=str(large))
+    node, bench = start(new_interpreter=True, autostart=False, checkpoint=str(large))
     manager = Manager(bench)
     manager.take_all("configure", "cleanup")  # libraries are loaded once and stay
     manager.take_all("configure")
@@ -174,7 +174,7 @@ def test_shutdown_ends_the_work_but_not_the_process(start: Start) -> None:
     manager = Manager(bench)
     manager.take_all("active_shutdown")
     assert manager.state == "finalized"
-    assert node.process.poll() is None
+    assert node.status is None
     assert node.stop(signal.SIGINT) == 0
     assert "Traceback" not in node.log
 

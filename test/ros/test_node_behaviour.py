@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Start
-from harness import RELIABLE, Bench, message, picture, values_of, wait_until
+from harness import RELIABLE, TIMEOUT_S, Bench, message, picture, values_of, wait_until
 from lowlat_seg_ros.msg import FrameReport, Ledger
+from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
@@ -94,23 +95,32 @@ def test_unknown_parameter_is_named(start: Start) -> None:
     assert "did you mean deviation_threshold?" in node.log
 
 
+def overload(bench: Bench, image: Image, before: Ledger) -> int:
+    """Send copies of ``image`` in bursts until one supersedes another; how many were sent."""
+    sent = 0
+
+    def superseded() -> bool:
+        nonlocal sent
+        for _ in range(20):
+            image.header.stamp.nanosec += 1_000_000
+            bench.camera.publish(image)
+            sent += 1
+        return any(report.ledger.superseded > before.superseded for report in bench.reports.all())
+
+    wait_until(superseded, lambda: "the node is faster than the bursts", every_s=0.2)
+    return sent
+
+
 def test_ledger_balances_under_overload(start: Start) -> None:
-    _, bench = start()
+    _, bench = start(reliable=True)
     image = message(picture(480, 640), "rgb8", 1.0)
     before = bench.send(image).ledger
-    sent = 60
-    for _ in range(sent):
-        image.header.stamp.nanosec += 10_000_000
-        bench.camera.publish(image)
-    last = message(RGB, "mono9", 3.0)  # and an impossible one, when the others are through
-    time.sleep(1.0)
-    bench.camera.publish(last)
+    sent = overload(bench, image, before)
+    bench.camera.publish(message(RGB, "mono9", 3.0))  # an impossible one, which nothing supersedes
     status = bench.status("ledger", lambda v: int(v["rejected"]) == before.rejected + 1)
     after = {name: int(value) for name, value in values_of(status).items()}
     received = after["received"] - before.received
-    superseded = after["superseded"] - before.superseded
-    assert received + superseded == sent + 1
-    assert superseded > 0  # it was an overload
+    assert received + after["superseded"] - before.superseded == sent + 1
     assert after["published"] - before.published == received - 1
     assert (after["failed"], after["in_flight"]) == (before.failed, 0)
     assert all(balances(report.ledger) for report in bench.reports.all())
@@ -122,19 +132,12 @@ def test_ledger_balances_under_overload(start: Start) -> None:
 
 
 def test_ledger_of_several_publishers_claims_no_more_than_it_knows(start: Start) -> None:
-    """Whose number a message bears is not told, so gaps are counted while there is one camera."""
-    _, bench = start()
+    """Whose number a message bears is unknown, so gaps are counted while there is one camera."""
+    _, bench = start(reliable=True)
     image, number = message(picture(480, 640), "rgb8", 1.0), 0
 
-    def burst(*cameras: Any) -> None:
-        for _ in range(20):
-            for camera in cameras:
-                image.header.stamp.nanosec += 10_000_000
-                camera.publish(image)
-        time.sleep(0.5)
-
-    def settled() -> Ledger:
-        """What the ledger says when an impossible image, sent last, has come through."""
+    def after_all() -> Ledger:
+        """The ledger once an impossible image, sent last, was rejected."""
         nonlocal number
         number += 1
         bench.camera.publish(message(RGB, "mono9", 3.0))
@@ -144,32 +147,29 @@ def test_ledger_of_several_publishers_claims_no_more_than_it_knows(start: Start)
         assert ledger.in_flight == 0
         return ledger
 
-    def publishers(count: int) -> None:
-        bench.status("camera", lambda v: v["publishers"] == str(count))
+    def wait_for_publishers(count: int) -> None:
+        seen = len(bench.diagnostics.all())
+        bench.status("camera", lambda v: v["publishers"] == str(count), after=seen)
 
     bench.send(image)
-    before = settled()
+    before = after_all()
     second = bench.node.create_publisher(Image, "image", RELIABLE)
-    publishers(2)
-    burst(bench.camera, second)
-    both = settled()
+    wait_for_publishers(2)
+    for _ in range(20):
+        for camera in (bench.camera, second):
+            image.header.stamp.nanosec += 1_000_000
+            camera.publish(image)
+    assert second.wait_for_all_acked(Duration(seconds=TIMEOUT_S))
+    both = after_all()
     assert both.received > before.received
     assert both.superseded == before.superseded
     bench.node.destroy_publisher(second)
-    gone = len(bench.diagnostics.all())
-    wait_until(
-        lambda: any(
-            "camera" in s.name and values_of(s).get("publishers") == "1"
-            for s in bench.diagnostics.all()[gone:]
-            if s.name.startswith(bench.node.get_namespace()[1:])
-        ),
-        lambda: "the second camera does not go",
-    )
-    settled()  # the first message after a change is not counted from
-    one = settled()
-    burst(bench.camera)
-    last = settled()
-    assert last.received + last.superseded - one.received - one.superseded == 21
+    wait_for_publishers(1)
+    after_all()  # gaps are not counted up to the first message after a change
+    one = after_all()
+    sent = overload(bench, image, one)
+    last = after_all()
+    assert last.received + last.superseded - one.received - one.superseded == sent + 1
     assert last.superseded > one.superseded
 
 
@@ -181,7 +181,14 @@ def test_masks_are_as_many_as_the_ledger_says(live: Bench) -> None:
     assert report.ledger.superseded == before.superseded
     masks = [mask for mask in live.masks.all() if mask.header.frame_id == "test_count"]
     assert len(masks) == 11
-    assert all(r.age_ms >= 0 and r.processing_ms >= r.timing.latency_ms for r in live.reports.all())
+
+
+def test_age_runs_from_the_stamp_to_the_mask(live: Bench) -> None:
+    """So it holds the time in the node, which holds the engine's, and is over with the report."""
+    stamped = time.time()
+    report = live.send(message(RGB, "rgb8", stamped, "test_age"))
+    elapsed_ms = (time.time() - stamped) * 1e3
+    assert report.timing.latency_ms <= report.processing_ms <= report.age_ms <= elapsed_ms + 0.01
 
 
 def test_failures_are_counted_and_logged_once_a_kind(start: Start) -> None:
@@ -219,8 +226,9 @@ def test_clock_set_back_begins_afresh(start: Start) -> None:
     assert (report.kind, report.reset_reason) == (FrameReport.FULL, "time_jumped_back")
     assert report.counters.resets == carried.counters.resets + 1
     assert report.age_ms == 0.0  # never negative
-    status = bench.status("camera", lambda values: "image_age_ms" in values)
-    assert float(values_of(status)["image_age_ms"]) >= 0
+    seen = len(bench.diagnostics.all())
+    status = bench.status("camera", lambda values: "image_age_ms" in values, after=seen)
+    assert float(values_of(status)["image_age_ms"]) == 0.0  # and not -50 seconds
 
 
 def test_simulated_time_may_run_at_any_rate_and_stand_still(start: Start) -> None:
@@ -233,20 +241,24 @@ def test_simulated_time_may_run_at_any_rate_and_stand_still(start: Start) -> Non
         bench.set_clock(seconds)
         return bench.send(message(RGB, "rgb8", seconds, "test_rate"))
 
+    def rest() -> None:
+        """For longer than the camera may be silent, by diagnostics, which do not stand still."""
+        seen = len(bench.diagnostics.all())
+        for _ in range(5):
+            bench.status("camera", lambda _: True, after=seen)
+            seen = len(bench.diagnostics.all())
+
     first = frame(0.0)
     reports = [frame(0.1) for _ in range(5)]  # as fast as they are answered
-    time.sleep(0.5)  # the clock stands still, longer than the camera may be silent
-    told = len(bench.diagnostics.all())
-    wait_until(lambda: len(bench.diagnostics.all()) > told, lambda: "diagnostics stand still too")
+    rest()  # the clock stands still
     count = reports[-1].counters.frames
     for number in range(1, 4):  # a camera that goes on gets the same stamp again and again
         bench.camera.publish(message(RGB, "rgb8", seconds, "test_rate"))
         reports.append(bench.reports.first(lambda r, n=count + number: r.counters.frames == n))
     for _ in range(2):
-        time.sleep(0.5)
-        reports.append(frame(0.01))  # at a fiftieth of its pace
+        rest()
+        reports.append(frame(0.01))  # far slower than time passes
     assert [r.kind for r in reports] == [FrameReport.PROPAGATED] * 10
-    assert all(r.age_ms >= 0 for r in reports)
     assert reports[-1].counters.resets == first.counters.resets
     camera = [s for s in bench.diagnostics.all() if s.name.endswith("segmentation_node: camera")]
     mine = [s for s in camera if s.name.startswith(bench.node.get_namespace()[1:])]
@@ -296,7 +308,6 @@ def test_deadline_is_set_missed_and_reported(start: Start) -> None:
     assert (before.deadline.level, before.deadline.missed, before.counters.missed) == (0, False, 0)
     own_ms = before.wait_ms + before.convert_ms + before.timing.latency_ms
     assert before.deadline.latency_ms == pytest.approx(own_ms, rel=1e-3)
-    assert before.wait_ms > 0
     values = values_of(bench.status("deadline", lambda v: v["max_latency_ms"] == "0.000"))
     assert (values["shed_level"], values["missed"]) == ("0", "0")
 
@@ -347,12 +358,12 @@ def test_no_large_image_is_lost_on_its_way_to_the_node(start: Start) -> None:
     assert end.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
     image = message(picture(720, 1280), "rgb8", 1.0)
     before = bench.send(image).ledger
-    for _ in range(45):
+    for _ in range(30):
         time.sleep(1 / 15)
         image.header.stamp.sec += 1
         bench.camera.publish(image)
     after = bench.report_on(image).ledger
-    assert after.published - before.published == 45
+    assert after.published - before.published == 30
     assert after.superseded == before.superseded
 
 

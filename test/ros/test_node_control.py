@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ def test_forced_key_frame_is_refined_and_told(start: Start) -> None:
     refinements = bench.listen(KeyFrameRefinement, "key_frame_refinement")
     topic = f"{bench.node.get_namespace()}/{NODE}/key_frame_refinement"
     wait_until(lambda: bool(bench.node.count_publishers(topic)), lambda: "no such topic")
+    began = time.monotonic()
     send(bench, 1.0)
     before = send(bench, 1.1)
     assert not before.is_key
@@ -61,8 +63,8 @@ def test_forced_key_frame_is_refined_and_told(start: Start) -> None:
         assert stamp_s < 10
     (refinement,) = told
     assert (refinement.outcome, refinement.applied) == (KeyFrameRefinement.REFINED, True)
-    assert refinement.compute_ms > 0
-    assert refinement.wait_ms >= 0
+    elapsed_ms = (time.monotonic() - began) * 1e3
+    assert 0 < refinement.compute_ms <= refinement.wait_ms + refinement.compute_ms < elapsed_ms
     assert (refinement.epoch, refinement.error) == (forced.epoch, "")
     after = send(bench, stamp_s)
     assert (after.is_key, after.exact, after.key_stamp) == (False, True, forced.header.stamp)
@@ -76,7 +78,7 @@ def test_no_key_frame_is_promised_while_the_node_is_inactive(start: Start) -> No
     answer = force(bench)
     assert not answer.success
     assert "activate it first" in answer.message
-    assert node.process.poll() is None
+    assert node.status is None
 
 
 def test_budget_is_kept_and_reported(start: Start) -> None:

@@ -1,4 +1,4 @@
-"""The live node is asked to end at an awkward moment."""
+"""The live node is asked to end at an awkward moment; each is a Python process started for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ BIG_IMAGE = picture(720, 960)  # whose first frame outlasts the node's patience 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_ends_cleanly_while_sh_runs(start: Start, heavy: str, number: signal.Signals) -> None:
     # Threshold 0 makes every frame a key frame, and so a job for Sh.
-    node, bench = start(checkpoint=heavy, deviation_threshold=0.0, diagnostics_period_s=0.05)
+    node, bench = start(
+        new_interpreter=True, checkpoint=heavy, deviation_threshold=0.0, diagnostics_period_s=0.05
+    )
     first = bench.send(message(IMAGE, "rgb8", 1.0))
     bench.send(message(IMAGE, "rgb8", 1.1))
     bench.status(
@@ -38,7 +40,7 @@ def test_ends_cleanly_while_sh_runs(start: Start, heavy: str, number: signal.Sig
 
 
 def test_ends_cleanly_while_a_frame_is_in_the_foreground(start: Start, heavy: str) -> None:
-    node, bench = start(checkpoint=heavy, diagnostics_period_s=0.05)
+    node, bench = start(new_interpreter=True, checkpoint=heavy, diagnostics_period_s=0.05)
     bench.camera.publish(message(BIG_IMAGE, "rgb8", 1.0))
     bench.status("ledger", lambda values: values["in_flight"] == "1")
     assert node.stop(signal.SIGINT) == 0
@@ -46,7 +48,7 @@ def test_ends_cleanly_while_a_frame_is_in_the_foreground(start: Start, heavy: st
 
 
 def test_ends_cleanly_without_any_image(start: Start) -> None:
-    node, _ = start(listen=False)
+    node, _ = start(new_interpreter=True, listen=False)
     assert node.stop(signal.SIGINT) == 0
     assert "Traceback" not in node.log
 
@@ -54,7 +56,7 @@ def test_ends_cleanly_without_any_image(start: Start) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_ends_cleanly_while_it_warms_up(tmp_path: Path, heavy: str, number: signal.Signals) -> None:
     big = {"checkpoint": heavy, "expected_width": 1920, "expected_height": 1080}
-    node = NodeProcess(tmp_path, big, "warming_up")
+    node = NodeProcess(tmp_path, big, "warming_up", new_interpreter=True)
     with Bench("warming_up") as observer:
         # The node is seen before the warm-up, its topics after it.
         wait_until(
@@ -62,5 +64,5 @@ def test_ends_cleanly_while_it_warms_up(tmp_path: Path, heavy: str, number: sign
             lambda: node.log,
         )
         assert not observer.node.count_publishers(f"/warming_up/{NODE}/mask")
-        assert node.stop(number, timeout_s=60.0) == 0
+        assert node.stop(number) == 0
     assert "Traceback" not in node.log

@@ -179,7 +179,7 @@ def _bank_of(pairs: list[Pair], device: torch.device) -> PairBank:
 
 
 def _real_pairs(stills: Sequence) -> list[Pair]:
-    """ExternalCpuLoad in the drives, a second apart in CamVid: what is really seen after so long."""
+    """Neighbours in the drives, a second apart in CamVid: what is really seen after so long."""
     frames, pairs = [stills[index] for index in range(len(stills))], []
     for index in range(1, len(frames)):
         key, frame = frames[index - 1], frames[index]
