@@ -87,11 +87,17 @@ def count(config: NetworkConfig, size: tuple[int, int]) -> MultiplyAdds:
         _, classifier = _giga(lambda: net.classify_high(high))
         reduced, reduction = _giga(lambda: net.predictor.reduce(low))
         weights, kernels = _giga(lambda: net.predictor(net.predictor.remember(reduced), reduced))
-        known, gate = None, 0.0
+        answers = residual = known = None
+        gate = 0.0
+        if net.config.fine_carry:
+            # Flow and warping multiply next to nothing.
+            logits, points = net.answers(high), net.config.classifier_upsampling
+            still = torch.zeros(1, 2, *logits.shape[2:])
+            answers = net.warp(logits, still)
+            residual = torch.zeros(1, points**2, *reduced.shape[2:])
         if net.gate is not None:
             age = torch.zeros(1)
-            known, gate = _giga(lambda: net.evidence(reduced, reduced, age))
-        answers = net.answers(high)
+            known, gate = _giga(lambda: net.evidence(reduced, reduced, age, residual))
         _, fusion = _giga(lambda: net.fuse(high, low, known, answers))
         seen, selector = _giga(lambda: net.selector.reduce(low))
         _, verdict = _giga(lambda: net.selector.deviation(seen, seen))
