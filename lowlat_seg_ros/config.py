@@ -181,7 +181,12 @@ class NetworkConfig:
     flow_evidence: bool = setting(
         False,
         "whether the gate also sees, for each answer, how far the image that is warped by optical "
-        "flow differs from the current one; it needs fine_carry",
+        "flow differs from the current one, and is calibrated by age; it needs fine_carry",
+    )
+    gate_corrects: bool = setting(
+        True,
+        "whether fusion corrects the carried answer that the gate weighs; without, the fused "
+        "features only help the gate to decide",
     )
     ensemble: float = setting(
         0.0,
@@ -270,6 +275,7 @@ def _pretrained(trunk: str) -> NetworkConfig:
         backbone=trunk, high_scale=1.5, encoder=trunk, shared_reduction=3, adapt_depth=1,
         classifier_upsampling=2, residual_fusion=True, fine_carry=True, gate=True,
         flow_evidence=True,
+        gate_corrects=False,
     )  # fmt: skip
 
 
@@ -289,7 +295,12 @@ NETWORKS: dict[str, NetworkConfig] = {
     "tiny": _TINY,
     "tiny_ddr": _with_ddrnet(_TINY, width=6),
     "tiny_gated": dataclasses.replace(
-        _with_ddrnet(_TINY, width=6), ensemble=0.0, fine_carry=True, gate=True, flow_evidence=True
+        _with_ddrnet(_TINY, width=6),
+        ensemble=0.0,
+        fine_carry=True,
+        gate=True,
+        flow_evidence=True,
+        gate_corrects=False,
     ),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.key_frame import Seen
 from lowlat_seg_ros.frames import Frame, MaskKind
+from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+from lowlat_seg_ros.lab.training.calibration import calibrate_gate
 from lowlat_seg_ros.network.fast_track import evidence_of, weighed
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -37,10 +41,44 @@ def test_no_trust_is_the_single_frame_and_full_trust_what_was_carried(gated: Seg
     alone = decided(gated, 0.0).classify_fused(high, low, known)
     assert torch.equal(alone, gated.classify_low(low))
     carried = decided(gated, 1.0).classify_fused(high, low, known)
-    corrected = gated.high_classifier.cells(high) + gated.classifier.cells(
-        gated.fusion(high, gated.adapt(low))
-    )
-    torch.testing.assert_close(carried, gated.classifier.arrange(corrected))
+    torch.testing.assert_close(carried, gated.classify_high(high))
+
+
+@torch.inference_mode()
+def test_with_gate_corrects_fusion_corrects_the_carried_answer(gated: Segmenter) -> None:
+    low, high, known = parts(gated)
+    torch.nn.init.normal_(gated.classifier.weight)
+    gated.config = dataclasses.replace(gated.config, gate_corrects=True)
+    carried = decided(gated, 1.0).classify_fused(high, low, known)
+    correction = gated.classifier(gated.fusion(high, gated.adapt(low)))
+    torch.testing.assert_close(carried, gated.classify_high(high) + correction)
+
+
+@torch.inference_mode()
+def test_the_calibration_raises_trust_where_features_are_fresh(gated: Segmenter) -> None:
+    assert gated.gate is not None
+    assert gated.gate.calibration is not None
+    low, high, known = parts(gated)
+    trusts = {}
+    for age in (0.0, 1.0):
+        for calibration in ((0.0, 0.0), (2.0, -2.0)):
+            gated.gate.calibration.copy_(torch.tensor(calibration))
+            known[:, 1] = age
+            trusts[age, calibration] = gated.split_trust(gated.fuse(high, low, known))[1]
+    assert (trusts[0.0, (2.0, -2.0)] > trusts[0.0, (0.0, 0.0)]).all()
+    # At the age of 1 both numbers add up to nothing.
+    torch.testing.assert_close(trusts[1.0, (2.0, -2.0)], trusts[1.0, (0.0, 0.0)])
+
+
+def test_calibrating_the_gate_finds_what_gives_the_best_masks(gated: Segmenter) -> None:
+    drive = RenderedDrive(seed=0, frames=18, rate_hz=15.0, size=(64, 96))
+    frames = [drive[index] for index in range(18)]
+    figures = calibrate_gate(gated, [frames])
+    assert gated.gate is not None
+    assert gated.gate.calibration is not None
+    found = gated.gate.calibration.tolist()
+    assert found == [figures["gate_constant"], figures["gate_share_of_age"]]
+    assert figures["gate_miou"] >= figures["gate_miou_before"]
 
 
 @torch.inference_mode()

@@ -25,7 +25,7 @@ def test_the_default_is_the_named_network_with_its_provenance() -> None:
     assert header.classes == tuple(CAMVID.names)
     assert header.colours == tuple(CAMVID.colours)
     stages = [stage["stage"] for stage in header.provenance["stages"]]
-    assert stages == ["base", "propagation", "propagation", "selector"]
+    assert stages == ["base", *["propagation"] * 2, "selector", "propagation", "selector"]
     assert header.provenance["licence"] == "research use only (CamVid)"
     card = DEFAULT_CHECKPOINT.with_suffix(".md").read_text()
     for owed in ("research use only", "Cityscapes", "CamVid", "104342d", "Apache-2.0"):
@@ -42,10 +42,10 @@ def test_the_split_network_s_weights_are_those_of_the_comparison() -> None:
 
 
 def test_weights_of_rendered_drives_alone_are_under_the_licence_of_the_project() -> None:
-    path = DEFAULT_CHECKPOINT.with_name("resnet18_rendered.safetensors")
+    path = DEFAULT_CHECKPOINT.with_name("efficientnet_lite0_rendered.safetensors")
     assert path.stat().st_size <= 25_000_000
     header = read_header(path)
-    assert header.network == NETWORKS["resnet18"]
+    assert header.network == NETWORKS["efficientnet_lite0"]
     assert header.provenance["licence"] == "Apache-2.0"
     used = {name for stage in header.provenance["stages"] for name in stage["data"]}
     assert all("rendered" in name for name in used)

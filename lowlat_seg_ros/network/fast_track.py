@@ -143,9 +143,13 @@ class TrustGate(nn.Module):
         """
         super().__init__()
         self.points = points
+        self.calibration: Tensor | None
         evidence = 2 + (points if flow_evidence else 0)
         self.first = nn.Conv2d(width + answers + evidence, GATE_CHANNELS, 1)
         self.last = nn.Conv2d(GATE_CHANNELS, points, 1)
+        # Added to the logit of the trust: a constant, and a share of the age. Training is over
+        # warped stills, whose flow is worse than a video's, so it trusts too little.
+        self.register_buffer("calibration", torch.zeros(2) if flow_evidence else None)
 
     def forward(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
         """Trust (N, points, H/8, W/8).
@@ -153,14 +157,26 @@ class TrustGate(nn.Module):
         ``fused`` (N, width, H/8, W/8); ``carried`` and ``own``, the answers as
         :meth:`.heads.SubPixel.cells` returns them; ``evidence`` of :func:`evidence_of`.
         """
+        return self.logit(fused, carried, own, evidence).sigmoid()
+
+    def logit(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
+        """Of the trust, of what :meth:`forward` takes and in its shape."""
         distance = (carried - own).abs()
         kind = distance.dtype
         inputs = [fused.to(kind), distance, evidence.to(kind)]
-        trust: Tensor = self.last(self.first(torch.cat(inputs, dim=1)).relu()).sigmoid()
-        return trust
+        logit: Tensor = self.last(self.first(torch.cat(inputs, dim=1)).relu())
+        if self.calibration is not None:
+            constant, of_age = self.calibration
+            logit = logit + (constant + of_age * evidence[:, 1:2])
+        return logit
 
     def combine(
-        self, fused: Tensor, own: Tensor, carried: Tensor, correction: Tensor, evidence: Tensor
+        self,
+        fused: Tensor,
+        own: Tensor,
+        carried: Tensor,
+        correction: Tensor | None,
+        evidence: Tensor,
     ) -> Tensor:
         """The own answer, and the carried one plus fusion's ``correction``, weighed by the gate.
 
@@ -168,7 +184,8 @@ class TrustGate(nn.Module):
         the points. Inputs as for :meth:`forward`.
         """
         trust = self(fused, carried, own, evidence)
-        cells = torch.cat([weighed(own, correction + carried, trust), trust], dim=1)
+        corrected = carried if correction is None else correction + carried
+        cells = torch.cat([weighed(own, corrected, trust), trust], dim=1)
         return F.pixel_shuffle(cells, math.isqrt(self.points))
 
 

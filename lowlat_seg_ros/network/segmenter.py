@@ -229,14 +229,16 @@ class Segmenter(nn.Module):
         """
         adapted = self.adapt(low)
         fused = self.fusion(propagated, adapted)
+        if self.gate is not None:
+            if evidence is None:
+                raise ValueError("evidence is None; a network with a gate needs it")
+            answer = self.high_classifier.cells(propagated) if answers is None else answers
+            own = self.low_classifier.cells(adapted)
+            correction = self.classifier.cells(fused) if self.config.gate_corrects else None
+            return self.gate.combine(fused, own, answer, correction, evidence)
         cells: Tensor = self.classifier.cells(fused)
         if self.config.residual_fusion:
             answer = self.high_classifier.cells(propagated) if answers is None else answers
-            if self.gate is not None:
-                if evidence is None:
-                    raise ValueError("evidence is None; a network with a gate needs it")
-                own = self.low_classifier.cells(adapted)
-                return self.gate.combine(fused, own, answer, cells, evidence)
             if self.config.ensemble:
                 own = self.low_classifier.cells(adapted)
                 cells = cells + torch.lerp(answer, own, self.config.ensemble)

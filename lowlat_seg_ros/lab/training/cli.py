@@ -23,6 +23,7 @@ from lowlat_seg_ros.lab.baselines.learned import (
 )
 from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.training.baseline import PairStage
+from lowlat_seg_ros.lab.training.calibration import calibrate_gate
 from lowlat_seg_ros.lab.training.loop import Loop, LoopConfig, Stage
 from lowlat_seg_ros.lab.training.losses import Teacher
 from lowlat_seg_ros.lab.training.options import configure
@@ -45,6 +46,7 @@ from lowlat_seg_ros.lab.training.sources import (
     frame_banks,
     pair_banks,
     rendered_clips,
+    rendered_drives,
 )
 from lowlat_seg_ros.lab.training.stills import BaseStage, EncoderStage, ImageStage
 from lowlat_seg_ros.lab.training.transfer import transfer
@@ -249,6 +251,8 @@ def _calibrated(
     threshold = threshold_for(curve, key_share)
     points = [dataclasses.astuple(point) for point in curve]
     figures = figures | {"wanted_key_share": key_share, "calibration": points}
+    if segmenter.config.flow_evidence:
+        figures |= calibrate_gate(segmenter, rendered_drives(data, 4, CALIBRATION_SEED, frames=40))
     return dataclasses.replace(header, threshold=threshold), figures
 
 

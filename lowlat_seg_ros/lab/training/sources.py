@@ -219,3 +219,14 @@ def rendered_clips(data: TrainingData, count: int, seed: int, frames: int = 16) 
         drive = RenderedDrive(seed=seed + index, frames=frames, rate_hz=RATE_HZ, size=data.size)
         clips.append(torch.from_numpy(stack(drive)[0]).to(data.device))
     return clips
+
+
+def rendered_drives(
+    data: TrainingData, count: int, seed: int, frames: int
+) -> list[list[LabelledFrame]]:
+    """``count`` drives of ``frames`` consecutive rendered frames with their labels."""
+    drives = []
+    for index in trange(count, desc="rendering", unit="drive"):
+        drive = RenderedDrive(seed=seed + index, frames=frames, rate_hz=RATE_HZ, size=data.size)
+        drives.append([drive[frame] for frame in range(frames)])
+    return drives

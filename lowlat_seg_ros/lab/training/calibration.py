@@ -1,0 +1,103 @@
+"""The gate's calibration: how far carried answers are trusted, by their age.
+
+The gate is trained on pairs, most of them warped stills, whose optical flow is worse than that of a
+video at 15 Hz: it trusts fresh answers too little. Two numbers, a constant and a share of the age,
+are chosen on rendered drives that nothing was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from lowlat_seg_ros.lab.data.sequence import LabelledFrame
+from lowlat_seg_ros.lab.evaluation.metrics import Confusion
+from lowlat_seg_ros.lab.training.propagation import carry, evidence, warped
+from lowlat_seg_ros.network.fast_track import weighed
+from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
+
+#: Frames from the one that Sh has seen to the current one; every so many of them one is judged.
+LAGS, EVERY = (1, 2, 3, 4, 6, 8, 12, 16), 6
+#: What may be added to the logit of the trust; the grid of constants and of shares of the age.
+SHIFTS = np.arange(-2.0, 3.01, 0.25)
+CONSTANTS, SHARES = np.arange(0.0, 3.01, 0.25), np.arange(-5.0, 0.01, 0.5)
+
+
+@torch.inference_mode()
+def calibrate_gate(
+    segmenter: Segmenter, drives: Sequence[Sequence[LabelledFrame]]
+) -> dict[str, float]:
+    """Set the calibration of the gate of ``segmenter`` to what gives the best masks on ``drives``.
+
+    That is the mean over all lags of the mIoU, at the answers' own resolution. Returns both
+    numbers, and that mean before and after.
+    """
+    gate = segmenter.gate
+    assert gate is not None
+    assert gate.calibration is not None
+    gate.calibration.zero_()
+    pairs = [(drive, t, lag) for drive in drives for lag in LAGS for t in _frames(drive, lag)]
+    confusion = {
+        (lag, shift): Confusion(segmenter.config.num_classes) for lag in LAGS for shift in SHIFTS
+    }
+    ages = {}
+    for drive, t, lag in tqdm(pairs, desc="calibrating the gate", unit="pair"):
+        own, carried, logit, age = _answers(segmenter, drive[t - lag], drive[t])
+        ages[lag] = age
+        points = segmenter.config.classifier_upsampling
+        step = STRIDE // points
+        label = drive[t].label[step // 2 :: step, step // 2 :: step]
+        for shift in SHIFTS:
+            cells = weighed(own, carried, (logit + float(shift)).sigmoid())
+            mask = F.pixel_shuffle(cells, points).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+            mask = np.ascontiguousarray(mask[: label.shape[0], : label.shape[1]])
+            confusion[lag, shift].update(label, mask)
+    miou = np.array([[confusion[lag, shift].miou for shift in SHIFTS] for lag in LAGS])
+
+    def mean(constant: float, share: float) -> float:
+        shifts = [constant + share * ages[lag] for lag in LAGS]
+        found = [np.interp(shift, SHIFTS, row) for shift, row in zip(shifts, miou, strict=True)]
+        return float(np.mean(found))
+
+    best = max(((c, s) for c in CONSTANTS for s in SHARES), key=lambda pair: mean(*pair))
+    gate.calibration.copy_(torch.tensor(best))
+    constant, share = map(float, best)
+    return {
+        "gate_constant": constant,
+        "gate_share_of_age": share,
+        "gate_miou_before": mean(0.0, 0.0),
+        "gate_miou": mean(*best),
+    }
+
+
+def _frames(drive: Sequence[LabelledFrame], lag: int) -> Iterator[int]:
+    yield from range(lag, len(drive), EVERY)
+
+
+def _answers(
+    net: Segmenter, key: LabelledFrame, now: LabelledFrame
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Own and carried answers (1, classes*r*r, H/8, W/8), logit of the trust, age as evidence."""
+    device = next(net.parameters()).device
+    arrays = np.stack([key.image, now.image]).transpose(0, 3, 1, 2)
+    images = torch.from_numpy(arrays).to(device).float() / 255
+    both = net.normalise(images).contiguous(memory_format=torch.channels_last)
+    low = net.lower(both)
+    high = net.higher(net.source(both[:1], low[:1]))
+    seconds = torch.tensor([(now.stamp_ns - key.stamp_ns) / 1e9], device=device)
+    answers, residual = warped(net, high, images[:1], images[1:])
+    known = evidence(net, low[:1], low[1:], seconds, residual)
+    assert answers is not None
+    assert known is not None
+    assert net.gate is not None
+    adapted = net.adapt(low[1:])
+    fused = net.fusion(carry(net, low[:1], high, low[1:]), adapted)
+    own = net.low_classifier.cells(adapted)
+    if net.config.gate_corrects:
+        answers = answers + net.classifier.cells(fused)
+    return own, answers, net.gate.logit(fused, answers, own, known), float(known[0, 1, 0, 0])
