@@ -34,7 +34,7 @@ setup: $(INSTALLED) ## Make the virtual environment .venv with the pinned packag
 $(INSTALLED): constraints.txt scripts/check_machine.py scripts/repair_ros_wheels.py
 	$(PYTHON) scripts/check_machine.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing packages into $(VENV): about 1 GB on the first run, so minutes"
+	@echo "Installing packages into $(VENV): about 2 GB on the first run, which takes minutes"
 	$(VENV)/bin/python -m pip install --quiet --retries 1 --no-deps \
 	  --extra-index-url $(TORCH_INDEX) --constraint constraints.txt torch
 	$(VENV)/bin/python -m pip install --quiet --requirement constraints.txt

@@ -11,7 +11,7 @@ import sysconfig
 
 
 def lacking():
-    """What is missing, one line each with the way to mend it."""
+    """What is missing, one line each with the way to repair it."""
     if sys.version_info < (3, 10):  # noqa: UP036 - that is what is asked here
         yield f"Python >= 3.10, this is {sys.version.split()[0]}: make PYTHON=/path/to/python3"
     try:

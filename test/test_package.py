@@ -199,14 +199,14 @@ def test_every_dependency_is_pinned() -> None:
 
 
 def test_wheel_repair_names_this_python_and_can_be_repeated() -> None:
-    mend = runpy.run_path(str(ROOT / "scripts" / "repair_ros_wheels.py"))["mend"]
+    repair = runpy.run_path(str(ROOT / "scripts" / "repair_ros_wheels.py"))["repair"]
     builder = "/opt/python/cp313-cp313t"
     broken = (
         f'set(x "{builder}/include/python3.13t;'
         f'{builder}/lib/python3.13t/site-packages/numpy/_core/include")'
     )
-    mended = mend(broken)
-    folders = re.findall(r'[^"; ]+include[^"; ]*', mended)
+    repaired = repair(broken)
+    folders = re.findall(r'[^"; ]+include[^"; ]*', repaired)
     assert [(Path(folders[0]) / "Python.h").exists(), len(folders)] == [True, 2]
     assert (Path(folders[1]) / "numpy" / "arrayobject.h").exists()
-    assert mend(mended) == mended
+    assert repair(repaired) == repaired
