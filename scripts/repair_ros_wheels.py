@@ -2,7 +2,7 @@
 
 Some of those files name the Python headers and the numpy headers of the machine that built the
 wheels (``/opt/python/cp311-cp311/...``). They are replaced with those of the running Python.
-Usage: ``python scripts/repair_ros_wheels.py``, in the virtual environment to repair; repairing twice
+Usage: ``python scripts/repair_ros_wheels.py``, in the virtual environment to repair; doing so twice
 does no harm.
 """
 

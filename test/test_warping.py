@@ -147,3 +147,8 @@ def test_it_needs_what_it_is_a_part_of_and_excludes_other_carriers(gated: Segmen
         NetworkConfig(flow_evidence=True)
     with pytest.raises(ConfigError, match="carries its answers besides F_h"):
         METHODS["dff"](gated)
+
+
+def test_flow_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"answers are \(8, 12\) and flow is \(4, 6\)"):
+        warping.warp(torch.zeros(1, 3, 8, 12), torch.zeros(1, 2, 4, 6), 2)

@@ -125,6 +125,11 @@ def compiled() -> Callable[[Tensor, Tensor, int], Tensor] | None:
 
 def _warp(answers: Any, flow: Any, points: int, out: Any) -> None:
     """What numba compiles."""
+    if answers.shape[2:] != flow.shape[2:]:  # the compiled kernel would write beyond its output
+        raise ValueError(
+            f"answers are {tuple(answers.shape[2:])} and flow is {tuple(flow.shape[2:])}; both must "
+            "have the size of the answers"
+        )
     height, width, classes = answers.shape
     squared = points * points
     # In numba an integer and a float32 make a float64, which would halve the speed.
