@@ -125,11 +125,6 @@ def compiled() -> Callable[[Tensor, Tensor, int], Tensor] | None:
 
 def _warp(answers: Any, flow: Any, points: int, out: Any) -> None:
     """What numba compiles."""
-    if answers.shape[2:] != flow.shape[2:]:  # the compiled kernel would write beyond its output
-        raise ValueError(
-            f"answers are {tuple(answers.shape[2:])} and flow is {tuple(flow.shape[2:])}; both must "
-            "have the size of the answers"
-        )
     height, width, classes = answers.shape
     squared = points * points
     # In numba an integer and a float32 make a float64, which would halve the speed.
@@ -172,6 +167,11 @@ def warp(answers: Tensor, flow: Tensor, points: int) -> Tensor:
     :class:`Motion`. Returns them (N, classes*points^2, h, w), as :meth:`.heads.SubPixel.cells` has
     them, to be added to others. There is no gradient.
     """
+    if answers.shape[2:] != flow.shape[2:]:  # the compiled kernel would write beyond its output
+        raise ValueError(
+            f"answers are {tuple(answers.shape[2:])} and flow is {tuple(flow.shape[2:])}; both "
+            "must have the size of the answers"
+        )
     single = answers.device.type == "cpu" and len(answers) == 1 and not answers.requires_grad
     kernel = compiled() if single and answers.dtype == torch.float32 else None
     if kernel is not None:
