@@ -2,8 +2,8 @@
 
 To add a method to the comparison, add its :class:`Spec` here and build it in
 :meth:`~.methods.MethodFactory.build`; a class of :mod:`lowlat_seg_ros.lab.baselines.stream` gives
-it the engine's runner. One with weights of its own also goes into
-:data:`lowlat_seg_ros.lab.baselines.learned.METHODS`, which makes it trainable.
+it the engine's runner. One with weights of its own also goes into ``PAIR_METHODS`` or
+``IMAGE_METHODS`` of :mod:`lowlat_seg_ros.lab.baselines.learned`, which makes it trainable.
 """
 
 from __future__ import annotations
