@@ -59,6 +59,10 @@ COMMANDS = {
         "measure latency, refinements, kernels, scaling and memory against the full network",
     ),
     "train": Command("lowlat_seg_ros.lab.training.cli", "train the network, in three stages"),
+    "quantize": Command(
+        "lowlat_seg_ros.lab.quantize",
+        "let a trained network run in 8 bits: the last step",
+    ),
     "render": Command(
         "lowlat_seg_ros.lab.evaluation.render",
         "render a drive with exact labels, write it as images, and say how fast that goes",

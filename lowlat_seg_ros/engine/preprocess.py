@@ -137,10 +137,14 @@ def normalised(pixels: np.ndarray, dtype: torch.dtype, statistics: Statistics) -
     """RGB, uint8 (H, W, 3), contiguous -> normalised (1, 3, H, W), channels_last.
 
     The result is bfloat16 if ``dtype``, that of the network's input, is: bit for bit what the
-    network would round to. Otherwise it is float32.
+    network would round to. If it is uint8 the bytes are returned as they are. Otherwise it is
+    float32.
     """
     # A channel has 256 possible values, so a table replaces subtraction and division.
-    if dtype == torch.bfloat16:
+    if dtype == torch.uint8:
+        # The first convolution normalises. A copy, as Sh reads it when the caller has moved on.
+        values = torch.from_numpy(pixels.copy())
+    elif dtype == torch.bfloat16:
         kernel = compiled_normalising(statistics)
         bits = cv2.LUT(pixels, _bfloat16_table(statistics)) if kernel is None else kernel(pixels)
         values = torch.from_numpy(bits).view(torch.bfloat16)

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError, NetworkConfig, from_mapping
+from lowlat_seg_ros.network.quantization import Range, Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 FORMAT = "lowlat_seg_ros/1"
@@ -48,7 +49,8 @@ class Header:
 
     ``classes``: names and RGB colours in the order of their ids. ``threshold``: the deviation above
     which a new key frame is taken, calibrated after training. ``provenance``: data, licence, stages
-    and metrics, free-form.
+    and metrics, free-form. ``ranges``: of the convolutions that may run in 8 bits, by their names
+    in the packed network.
     """
 
     network: NetworkConfig
@@ -56,6 +58,7 @@ class Header:
     colours: tuple[tuple[int, int, int], ...]
     threshold: float
     provenance: dict[str, Any] = field(default_factory=dict)
+    ranges: dict[str, Ranges] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("classes", "colours"):
@@ -86,10 +89,24 @@ def save(
         raise CheckpointError(
             f"{path}: {bad[0]} is not finite in {dtype}; train with a lower learning rate"
         )
+    _write(path, _quantised(tensors) if eight_bit else tensors, header)
+
+
+def _write(path: str | Path, tensors: dict[str, Tensor], header: Header) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     fields = dataclasses.asdict(header)
-    metadata = {"format": FORMAT} | {name: json.dumps(value) for name, value in fields.items()}
-    save_file(_quantised(tensors) if eight_bit else tensors, str(path), metadata)
+    metadata = {"format": FORMAT} | {k: json.dumps(v) for k, v in fields.items() if k != "ranges"}
+    if header.ranges:
+        metadata["ranges"] = json.dumps(header.ranges)
+    save_file(tensors, str(path), metadata)
+
+
+def with_header(path: str | Path, header: Header, out: str | Path) -> None:
+    """Write the weights at ``path``, as they are stored there, to ``out`` under another header.
+
+    Raises :class:`CheckpointError`.
+    """
+    _write(out, _stored(path), header)
 
 
 def read_header(path: str | Path) -> Header:
@@ -110,7 +127,10 @@ def read_header(path: str | Path) -> Header:
         fields = {name: json.loads(text) for name, text in metadata.items() if name != "format"}
         network = from_mapping(NetworkConfig, fields.pop("network"))
         colours = tuple(tuple(colour) for colour in fields.pop("colours"))
-        return from_mapping(Header, {"network": network, "colours": colours} | fields)
+        pairs = fields.pop("ranges", {}).items()
+        ranges = {name: Ranges(*(Range(*span) for span in spans)) for name, spans in pairs}
+        read = {"network": network, "colours": colours, "ranges": ranges}
+        return from_mapping(Header, read | fields)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} has a damaged header: {error}") from error
 
@@ -125,15 +145,18 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmente
         segmenter = Segmenter(header.network)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} describes an impossible network: {error}") from error
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
-    restore(segmenter, _dequantised(state), str(path))
+    restore(segmenter, _dequantised(_stored(path)), str(path))
     segmenter = segmenter.eval().to(device)
     # PyTorch has this overload, its type stubs do not.
     return segmenter.to(memory_format=torch.channels_last), header  # type: ignore[call-overload]
+
+
+def _stored(path: str | Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
 
 
 def weights(module: torch.nn.Module) -> dict[str, Tensor]:

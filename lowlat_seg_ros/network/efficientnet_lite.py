@@ -100,8 +100,9 @@ class EfficientNetLite(Trunk):
     def __init__(self, name: str, whole: bool = True) -> None:
         super().__init__()
         width, depth = FACTORS[name]
-        self._conv_stem = nn.Conv2d(3, 32, 3, 2, 1, bias=False)
+        self._conv_stem: nn.Module = nn.Conv2d(3, 32, 3, 2, 1, bias=False)
         self._bn0 = nn.BatchNorm2d(32, EPSILON)
+        self._activation: nn.Module = nn.ReLU6()
         blocks: list[nn.Module] = []
         inputs, ends, taken = 32, [], STAGES if whole else STAGES[:5]
         for number, stage in enumerate(taken):
@@ -125,11 +126,17 @@ class EfficientNetLite(Trunk):
 
     def stem(self, image: Tensor) -> Tensor:
         """The first convolution: normalised image (N, 3, H, W) -> (N, 32, H/2, W/2)."""
-        return nn.functional.relu6(self._bn0(self._conv_stem(image)))
+        out: Tensor = self._activation(self._bn0(self._conv_stem(image)))
+        return out
 
     def norm_of(self) -> dict[str, str]:
         """Its own convolution and the BatchNorm after it."""
         return {"_conv_stem": "_bn0"}
+
+    def packed(self) -> EfficientNetLite:
+        """Itself, for inference on a CPU; its blocks have their own way."""
+        self._conv_stem, self._activation = PackedConv2d(self.first, "relu6"), nn.Identity()
+        return self
 
     @property
     def depth(self) -> int:
@@ -145,6 +152,7 @@ class EfficientNetLite(Trunk):
     @property
     def first(self) -> nn.Conv2d:
         """The stem's."""
+        assert isinstance(self._conv_stem, nn.Conv2d)
         return self._conv_stem
 
 

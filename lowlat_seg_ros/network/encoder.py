@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.network.heads import FINENESS
 from lowlat_seg_ros.network.layers import PackedResidual, conv_bn, resized
+from lowlat_seg_ros.network.quantization import plain
 from lowlat_seg_ros.network.trunk import Trunk
 
 #: Scale at which each pixel that Sl reads is the mean of four.
@@ -44,7 +45,8 @@ class TrunkEncoder(nn.Module):
         """``pause`` is called between the trunk's blocks."""
         cells = [side // 8 for side in image.shape[2:]]
         first, *others = self.trunk.features(self._shrunk(image), pause)
-        points = resized(first, [FINENESS * side for side in cells])
+        size = [FINENESS * side for side in cells]
+        points = first if list(first.shape[2:]) == size else resized(plain(first), size)
         if self._arranges:
             points = F.pixel_unshuffle(points, FINENESS)  # (N, C * FINENESS^2, H/8, W/8)
             points = points.contiguous(memory_format=torch.channels_last)

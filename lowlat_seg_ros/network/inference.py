@@ -12,8 +12,9 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -21,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.network import checkpoint, propagation, warping
+from lowlat_seg_ros.network import checkpoint, propagation, quantization, warping
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.encoder import TrunkEncoder
 from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual
 from lowlat_seg_ros.network.mobilenet_edgetpu import FoldedConv
+from lowlat_seg_ros.network.quantization import Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
@@ -83,19 +85,48 @@ def precision_of(name: str, device: torch.device) -> torch.dtype:
         path = Path("/proc/cpuinfo")
         flags = path.read_text() if path.exists() else ""
         fast = "avx512_bf16" in flags or "amx_bf16" in flags
-    return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
+    named = name == "bf16" or (fast and name in ("auto", "int8"))
+    return torch.bfloat16 if named else torch.float32
+
+
+def ranges_for(name: str, device: torch.device, header: Header) -> Mapping[str, Ranges]:
+    """Of the convolutions that run in 8 bits at the precision ``name``; none where that is slower.
+
+    Raises ``ConfigError`` where 8 bits are asked for and cannot be had.
+    """
+    possible = header.ranges if device.type == "cpu" else {}
+    if name == "int8" and not possible:
+        raise ConfigError(
+            f"precision is int8 on {device.type}, but 8 bits need a CPU and a checkpoint with the "
+            "ranges of its activations; choose auto, or add them with 'lowlat-seg quantize'"
+        )
+    used = name == "int8" or (
+        name == "auto" and possible and quantization.pays(precision_of(name, device))
+    )
+    return possible if used else {}
 
 
 def load(
     path: str | Path, device: torch.device, precision: str = EngineConfig.precision
 ) -> tuple[Segmenter, Header]:
-    """:func:`.checkpoint.load`, then :func:`prepare`; ``precision`` as in ``EngineConfig``."""
+    """:func:`.checkpoint.load`, then :func:`prepare`; ``precision`` as in ``EngineConfig``.
+
+    Raises ``ConfigError`` as :func:`ranges_for` does.
+    """
     segmenter, header = checkpoint.load(path, device)
-    return prepare(segmenter, precision_of(precision, device)), header
+    ranges = ranges_for(precision, device, header)
+    return prepare(segmenter, precision_of(precision, device), ranges), header
 
 
-def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
+def prepare(
+    network: Network,
+    dtype: torch.dtype = torch.float32,
+    ranges: Mapping[str, Ranges] = MappingProxyType({}),
+) -> Network:
     """Fold ``network``, in eval mode, in place, its inner convolutions in ``dtype``; returns it.
+
+    Those that ``ranges`` names run in 8 bits where they could be packed, which is on a CPU; the
+    network then reads uint8 images.
 
     It can no longer be trained or saved: its weights are not those of its checkpoint, and it has no
     BatchNorm. Parts that were prepared before do not change. On a CPU convolutions are packed
@@ -129,6 +160,9 @@ def prepare(network: Network, dtype: torch.dtype = torch.float32) -> Network:
             propagation.compiled(network.config.kernel_size)  # or the second frame waits for it
             if network.config.fine_carry:
                 warping.compiled()
+            if ranges:
+                quantization.quantize(network, ranges)
+                network.input_dtype = torch.uint8  # its first convolutions read the image's bytes
     if dtype != torch.float32:
         for module in network.modules():
             # Layers that stay in float32 accept inputs in any precision; the hook is added once.

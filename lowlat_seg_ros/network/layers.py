@@ -72,8 +72,9 @@ class PackedConv2d(nn.Module):
         super().__init__()
         self.activation, self.dtype = activation, conv.weight.dtype
         padding, stride, dilation = map(list, (conv.padding, conv.stride, conv.dilation))
-        self._geometry = padding, stride, dilation, conv.groups
-        self._bias = None if conv.bias is None else conv.bias.detach()
+        #: Padding, stride, dilation and groups.
+        self.geometry = padding, stride, dilation, conv.groups
+        self.bias = None if conv.bias is None else conv.bias.detach()
         # The weights' layout for each input size; the one under the empty size fits none.
         self._layouts: dict[torch.Size, Tensor] = {torch.Size(): conv.weight.detach().to_mkldnn()}
 
@@ -86,12 +87,17 @@ class PackedConv2d(nn.Module):
         """Memory that the weights take, all cached layouts included."""
         return sum(weight.numel() * weight.element_size() for weight in self._layouts.values())
 
+    @property
+    def weight(self) -> Tensor:
+        """(out, in / groups, k, k), as the convolution had it."""
+        return next(iter(self._layouts.values())).to_dense()
+
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """(N, C, H, W), and what is added before the activation -> the result in channels_last.
 
         A depthwise convolution takes no ``shortcut``: PyTorch has no such operator in bf16.
         """
-        x, weights = x.to(self.dtype), (self._layout_for(x), self._bias, *self._geometry)
+        x, weights = x.to(self.dtype), (self._layout_for(x), self.bias, *self.geometry)
         name, scalars = ACTIVATIONS[self.activation]
         out: Tensor
         if shortcut is None:
@@ -112,7 +118,7 @@ class PackedConv2d(nn.Module):
             # Its type stub lacks the last argument.
             new = torch._C._nn.mkldnn_reorder_conv2d_weight(
                 some.to_dense().to_mkldnn(),
-                *self._geometry,
+                *self.geometry,
                 x.shape,  # type: ignore[call-arg]
             )
             # Other threads may be reading the dictionary, so it is replaced, not changed.

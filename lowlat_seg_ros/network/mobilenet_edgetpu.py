@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual
+from lowlat_seg_ros.network.quantization import plain
 from lowlat_seg_ros.network.trunk import Block, DepthwiseConv2d, Trunk, centred
 
 HEAD_CHANNELS = 128
@@ -131,8 +132,8 @@ class MobileNetEdgeTPU(Trunk):
     def head(self, x: Tensor) -> Tensor:
         """DeepLab's: (N, 144, h, w) -> (N, 128, h, w), each place with the whole image's mean."""
         x = self.conv1(x)
-        whole = self.pool(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
-        out: Tensor = self.proj(torch.cat([whole, self.aspp(x)], dim=1))
+        whole = plain(self.pool(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[2:])
+        out: Tensor = self.proj(torch.cat([whole, plain(self.aspp(x))], dim=1))
         return out
 
     @property

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowlat_seg_ros.config import EngineConfig, NetworkConfig
 from lowlat_seg_ros.engine import preprocess
@@ -38,7 +39,7 @@ from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, sing
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
 from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import Method, Unavailable
-from lowlat_seg_ros.network import checkpoint, inference
+from lowlat_seg_ros.network import checkpoint, inference, quantization
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -178,8 +179,14 @@ def factory_for(
         coarse.to(next(segmenter.parameters()).device)
         checkpoint.restore(coarse, checkpoint.weights(segmenter), "full_os16")
     # Only now: all of these are bound to the checkpoint's own weights, or begin as parts of it.
-    dtype = precision_of(config.precision, next(segmenter.parameters()).device)
-    for part in (segmenter, *baselines.values(), *([coarse] if coarse is not None else [])):
+    device = next(segmenter.parameters()).device
+    dtype = precision_of(config.precision, device)
+    ranges = inference.ranges_for(config.precision, device, header)
+    if ranges:
+        for name in set(IMAGE_METHODS) & set(baselines):
+            _quantize(baselines[name].learned["network"], segmenter, clip, dtype)
+    inference.prepare(segmenter.eval(), dtype, ranges)
+    for part in (*baselines.values(), *([coarse] if coarse is not None else [])):
         inference.prepare(part.eval(), dtype)
     replays, schedules = {}, {spec.schedule for spec in specs} & set(MEASURES)
     if schedules:
@@ -193,6 +200,23 @@ def factory_for(
     return MethodFactory(
         segmenter, header, config, clip, replays, baselines, baselines_from, lacking, coarse
     )
+
+
+@torch.inference_mode()
+def _quantize(network: nn.Module, base: Segmenter, clip: Clip, dtype: torch.dtype) -> None:
+    """Let a network that reads images run in 8 bits, as ``base`` does.
+
+    The ranges of its activations are found on the clip itself, which can only favour it.
+    """
+    exact = inference.prepare(copy.deepcopy(network).eval())
+
+    def run() -> None:
+        for frame in clip.frames[::10]:
+            geometry = preprocess.plan(frame.image.shape[:2], 0)
+            exact(preprocess.network_input(frame.image, geometry, base))
+
+    ranges = quantization.observe(exact, run)
+    quantization.quantize(inference.prepare(network.eval(), dtype), ranges, base.statistics)
 
 
 @torch.inference_mode()

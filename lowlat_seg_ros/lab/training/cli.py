@@ -278,7 +278,8 @@ def _described(header: Header, args: argparse.Namespace, loop: Loop, figures: An
         "figures": figures,
     }
     stages = [*header.provenance.get("stages", []), stage]
-    return dataclasses.replace(header, provenance={"licence": _licence(stages), "stages": stages})
+    provenance = {"licence": _licence(stages), "stages": stages}
+    return dataclasses.replace(header, provenance=provenance, ranges={})  # which are others now
 
 
 def _data_of(args: argparse.Namespace) -> list[str]:

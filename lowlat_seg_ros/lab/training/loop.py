@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lowlat_seg_ros.config import PRECISIONS, ConfigError, check, setting
+from lowlat_seg_ros.config import ConfigError, check, setting
 from lowlat_seg_ros.lab.training.log import Log
 from lowlat_seg_ros.lab.training.parallel import Ranks
 from lowlat_seg_ros.network.inference import precision_of
@@ -52,7 +52,9 @@ class LoopConfig:
         0.998, "decay of the averaged weights that are evaluated and saved", low=0.0, high=1.0
     )
     precision: str = setting(
-        "auto", "bf16 where the processor multiplies it fast, or fp32", choices=PRECISIONS
+        "auto",
+        "bf16 where the processor multiplies it fast, or fp32",
+        choices=("auto", "bf16", "fp32"),
     )
     log_every: int = setting(50, "steps between rows of losses in the log", low=1, high=10**8)
     evaluate_every: int = setting(250, "steps between evaluations", low=1, high=10**8)

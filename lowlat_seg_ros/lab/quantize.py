@@ -1,0 +1,109 @@
+"""``lowlat-seg quantize``: find the ranges of a network's activations, as 8 bits need them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from lowlat_seg_ros.arguments import size
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.frames import Frame
+
+if TYPE_CHECKING:
+    from lowlat_seg_ros.network.segmenter import Segmenter
+
+#: Frames of a scene. Sh runs on the first in the foreground, and on later ones in the background.
+FRAMES = 4
+
+#: First seed of the rendered drives, which are of no other use.
+SEED = 4_000_000
+
+EPILOG = """\
+The last step of training: every other stage changes the ranges, so its checkpoint has none. Of the
+default network, CamVid in DIR:
+  lowlat-seg quantize runs/selector/selector.safetensors --root DIR --out edgetpu.safetensors
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="weights of a network that begins with a pretrained trunk")
+    add("--out", type=Path, required=True, metavar="FILE", help="the same weights with the ranges")
+    add("--root", type=Path, metavar="DIR",
+        help="CamVid's folder, whose train split is run; without it rendered drives")  # fmt: skip
+    add("--scenes", type=int, default=40, help="scenes of four frames (default %(default)s)")
+    add("--size", type=size, default=(360, 480), metavar="HxW",
+        help="size of the rendered frames (default 360x480)")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the checkpoint, and say how many pixels differ from float32."""
+    import torch
+
+    from lowlat_seg_ros.network import checkpoint, inference, quantization
+
+    segmenter, header = checkpoint.load(args.checkpoint)
+    if not header.network.has_trunk:
+        raise ConfigError(
+            f"{args.checkpoint} has the backbone {header.network.backbone}; 8 bits are for "
+            "networks that begin with a pretrained trunk, such as edgetpu"
+        )
+    scenes, exact = list(_scenes(args)), inference.prepare(segmenter)
+    expected: list[np.ndarray] = []
+    ranges = quantization.observe(exact, lambda: expected.extend(_masks(exact, scenes)))
+    checkpoint.with_header(args.checkpoint, dataclasses.replace(header, ranges=ranges), args.out)
+    quick, _ = inference.load(args.out, torch.device("cpu"), "int8")
+    masks = _masks(quick, scenes)
+    same = np.mean([np.mean(a == b) for a, b in zip(expected, masks, strict=True)])
+    print(f"{len(ranges)} convolutions; {same:.2%} of the pixels are as in float32")
+    print(args.out)
+    return 0
+
+
+def _masks(segmenter: Segmenter, scenes: list[list[Frame]]) -> Iterator[np.ndarray]:
+    """Those of the engine, all of whose parts run in each scene."""
+    from tqdm import tqdm
+
+    from lowlat_seg_ros.engine.engine import Engine
+
+    for scene in tqdm(scenes, desc="running", unit="scene"):
+        # Every frame may be the key frame, and Sh takes one.
+        engine = Engine.deterministic(segmenter, EngineConfig(), threshold=0.0, delay_frames=1)
+        with engine:
+            for frame in scene:
+                yield engine.process(frame).mask
+
+
+def _scenes(args: argparse.Namespace) -> Iterator[list[Frame]]:
+    """Of the train split, each still and three views from a little further along the road."""
+    from lowlat_seg_ros.lab.data.camvid import CamVid
+    from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+
+    if args.root is None:
+        for seed in range(SEED, SEED + args.scenes):
+            drive = RenderedDrive(seed=seed, frames=FRAMES, rate_hz=15.0, size=args.size)
+            images = [drive[index].image for index in range(FRAMES)]
+            yield _at_15_hz(images)
+        return
+    stills = CamVid(args.root, "train")
+    for index in np.linspace(0, len(stills) - 1, args.scenes).round().astype(int):
+        image = stills[int(index)].image
+        height, width = image.shape[:2]
+        views = []
+        for step in range(FRAMES):
+            closer = cv2.getRotationMatrix2D((width / 2, height / 2), 0, 1 + 0.02 * step)
+            views.append(cv2.warpAffine(image, closer, (width, height), flags=cv2.INTER_LINEAR))
+        yield _at_15_hz(views)
+
+
+def _at_15_hz(images: list[np.ndarray]) -> list[Frame]:
+    return [Frame(image, index * 10**9 // 15, "camera") for index, image in enumerate(images)]

@@ -1,0 +1,337 @@
+"""Convolutions in 8 bits, where the processor multiplies them several times as fast as bf16.
+
+Weights are int8 with a scale for each output channel; activations are uint8 with one scale and zero
+point for a tensor, chosen beforehand from the range that the tensor had on training images (static
+quantisation: Jacob et al., CVPR 2018, Sec. 2; Krishnamoorthi, arXiv 1806.08342, Sec. 3). Sums are
+int32. Between two convolutions the values stay in 8 bits. docs/inference.md has the figures.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowlat_seg_ros.network import machine_code
+from lowlat_seg_ros.network.layers import ACTIVATIONS, LAYOUTS, PackedConv2d
+from lowlat_seg_ros.network.trunk import Statistics, Trunk
+
+logger = logging.getLogger(__name__)
+
+#: 8 bits are used where a convolution takes less than this share of its time in the other format.
+WORTH_IT = 0.85
+
+#: Values of each tensor of each image that its range is chosen by, and the shares of the whole
+#: range that are tried.
+SAMPLE, SHARES = 3000, np.linspace(0.15, 1.0, 35)
+
+#: Values that the kernel below converts at a time, so that they stay in the L1 cache.
+CHUNK = 2048
+
+
+class Range(NamedTuple):
+    """Smallest and largest value of a tensor; values beyond are clipped."""
+
+    low: float
+    high: float
+
+
+class Ranges(NamedTuple):
+    """Of one convolution: of its input, and of its result with shortcut and activation."""
+
+    input: Range
+    output: Range
+
+
+class Grid(NamedTuple):
+    """The 256 values that a tensor may have: ``scale * (byte - zero)``."""
+
+    scale: float
+    zero: int
+
+    @classmethod
+    def over(cls, span: Range) -> Grid:
+        """The finest grid over ``span`` that holds 0 exactly, as padding needs."""
+        low, high = min(span.low, 0.0), max(span.high, 0.0, min(span.low, 0.0) + 1e-6)
+        scale = (high - low) / 255
+        return cls(scale, round(-low / scale))
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tensor in 8 bits: ``values`` uint8 (N, C, H, W), channels_last, on ``grid``."""
+
+    values: Tensor
+    grid: Grid
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of a tensor."""
+        return self.values.shape
+
+    def to(self, dtype: torch.dtype) -> Tensor:
+        """As numbers, for a layer that is not quantised."""
+        return ((self.values.to(torch.float32) - self.grid.zero) * self.grid.scale).to(dtype)
+
+    def mean(self, dims: tuple[int, int], keepdim: bool) -> Tensor:
+        """As of a tensor, in float32."""
+        mean = self.values.to(torch.float32).mean(dims, keepdim=keepdim)
+        return (mean - self.grid.zero) * self.grid.scale
+
+
+def plain(x: Tensor | Quantized, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``x`` as numbers; a tensor is returned as it is."""
+    return x if isinstance(x, Tensor) else x.to(dtype)
+
+
+class QuantizedConv2d(nn.Module):
+    """A packed convolution in 8 bits, on a CPU and without gradients.
+
+    It takes a tensor, which it quantises first, or a :class:`Quantized` one. A uint8 tensor is an
+    image, on the grid of its input. It returns what the next layer wants: 8 bits, or ``dtype``.
+    """
+
+    def __init__(self, conv: PackedConv2d, ranges: Ranges, *, stays: bool) -> None:
+        """``stays``: whether the result stays in 8 bits."""
+        super().__init__()
+        self.activation, self.dtype, self._geometry = conv.activation, conv.dtype, conv.geometry
+        self._bias = None if conv.bias is None else conv.bias.float()
+        kernel = conv.weight.float()
+        self._scales = kernel.abs().amax(dim=(1, 2, 3)).clamp(min=1e-12) / 127
+        self._zeros = torch.zeros(len(kernel), dtype=torch.int32)
+        self._kernel = (kernel / self._scales.view(-1, 1, 1, 1)).round().to(torch.int8)
+        self._input = Grid.over(ranges.input)
+        self._output = Grid.over(ranges.output) if stays else None
+        self._layouts: dict[tuple[torch.Size, Grid], Tensor] = {}
+
+    def forward(
+        self, x: Tensor | Quantized, shortcut: Tensor | Quantized | None = None
+    ) -> Tensor | Quantized:
+        """(N, C, H, W), and what is added before the activation -> the result in channels_last."""
+        x = self._quantized(x)
+        (scale, zero), (padding, stride, dilation, groups) = x.grid, self._geometry
+        weights = (self._layout_for(x), self._scales, self._zeros)
+        geometry = (self._bias, stride, padding, dilation, groups)
+        grid, dtype = self._output or Grid(1.0, 0), torch.uint8 if self._output else self.dtype
+        after = ACTIVATIONS[self.activation]
+        conv = torch.ops.onednn.qconv2d_pointwise
+        if shortcut is None:
+            out = conv(x.values, scale, zero, *weights, *geometry, *grid, dtype, *after, "")
+        else:
+            # The sum replaces the shortcut in memory, which others may still read, in its format.
+            total, of_total = Tensor(), Grid(1.0, 0)
+            if self._output is None:
+                total = shortcut.to(self.dtype).clone()
+            elif isinstance(shortcut, Quantized):
+                total, of_total = shortcut.values.clone(), shortcut.grid
+            else:
+                of_total = Grid.over(Range(float(shortcut.min()), float(shortcut.max())))
+                total = quantised(shortcut, of_total)
+            out = conv.binary(
+                x.values, scale, zero, *weights, total, *geometry, *grid, dtype, *of_total, "sum",
+                1.0, *after, "",
+            )  # fmt: skip
+        return Quantized(out, self._output) if self._output else out
+
+    def _quantized(self, x: Tensor | Quantized) -> Quantized:
+        if isinstance(x, Quantized):
+            return x
+        return Quantized(x if x.dtype == torch.uint8 else quantised(x, self._input), self._input)
+
+    def _layout_for(self, x: Quantized) -> Tensor:
+        """Weights arranged for the size and the grid of ``x``."""
+        layouts, key = self._layouts, (x.shape, x.grid)
+        if key not in layouts:
+            padding, stride, dilation, groups = self._geometry
+            new = torch.ops.onednn.qconv_prepack(
+                self._kernel, self._scales, *x.grid, stride, padding, dilation, groups,
+                list(x.shape),
+            )  # fmt: skip
+            # Other threads may be reading the dictionary, so it is replaced, not changed.
+            recent = list(layouts.items())[-(LAYOUTS - 1) :]
+            self._layouts = layouts = {**dict(recent), key: new}
+        return layouts[key]
+
+
+def quantised(x: Tensor, grid: Grid) -> Tensor:
+    """``x`` (N, C, H, W) as bytes on ``grid``, channels_last; what is beyond it is clipped."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    kernel = compiled_quantising()
+    if kernel is None or x.dtype not in (torch.bfloat16, torch.float32):
+        bytes_ = (x.float() / grid.scale + grid.zero).round_().clamp_(0, 255)
+        return bytes_.to(torch.uint8)
+    out = torch.empty_like(x, dtype=torch.uint8, memory_format=torch.channels_last)
+    flat = x.permute(0, 2, 3, 1).reshape(-1)
+    bits = flat.view(torch.int16 if x.dtype == torch.bfloat16 else torch.int32).numpy()
+    kernel(bits, 1 / grid.scale, grid.zero, out.permute(0, 2, 3, 1).reshape(-1).numpy())
+    return out
+
+
+@functools.cache
+def compiled_quantising() -> Callable[[np.ndarray, float, int, np.ndarray], None] | None:
+    """Bits of bfloat16 (int16) or float32 (int32), factor, zero point, bytes; None without numba.
+
+    The first call in a process compiles, so it is made before the first frame.
+    """
+
+    def make() -> Callable[[np.ndarray, float, int, np.ndarray], None]:
+        half = machine_code.compiled(_quantise_half, "void(i2[::1], f4, f4, u4[::1], u1[::1])")
+        full = machine_code.compiled(_quantise_full, "void(f4[::1], f4, f4, u1[::1])")
+
+        def kernel(bits: np.ndarray, factor: float, zero: int, out: np.ndarray) -> None:
+            terms = np.float32(factor), np.float32(zero + 0.5)
+            if bits.dtype == np.int16:
+                half(bits, *terms, np.empty(CHUNK, np.uint32), out)
+            else:
+                full(bits.view(np.float32), *terms, out)
+
+        return kernel
+
+    return machine_code.if_possible(make, "convolutions in 8 bits take longer")
+
+
+def _quantise_half(
+    bits: np.ndarray, factor: float, term: float, words: np.ndarray, out: np.ndarray
+) -> None:
+    """The loop that numba compiles for bfloat16; ``words`` has room for a chunk of float32."""
+    values = words.view(np.float32)
+    for begin in range(0, len(bits), CHUNK):
+        count = min(CHUNK, len(bits) - begin)
+        source, target = bits[begin : begin + count], out[begin : begin + count]
+        for i in range(count):
+            words[i] = np.uint32(np.uint16(source[i])) << np.uint32(16)
+        for i in range(count):
+            value = values[i] * factor + term
+            target[i] = np.uint8(np.int32(min(max(value, np.float32(0)), np.float32(255))))
+
+
+def _quantise_full(values: np.ndarray, factor: float, term: float, out: np.ndarray) -> None:
+    """The same for float32."""
+    for i in range(len(values)):
+        value = values[i] * factor + term
+        out[i] = np.uint8(np.int32(min(max(value, np.float32(0)), np.float32(255))))
+
+
+def quantize(
+    network: nn.Module, ranges: Mapping[str, Ranges], statistics: Statistics | None = None
+) -> None:
+    """Replace the packed convolutions of ``network`` that ``ranges`` names, in place.
+
+    Names are those of the packed network, see :func:`observe`. A result stays in 8 bits inside a
+    trunk, and where another convolution of a sequence follows. The first convolution of each trunk
+    then reads the bytes of an image, uint8 (N, 3, H, W); so does the first of a network without
+    trunks, whose images are normalised with ``statistics``.
+    """
+    trunks = [module for module in network.modules() if isinstance(module, Trunk)]
+    inside = {id(module) for trunk in trunks for module in trunk.modules()}
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            convolutions = [child for child in module if isinstance(child, PackedConv2d)]
+            inside |= set(map(id, convolutions[:-1]))
+    readers: list[tuple[nn.Module, Statistics]] = [(t, t.statistics) for t in trunks]
+    if not trunks and statistics is not None:
+        readers = [(network, statistics)]
+    firsts = {
+        id(next(m for m in module.modules() if isinstance(m, PackedConv2d))): of_image
+        for module, of_image in readers
+    }
+    for name, module in list(network.named_modules()):
+        for child_name, child in list(module.named_children()):
+            span = ranges.get(f"{name}.{child_name}" if name else child_name)
+            if not isinstance(child, PackedConv2d) or span is None:
+                continue
+            if id(child) in firsts:
+                span = span._replace(input=image_range(firsts[id(child)]))
+            quick = QuantizedConv2d(child, span, stays=id(child) in inside)
+            setattr(module, child_name, quick)
+    compiled_quantising()
+
+
+def image_range(statistics: Statistics) -> Range:
+    """Of normalised images: its grid has the bytes of the image as they are."""
+    low, high = (Tensor([[[[value]]]]).expand(1, 3, 1, 1) for value in (0.0, 1.0))
+    return Range(float(statistics.normalise(low)[0, 0]), float(statistics.normalise(high)[0, 0]))
+
+
+def observe(network: nn.Module, run: Callable[[], object]) -> dict[str, Ranges]:
+    """Ranges of every packed convolution of ``network``, in float32, that ``run()`` runs.
+
+    A range is the one whose grid gives the least mean square error on a sample of the values: a
+    few large ones would make it coarse for all others.
+    """
+    seen: dict[tuple[str, bool], list[np.ndarray]] = {}
+    rng = np.random.default_rng(0)
+
+    def hook(name: str) -> Callable[..., None]:
+        def look(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            for is_output, tensor in enumerate((inputs[0], output)):
+                values = tensor.detach().float().numpy().ravel(order="K")
+                some = rng.choice(values, min(SAMPLE, len(values)))
+                ends = np.array([values.min(), values.max()], np.float32)
+                seen.setdefault((name, bool(is_output)), []).append(np.concatenate([some, ends]))
+
+        return look
+
+    convolutions = {n: m for n, m in network.named_modules() if isinstance(m, PackedConv2d)}
+    handles = [m.register_forward_hook(hook(n)) for n, m in convolutions.items()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    spans = {key: best_range(np.concatenate(values)) for key, values in seen.items()}
+    return {n: Ranges(spans[n, False], spans[n, True]) for n in convolutions if (n, True) in spans}
+
+
+def best_range(values: np.ndarray) -> Range:
+    """The share of the range of ``values`` whose grid has the least mean square error."""
+
+    def error(span: Range) -> float:
+        grid = Grid.over(span)
+        steps = np.clip(np.round(values / grid.scale + grid.zero), 0, 255)
+        return float(np.square((steps - grid.zero) * grid.scale - values).mean())
+
+    low, high = float(values.min()), float(values.max())
+    return min((Range(low * share, high * share) for share in SHARES), key=error)
+
+
+@functools.cache
+def pays(dtype: torch.dtype) -> bool:
+    """Whether 8 bits are right on this CPU and clearly faster than ``dtype``, measured here."""
+    try:
+        conv = nn.Conv2d(64, 64, 3, padding=1)
+        x = torch.linspace(-1, 3, 64 * 40 * 40).view(1, 64, 40, 40)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            exact = conv(x).relu()
+            plain = PackedConv2d(copy.deepcopy(conv).to(dtype), "relu")
+            spans = Ranges(Range(-1.0, 3.0), Range(0.0, float(exact.max())))
+            quick = QuantizedConv2d(PackedConv2d(conv, "relu"), spans, stays=True)
+            result = quick(x)
+            assert isinstance(result, Quantized)
+            if not torch.allclose(result.to(torch.float32), exact, atol=0.05 * float(exact.max())):
+                logger.warning("No convolutions in 8 bits: oneDNN answers wrongly")
+                return False
+            rounded = x.to(dtype)
+            return _seconds(lambda: quick(x)) < WORTH_IT * _seconds(lambda: plain(rounded))
+    except Exception as error:
+        logger.warning("No convolutions in 8 bits, masks will be slower: %s", error)
+        return False
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """The shortest of some runs, the first not counted."""
+    times = []
+    for _ in range(8):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return min(times[1:])
