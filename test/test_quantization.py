@@ -104,8 +104,8 @@ def test_zero_is_on_every_grid() -> None:
 
 
 def test_a_range_leaves_out_what_would_make_its_grid_coarse() -> None:
-    few_are_large = np.random.default_rng(0).normal(size=30_000) ** 5
-    assert best_range(few_are_large).high < 0.7 * few_are_large.max()
+    one_is_large = np.append(np.linspace(0, 1, 10**6), 2.0)
+    assert best_range(one_is_large).high < 1.3
     even = np.linspace(-1, 1, 10_001)
     assert best_range(even) == Range(-1.0, 1.0)
 
@@ -118,7 +118,9 @@ def test_a_trunk_in_8_bits_reads_bytes_and_keeps_its_features(name: str) -> None
     pixels = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     x = trunk.statistics.normalise(pixels / 255)
-    exact, quick = (inference.prepare(nn.Sequential(copy.deepcopy(trunk)))[0] for _ in range(2))
+    exact, quick = (
+        inference.prepare(nn.Sequential(copy.deepcopy(trunk)).eval())[0] for _ in range(2)
+    )
     ranges = quantization.observe(exact, lambda: exact.features(x))
     quantization.quantize(quick, ranges)
     assert not any(isinstance(m, PackedConv2d) for m in quick.modules())
