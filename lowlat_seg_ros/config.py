@@ -412,17 +412,17 @@ class EngineConfig:
     )
     foreground_threads: int = setting(
         0,
-        "CPU threads of the fast track, 0 for the cores that other processes leave, less those of "
-        "a slow track that does not give way",
+        "CPU threads of the fast track; 0 for the better, as the first frames show, of one and the "
+        "cores that other processes leave, less those of a slow track that does not give way",
         low=0,
         high=256,
     )
     foreground_priority: str = setting(
-        "realtime",
-        "realtime: while a frame is segmented, nothing of normal priority takes its cores, where "
-        "the system allows it (Linux' SCHED_RR, lowest priority: as root, with CAP_SYS_NICE or an "
-        "rtprio limit); normal: frames compete with other programs",
-        choices=("realtime", "normal"),
+        "normal",
+        "normal: frames compete with other programs; realtime: while a frame is segmented, nothing "
+        "of normal priority takes its cores, where the system allows it (Linux' SCHED_RR, lowest "
+        "priority: as root, with CAP_SYS_NICE or an rtprio limit)",
+        choices=("normal", "realtime"),
     )
     slow_track_threads: int = setting(
         1, "CPU threads of the slow track (Sh), 0 for all cores", low=0, high=256

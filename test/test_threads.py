@@ -17,15 +17,17 @@ from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.cpu_threads import (
     CALM_S,
     LOOK_S,
+    TRIAL,
     WAITED_S,
+    WARM_UP,
     ForegroundThreads,
+    Trial,
     cores,
     foreground_threads,
     give_way,
     gives_way,
-    lower_priority,
     num_threads,
-    raise_priority,
+    realtime_allowed,
     run_in_temporary_thread,
 )
 from lowlat_seg_ros.engine.engine import Engine
@@ -38,6 +40,7 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
 AUTO = EngineConfig()
+URGENT = EngineConfig(foreground_priority="realtime")
 
 
 def account(stat: Path, busy_s: float) -> Path:
@@ -66,6 +69,34 @@ class Clock:
         self.now_s += seconds
 
 
+@pytest.mark.parametrize(("gain", "threads"), [(0.5, 4), (0.84, 4), (0.86, 1), (1.4, 1)])
+def test_more_threads_are_kept_only_where_the_first_frames_gain_by_them(
+    gain: float, threads: int
+) -> None:
+    trial, used = Trial(4), []
+    for frame in range(WARM_UP + 2 * TRIAL):
+        used.append(trial.threads)
+        slow_start = 10.0 if frame < WARM_UP else 0.0
+        trial.add(used[-1], slow_start + (gain if used[-1] == 4 else 1.0))
+    assert used == [4] * (WARM_UP + TRIAL) + [1] * TRIAL
+    assert trial.threads == threads
+    trial.add(1, 0.001)  # what comes later changes nothing
+    assert trial.threads == threads
+
+
+@pytest.mark.skipif(foreground_threads(AUTO) == 1, reason="a frame has one thread anyway")
+def test_frames_of_another_size_are_measured_anew(tmp_path: Path) -> None:
+    clock = Clock()
+    frames = ForegroundThreads(AUTO, tmp_path / "none", clock)
+    for _ in range(WARM_UP + 2 * TRIAL):
+        with frames.until_mask(starved=False):
+            clock.advance(0.001)  # whatever the number of threads
+    assert frames.count(starved=False) == 1
+    assert frames.full() == foreground_threads(AUTO)  # Sh is not light
+    frames.new_size()
+    assert frames.count(starved=False) == foreground_threads(AUTO)
+
+
 def test_a_frame_leaves_the_cores_that_other_processes_use(tmp_path: Path) -> None:
     stat, clock = account(tmp_path / "stat", 0), Clock()
     frames = ForegroundThreads(AUTO, stat, clock)
@@ -85,7 +116,7 @@ def test_a_burst_of_others_takes_no_core_from_frames_that_come_first(
     monkeypatch.setattr(cpu_threads, "raise_priority", lambda: True)
     monkeypatch.setattr(cpu_threads, "lower_priority", lambda: None)
     stat, clock = account(tmp_path / "stat", 0), Clock()
-    frames = ForegroundThreads(AUTO, stat, clock)
+    frames = ForegroundThreads(URGENT, stat, clock)
     for busy_s, count in ((1e6, foreground_threads(AUTO)), (2e6, 1)):
         with frames.until_mask(starved=False):
             account(stat, busy_s)
@@ -208,13 +239,6 @@ def policy() -> int:
     return os.sched_getscheduler(0)
 
 
-def may_be_urgent() -> bool:
-    allowed = raise_priority()
-    if allowed:
-        lower_priority()
-    return allowed
-
-
 @pytest.mark.parametrize("priority", ["realtime", "normal"])
 def test_a_frame_and_its_team_are_urgent_as_set_and_nothing_after_it(
     tiny: Segmenter, make_frame: Callable[..., Frame], priority: str
@@ -239,7 +263,7 @@ def test_a_frame_and_its_team_are_urgent_as_set_and_nothing_after_it(
             engine.finish(step)
             assert policy() == os.SCHED_OTHER
 
-    urged = priority == "realtime" and may_be_urgent()
+    urged = priority == "realtime" and realtime_allowed()
     run_in_temporary_thread(body)
     assert set(seen) == {os.SCHED_RR if urged else os.SCHED_OTHER}
 
@@ -278,8 +302,8 @@ def test_once_the_mask_is_out_its_delivery_has_a_core(given: int, left: int) -> 
 
 
 def test_a_frame_that_takes_long_is_urgent_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = ForegroundThreads(AUTO)
-    urged = os.SCHED_RR if may_be_urgent() else os.SCHED_OTHER
+    frames = ForegroundThreads(URGENT)
+    urged = os.SCHED_RR if realtime_allowed() else os.SCHED_OTHER
     with frames.until_mask(starved=False):
         frames.relieve()
         assert policy() == urged

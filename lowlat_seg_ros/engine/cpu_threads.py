@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,13 @@ TOLERANCE = 0.25
 
 #: How long they must have used less before a core is taken back.
 CALM_S = 1.0
+
+#: Frames with each number of threads before the better one is chosen, after those of the warm-up.
+TRIAL, WARM_UP = 8, 3
+
+#: More than one thread must take less than this share of the time of one: it occupies cores that
+#: the slow track could use, and waits whenever one of them is taken.
+WORTH_IT = 0.85
 
 #: Where Linux accounts for the time of each core.
 STAT = Path("/proc/stat")
@@ -111,6 +119,12 @@ def raise_priority() -> bool:
     except OSError:
         return False
     return True
+
+
+@functools.cache
+def realtime_allowed() -> bool:
+    """Whether :func:`raise_priority` works in this process."""
+    return run_in_temporary_thread(raise_priority)
 
 
 def lower_priority() -> None:
@@ -213,6 +227,34 @@ def busy_s(stat: Path) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+class Trial:
+    """Whether ``most`` threads serve frames better than one, found on the frames themselves.
+
+    So it is measured at the camera's own rate and size, and beside what else the machine does: a
+    light network on a processor that is fast at it is slower on two threads than on one.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._seconds = most, dict[int, list[float]]({most: [], 1: []})
+
+    @property
+    def threads(self) -> int:
+        """That the next frame should get."""
+        many, one = self._seconds[self._most], self._seconds[1]
+        if len(many) < WARM_UP + TRIAL:
+            return self._most
+        if len(one) < TRIAL:
+            return 1
+        fast = statistics.median(many[WARM_UP:]) < WORTH_IT * statistics.median(one)
+        return self._most if fast else 1
+
+    def add(self, threads: int, seconds: float) -> None:
+        """A frame took ``seconds`` on ``threads``."""
+        seen = self._seconds.get(threads, [])
+        if len(seen) < TRIAL + (WARM_UP if threads == self._most else 0):
+            seen.append(seconds)
+
+
 class ForegroundThreads:
     """CPU threads of the frames of one engine; used by the thread that a frame is in.
 
@@ -236,8 +278,13 @@ class ForegroundThreads:
         self._comes_first = self._raised = False
         self._taken, self._calm_since, self._used = 0, 0.0, 0.0
         self._count = self._most
+        self._trial = Trial(self._most)
         self._began, self._worked = clock(), time.thread_time()
         self._look()
+
+    def new_size(self) -> None:
+        """Frames of another size come: what was found about threads holds no more."""
+        self._trial = Trial(self._most)
 
     def ignore_others(self) -> None:
         """Let the number of threads depend on no other process: equal work on every run."""
@@ -251,11 +298,14 @@ class ForegroundThreads:
         ``starved``: whether the slow track gets too little, see :meth:`count`.
         """
         # Setting it costs nothing, and the caller may be another thread than last time.
-        use_threads(self.count(starved=starved))
+        count = self.count(starved=starved)
+        use_threads(count)
         self._began, self._worked = self._clock(), time.thread_time()
         self._comes_first = self._raised = self._urgent and raise_priority()
         try:
             yield
+            if self._adapts:
+                self._trial.add(count, self._clock() - self._began)
         finally:
             self._lower()
 
@@ -274,7 +324,8 @@ class ForegroundThreads:
             self._take(self._load.cores())
             self._look()
         reserved = self._slow if starved and not self._slow_has_cores else 0
-        self._count = max(1, self._most - self._taken - reserved)
+        most = self._trial.threads if self._adapts else self._most
+        self._count = max(1, most - self._taken - reserved)
         return self._count
 
     def relieve(self) -> None:
@@ -292,7 +343,9 @@ class ForegroundThreads:
 
     def full(self) -> int:
         """Threads of Sh in the foreground: those of the slow track too, which has nothing to do."""
-        return min(cores(), self._count + self._slow) if self._slow_has_cores else self._count
+        if self._slow_has_cores:
+            return min(cores(), self._count + self._slow)
+        return max(self._count, self._most - self._taken)
 
     def _lower(self) -> None:
         if self._raised:

@@ -324,6 +324,8 @@ class Engine:
             level.scale,
             mask_at_network_size=mask_at_network_size,
         )
+        if reason is ResetReason.SIZE_CHANGED:
+            self._threads.new_size()
         if reason is not None and self._cache.snapshot()[0] is not None:
             self.reset(reason)
         # Set by this thread alone, so that a change of the setting cannot undo the level's.
