@@ -44,7 +44,8 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytestmark = pytest.mark.slow
 
-SIDES = ("full", "ddrnet23_slim", "fast_idle", "fast_busy")
+PACED = ("full_paced", "ddrnet23_slim_paced", "single_frame_paced", "fast_idle", "fast_busy")
+SIDES = ("full", "ddrnet23_slim", *PACED)
 ALL_CORES = os.sched_getaffinity(0)
 PERCENTILES = ("min_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms")
 
@@ -96,8 +97,9 @@ def test_each_side_has_all_frames_and_its_threads(figures: dict[str, Any]) -> No
         side = figures[name]
         assert rises(side), name
         assert (side["count"], side["threads"]) == (frames, 1)
-        # The camera of the fast track brings 50 frames a second, and no more.
-        assert side["rate_hz"] < (51 if name.startswith("fast") else math.inf)
+        # The camera brings 50 frames a second, and no more.
+        assert side["rate_hz"] < (51 if name in PACED else math.inf)
+        assert 0 < side["control_p50_ms"] <= side["control_p99_ms"]
 
 
 def test_what_is_written_of_the_sides_is_in_its_place(figures: dict[str, Any]) -> None:

@@ -9,10 +9,11 @@ saves, and what was tried and saves nothing.
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, TypeVar, runtime_checkable
@@ -29,6 +30,7 @@ from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual
 from lowlat_seg_ros.network.mobilenet_edgetpu import FoldedConv
 from lowlat_seg_ros.network.quantization import Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.trunk import Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,12 @@ def precision_of(name: str, device: torch.device) -> torch.dtype:
         fast = "avx512_bf16" in flags or "amx_bf16" in flags
     named = name == "bf16" or (fast and name in ("auto", "int8"))
     return torch.bfloat16 if named else torch.float32
+
+
+def precision_name(segmenter: Segmenter) -> str:
+    """What the convolutions of a prepared network run in, for reports."""
+    names = {torch.uint8: "8 bits", torch.bfloat16: "bfloat16", torch.float32: "float32"}
+    return names[segmenter.input_dtype]
 
 
 def ranges_for(name: str, device: torch.device, header: Header) -> Mapping[str, Ranges]:
@@ -172,6 +180,27 @@ def prepare(
                 module.register_forward_pre_hook(_to_own_precision)
     # PyTorch has this overload, its type stubs do not.
     return network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@torch.inference_mode()
+def prepare_in_8_bits(
+    network: Network, images: Iterable[Tensor], statistics: Statistics, dtype: torch.dtype
+) -> Network:
+    """:func:`prepare` for a network of another kind, which reads images, in 8 bits.
+
+    The ranges of its activations are those on ``images``, uint8 (1, 3, H, W); ``statistics``: how
+    its images are normalised.
+    """
+    exact = prepare(copy.deepcopy(network))
+
+    def run() -> None:
+        for image in images:
+            exact(statistics.normalise(image / 255))
+
+    ranges = quantization.observe(exact, run)
+    network = prepare(network, dtype)
+    quantization.quantize(network, ranges, statistics)
+    return network
 
 
 def _to_own_precision(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:

@@ -112,6 +112,11 @@ class QuantizedConv2d(nn.Module):
         self._output = Grid.over(ranges.output) if stays else None
         self._layouts: dict[tuple[torch.Size, Grid], Tensor] = {}
 
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the weights take, all cached layouts included."""
+        return self._kernel.numel() * (1 + len(self._layouts))
+
     def forward(
         self, x: Tensor | Quantized, shortcut: Tensor | Quantized | None = None
     ) -> Tensor | Quantized:

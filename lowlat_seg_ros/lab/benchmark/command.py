@@ -23,6 +23,7 @@ them; [in brackets the part for --only, what has none is always there]:
                   faster because other work displaces threads, on those of the fast track); the
                   network is the engine's own, with the same optimisations
   ddrnet23_slim   DDRNet-23-slim on every frame likewise, with random weights
+  ..._paced       the same at --rate; single_frame_paced is Sl and AdaptNet alone on every frame
   fast_idle       the engine at --rate without key frames: its slow track has nothing to do
   fast_busy       the engine at --rate with the slow track saturated: every frame is a key frame,
                   as in a scene that changes fast, so that mostly a job waits when one is done;
@@ -115,6 +116,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         default=EngineConfig.precision,
         help="of the inner convolutions of all networks (default %(default)s)",
+    )
+    parser.add_argument(
+        "--priority",
+        choices=("normal", "realtime"),
+        default=EngineConfig.foreground_priority,
+        help="of the fast track's frames (default %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument(

@@ -36,7 +36,7 @@ from lowlat_seg_ros.lab.benchmark.scaling import Cameras, Freshness, Resolutions
 from lowlat_seg_ros.lab.benchmark.timing import Camera
 from lowlat_seg_ros.lab.evaluation import clip
 from lowlat_seg_ros.lab.evaluation.summary import Machine, describe
-from lowlat_seg_ros.network.inference import precision_of, resolve_device
+from lowlat_seg_ros.network.inference import precision_name, resolve_device
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
 #: Different images of a run; time does not depend on what is seen.
@@ -52,7 +52,8 @@ class Facts:
 
     ``command``: what was run, without the places of files. ``weights``: name and SHA-256 of the
     checkpoint, or that they are random. ``size``: (H, W) of the frames, ``frames`` of each method.
-    ``precision``: what the inner convolutions of all networks run in. ``slow_track_threads``: CPU
+    ``precision``: what the inner convolutions of all networks run in. ``priority``: of the fast
+    track's frames. ``slow_track_threads``: CPU
     threads of Sh; those of the others stand with their figures. ``load_average``: threads of all
     processes that were ready to run in the minute before; ``other_cores``: cores that other
     processes used during the run.
@@ -66,6 +67,7 @@ class Facts:
     rate_hz: float
     device: str
     precision: str
+    priority: str
     slow_track_threads: int
     load_average: float
     other_cores: float
@@ -119,6 +121,9 @@ class Benchmark:
                 "fast_busy_p99_over_full_p50": worst_ms / latency["full"].p50_ms,
                 "fast_busy_p99_over_fast_idle_p50": worst_ms / latency["fast_idle"].p50_ms,
                 "fast_busy_p99_over_ddrnet_p50": worst_ms / latency["ddrnet23_slim"].p50_ms,
+                "fast_busy_p99_over_p50": worst_ms / latency["fast_busy"].p50_ms,
+                "fast_busy_p99_over_ddrnet_paced_p99": worst_ms
+                / latency["ddrnet23_slim_paced"].p99_ms,
                 "refinements_share_of_allowed": self.comparison.refinements.share_of_allowed,
             }
         if self.propagation is not None:
@@ -143,7 +148,9 @@ class Benchmark:
             for name, method in self.comparison.methods.items():
                 others = ("rate_hz", "threads", "other_cores")
                 row = {key: getattr(method, key) for key in others}
-                written[name] = asdict(method.latency) | row
+                control = {"control_p50_ms": method.control.p50_ms}
+                control["control_p99_ms"] = method.control.p99_ms
+                written[name] = asdict(method.latency) | row | control
             written |= {
                 "ratio_busy_p99": self.bars["fast_busy_p99_over_full_p50"],
                 "refinements_per_s": self.comparison.refinements.busy_per_s,
@@ -206,9 +213,13 @@ def everything(args: argparse.Namespace, frames: int, command: str) -> Benchmark
     compared = memory = kernels = resolutions = fresh = None
     over_cameras: tuple[Cameras, ...] = ()
     if "sides" in parts:
-        with _bar("sides", 4 * frames) as step:
-            ddrnet = run_in_temporary_thread(lambda: networks.ddrnet(segmenter, args.precision))
-            compared = methods.compare(segmenter, ddrnet, camera, frames, args.rate, step)
+        with _bar("sides", len(methods.METHODS) * frames) as step:
+            ddrnet = run_in_temporary_thread(
+                lambda: networks.ddrnet(segmenter, args.precision, camera.images[0])
+            )
+            compared = methods.compare(
+                segmenter, ddrnet, camera, frames, args.rate, args.priority, step
+            )
         memory = networks.memory(segmenter, ddrnet, before_mb)
     if "freshness" in parts:
         with _bar("freshness", frames) as step:
@@ -234,7 +245,8 @@ def everything(args: argparse.Namespace, frames: int, command: str) -> Benchmark
         frames=frames,
         rate_hz=args.rate,
         device=str(device),
-        precision=str(precision_of(args.precision, device)).removeprefix("torch."),
+        precision=precision_name(segmenter),
+        priority=args.priority,
         slow_track_threads=IDLE.slow_track_threads or cores(),
         load_average=load_average,
         other_cores=other_work.cores(),

@@ -1,6 +1,7 @@
 """The methods that are compared, in turns and in one process.
 
-They are the full network and DDRNet on every frame, and the engine with Sh idle and Sh saturated.
+They are the full network and DDRNet on every frame, back to back and at the camera's rate, Sl and
+AdaptNet alone at that rate, and the engine with Sh idle and Sh saturated.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause
 from lowlat_seg_ros.engine.slow_track import Refine, ThreadedSlowTrack
 from lowlat_seg_ros.frames import MaskKind, Outcome, StageTiming
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine
+from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, single_frame
 from lowlat_seg_ros.lab.benchmark.timing import Camera, Latency, Run, play
 from lowlat_seg_ros.lab.evaluation.comparison import Method
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -38,6 +39,12 @@ IDLE = EngineConfig(
 #: Every frame a key frame, as the engine has it when the scene changes fast: mostly a job waits
 #: when one is done. Where Sh is faster than the camera, see :class:`EndlessSlowTrack`.
 SATURATED = dataclasses.replace(IDLE, max_key_interval=1)
+
+#: The methods; those without ``_paced`` that run a network on every frame get them back to back.
+METHODS = (
+    "full", "ddrnet23_slim", "full_paced", "ddrnet23_slim_paced", "single_frame_paced",
+    "fast_idle", "fast_busy",
+)  # fmt: skip
 
 #: Frames of a method before it is the next one's turn; long enough for several jobs of Sh.
 BLOCK = 40
@@ -77,12 +84,22 @@ class FastTrack:
     cost less than they should.
     """
 
-    def __init__(self, network: Segmenter, camera: Camera, rate_hz: float = 0.0) -> None:
+    def __init__(
+        self,
+        network: Segmenter,
+        camera: Camera,
+        rate_hz: float = 0.0,
+        priority: str = EngineConfig.foreground_priority,
+    ) -> None:
         self.camera, self.rate_hz = camera, rate_hz
+        self._idle, self._saturated = (
+            dataclasses.replace(config, foreground_priority=priority)
+            for config in (IDLE, SATURATED)
+        )
         self.jobs, self.found_busy = 0, list[bool]()
         self._endless = threading.Event()
         track = partial(EndlessSlowTrack, self._endless)
-        self.engine = Engine(network, IDLE, threshold=1.0, slow_track=track)
+        self.engine = Engine(network, self._idle, threshold=1.0, slow_track=track)
 
     def __enter__(self) -> FastTrack:
         return self
@@ -99,7 +116,7 @@ class FastTrack:
 
     def idle(self, frames: int, progress: Progress = lambda count: None) -> Run[StageTiming]:
         """Sh has nothing to do."""
-        self.engine.reconfigure(IDLE)
+        self.engine.reconfigure(self._idle)
         run = play(self.process, frames, self.rate_hz, progress=progress)
         self.drain()
         return run
@@ -119,7 +136,7 @@ class FastTrack:
             found.append(state.running or state.waiting)
             return self.process()
 
-        self.engine.reconfigure(SATURATED)
+        self.engine.reconfigure(self._saturated)
         self._endless.set()
         try:
             run = play(step, frames, self.rate_hz, progress=progress, begin=begin)
@@ -135,7 +152,7 @@ class FastTrack:
 
         The engine has segmented frames before.
         """
-        self.engine.reconfigure(SATURATED)
+        self.engine.reconfigure(self._saturated)
         run_in_temporary_thread(self.process)
         self.drain()
         return self.engine.slow_track().last_ms
@@ -158,7 +175,7 @@ class MethodResult:
     """``latency`` of frames in to masks out; ``timings`` of each. ``rate_hz``: frames per second.
 
     ``threads``: CPU threads that it uses at most; ``other_cores``: cores that other processes kept
-    busy, which the fast track leaves them.
+    busy, which the fast track leaves them. ``control``: of a fixed convolution after each frame.
     """
 
     latency: Latency
@@ -166,6 +183,7 @@ class MethodResult:
     rate_hz: float
     threads: int
     other_cores: float
+    control: Latency
 
     @classmethod
     def of(cls, run: Run[StageTiming], threads: int) -> MethodResult:
@@ -173,7 +191,8 @@ class MethodResult:
         timings = tuple(run.answers)
         latency = Latency.of([timing.latency_ms for timing in timings])
         rate_hz, others = len(timings) / run.window_s, run.other_work_s / run.window_s
-        return cls(latency, timings, rate_hz, threads, others)
+        control = Latency.of(run.control_ms)
+        return cls(latency, timings, rate_hz, threads, others, control)
 
     def stages(self) -> dict[str, Latency]:
         """Those that were run, by the field of StageTiming."""
@@ -239,14 +258,16 @@ def compare(
     camera: Camera,
     frames: int,
     rate_hz: float,
+    priority: str,
     progress: Progress,
 ) -> Comparison:
     """``frames`` frames of each method, in blocks that take turns, so that drifts hit all of them.
 
     One network serves all methods, so that all have the same optimisations, and one engine both
-    states of the slow track. The fast track gets frames at ``rate_hz``, the networks that run on
-    every frame get them back to back. ``progress`` is called for each of 4 * ``frames`` frames.
-    Raises ``RuntimeError`` if Sh fails.
+    states of the slow track. Methods get frames at ``rate_hz``, and ``full`` and ``ddrnet23_slim``
+    also back to back. ``priority``: of frames, see ``EngineConfig``; a network on every frame has
+    the normal one. ``progress`` is called for each of ``len(METHODS)`` * ``frames`` frames. Raises
+    ``RuntimeError`` if Sh fails.
     """
 
     def alone(image: Tensor) -> Tensor:
@@ -258,24 +279,30 @@ def compare(
     other, other_threads = fastest(
         lambda config: PerFrameEngine(segmenter, alone, MaskKind.FULL, config), camera
     )
-    runs: dict[str, Run[StageTiming]] = {
-        name: Run() for name in ("full", "ddrnet23_slim", "fast_idle", "fast_busy")
-    }
+    alone_on_frame, own_threads = fastest(partial(single_frame, segmenter), camera)
+    runs: dict[str, Run[StageTiming]] = {name: Run() for name in METHODS}
     jobs_ms: list[float] = []
-    with FastTrack(segmenter, camera, rate_hz) as fast:
+    with FastTrack(segmenter, camera, rate_hz, priority) as fast:
         for _ in range(JOBS):  # Sh warms up as well; on a GPU its second job captures graphs
             fast.busy(TRIAL)
         fast.jobs, fast.found_busy = 0, []
         for start in range(0, frames, BLOCK):
             count = min(BLOCK, frames - start)
-            for name, method in (("full", full), ("ddrnet23_slim", other)):
+            for name, method, rate in (
+                ("full", full, 0.0),
+                ("ddrnet23_slim", other, 0.0),
+                ("full_paced", full, rate_hz),
+                ("ddrnet23_slim_paced", other, rate_hz),
+                ("single_frame_paced", alone_on_frame, rate_hz),
+            ):
                 step = partial(_next, method, camera)
-                runs[name].add(play(step, count, progress=progress))
+                runs[name].add(play(step, count, rate, progress=progress))
             runs["fast_idle"].add(fast.idle(count, progress))
             runs["fast_busy"].add(fast.busy(count, progress))
             jobs_ms += [fast.job_ms() for _ in range(JOBS)]
     own = foreground_threads(IDLE)
-    threads = dict(zip(runs, (full_threads, other_threads, own, own), strict=True))
+    used = (full_threads, other_threads, full_threads, other_threads, own_threads, own, own)
+    threads = dict(zip(runs, used, strict=True))
     return Comparison(
         {name: MethodResult.of(run, threads[name]) for name, run in runs.items()},
         Refinements.of(fast.jobs, fast.found_busy, runs["fast_busy"], jobs_ms),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,6 +19,7 @@ from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.layers import PackedConv2d
+from lowlat_seg_ros.network.quantization import QuantizedConv2d
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -45,12 +47,20 @@ def with_random_weights(config: str, device: torch.device, precision: str) -> tu
         return _ready(Segmenter(NETWORKS[config]), device, precision), "random"
 
 
-def ddrnet(segmenter: Segmenter, precision: str) -> DDRNet23Slim:
-    """With random weights, for the classes and on the device of ``segmenter``."""
+def ddrnet(segmenter: Segmenter, precision: str, image: np.ndarray) -> DDRNet23Slim:
+    """With random weights, for the classes and on the device of ``segmenter``.
+
+    In 8 bits if that is, with the ranges of its activations on ``image``.
+    """
     device = next(segmenter.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _ready(DDRNet23Slim(segmenter.config.num_classes), device, precision)
+        network = DDRNet23Slim(segmenter.config.num_classes)
+    if segmenter.input_dtype == torch.uint8:
+        seen = [torch.from_numpy(image).permute(2, 0, 1)[None]]
+        dtype = precision_of(precision, device)
+        return inference.prepare_in_8_bits(network.eval(), seen, segmenter.statistics, dtype)
+    return _ready(network, device, precision)
 
 
 def _ready(network: Network, device: torch.device, precision: str) -> Network:
@@ -150,7 +160,9 @@ def memory(segmenter: Segmenter, ddrnet: DDRNet23Slim, before_mb: float) -> Memo
 def weights_mb(network: nn.Module) -> float:
     """Of parameters and buffers, and of convolutions that were packed."""
     tensors = network.state_dict().values()
-    packed = [m.weight_bytes for m in network.modules() if isinstance(m, PackedConv2d)]
+    packed = [
+        m.weight_bytes for m in network.modules() if isinstance(m, PackedConv2d | QuantizedConv2d)
+    ]
     return (sum(tensor.numel() * tensor.element_size() for tensor in tensors) + sum(packed)) / 1e6
 
 

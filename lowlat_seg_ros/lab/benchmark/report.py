@@ -44,10 +44,16 @@ SATURATED = 0.95
 
 _PERCENTILES = ("p50", "p95", "p99", "max")
 
-#: Colour of each method.
+#: Colour of Sl and AdaptNet alone, beside those of all charts.
+ALONE = "#ccbb44"
+
+#: Colour of each method; what is paced is a whole line, what runs back to back a dotted one.
 _COLOURS = {
     "full": PER_FRAME,
     "ddrnet23_slim": OTHERS,
+    "full_paced": PER_FRAME,
+    "ddrnet23_slim_paced": OTHERS,
+    "single_frame_paced": ALONE,
     "fast_idle": VARIANTS,
     "fast_busy": OURS,
 }
@@ -103,10 +109,10 @@ def tables(done: Benchmark) -> dict[str, Table]:
 def _methods(comparison: Comparison) -> Table:
     rows = [
         (name, *_four(method.latency), f"{method.rate_hz:.1f}", str(method.threads),
-         f"{method.other_cores:.1f}")
+         f"{method.other_cores:.1f}", f"{method.control.p99_ms / method.control.p50_ms:.2f}")
         for name, method in comparison.methods.items()
     ]  # fmt: skip
-    return Table.plain(("method", *_PERCENTILES, "frames/s", "thr", "others"), rows)
+    return Table.plain(("method", *_PERCENTILES, "frames/s", "thr", "others", "control"), rows)
 
 
 def _slow_track(comparison: Comparison) -> Table:
@@ -151,12 +157,15 @@ def notes(done: Benchmark) -> list[str]:
     facts, found = done.facts, []
     if done.comparison is not None:
         found.append(
-            "full and ddrnet23_slim run on every frame, back to back, on all cores or on those of "
-            "the fast track, whichever was faster (thr). The fast track gets frames at "
-            f"{facts.rate_hz:g} Hz, its slow track has {facts.slow_track_threads} CPU threads: "
-            "none is a key frame in fast_idle; in fast_busy every one is, and while none waits Sh "
-            "refines the last one again. All take turns in one process. others: cores that other "
-            "processes kept busy meanwhile."
+            "full, ddrnet23_slim and single_frame (Sl and AdaptNet alone) run on every frame, "
+            "on all cores or on all but one, whichever was faster (thr); the first two back to "
+            f"back, and all three paced, at {facts.rate_hz:g} Hz. So is the fast track, whose "
+            f"frames have {facts.priority} priority; its slow track has "
+            f"{facts.slow_track_threads} CPU threads: no frame is a key frame in fast_idle; in "
+            "fast_busy every one is, and while none waits Sh refines the last one again. All "
+            "take turns in one process. others: cores that other processes kept busy meanwhile. "
+            "control: p99 over p50 of a fixed convolution after each frame, which tells how "
+            "restless the machine itself was."
         )
     if done.propagation is not None:
         limits = done.propagation.limits
@@ -241,7 +250,8 @@ def latency_chart(path: Path, title: str, comparison: Comparison) -> None:
         share = np.arange(1, len(times) + 1) / len(times)
         p50, p99 = ms_text(method.latency.p50_ms), ms_text(method.latency.p99_ms)
         label = f"{name}: p50 {p50}, p99 {p99} ms"
-        axes.step(times, share, where="post", color=_COLOURS[name], label=label)
+        style = ":" if name in ("full", "ddrnet23_slim") else "-"
+        axes.step(times, share, style, where="post", color=_COLOURS[name], label=label)
         axes.plot(method.latency.p99_ms, 0.99, "o", color=_COLOURS[name])
     log_milliseconds(axes, (1.0, 2.0, 5.0))
     axes.set_xlabel("frame in to mask out, ms (dots: p99)")

@@ -10,8 +10,13 @@ from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
+import torch
 
-from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad, run_in_temporary_thread
+from lowlat_seg_ros.engine.cpu_threads import (
+    ExternalCpuLoad,
+    run_in_temporary_thread,
+    single_threaded,
+)
 from lowlat_seg_ros.frames import Frame
 
 Answer = TypeVar("Answer")
@@ -61,23 +66,35 @@ class Camera:
         return Camera([cv2.resize(image, (width, height)) for image in self.images])
 
 
+@torch.inference_mode()
+def control_ms() -> float:
+    """Milliseconds of a fixed convolution on one thread: always the same work, of 27 M products."""
+    with single_threaded():
+        begin = time.perf_counter()
+        torch.conv2d(torch.ones(1, 32, 56, 56), torch.ones(32, 32, 3, 3))
+        return (time.perf_counter() - begin) * 1e3
+
+
 @dataclass
 class Run(Generic[Answer]):
     """What the counted steps gave and took.
 
     ``spent_ms``: of each step; ``window_s``: from the first one's beginning to the end of the last
-    one's period; ``other_work_s``: core seconds of other processes meanwhile.
+    one's period; ``other_work_s``: core seconds of other processes meanwhile; ``control_ms``: of a
+    fixed convolution after each step, which tells the machine's bad spells from ours.
     """
 
     answers: list[Answer] = field(default_factory=list)
     spent_ms: list[float] = field(default_factory=list)
     window_s: float = 0.0
     other_work_s: float = 0.0
+    control_ms: list[float] = field(default_factory=list)
 
     def add(self, other: Run[Answer]) -> None:
         """Continue with another run of the same method."""
         self.answers += other.answers
         self.spent_ms += other.spent_ms
+        self.control_ms += other.control_ms
         self.window_s += other.window_s
         self.other_work_s += other.other_work_s
 
@@ -122,6 +139,7 @@ def play(
             before = time.perf_counter()
             run.answers.append(step())
             run.spent_ms.append((time.perf_counter() - before) * 1e3)
+            run.control_ms.append(control_ms())
             progress(1)
             wait()  # also after the last one, whose period is part of the window
         run.window_s = time.perf_counter() - started

@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     from lowlat_seg_ros.lab.evaluation.summary import describe, write_json
     from lowlat_seg_ros.network import checkpoint
     from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load
-    from lowlat_seg_ros.network.inference import precision_of, resolve_device
+    from lowlat_seg_ros.network.inference import precision_name, resolve_device
 
     load_average = os.getloadavg()[0]
     path, device = args.checkpoint or DEFAULT_CHECKPOINT, resolve_device(args.device)
@@ -159,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=path.name,
         sha256=checkpoint.sha256(path),
         provenance=header.provenance,
-        precision=str(precision_of(config.precision, device)).removeprefix("torch."),
+        precision=precision_name(segmenter),
         fast_track_threads=foreground_threads(config),
         speed=args.speed if args.streaming else None,
         load_average=load_average,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig, NetworkConfig
 from lowlat_seg_ros.engine import preprocess
@@ -39,7 +38,7 @@ from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, sing
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
 from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import Method, Unavailable
-from lowlat_seg_ros.network import checkpoint, inference, quantization
+from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -183,8 +182,11 @@ def factory_for(
     dtype = precision_of(config.precision, device)
     ranges = inference.ranges_for(config.precision, device, header)
     if ranges:
+        # Their ranges are found on the clip itself, which can only favour them.
+        frames = [torch.from_numpy(f.image).permute(2, 0, 1)[None] for f in clip.frames[::10]]
         for name in set(IMAGE_METHODS) & set(baselines):
-            _quantize(baselines[name].learned["network"], segmenter, clip, dtype)
+            own = baselines[name].learned["network"].eval()
+            inference.prepare_in_8_bits(own, frames, segmenter.statistics, dtype)
     inference.prepare(segmenter.eval(), dtype, ranges)
     for part in (*baselines.values(), *([coarse] if coarse is not None else [])):
         inference.prepare(part.eval(), dtype)
@@ -200,23 +202,6 @@ def factory_for(
     return MethodFactory(
         segmenter, header, config, clip, replays, baselines, baselines_from, lacking, coarse
     )
-
-
-@torch.inference_mode()
-def _quantize(network: nn.Module, base: Segmenter, clip: Clip, dtype: torch.dtype) -> None:
-    """Let a network that reads images run in 8 bits, as ``base`` does.
-
-    The ranges of its activations are found on the clip itself, which can only favour it.
-    """
-    exact = inference.prepare(copy.deepcopy(network).eval())
-
-    def run() -> None:
-        for frame in clip.frames[::10]:
-            geometry = preprocess.plan(frame.image.shape[:2], 0)
-            exact(preprocess.network_input(frame.image, geometry, base))
-
-    ranges = quantization.observe(exact, run)
-    quantization.quantize(inference.prepare(network.eval(), dtype), ranges, base.statistics)
 
 
 @torch.inference_mode()

@@ -161,17 +161,23 @@ def summarise(
 class Machine:
     """What a time was measured on.
 
-    ``cores`` counts those that this process may use; ``gpu`` is empty for a run on the CPU.
+    ``cores`` counts those that this process may use; ``instructions`` are those for small numbers
+    that the processor has; ``virtual``: whether a hypervisor runs it; ``gpu`` is empty for a run on
+    the CPU.
     """
 
     cpu: str
     cores: int
+    instructions: str
+    virtual: bool
     gpu: str
     python: str
     torch: str
 
     def __str__(self) -> str:
-        where = self.gpu or f"{self.cores} cores of {self.cpu}"
+        kind = "virtual, " if self.virtual else ""
+        cpu = f"{self.cores} cores of {self.cpu} ({kind}{self.instructions or 'no AVX-512'})"
+        where = self.gpu or cpu
         return f"{where}, torch {self.torch}, Python {self.python}"
 
 
@@ -180,10 +186,14 @@ def describe(device: str = "cpu") -> Machine:
     info = Path("/proc/cpuinfo")  # where Linux gives the processor a name
     lines = info.read_text().splitlines() if info.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    small = ("avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
     on_gpu = device != "cpu" and torch.cuda.is_available()
     return Machine(
         cpu=next(names, platform.machine()),
         cores=len(os.sched_getaffinity(0)),
+        instructions=" ".join(name for name in small if name in flags),
+        virtual="hypervisor" in flags,
         gpu=torch.cuda.get_device_name() if on_gpu else "",
         python=platform.python_version(),
         torch=torch.__version__,
