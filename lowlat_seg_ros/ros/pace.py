@@ -68,9 +68,8 @@ def examine_pace(pace: Pace, load: float) -> list[Finding]:
         return []
     # The time goes with the pixels, nearly; whole cells of the network's features.
     fits = math.floor(pace.height * math.sqrt(ROOMY / load) / 8) * 8
-    slower = (
-        f"let the camera send at most {ROOMY * 1e3 / pace.period_ms / load:.1f} images a second"
-    )
+    rate_hz = math.floor(10 * ROOMY * 1e3 / pace.period_ms / load) / 10
+    slower = f"let the camera send at most {rate_hz:.1f} images a second"
     way = f"set inference_height, now {pace.height}, to {fits} or less, or {slower}"
     others = "" if load == pace.load else ", and the other cameras need the same thread"
     text = (
