@@ -182,6 +182,9 @@ class ImageConnection:
         me = self._node.get_fully_qualified_name()
 
         def elsewhere(name: str, kind: str) -> bool:
+            if self._node.resolve_topic_name(name) != name:
+                # Remapped away, so this node has nothing on it, and rclpy would ask for the other.
+                return bool(self._node.count_publishers(name))
             makers = self._node.get_publishers_info_by_topic(name)
             users = self._node.get_subscriptions_info_by_topic(name)
             own = kind in SUFFIXES and any(full_name(user) == me for user in users)

@@ -209,10 +209,8 @@ def slow_track_status(
         going_on = "masks go on without its exact features, and it is tried again"
         level, text = WARN, f"{state.last_error}; {going_on}"
     if not state.alive:
-        level, text = (
-            ERROR,
-            "the slow track has ended; masks go on without new exact features; restart the node",
-        )
+        going_on = "masks go on without new exact features"
+        level, text = ERROR, f"the slow track has ended; {going_on}; restart the node"
     return _status("slow track", level, text, values)
 
 

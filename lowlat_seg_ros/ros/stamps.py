@@ -131,7 +131,11 @@ def _cause(state: StampState, clocks: Clocks) -> str:
             "or simulator alone publish /clock"
         )
     if clocks.published:
-        return "somebody publishes /clock, which this node does not go by; set use_sim_time to true"
+        return (
+            "somebody publishes /clock, which this node does not go by; if the images are of that "
+            "bag or simulation, set use_sim_time to true, else synchronise the clocks of camera "
+            "and node (chrony or PTP)"
+        )
     if state.stamp_ns < EPOCH_NS:
         return (
             "they are no dates, so the driver counts from its own start; let it stamp by the "
