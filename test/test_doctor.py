@@ -102,8 +102,8 @@ def test_several_publishers_of_one_topic_are_named() -> None:
 @pytest.mark.parametrize(
     ("profile", "fix"),
     [
-        (False, "set FASTRTPS_DEFAULT_PROFILES_FILE to config/fastdds_large_images.xml"),
-        (True, "start the camera with config/fastdds_large_images.xml"),
+        (False, "DEFAULT_PROFILES_FILE to /share/fastdds_large_images.xml for this node and"),
+        (True, "start the camera with /share/fastdds_large_images.xml"),
         (None, "larger receive buffers"),
     ],
 )
@@ -111,7 +111,8 @@ def test_several_publishers_of_one_topic_are_named() -> None:
 def test_lost_images_are_a_warning_with_its_fix(
     changes: dict[str, object], profile: bool | None, fix: str
 ) -> None:
-    ((severity, found),) = findings(profile=profile, **changes)
+    file = "/share/fastdds_large_images.xml"
+    ((severity, found),) = findings(profile=profile, profile_file=file, **changes)
     assert severity is Severity.WARN
     assert "7" in found
     assert fix in found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
@@ -35,7 +36,7 @@ from lowlat_seg_ros.ros.camera_topics import (
     transport_of,
 )
 from lowlat_seg_ros.ros.doctor import End, Input, Output, fix
-from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES
+from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES, RosError, profile
 
 #: Seconds from which on a duration stands for "infinite": rmw has 2^63 - 1 ns, Fast DDS 2^31 - 1 s
 #: and 2^32 - 1 ns. What a DDS duration can say is shorter.
@@ -94,6 +95,9 @@ class ImageConnection:
         self._relative = self._listens.base + suffix if suffix else image
         self.topic = node.resolve_topic_name(self._relative)
         self._changed = changed
+        self._profile: dict[str, Any] = {"profile": _has_profile()}
+        with suppress(RosError):  # else the doctor names it by its name in the package
+            self._profile["profile_file"] = str(profile())
         self._matched: int | None = None
         self._lost = self._lost_before = 0
         self._subscription: Any = None
@@ -145,7 +149,7 @@ class ImageConnection:
             ),
             there=() if of_kind else self._there(),
             lost=lost,
-            profile=_has_profile(),
+            **self._profile,
             clock_waits=bool(clock.ros_time_is_active) and clock.now().nanoseconds == 0,
         )
 

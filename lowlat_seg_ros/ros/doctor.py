@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from lowlat_seg_ros.ros.camera_topics import Subscription, Topic, advice, usable, way_to
+from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES
 
 #: A node busier than this share of the time supersedes images itself, as it is meant to.
 BUSY_SHARE = 0.5
 
 #: Bytes of an image that fit in one datagram: smaller ones do not need large receive buffers.
 DATAGRAM = 65_000
-
-_PROFILE = "config/fastdds_large_images.xml of lowlat_seg_ros"
 
 
 class Severity(IntEnum):
@@ -69,6 +68,7 @@ class Input:
     busy_share: float = 0.0  # of the time, in which frames were segmented
     image_bytes: int = 0  # of the newest image's message, 0 before the first
     profile: bool | None = None  # there is a Fast DDS profile; None for other middleware
+    profile_file: str = "config/fastdds_large_images.xml"  # the one that helps
     clock_waits: bool = False  # use_sim_time is set and /clock has not begun
 
     @property
@@ -201,8 +201,9 @@ def _room(state: Input) -> str:
     """What to do about images that are lost on their way."""
     if 0 < state.image_bytes <= DATAGRAM:
         return "see whether the network loses packets, and give subscription and camera more depth"
+    variables = " and ".join(PROFILE_VARIABLES)
     if state.profile is None:
         return "give the middleware larger receive buffers"
     if state.profile:
-        return f"start the camera with {_PROFILE} as well (FASTRTPS_DEFAULT_PROFILES_FILE)"
-    return f"set FASTRTPS_DEFAULT_PROFILES_FILE to {_PROFILE} for this node and for the camera"
+        return f"start the camera with {state.profile_file} as well ({variables})"
+    return f"set {variables} to {state.profile_file} for this node and for the camera"
