@@ -176,6 +176,8 @@ def test_one_cause_is_one_error() -> None:
         levels = {status.name: status.level for status in camera_statuses(silent, settings)}
         assert [name for name, level in levels.items() if level != OK] == ["camera"]
         assert camera_status(silent, CONFIG).message.endswith(": start the camera; two publish")
+        connections = camera_statuses(silent, settings)[-1]
+        assert connections.message == "no image comes, see the status camera"
     well = dataclasses.replace(
         stream(since_image_ms=1.0, image_age_ms=1.0),
         findings=found[1:],

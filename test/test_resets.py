@@ -47,7 +47,10 @@ def test_a_storm_is_an_error_with_reason_cause_and_publishers(
     [
         (50, {}, None),
         (50, {"requested": 9, "activated": 9}, None),  # somebody asked for them
-        (50, {"gap": 1}, Severity.WARN),
+        (50, {"gap": 1}, None),  # the camera paused
+        (50, {"size_changed": 1}, None),  # somebody set it so
+        (50, {"gap": 2}, Severity.WARN),
+        (50, {"time_jumped_back": 1}, Severity.WARN),
         (50, {"gap": 1, "time_jumped_back": 1}, Severity.WARN),  # stamps jump forth and back
         (48, {"size_changed": 12}, Severity.ERROR),
         (49, {"size_changed": 12}, Severity.WARN),

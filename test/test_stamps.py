@@ -44,6 +44,7 @@ def run(start: int, count: int = 10) -> list[int]:
         (run(BAG - HOUR), SIMULATED, BAG, ["/clock is not the clock", "--clock"]),
         (run(BAG), Clocks(NOW, simulated=True), 0, ["no time on /clock", "use_sim_time"]),
         ([NOW] * 10, SYSTEM, NOW, ["stamp of the one before", "stands still"]),
+        ([BAG] * 10, SYSTEM, NOW, ["stamp of the one before", "stands still"]),
     ],
 )
 def test_absurd_stamps_are_said_with_the_likely_cause(

@@ -75,7 +75,8 @@ def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticS
     times, rates, counters = stream.times, stream.rates, stream.counters
     camera = camera_status(stream, settings.node)
     # While no image comes the status of the camera says why: one cause, one error.
-    findings = stream.findings if camera.level == OK else ()
+    comes = camera.level == OK
+    findings = [*(stream.findings if comes else ()), *stream.output_findings]
     statuses = [
         camera,
         images_status(stream),
@@ -84,7 +85,7 @@ def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticS
         slow_track_status(stream.slow_track, counters, settings.node),
         key_frames_status(counters, stream.threshold, settings.engine),
         ledger_status(stream.ledger, rates, settings.node),
-        connections_status([*findings, *stream.output_findings]),
+        connections_status(findings, comes=comes),
     ]
     for status in statuses:
         status.name = f"{stream.camera}: {status.name}" if stream.camera else status.name
@@ -242,10 +243,10 @@ def ledger_status(ledger: Ledger, rates: Rates, config: NodeConfig) -> Diagnosti
     return _status("ledger", level, text, {**vars(ledger)})
 
 
-def connections_status(findings: Sequence[Finding]) -> DiagnosticStatus:
-    """What the QoS doctor says of both ends of the topics."""
-    values: Values = {"findings": len(findings)}
-    return _found("connections", findings, "every topic's ends fit", values)
+def connections_status(findings: Sequence[Finding], *, comes: bool = True) -> DiagnosticStatus:
+    """What the QoS doctor says of both ends of the topics; ``comes``: images do."""
+    well = "every topic's ends fit" if comes else "no image comes, see the status camera"
+    return _found("connections", findings, well, {"findings": len(findings)})
 
 
 def _found(name: str, findings: Sequence[Finding], well: str, values: Values) -> DiagnosticStatus:

@@ -74,7 +74,8 @@ def examine_resets(
     ``simulated``: the node goes by /clock, so that a bag may be played in a loop.
     """
     back = resets.by_reason.get(ResetReason.TIME_JUMPED_BACK, 0)
-    if not resets.count or (simulated and resets.count == back <= LOOP):
+    # One pause or change of settings of the camera is no fault; a clock that goes back is one.
+    if resets.count <= (LOOP if simulated and resets.count == back else 1 - bool(back)):
         return []
     storm = resets.count >= STORM and resets.share >= STORM_SHARE
     reasons = ", ".join(f"{reason.value} {count}" for reason, count in resets.by_reason.items())

@@ -71,7 +71,8 @@ class StampMonitor:
         before, self._last = self._last, (stamp_ns, skew_ms)
         fault = judge(stamp_ns, arrived_ns)
         repeated = before is not None and before[0] == stamp_ns
-        self._newest.append(StampFault.REPEATED if repeated and fault is None else fault)
+        unknown = fault in (StampFault.ZERO, StampFault.NO_CLOCK)
+        self._newest.append(StampFault.REPEATED if repeated and not unknown else fault)
         return fault is None
 
     def state(self) -> StampState:
