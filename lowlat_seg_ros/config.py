@@ -345,8 +345,8 @@ class EngineConfig:
         "when a frame becomes the key frame: when_free, whenever the slow track (Sh) is idle, so "
         "that it runs back to back on the newest frame; or deviation, when the predicted deviation "
         "is above the threshold, which saves power and leaves the cores to others; with "
-        "key_frame_budget, while load is shed at Sh's cost and after a failure of Sh always the "
-        "latter",
+        "key_frame_budget and while load is shed at Sh's cost always the latter, after a failure "
+        "of Sh too, but for a try every 30 frames",
         choices=("when_free", "deviation"),
         dynamic=True,
         top_level=True,

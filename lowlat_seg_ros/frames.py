@@ -105,7 +105,7 @@ class NodeTiming:
     ``wait_ms`` runs from the message's arrival on this machine to the begin of its handling, on the
     system clock; 0 where the middleware does not say. ``processing_ms`` runs from there to the
     published mask, on a monotonic clock. ``age_ms`` is the published mask's time minus the image's
-    stamp, on the ROS clock or the bag's.
+    stamp, on the ROS clock or the bag's; negative where the stamp is ahead of it.
     """
 
     wait_ms: float = 0.0

@@ -112,8 +112,8 @@ class Pipeline:
             publish_ms, processing_ms = _since_ms(out_ns), _since_ms(began_ns)
             if self._virtual_time:
                 processing_ms = convert_ms + step.timing.latency_ms + publish_ms
-            # The age is 0 where the clock was set back in between.
-            age_ms = max(published_ns - frame.stamp_ns, 0) / 1e6
+            # Negative where the stamp is ahead of that clock, which hides nothing.
+            age_ms = (published_ns - frame.stamp_ns) / 1e6
             timing = NodeTiming(wait_ms, convert_ms, publish_ms, processing_ms, age_ms)
         finally:
             # The selector runs after the mask is out, also where it could not be published.

@@ -11,6 +11,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from rclpy.duration import Duration, Infinite
 from rclpy.qos import (
     QoSDurabilityPolicy,
+    QoSHistoryPolicy,
     QoSLivelinessPolicy,
     QoSProfile,
     QoSReliabilityPolicy,
@@ -18,7 +19,8 @@ from rclpy.qos import (
 
 from lowlat_seg_ros.ros.connections import misfit
 
-#: What stands for no limit: not set, rmw's infinite, "best available", and Fast DDS' infinite.
+#: What stands for no limit: not set, rmw's infinite, "best available", and Fast DDS' infinite. The
+#: longest limit that DDS knows is shorter, and is one.
 NO_LIMIT = {
     "unset": Duration(nanoseconds=0),
     "infinite": Infinite,
@@ -50,6 +52,9 @@ def test_limit_must_be_offered_to_who_asks_for_it(
     assert misfit(profile(**{policy: SHORT}), profile(**{policy: SHORT})) == ""
     assert misfit(profile(**{policy: SHORT}), profile(**{policy: LONG})) == ""
     assert misfit(profile(**{policy: SHORT}), profile(**{policy: unlimited})) == ""
+    longest = Duration(seconds=2**31 - 1, nanoseconds=999_999_999)
+    assert misfit(profile(**{policy: unlimited}), profile(**{policy: longest})) == name
+    assert misfit(profile(**{policy: longest}), profile(**{policy: unlimited})) == ""
 
 
 @pytest.mark.parametrize(
@@ -68,4 +73,20 @@ def test_only_more_than_is_offered_does_not_fit(policy: str, less: Any, more: An
         for asked in kinds
     }
     assert found.pop((less, more)) == policy
+    if policy == "liveliness":  # what is left to the middleware is automatic there
+        assert found.pop((kinds.SYSTEM_DEFAULT, more)) == policy
     assert set(found.values()) == {""}  # with what is unset, unknown or up to the middleware, too
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [
+        {"depth": 1000},
+        {"history": QoSHistoryPolicy.KEEP_ALL},
+        {"history": QoSHistoryPolicy.SYSTEM_DEFAULT},
+        {"lifespan": Duration(nanoseconds=1)},
+    ],
+)
+def test_what_dds_does_not_compare_never_counts(policies: dict[str, Any]) -> None:
+    other = QoSProfile(**{"depth": 1, **policies})
+    assert misfit(profile(), other) == misfit(other, profile()) == ""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import pytest
 
 pytest.importorskip("diagnostic_msgs", reason="needs ROS 2")
 
+from diagnostic_msgs.msg import DiagnosticStatus
+
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.frame_cost import FrameCost
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.engine.slow_track import SlowTrackState
-from lowlat_seg_ros.frames import Counters, Deadline
+from lowlat_seg_ros.frames import Counters, Deadline, NodeTiming
 from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.ros.contents import Content, ContentState
 from lowlat_seg_ros.ros.diagnostics import (
     ERROR,
     OK,
@@ -24,6 +29,7 @@ from lowlat_seg_ros.ros.diagnostics import (
     connections_status,
     deadline_status,
     diagnostics,
+    images_status,
     key_frames_status,
     ledger_status,
     lifecycle_status,
@@ -32,14 +38,21 @@ from lowlat_seg_ros.ros.diagnostics import (
 )
 from lowlat_seg_ros.ros.doctor import Finding, Severity
 from lowlat_seg_ros.ros.monitor import Rates, StreamTimes
+from lowlat_seg_ros.ros.pace import Pace
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
+from lowlat_seg_ros.ros.resets import ResetMeter, examine_resets
+from lowlat_seg_ros.ros.stamps import StampState
 
 CONFIG = NodeConfig(camera_timeout_ms=500.0, max_consecutive_delay_ms=1000.0)
 
 
-def stream(**times: float) -> StreamState:
+def stream(**times: Any) -> StreamState:
     known = StreamTimes(**times)
     return StreamState("", "/image", 1, Ledger(), known, Rates(), Counters(), SlowTrackState())
+
+
+def values_of(status: DiagnosticStatus) -> dict[str, str]:
+    return {pair.key: pair.value for pair in status.values}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +73,39 @@ def test_camera_is_never_stale_without_a_limit() -> None:
 
 @pytest.mark.parametrize(("delayed_ms", "level"), [(0.0, OK), (1000.0, WARN), (1001.0, ERROR)])
 def test_processing(delayed_ms: float, level: bytes) -> None:
-    assert processing_status(StreamTimes(delayed_ms=delayed_ms), Rates(), CONFIG).level == level
+    assert processing_status(stream(delayed_ms=delayed_ms), CONFIG).level == level
+
+
+def test_processing_warns_when_frames_do_not_keep_up_with_the_camera() -> None:
+    slow = dataclasses.replace(stream(), pace=Pace(60.0, 33.0, 720), load=60 / 33)
+    status = processing_status(slow, CONFIG)
+    assert status.level == WARN
+    assert "set inference_height, now 720, to 504 or less" in status.message
+    values = values_of(status)
+    assert (values["frame_takes_ms"], values["camera_period_ms"]) == ("60.000", "33.000")
+
+
+def test_a_latency_that_cannot_be_true_is_not_given() -> None:
+    absurd = stream(timing=NodeTiming(age_ms=math.nan), stamps=StampState(1.8e12))
+    assert values_of(processing_status(absurd, CONFIG))["output_latency_ms"] == "nan"
+    assert values_of(images_status(absurd))["stamp_skew_ms"] == "1800000000000.000"
+
+
+def test_images_say_all_that_is_wrong_with_them() -> None:
+    assert images_status(stream()).level == OK
+    counters = Counters(frames=8, resets=4, resets_gap=4)
+    resets = ResetMeter(0.0).update(counters, 4.0)
+    found = (*examine_resets(resets, ()), Finding(Severity.WARN, "the images are black"))
+    bad = dataclasses.replace(
+        stream(), image_findings=found, resets=resets, contents=ContentState(Content.BLACK, 3, 2.5)
+    )
+    status = images_status(bad)
+    assert status.level == ERROR
+    assert "4 of 8 frames within 4 s began anew" in status.message
+    assert status.message.endswith("; the images are black")
+    values = values_of(status)
+    assert (values["reset_share"], values["recent_resets_gap"]) == ("0.500", "4")
+    assert (values["unchanged_images"], values["brightness"]) == ("3", "2.500")
 
 
 @pytest.mark.parametrize("shed", range(len(LEVELS)))
@@ -92,6 +137,7 @@ def test_slow_track(state: SlowTrackState, level: bytes) -> None:
     status = slow_track_status(state, Counters(), NodeConfig(max_refinement_ms=700.0))
     assert status.level == level
     assert state.last_error in status.message
+    assert ("tried again" in status.message) is bool(state.last_error)
 
 
 def test_ledger_warns_while_images_give_no_mask() -> None:
@@ -119,9 +165,28 @@ def test_what_the_doctor_finds_is_told() -> None:
     found = (Finding(Severity.WARN, "some are lost"), Finding(Severity.ERROR, "start the camera"))
     status = connections_status(found)
     assert (status.level, status.message) == (ERROR, "some are lost; start the camera")
-    waiting = dataclasses.replace(stream(), findings=found[1:])
-    camera = camera_status(waiting, CONFIG)
-    assert (camera.level, camera.message) == (ERROR, "no image yet on /image: start the camera")
+
+
+def test_one_cause_is_one_error() -> None:
+    """While no image comes the camera's status says why, and connections what else there is."""
+    found = (Finding(Severity.ERROR, "start the camera"), Finding(Severity.WARN, "two publish"))
+    settings = Settings(CONFIG, EngineConfig())
+    for times in ({}, {"since_image_ms": 501.0, "image_age_ms": 501.0}):
+        silent = dataclasses.replace(stream(**times), findings=found)
+        levels = {status.name: status.level for status in camera_statuses(silent, settings)}
+        assert [name for name, level in levels.items() if level != OK] == ["camera"]
+        assert camera_status(silent, CONFIG).message.endswith(": start the camera; two publish")
+        connections = camera_statuses(silent, settings)[-1]
+        assert connections.message == "no image comes, see the status camera"
+    well = dataclasses.replace(
+        stream(since_image_ms=1.0, image_age_ms=1.0),
+        findings=found[1:],
+        output_findings=(Finding(Severity.WARN, "rviz asks for more"),),
+    )
+    levels = {status.name: status for status in camera_statuses(well, settings)}
+    assert levels["camera"].level == OK
+    connections = levels["connections"]
+    assert (connections.level, connections.message) == (WARN, "two publish; rviz asks for more")
 
 
 def test_lifecycle_tells_what_frames_cost_and_why_a_transition_failed() -> None:
@@ -139,7 +204,7 @@ def test_message_names_node_and_device() -> None:
     settings = Settings(CONFIG, EngineConfig())
     statuses = [lifecycle_status("active", ""), *camera_statuses(stream(), settings)]
     message = diagnostics("car/node", "cpu", 1_500_000_000, statuses)
-    names = ["lifecycle", "camera", "processing", "deadline", "slow track"]
+    names = ["lifecycle", "camera", "images", "processing", "deadline", "slow track"]
     names += ["key frames", "ledger", "connections"]
     assert [status.name for status in message.status] == [f"car/node: {name}" for name in names]
     assert {status.hardware_id for status in message.status} == {"cpu"}

@@ -6,9 +6,8 @@ import dataclasses
 
 import pytest
 
+from lowlat_seg_ros.ros.camera_topics import CAMERA_INFO, COMPRESSED, RAW, Subscription, Topic
 from lowlat_seg_ros.ros.doctor import (
-    COMPRESSED,
-    RAW,
     End,
     Input,
     Output,
@@ -18,7 +17,12 @@ from lowlat_seg_ros.ros.doctor import (
 )
 
 CAMERA = End("/camera", RAW)
-WELL = Input("/image", RAW, (CAMERA,), begun=True, timeout_ms=1000.0, received=30, profile=False)
+LISTENS = Subscription("image", "/image")
+LARGE = 1280 * 720 * 3
+WELL = Input(
+    "/image", LISTENS, (CAMERA,), begun=True, timeout_ms=1000.0, received=30, image_bytes=LARGE,
+    profile=False,
+)  # fmt: skip
 
 
 def findings(max_lost_share: float = 0.1, **changes: object) -> list[tuple[Severity, str]]:
@@ -34,8 +38,10 @@ def test_nothing_is_wrong_with_a_camera_whose_images_come() -> None:
 @pytest.mark.parametrize(
     ("changes", "texts"),
     [
-        ({"ends": ()}, ["nobody publishes /image, or any other", "start the camera"]),
-        ({"ends": (), "others": ("/a", "/b")}, ["remap image to one of: /a, /b"]),
+        ({"ends": ()}, ["nobody publishes /image; no other topic has images; start the camera"]),
+        ({"ends": (), "there": (Topic("/a", RAW),)}, ["remap image to /a, where sensor_msgs"]),
+        ({"ends": (), "clock_waits": True}, ["nobody publishes /image, and no time comes on"]),
+        ({"ends": (), "there": (Topic("/camera_info", CAMERA_INFO),)}, ["switched off in its"]),
         (
             {"ends": (End("/cam", RAW, "reliability"),)},
             ["/cam offers less reliability", "/image.subscription.reliability to best_effort"],
@@ -46,9 +52,12 @@ def test_nothing_is_wrong_with_a_camera_whose_images_come() -> None:
         ),
         ({"ends": (End("/cam", RAW, "deadline"),)}, ["give both ends the same deadline"]),
         ({"ends": (End("/cam", COMPRESSED),)}, ["sends sensor_msgs/msg/Comp", "to compressed"]),
-        ({"ends": (End("/lidar", "sensor_msgs/msg/PointCloud2"),)}, ["to a camera's topic"]),
+        (
+            {"ends": (End("/lidar", "sensor_msgs/msg/PointCloud2"),), "there": (Topic("/a", RAW),)},
+            ["/lidar sends sensor_msgs/msg/PointCloud2 on /image", "remap image to /a"],
+        ),
         ({"begun": False}, ["a publisher of /image fit", "has come yet", "ros2 topic hz /image"]),
-        ({"ends": (CAMERA, CAMERA)}, ["2 publishers", "for 1001 ms"]),
+        ({}, ["no image came for 1001 ms", "ros2 topic hz /image", "fastdds_large_images.xml"]),
         ({"clock_waits": True}, ["no time on /clock", "--clock"]),
     ],
 )  # fmt: skip
@@ -73,11 +82,28 @@ def test_misfit_beside_a_camera_that_fits_is_a_warning() -> None:
     assert "/old offers less reliability" in found
 
 
+def test_small_images_are_not_lost_for_want_of_room() -> None:
+    small = {"image_bytes": 160 * 120 * 3}
+    for changes in ({"silent_ms": 2000.0}, {"lost": 3}, {"missing": 7, "received": 23}):
+        ((_, found),) = findings(**small, **changes)
+        assert "fastdds_large_images" not in found
+        assert "buffers" not in found
+
+
+def test_several_publishers_of_one_topic_are_named() -> None:
+    ((severity, found),) = findings(ends=(CAMERA, End("/bag", RAW), End("/bag", RAW)))
+    assert severity is Severity.WARN
+    assert "3 publishers send images on /image, /bag (2), /camera" in found
+    assert "parameter cameras" in found
+    assert findings(ends=(CAMERA, End("/depth", "a/msg/Depth"))) != []  # the type is accused alone
+    assert "publishers send" not in findings(ends=(CAMERA, End("/depth", "a/msg/Depth")))[0][1]
+
+
 @pytest.mark.parametrize(
     ("profile", "fix"),
     [
-        (False, "set FASTRTPS_DEFAULT_PROFILES_FILE to config/fastdds_large_images.xml"),
-        (True, "start the camera with config/fastdds_large_images.xml"),
+        (False, "DEFAULT_PROFILES_FILE to /share/fastdds_large_images.xml for this node and"),
+        (True, "start the camera with /share/fastdds_large_images.xml"),
         (None, "larger receive buffers"),
     ],
 )
@@ -85,7 +111,8 @@ def test_misfit_beside_a_camera_that_fits_is_a_warning() -> None:
 def test_lost_images_are_a_warning_with_its_fix(
     changes: dict[str, object], profile: bool | None, fix: str
 ) -> None:
-    ((severity, found),) = findings(profile=profile, **changes)
+    file = "/share/fastdds_large_images.xml"
+    ((severity, found),) = findings(profile=profile, profile_file=file, **changes)
     assert severity is Severity.WARN
     assert "7" in found
     assert fix in found
@@ -108,3 +135,9 @@ def test_subscriber_that_asks_for_more_is_named_with_the_fix() -> None:
     assert found.severity is Severity.WARN
     assert found.text.startswith("/recorder asks for more durability on /node/mask")
     assert "qos_overrides./node/mask.publisher.durability to transient_local" in found.text
+
+
+@pytest.mark.parametrize("policy", ["deadline", "liveliness"])
+def test_what_is_no_parameter_is_for_the_subscriber_to_change(policy: str) -> None:
+    (found,) = examine_output(Output("/node/mask", RAW, (End("/recorder", RAW, policy),)))
+    assert f"let the subscriber ask for no {policy}" in found.text

@@ -87,10 +87,18 @@ def test_error_in_sl_leaves_the_state_usable(tiny: Segmenter, make_frame: MakeFr
         assert result.provenance == expected.provenance
 
 
+def broken(_: Tensor) -> Tensor:
+    raise RuntimeError("could not create a primitive")
+
+
 FAILURES = [
-    (out_of_memory, "OutOfMemoryError: out of memory, 3 GiB wanted"),
-    (lambda x: x * float("nan"), "not finite"),
-    (lambda x: x + float("inf"), "not finite"),
+    (
+        out_of_memory,
+        "OutOfMemoryError: out of memory, 3 GiB wanted; set a smaller inference_height",
+    ),
+    (lambda x: x * float("nan"), "not finite; set precision to fp32"),
+    (lambda x: x + float("inf"), "not finite; set precision to fp32"),
+    (broken, "could not create a primitive; where it fails again, report it"),
 ]
 
 
@@ -116,6 +124,7 @@ def test_sh_failing_on_a_first_frame(
     assert (engine.counters.degraded, engine.counters.submitted) == (4, 2)
     assert (engine.counters.failed, engine.counters.pending) == (1, 1)
     assert message in engine.counters.last_failure
+    assert message in engine.slow_track().last_error
     sh.action = lambda x: x
     kinds = [engine.process(make_frame(i)).provenance for i in (4, 5, 6)]
     assert [p.kind for p in kinds] == [MaskKind.DEGRADED] + 2 * [MaskKind.PROPAGATED]
@@ -141,6 +150,38 @@ def test_sh_failing_in_the_background(
     assert engine.process(make_frame(5)).provenance.exact  # the next key frame tried again
     assert engine.slow_track().last_error == ""
     assert message in engine.counters.last_failure
+
+
+def test_a_failure_on_a_first_frame_is_known_at_once_and_over_with_the_next_success(
+    tiny: Segmenter, make_frame: MakeFrame
+) -> None:
+    sh = in_sh(tiny)
+    engine = engine_of(tiny, NEVER, delay=100)
+    sh.action = out_of_memory
+    engine.process(make_frame(0))
+    assert "in the foreground: OutOfMemoryError" in engine.slow_track().last_error
+    sh.action = lambda x: x
+    engine.process(make_frame(1))  # hands over to the background
+    engine.reset()
+    assert "OutOfMemoryError" in engine.slow_track().last_error  # what was cancelled says nothing
+    assert engine.process(make_frame(2)).provenance.kind is MaskKind.FULL
+    assert engine.slow_track().last_error == ""
+
+
+def test_a_static_scene_retries_after_a_failure(tiny: Segmenter, make_frame: MakeFrame) -> None:
+    sh = in_sh(tiny)
+    config = EngineConfig(foreground_threads=1, max_gap_ms=0.0)
+    engine = Engine.deterministic(tiny, config, threshold=NEVER, delay_frames=1)
+    engine.process(make_frame(0))
+    sh.action = out_of_memory
+    tries = [engine.process(make_frame(index)).counters.submitted for index in range(1, 70)]
+    assert tries[0] == 1
+    assert tries[-1] == 3  # each 30th frame, though none deviates
+    sh.action = lambda x: x
+    for index in range(70, 100):
+        engine.process(make_frame(index))
+    assert engine.slow_track().last_error == ""
+    assert engine.counters.refined > 0
 
 
 def test_frame_of_absurd_size_is_refused_and_forgotten(

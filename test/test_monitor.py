@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
@@ -43,7 +45,7 @@ def test_nothing_is_known_before_the_first_image_but_how_long_it_is_waited_for()
     assert monitor.times() == StreamTimes()
 
 
-def test_ages_grow_with_the_ros_clock_and_are_never_negative() -> None:
+def test_times_go_by_the_ros_clock_and_a_stamp_ahead_of_it_has_a_negative_age() -> None:
     clock = HandClock()
     monitor = StreamMonitor(clock)
     monitor.image(stamp_ns=970 * MS)
@@ -54,18 +56,38 @@ def test_ages_grow_with_the_ros_clock_and_are_never_negative() -> None:
     assert (times.image_age_ms, times.since_image_ms, times.since_publish_ms) == (55.0, 25.0, 5.0)
     clock.now_ns = 0  # a bag loops
     times = monitor.times()
-    assert (times.image_age_ms, times.since_image_ms, times.since_publish_ms) == (0.0, 0.0, 0.0)
+    assert (times.image_age_ms, times.since_image_ms, times.since_publish_ms) == (-970.0, 0.0, 0.0)
 
 
 def test_percentiles_are_over_the_masks() -> None:
     monitor = StreamMonitor(HandClock())
-    monitor.image(0)
+    monitor.image(1000 * MS)
     for value in range(1, 102):
         publish(monitor, 0, float(value), 0.0)
     times = monitor.times()
     assert (times.processing_ms.p50, times.processing_ms.max) == (51.0, 101.0)
     assert (times.age_ms.count, times.age_ms.p99) == (101, 200.0)
     assert times.deadline == Deadline(1)
+
+
+@pytest.mark.parametrize(
+    ("stamp_ms", "age_ms"),
+    [(0, 3.6e6), (1000, 3.6e6), (3_610_000, -1e4), (3_600_100, -60.0)],
+    ids=["zero", "an hour old", "ahead", "a little ahead"],
+)
+def test_ages_that_cannot_be_true_are_in_no_statistic(stamp_ms: int, age_ms: float) -> None:
+    clock = HandClock()
+    clock.now_ns = 3_600_000 * MS
+    monitor = StreamMonitor(clock)
+    for stamp, age in [(clock.now_ns, 40.0), (stamp_ms * MS, age_ms)]:
+        monitor.image(stamp)
+        timing = NodeTiming(processing_ms=20.0, age_ms=age)
+        monitor.published(StageTiming(), timing, Deadline(1), 0, 0.0)
+    times = monitor.times()
+    assert (times.age_ms.count, times.age_ms.max) == (1, 40.0)
+    assert times.processing_ms.count == 2
+    assert math.isnan(times.timing.age_ms)
+    assert times.stamps.skew_ms == 3.6e6 - stamp_ms
 
 
 def test_delay_lasts_from_the_first_late_frame_to_the_next_in_time() -> None:

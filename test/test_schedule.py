@@ -74,18 +74,20 @@ def test_the_time_of_a_full_frame_is_no_gap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "level", "settings", "expected"),
+    ("error", "age", "level", "settings", "expected"),
     [
-        ("", 0, {}, True),
-        ("", 1, {}, True),
-        ("", 2, {}, False),  # load is shed at Sh's cost
-        ("Sh failed", 0, {}, False),  # a frame that deviates tries again
-        ("", 0, {"key_frame_policy": "deviation"}, False),
-        ("", 0, {"key_frame_budget": 0.1}, False),
+        ("", 1, 0, {}, True),
+        ("", 1, 1, {}, True),
+        ("", 1, 2, {}, False),  # load is shed at Sh's cost
+        ("Sh failed", 29, 0, {}, False),  # a frame that deviates tries again
+        ("Sh failed", 30, 0, {}, True),  # and where none does this one
+        ("Sh failed", 30, 2, {}, False),
+        ("", 1, 0, {"key_frame_policy": "deviation"}, False),
+        ("", 1, 0, {"key_frame_budget": 0.1}, False),
     ],
 )
 def test_an_idle_slow_track_is_given_the_frame(
-    error: str, level: int, settings: dict[str, object], expected: bool
+    error: str, age: int, level: int, settings: dict[str, object], expected: bool
 ) -> None:
     config = EngineConfig(**settings)  # type: ignore[arg-type]
-    assert fills_idle_time(error, LEVELS[level], config) is expected
+    assert fills_idle_time(error, age, LEVELS[level], config) is expected

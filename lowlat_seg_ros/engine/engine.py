@@ -7,7 +7,6 @@ the mask. The scheduling rules that comments name are listed in docs/method.md.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from lowlat_seg_ros.engine.postprocess import confidence_of
 from lowlat_seg_ros.engine.promotion import Promotion
 from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.engine.schedule import StreamSchedule
-from lowlat_seg_ros.engine.slow_track import SlowTrackState, ThreadedSlowTrack
+from lowlat_seg_ros.engine.slow_track import SlowTrackState, ThreadedSlowTrack, failed
 from lowlat_seg_ros.engine.step import Arrival, Features, Step
 from lowlat_seg_ros.engine.timing import Clock, Stopwatch
 from lowlat_seg_ros.engine.virtual_slow_track import Delay, SlowTrackFactory, VirtualSlowTrack
@@ -44,8 +43,6 @@ from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
 from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
-
-logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -345,11 +342,11 @@ class Engine:
                 with watch.stage("higher_ms"), cpu_threads.num_threads(self._threads.full()):
                     high = exact_features(net, source, self._threads.relieve)
             except Exception as error:
-                # Failures never stop masks.
-                message = f"Sh failed in the foreground: {type(error).__name__}: {error}"
-                logger.warning("%s; the mask comes from Sl and AdaptNet alone", message)
-                self._counters.failure(message)
+                # Failures never stop masks: this one comes from Sl and AdaptNet alone.
+                message = failed("in the foreground", error, self._counters)
+                self._slow.ran_in_foreground(message)
             else:
+                self._slow.ran_in_foreground("")
                 with watch.stage("fusion_ms"):
                     logits = net.classify_high(high)
                     seen = dataclasses.replace(now, answers=net.answers(high))

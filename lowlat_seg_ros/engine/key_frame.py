@@ -176,7 +176,10 @@ def exact_features(network: Runner, source: Tensor, pause: Pause = lambda: None)
     """Sh: its source -> F_h, checked; raises :class:`NonFiniteError` and whatever Sh raises."""
     high = network.higher(source, pause)
     if not torch.isfinite(high).all():
-        raise NonFiniteError("Sh gave features that are not finite; check the weights")
+        raise NonFiniteError(
+            "Sh gave features that are not finite; set precision to fp32, or use other weights "
+            "(checkpoint)"
+        )
     return high
 
 

@@ -43,12 +43,11 @@ class Promotion:
         """Whether the frame is to become the key frame, by the selector's ``deviation``."""
         if self._must(step, key):
             return True
-        last_error = self._slow.state().last_error
-        fills = schedule.fills_idle_time(last_error, step.arrival.level, config)
+        last_error, age_frames = self._slow.state().last_error, step.arrival.index - key.index
+        fills = schedule.fills_idle_time(last_error, age_frames, step.arrival.level, config)
         # While Sh is busy, a frame that deviates would only wait for it, with features that are
         # propagated once more; so where frames fill Sh's idle time, the deviation does not count.
         limit = math.inf if fills else threshold
-        age_frames = step.arrival.index - key.index
         deviates = schedule.is_key(deviation, limit, age_frames, config)
         # Fairness: a shared slow track serves one camera after another. A newer frame asks again.
         return (deviates and self._slow.admits()) or (fills and self._slow.offers())

@@ -60,15 +60,21 @@ def selects(age_frames: int, every: int, config: EngineConfig) -> bool:
     return age_frames % every == 0 or 0 < config.max_key_interval <= age_frames
 
 
-def fills_idle_time(last_error: str, level: Level, config: EngineConfig) -> bool:
+#: After a failure of Sh idle time is filled no more often than by each so-many-th frame.
+RETRY_FRAMES = 30
+
+
+def fills_idle_time(last_error: str, age_frames: int, level: Level, config: EngineConfig) -> bool:
     """Whether a frame becomes the key frame when Sh is idle, and only then (``when_free``).
 
-    Not while load is shed at Sh's cost, nor where ``key_frame_budget`` limits key frames. Nor after
-    a failure of Sh, whose message is ``last_error``: otherwise each frame would be handed to a Sh
-    that fails, and its features would be carried from carried ones. A frame that deviates retries.
+    Not while load is shed at Sh's cost, nor where ``key_frame_budget`` limits key frames. After a
+    failure of Sh, whose message is ``last_error``, only when the key frame is ``RETRY_FRAMES`` old:
+    otherwise each frame would be handed to a Sh that fails, and its features would be carried from
+    carried ones. A frame that deviates retries sooner; in a static scene none does.
     """
     fills = config.key_frame_policy == "when_free" and config.key_frame_budget <= 0
-    return fills and level.slow_share >= 1 and not last_error
+    may_work = not last_error or age_frames >= RETRY_FRAMES
+    return fills and level.slow_share >= 1 and may_work
 
 
 def is_key(deviation: float, threshold: float, age_frames: int, config: EngineConfig) -> bool:

@@ -19,7 +19,7 @@ import torch
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.counters import Job, LiveCounters
 from lowlat_seg_ros.engine.cpu_threads import give_way, gives_way, use_threads
-from lowlat_seg_ros.engine.key_frame import Cancelled, KeyFrame, Pause
+from lowlat_seg_ros.engine.key_frame import Cancelled, KeyFrame, NonFiniteError, Pause
 from lowlat_seg_ros.frames import Outcome
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class SlowTrackState:
 
     ``running_ms`` is the age of the job that runs now, 0 when idle; where cameras share the slow
     track it may be another one's. ``last_ms`` is the time of the newest job that ran to its end,
-    ``last_error`` the message of the newest job if it failed.
+    ``last_error`` the message of the newest run of Sh, in the foreground or as a job, if it failed.
     """
 
     running: bool = False
@@ -102,7 +102,8 @@ class SharedSlowTrack:
                 self.gate.begin_job()
                 error = run_job(queue.refine, job, queue.pause, queue.counters)
                 self.gate.end_job()
-                queue.last = (time.perf_counter() - began) * 1e3, error
+                last_error = queue.last[1] if error is None else error
+                queue.last = (time.perf_counter() - began) * 1e3, last_error
                 del queue, job, taken  # an idle slow track must not keep features alive
                 with self.changed:
                     self.running = None
@@ -127,11 +128,15 @@ class CameraQueue:
     def __init__(self, track: SharedSlowTrack, refine: Refine, counters: LiveCounters) -> None:
         self._track, self.refine, self.counters = track, refine, counters
         self._closed = False
-        self.last: tuple[float, str] = 0.0, ""  # milliseconds and error of the newest job
+        self.last: tuple[float, str] = 0.0, ""  # the state's last_ms and last_error
 
     def begin_frame(self, index: int, stamp_ns: int) -> None:
         """Foreground first: Sh waits between its slices."""
         self._track.gate.set_foreground(True)
+
+    def ran_in_foreground(self, error: str) -> None:
+        """Sh has run on a first frame, in the foreground; ``error`` is empty if it succeeded."""
+        self.last = self.last[0], error
 
     def end_frame(self) -> None:
         """Sh may go on."""
@@ -226,20 +231,32 @@ class ThreadedSlowTrack(CameraQueue):
         return self._track.close(timeout_s)
 
 
-def run_job(refine: Refine, job: Job, pause: Pause, counters: LiveCounters) -> str:
-    """Run one job and count its end; returns the error's message, empty if it did not fail."""
+def run_job(refine: Refine, job: Job, pause: Pause, counters: LiveCounters) -> str | None:
+    """Run one job and count its end; its error's message, empty for none, or None if cancelled."""
     job, message = counters.begin(job), ""
     try:
         outcome = refine(job.key, pause)
     except Cancelled:
-        outcome = Outcome.STALE
+        counters.end(job, Outcome.STALE)
+        return None
     except Exception as error:
         # Failures never stop masks: frames go on with the provisional features.
         outcome = Outcome.FAILED
-        message = f"Sh failed on frame {job.key.index}: {type(error).__name__}: {error}"
-        logger.warning("%s", message)
-        counters.failure(message)
+        message = failed(f"on frame {job.key.index}", error, counters)
     counters.end(job, outcome, message)
+    return message
+
+
+def failed(where: str, error: Exception, counters: LiveCounters) -> str:
+    """Log and count that Sh has raised ``error``; the message, with what to do about it."""
+    message = f"Sh failed {where}: {type(error).__name__}: {error}"
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error)
+    if memory:
+        message += "; set a smaller inference_height, or end what else uses the device's memory"
+    elif not isinstance(error, NonFiniteError):
+        message += "; where it fails again, report it with the traceback in the log"
+    logger.warning("%s", message, exc_info=None if memory else error)
+    counters.failure(message)
     return message
 
 

@@ -58,10 +58,15 @@ class VirtualSlowTrack:
         while self._running is not None and self._running[1] <= self._now:
             job, end = self._running
             self._running = None
-            self._last_error = run_job(self._refine, job, lambda: None, self._counters)
+            error = run_job(self._refine, job, lambda: None, self._counters)
+            self._last_error = self._last_error if error is None else error
             if self._queued is not None:
                 self._running = (self._queued, end + self._delay.ticks)
                 self._queued = None
+
+    def ran_in_foreground(self, error: str) -> None:
+        """Sh has run on a first frame; ``error`` is empty if it succeeded."""
+        self._last_error = error
 
     def end_frame(self) -> None:
         """Nothing waits for it."""

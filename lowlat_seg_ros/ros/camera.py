@@ -6,7 +6,7 @@ import dataclasses
 import threading
 import time
 import traceback
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,8 +25,9 @@ from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.pipeline import Pipeline
 from lowlat_seg_ros.ros.connections import ImageConnection
+from lowlat_seg_ros.ros.contents import ContentMonitor, examine_contents
 from lowlat_seg_ros.ros.diagnostics import StreamState
-from lowlat_seg_ros.ros.doctor import examine_input
+from lowlat_seg_ros.ros.doctor import Finding, examine_input
 from lowlat_seg_ros.ros.executor import OwnThreadGroup
 from lowlat_seg_ros.ros.monitor import (
     BusyTime,
@@ -37,10 +38,13 @@ from lowlat_seg_ros.ros.monitor import (
     since_ms,
 )
 from lowlat_seg_ros.ros.outputs import Outputs, topic_beside
+from lowlat_seg_ros.ros.pace import PaceMeter, examine_pace
 from lowlat_seg_ros.ros.params import Settings
+from lowlat_seg_ros.ros.resets import ResetMeter, examine_resets
+from lowlat_seg_ros.ros.stamps import Clocks, examine_stamps
 
-#: Message and topic, below the one of raw images, of each ``image_transport``.
-TRANSPORTS = {"raw": (Image, ""), "compressed": (CompressedImage, "/compressed")}
+#: Message of each ``image_transport``.
+MESSAGES_OF = {"raw": Image, "compressed": CompressedImage}
 
 
 class CameraStream:
@@ -62,6 +66,10 @@ class CameraStream:
         self._node, self._settings, self._camera = node, settings, camera
         self._group = OwnThreadGroup()
         self._gaps = SequenceGaps()
+        self._contents, self._pace = ContentMonitor(), PaceMeter()
+        self._resets = ResetMeter(time.monotonic())
+        self._image_bytes = self._image_height = 0  # of the newest image
+        self._logged: set[str] = set()  # kinds of findings that were there at the last look
         self._rates, self._busy = RateMeter(time.monotonic()), busy
         self._monitor = StreamMonitor(self._now_ns)
         self._log_error = Throttle(node.get_logger().error)
@@ -72,10 +80,8 @@ class CameraStream:
         config = settings().node
         image = f"{camera}/image" if camera else "image"
         resolved = node.resolve_topic_name(image)
-        message, suffix = TRANSPORTS[config.image_transport]
-        # Compressed images are below whatever the raw ones' topic is remapped to.
-        topic = resolved + suffix if suffix else image
-        self._images = ImageConnection(node, topic, message, lambda: self._gaps.restart())
+        message = MESSAGES_OF[config.image_transport]
+        self._images = ImageConnection(node, image, message, lambda: self._gaps.restart())
         at_network_size = config.output_size == "network"
         info = topic_beside(resolved) if at_network_size else ""
         self._out = Outputs(node, table, camera, camera_info=info)
@@ -98,7 +104,8 @@ class CameraStream:
         """The stream at this moment, for diagnostics; rates are since the last call."""
         ledger, times = self._pipeline.ledger, self._monitor.times()
         rates = self._rates.update(ledger, now_s, self._busy.total_ns / 1e9)
-        config = self._settings().node
+        settings = self._settings()
+        config, counters = settings.node, self._engine.counters
         images = dataclasses.replace(
             self._images.look(),
             begun=times.since_image_ms is not None,
@@ -107,7 +114,17 @@ class CameraStream:
             missing=rates.superseded,
             received=rates.received,
             busy_share=rates.busy_share,
+            image_bytes=self._image_bytes,
         )
+        simulated = bool(self._node.get_clock().ros_time_is_active)
+        clocks = Clocks(time.time_ns(), simulated, self._node.count_publishers("/clock") > 0)
+        resets, contents = self._resets.update(counters, now_s), self._contents.state
+        image_findings = [
+            *examine_resets(resets, images.fitting, simulated=simulated),
+            *examine_stamps(times.stamps, clocks),
+            *examine_contents(contents),
+        ]
+        pace = self._pace.pace(settings.engine.inference_height or self._image_height)
         return StreamState(
             self._camera,
             self.topic,
@@ -115,16 +132,28 @@ class CameraStream:
             ledger,
             times,
             rates,
-            self._engine.counters,
+            counters,
             self._engine.slow_track(),
             self._engine.threshold,
             tuple(examine_input(images, config.max_lost_share)),
             tuple(self._out.findings()),
+            tuple(image_findings),
+            contents,
+            resets,
+            pace,
         )
+
+    def log_new(self, findings: Sequence[Finding]) -> None:
+        """Log what is wrong now and was not at the last call."""
+        for finding in findings:
+            if finding.kind not in self._logged:
+                self._node.get_logger().warning(f"{self.topic}: {finding.text}")
+        self._logged = {finding.kind for finding in findings}
 
     def start(self) -> None:
         """Subscribe to the images; after a pause the first one is a new key frame."""
-        self._gaps = SequenceGaps()
+        self._gaps, self._pace = SequenceGaps(), PaceMeter()
+        self._contents = ContentMonitor()
         if self._pipeline.ledger.received:
             self.reset(ResetReason.ACTIVATED)
         self._active = True
@@ -181,6 +210,8 @@ class CameraStream:
         self._monitor.published(result.timing, timing, result.deadline, began_ns, limit_ms)
         self._out.report(header, result, timing, ledger)
         self._out.pictures(header, image, result, config)
+        self._image_height = image.shape[0]
+        self._contents.image(image, result.stamp_ns)
 
     def _on_image(self, message: Any, info: dict[str, Any]) -> None:
         began_ns = time.perf_counter_ns()
@@ -193,10 +224,12 @@ class CameraStream:
                 number = info.get("publication_sequence_number")
                 superseded = self._gaps.missing(number, self._images.publishers)
                 self._answer(message, began_ns, wait_ms, superseded)
+                self._pace.frame(began_ns, time.perf_counter_ns(), superseded)
         self._busy.total_ns += time.perf_counter_ns() - began_ns
 
     def _answer(self, message: Any, began_ns: int, wait_ms: float, superseded: int) -> None:
         self._began_ns = began_ns
+        self._image_bytes = len(message.data)
         self._monitor.image(stamp_ns(message.header.stamp))
         config = self._settings().engine
         if config != self._engine.config:  # what changed since the last frame counts from now on
@@ -293,4 +326,9 @@ class Cameras:
 
     def states(self, now_s: float) -> list[StreamState]:
         """Each stream that answers images; see :meth:`CameraStream.state`."""
-        return [camera.state(now_s) for camera in self._cameras if camera.active]
+        active = [camera for camera in self._cameras if camera.active]
+        states = [camera.state(now_s) for camera in active]
+        load = sum(state.pace.load for state in states)  # they take turns in one thread
+        for camera, state in zip(active, states, strict=True):
+            camera.log_new([*state.image_findings, *examine_pace(state.pace, load)])
+        return [dataclasses.replace(state, load=load) for state in states]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
@@ -27,11 +28,19 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 
+from lowlat_seg_ros.ros.camera_topics import (
+    CAMERA_INFO,
+    SUFFIXES,
+    Subscription,
+    Topic,
+    transport_of,
+)
 from lowlat_seg_ros.ros.doctor import End, Input, Output, fix
-from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES
+from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES, RosError, profile
 
-#: Seconds from which on a duration stands for "infinite": Fast DDS has 2^31 - 1, rmw 2^63 - 1 ns.
-INFINITE_S = 2**31 - 1
+#: Seconds from which on a duration stands for "infinite": rmw has 2^63 - 1 ns, Fast DDS 2^31 - 1 s
+#: and 2^32 - 1 ns. What a DDS duration can say is shorter.
+INFINITE_S = 2**31
 
 _OVERRIDABLE = (
     QoSPolicyKind.HISTORY,
@@ -77,12 +86,18 @@ class ImageConnection:
     other than the first one that comes.
     """
 
-    def __init__(self, node: Node, topic: str, message: Any, changed: Callable[[], None]) -> None:
-        """``topic``: as it is subscribed to, before it is resolved."""
-        self._node, self._relative, self._message = node, topic, message
-        self.topic = node.resolve_topic_name(topic)
-        self._kind = type_name(message)
+    def __init__(self, node: Node, image: str, message: Any, changed: Callable[[], None]) -> None:
+        """``image``: the raw images' topic, before it is resolved; ``message``: what is wanted."""
+        self._node, self._message = node, message
+        self._listens = Subscription(image, node.resolve_topic_name(image), type_name(message))
+        # Compressed images are below whatever the raw ones' topic is remapped to.
+        suffix = SUFFIXES[self._listens.kind]
+        self._relative = self._listens.base + suffix if suffix else image
+        self.topic = node.resolve_topic_name(self._relative)
         self._changed = changed
+        self._profile: dict[str, Any] = {"profile": _has_profile()}
+        with suppress(RosError):  # else the doctor names it by its name in the package
+            self._profile["profile_file"] = str(profile())
         self._matched: int | None = None
         self._lost = self._lost_before = 0
         self._subscription: Any = None
@@ -121,14 +136,20 @@ class ImageConnection:
         lost, self._lost_before = total - self._lost_before, total
         asked = image_qos() if subscription is None else subscription.qos_profile
         infos = self._node.get_publishers_info_by_topic(self.topic)
+        of_kind = sum(info.topic_type == self._listens.kind for info in infos)
+        # Only who is refused is accused: where all of them are matched, nobody is.
+        refused = self._matched is None or self._matched < of_kind
         clock = self._node.get_clock()
         return Input(
             self.topic,
-            self._kind,
-            tuple(End(full_name(i), i.topic_type, misfit(i.qos_profile, asked)) for i in infos),
-            others=() if infos else self._others(),
+            self._listens,
+            tuple(
+                End(full_name(i), i.topic_type, misfit(i.qos_profile, asked) if refused else "")
+                for i in infos
+            ),
+            there=() if of_kind else self._there(),
             lost=lost,
-            profile=_has_profile(),
+            **self._profile,
             clock_waits=bool(clock.ros_time_is_active) and clock.now().nanoseconds == 0,
         )
 
@@ -160,12 +181,23 @@ class ImageConnection:
         if event.total_count > 1:
             self._changed()
 
-    def _others(self) -> tuple[str, ...]:
-        """Topics that somebody publishes images on, of the type that is asked for."""
+    def _there(self) -> tuple[Topic, ...]:
+        """Topics that somebody else publishes, and this node does not listen to already."""
+        me = self._node.get_fully_qualified_name()
+
+        def elsewhere(name: str, kind: str) -> bool:
+            if self._node.resolve_topic_name(name) != name:
+                # Remapped away, so this node has nothing on it, and rclpy would ask for the other.
+                return bool(self._node.count_publishers(name))
+            makers = self._node.get_publishers_info_by_topic(name)
+            users = self._node.get_subscriptions_info_by_topic(name)
+            own = kind in SUFFIXES and any(full_name(user) == me for user in users)
+            return not own and any(full_name(maker) != me for maker in makers)
+
         found = self._node.get_topic_names_and_types()
-        own = self._node.get_fully_qualified_name() + "/"
-        names = (name for name, kinds in found if self._kind in kinds and not name.startswith(own))
-        return tuple(sorted(name for name in names if self._node.count_publishers(name)))
+        topics = (Topic(name, kind) for name, kinds in found for kind in kinds)
+        maybe = (t for t in topics if t.kind in (*SUFFIXES, CAMERA_INFO) or transport_of(t))
+        return tuple(topic for topic in maybe if elsewhere(topic.name, topic.kind))
 
 
 class OutputConnection:
@@ -193,6 +225,9 @@ class OutputConnection:
         if not self._refused:
             return Output(self._topic, self._kind)
         infos = self._node.get_subscriptions_info_by_topic(self._topic)
+        of_kind = sum(info.topic_type == self._kind for info in infos)
+        if self.publisher.get_subscription_count() >= of_kind:  # nobody is refused any more
+            return Output(self._topic, self._kind)
         offered = self.publisher.qos_profile
         ends = (End(full_name(i), i.topic_type, misfit(offered, i.qos_profile)) for i in infos)
         return Output(self._topic, self._kind, tuple(ends))
@@ -229,9 +264,10 @@ def full_name(info: Any) -> str:
 def misfit(offered: QoSProfile, asked: QoSProfile) -> str:
     """The policy in which a publisher offers less than a subscriber asks for; empty if none.
 
-    By the rules of DDS (requested against offered QoS, DDS 1.4, 2.2.3); a policy that an endpoint
-    leaves to the middleware fits. rclpy's own ``qos_check_compatible`` takes the graph's infinite
-    durations for limits that a profile without any does not fulfil.
+    By the rules of DDS (requested against offered QoS, DDS 1.4, 2.2.3), in which history, depth and
+    lifespan do not count; a policy that an endpoint leaves to the middleware fits, but for
+    liveliness, which is automatic then. rclpy's own ``qos_check_compatible`` takes the graph's
+    infinite durations for limits that a profile without any does not fulfil.
     """
     reliability, durability = QoSReliabilityPolicy, QoSDurabilityPolicy
     manual = QoSLivelinessPolicy.MANUAL_BY_TOPIC
@@ -241,7 +277,8 @@ def misfit(offered: QoSProfile, asked: QoSProfile) -> str:
         return "durability"
     if _limit_ns(offered.deadline) > _limit_ns(asked.deadline):
         return "deadline"
-    automatic = (offered.liveliness, asked.liveliness) == (QoSLivelinessPolicy.AUTOMATIC, manual)
+    left = (QoSLivelinessPolicy.AUTOMATIC, QoSLivelinessPolicy.SYSTEM_DEFAULT)
+    automatic = asked.liveliness == manual and offered.liveliness in left
     lease = offered.liveliness_lease_duration, asked.liveliness_lease_duration
     return "liveliness" if automatic or _limit_ns(lease[0]) > _limit_ns(lease[1]) else ""
 

@@ -6,7 +6,7 @@ Key names follow Autoware's newest style (processing_time_ms, output_latency_ms,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
@@ -17,10 +17,13 @@ from lowlat_seg_ros.engine.slow_track import SlowTrackState
 from lowlat_seg_ros.engine.timing import Percentiles
 from lowlat_seg_ros.frames import Counters, Deadline
 from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.ros.contents import ContentState
 from lowlat_seg_ros.ros.doctor import Finding, Severity
 from lowlat_seg_ros.ros.messages import MESSAGES
 from lowlat_seg_ros.ros.monitor import Rates, StreamTimes
+from lowlat_seg_ros.ros.pace import Pace, examine_pace
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
+from lowlat_seg_ros.ros.resets import Resets
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -31,7 +34,9 @@ Values = dict[str, float | int | str | bool]
 class StreamState:
     """A camera stream at one moment; ``camera`` is its name, empty if there is but one.
 
-    The doctor's findings on the images come worst first, apart from those on the outputs.
+    The doctor's findings on the image topic come worst first, apart from those on the outputs, and
+    from ``image_findings`` on what the images are like. ``load`` is the share of the time that the
+    images of all cameras need.
     """
 
     camera: str
@@ -45,6 +50,11 @@ class StreamState:
     threshold: float = 0.0
     findings: tuple[Finding, ...] = ()
     output_findings: tuple[Finding, ...] = ()
+    image_findings: tuple[Finding, ...] = ()
+    contents: ContentState = field(default_factory=ContentState)
+    resets: Resets = field(default_factory=Resets)
+    pace: Pace = field(default_factory=Pace)
+    load: float = 0.0
 
 
 def diagnostics(
@@ -63,14 +73,19 @@ def diagnostics(
 def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticStatus]:
     """All states of one camera stream, named after it."""
     times, rates, counters = stream.times, stream.rates, stream.counters
+    camera = camera_status(stream, settings.node)
+    # While no image comes the status of the camera says why: one cause, one error.
+    comes = camera.level == OK
+    findings = [*(stream.findings if comes else ()), *stream.output_findings]
     statuses = [
-        camera_status(stream, settings.node),
-        processing_status(times, rates, settings.node),
+        camera,
+        images_status(stream),
+        processing_status(stream, settings.node),
         deadline_status(times.deadline, counters, settings.engine.max_latency_ms),
         slow_track_status(stream.slow_track, counters, settings.node),
         key_frames_status(counters, stream.threshold, settings.engine),
         ledger_status(stream.ledger, rates, settings.node),
-        connections_status([*stream.findings, *stream.output_findings]),
+        connections_status(findings, comes=comes),
     ]
     for status in statuses:
         status.name = f"{stream.camera}: {status.name}" if stream.camera else status.name
@@ -93,7 +108,8 @@ def lifecycle_status(
 def camera_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
     """Whether images come in."""
     values: Values = {"topic": stream.topic, "publishers": stream.publishers}
-    why = f": {stream.findings[0].text}" if stream.findings else ""
+    why = "".join(f": {found.text}" for found in stream.findings[:1])
+    why += "".join(f"; {found.text}" for found in stream.findings[1:])
     since_ms, age_ms = stream.times.since_image_ms, stream.times.image_age_ms
     if since_ms is None or age_ms is None:
         values["state"] = "waiting"
@@ -111,8 +127,23 @@ def camera_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
     return _status("camera", OK, "images come in", values)
 
 
-def processing_status(times: StreamTimes, rates: Rates, config: NodeConfig) -> DiagnosticStatus:
-    """Whether masks go out in time."""
+def images_status(stream: StreamState) -> DiagnosticStatus:
+    """Whether images and stamps can be true, show something, and are of one stream."""
+    contents, resets = stream.contents, stream.resets
+    values: Values = {
+        "stamp_skew_ms": stream.times.stamps.skew_ms,
+        "brightness": contents.brightness,
+        "contrast": contents.contrast,
+        "unchanged_images": contents.unchanged,
+        "reset_share": resets.share,
+    }
+    values |= {f"recent_resets_{reason.value}": n for reason, n in resets.by_reason.items()}
+    return _found("images", stream.image_findings, "images and their stamps are plausible", values)
+
+
+def processing_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
+    """Whether masks go out in time, and as fast as images come."""
+    times, rates, pace = stream.times, stream.rates, stream.pace
     timing, stages = times.timing, times.stages
     network_ms = stages.lower_ms + stages.higher_ms + stages.predictor_ms
     values: Values = {
@@ -124,6 +155,9 @@ def processing_status(times: StreamTimes, rates: Rates, config: NodeConfig) -> D
         "consecutive_processing_delay_ms": times.delayed_ms,
         "input_rate_hz": rates.input_hz,
         "output_rate_hz": rates.output_hz,
+        "frame_takes_ms": pace.takes_ms,
+        "camera_period_ms": pace.period_ms,
+        "load": stream.load,
     }
     if times.since_publish_ms is not None:
         values["time_since_last_publish_ms"] = times.since_publish_ms
@@ -135,7 +169,7 @@ def processing_status(times: StreamTimes, rates: Rates, config: NodeConfig) -> D
     if times.delayed_ms > 0:
         text = f"the newest frame took {timing.processing_ms:.0f} ms"
         return _status("processing", WARN, text, values)
-    return _status("processing", OK, "masks go out in time", values)
+    return _found("processing", examine_pace(pace, stream.load), "masks go out in time", values)
 
 
 def deadline_status(newest: Deadline, counters: Counters, limit_ms: float) -> DiagnosticStatus:
@@ -173,9 +207,11 @@ def slow_track_status(
         fix = "set a larger advanced.slow_track_min_share or advanced.slow_track_threads"
         level, text = WARN, f"{took}; {fix}"
     if state.last_error:
-        level, text = WARN, state.last_error
+        going_on = "masks go on without its exact features, and it is tried again"
+        level, text = WARN, f"{state.last_error}; {going_on}"
     if not state.alive:
-        level, text = ERROR, "the slow track has ended; masks go on without new exact features"
+        going_on = "masks go on without new exact features"
+        level, text = ERROR, f"the slow track has ended; {going_on}; restart the node"
     return _status("slow track", level, text, values)
 
 
@@ -207,13 +243,17 @@ def ledger_status(ledger: Ledger, rates: Rates, config: NodeConfig) -> Diagnosti
     return _status("ledger", level, text, {**vars(ledger)})
 
 
-def connections_status(findings: Sequence[Finding]) -> DiagnosticStatus:
-    """What the QoS doctor says of both ends of the topics."""
-    if not findings:
-        return _status("connections", OK, "every topic's ends fit", {"findings": 0})
-    level = max(finding.severity for finding in findings)
-    text = "; ".join(finding.text for finding in findings)
-    return _status("connections", bytes([level]), text, {"findings": len(findings)})
+def connections_status(findings: Sequence[Finding], *, comes: bool = True) -> DiagnosticStatus:
+    """What the QoS doctor says of both ends of the topics; ``comes``: images do."""
+    well = "every topic's ends fit" if comes else "no image comes, see the status camera"
+    return _found("connections", findings, well, {"findings": len(findings)})
+
+
+def _found(name: str, findings: Sequence[Finding], well: str, values: Values) -> DiagnosticStatus:
+    """All of ``findings`` at the level of the worst; ``well`` is said where there is none."""
+    level = max((finding.severity for finding in findings), default=Severity.OK)
+    text = "; ".join(finding.text for finding in findings) or well
+    return _status(name, bytes([level]), text, values)
 
 
 def _percentiles(name: str, values: Percentiles) -> Values:

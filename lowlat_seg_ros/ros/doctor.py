@@ -5,16 +5,19 @@ Everything here is a function of what :mod:`connections` has seen; nothing knows
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+
+from lowlat_seg_ros.ros.camera_topics import Subscription, Topic, advice, usable, way_to
+from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES
 
 #: A node busier than this share of the time supersedes images itself, as it is meant to.
 BUSY_SHARE = 0.5
 
-COMPRESSED = "sensor_msgs/msg/CompressedImage"
-RAW = "sensor_msgs/msg/Image"
-
-_PROFILE = "config/fastdds_large_images.xml of lowlat_seg_ros"
+#: Bytes of an image that fit in one datagram: smaller ones do not need large receive buffers.
+DATAGRAM = 65_000
 
 
 class Severity(IntEnum):
@@ -27,10 +30,14 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence that says what is wrong and what fixes it."""
+    """A sentence that says what is wrong and what fixes it.
+
+    ``kind`` stays the same while the sentence's figures change; empty for what is not logged.
+    """
 
     severity: Severity
     text: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,9 @@ class Input:
     """A camera's topic at one moment; counts are since the last look."""
 
     topic: str
-    kind: str  # type of message that the node asks for
+    listens: Subscription
     ends: tuple[End, ...] = ()
-    others: tuple[str, ...] = ()  # other topics of that type
+    there: tuple[Topic, ...] = ()  # others on which images may come, if none can on this one
     begun: bool = False  # an image has come
     silent_ms: float = 0.0  # since the newest image, or since the start before the first
     timeout_ms: float = 0.0  # how long that may be, 0 for ever
@@ -59,8 +66,15 @@ class Input:
     missing: int = 0  # images that the publisher's sequence numbers lack
     received: int = 0
     busy_share: float = 0.0  # of the time, in which frames were segmented
+    image_bytes: int = 0  # of the newest image's message, 0 before the first
     profile: bool | None = None  # there is a Fast DDS profile; None for other middleware
+    profile_file: str = "config/fastdds_large_images.xml"  # the one that helps
     clock_waits: bool = False  # use_sim_time is set and /clock has not begun
+
+    @property
+    def fitting(self) -> list[End]:
+        """The publishers whose images can come."""
+        return [end for end in self.ends if end.kind == self.listens.kind and not end.policy]
 
 
 @dataclass(frozen=True)
@@ -79,14 +93,16 @@ def examine_input(state: Input, max_lost_share: float) -> list[Finding]:
     """
     overdue = 0 < state.timeout_ms < state.silent_ms
     silence = Severity.ERROR if overdue else Severity.WARN
-    fitting = [end for end in state.ends if end.kind == state.kind and not end.policy]
+    fitting = state.fitting
     severity = Severity.WARN if fitting else Severity.ERROR
     misfits = [_misfit(state, end) for end in state.ends if end not in fitting]
-    findings = [Finding(severity, text) for text in misfits]
+    findings = [Finding(severity, text) for text in dict.fromkeys(misfits)]
     if not state.ends:
         findings.append(Finding(silence, _nobody(state)))
     elif fitting and (overdue or not state.begun):
         findings.append(Finding(silence, _silence(state, len(fitting))))
+    if len(fitting) > 1:
+        findings.append(Finding(Severity.WARN, _crowd(state.topic, fitting)))
     sent = state.missing + state.received
     if state.lost:
         text = f"the middleware lost {state.lost} images on {state.topic}; {_room(state)}"
@@ -114,25 +130,36 @@ def examine_output(state: Output) -> list[Finding]:
 
 
 def fix(topic: str, side: str, policy: str) -> str:
-    """How to make the ``side`` (publisher or subscription) of ``topic`` fit in a policy."""
+    """How to make the ``side`` (publisher or subscription) of ``topic`` fit in a policy.
+
+    The node's own deadline and liveliness are no parameters, so it is the other end that changes.
+    """
     value = {
         ("subscription", "reliability"): "best_effort",
         ("subscription", "durability"): "volatile",
         ("publisher", "reliability"): "reliable",
         ("publisher", "durability"): "transient_local",
     }.get((side, policy))
+    if value is None and side == "publisher":
+        return f"let the subscriber ask for no {policy}"
     if value is None:
         return f"give both ends the same {policy}"
     return f"set the parameter qos_overrides.{topic}.{side}.{policy} to {value}"
 
 
+def names(ends: Sequence[End]) -> str:
+    """Whose ``ends`` are, each once, with how many where a node has several."""
+    counted = Counter(end.node for end in ends)
+    return ", ".join(f"{node} ({n})" if n > 1 else node for node, n in sorted(counted.items()))
+
+
 def _misfit(state: Input, end: End) -> str:
-    transport = {COMPRESSED: "compressed", RAW: "raw"}.get(end.kind)
-    if end.kind != state.kind:
-        way = "remap image to a camera's topic"
-        if transport:
-            way = f"set the parameter image_transport to {transport}, and remap image accordingly"
-        return f"{end.node} sends {end.kind} on {state.topic}, not {state.kind}; {way}"
+    if end.kind != state.listens.kind:
+        topic = Topic(state.topic, end.kind)
+        way = advice(state.there, state.listens)
+        if usable([topic]):
+            way = way_to(topic, state.listens)
+        return f"{end.node} sends {end.kind} on {state.topic}, not {state.listens.kind}; {way}"
     return (
         f"{end.node} offers less {end.policy} on {state.topic} than this node asks for, so none of "
         f"its images comes; {fix(state.topic, 'subscription', end.policy)}"
@@ -140,10 +167,17 @@ def _misfit(state: Input, end: End) -> str:
 
 
 def _nobody(state: Input) -> str:
-    if not state.others:
-        return f"nobody publishes {state.topic}, or any other {state.kind}; start the camera"
-    topics = ", ".join(state.others)
-    return f"nobody publishes {state.topic}; start the camera, or remap image to one of: {topics}"
+    clock = ""
+    if state.clock_waits:
+        clock = ", and no time comes on /clock though use_sim_time is true (play bags with --clock)"
+    return f"nobody publishes {state.topic}{clock}; {advice(state.there, state.listens)}"
+
+
+def _crowd(topic: str, ends: Sequence[End]) -> str:
+    return (
+        f"{len(ends)} publishers send images on {topic}, {names(ends)}, which are taken for one "
+        "camera's; stop all but one, or give each a topic of its own (parameter cameras)"
+    )
 
 
 def _silence(state: Input, publishers: int) -> str:
@@ -154,16 +188,22 @@ def _silence(state: Input, publishers: int) -> str:
         )
     who = "a publisher" if publishers == 1 else f"{publishers} publishers"
     so_far = f"came for {state.silent_ms:.0f} ms" if state.begun else "has come yet"
-    return (
+    text = (
         f"{who} of {state.topic} fit, but no image {so_far}; see whether the camera sends (ros2 "
-        f"topic hz {state.topic}), and if it does, {_room(state)}"
+        f"topic hz {state.topic})"
     )
+    if not state.begun:
+        return f"{text}, and if it does and its images are large, {_room(state)}"
+    return f"{text}, and if it does, {_room(state)}" if state.image_bytes > DATAGRAM else text
 
 
 def _room(state: Input) -> str:
     """What to do about images that are lost on their way."""
+    if 0 < state.image_bytes <= DATAGRAM:
+        return "see whether the network loses packets, and give subscription and camera more depth"
+    variables = " and ".join(PROFILE_VARIABLES)
     if state.profile is None:
         return "give the middleware larger receive buffers"
     if state.profile:
-        return f"start the camera with {_PROFILE} as well (FASTRTPS_DEFAULT_PROFILES_FILE)"
-    return f"set FASTRTPS_DEFAULT_PROFILES_FILE to {_PROFILE} for this node and for the camera"
+        return f"start the camera with {state.profile_file} as well ({variables})"
+    return f"set {variables} to {state.profile_file} for this node and for the camera"

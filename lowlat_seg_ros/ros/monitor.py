@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
 from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
 from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.ros.stamps import StampMonitor, StampState
 
 #: What the middleware gives as sequence number if it has none (rmw/types.h).
 NO_SEQUENCE_NUMBER = 2**64 - 1
@@ -19,10 +21,11 @@ NO_SEQUENCE_NUMBER = 2**64 - 1
 class StreamTimes:
     """Times of a camera stream at one moment.
 
-    The first three are on the ROS clock, at least 0, and None before the first image or mask.
-    ``silent_ms`` is the time since the newest image, or before the first since the start.
-    ``delayed_ms`` is how long now every frame took too long, 0 if the newest did not.
-    ``processing_ms`` and ``age_ms`` are over the newest masks.
+    The first three are on the ROS clock, and None before the first image or mask; the age is
+    negative where the stamp is ahead of the clock. ``silent_ms`` is the time since the newest
+    image, or before the first since the start. ``delayed_ms`` is how long now every frame took too
+    long, 0 if the newest did not. ``processing_ms`` and ``age_ms`` are over the newest masks, the
+    age without those whose stamp cannot be true; ``timing`` has none of such a mask (NaN).
     """
 
     image_age_ms: float | None = None  # now - stamp of the newest image
@@ -35,6 +38,7 @@ class StreamTimes:
     deadline: Deadline = field(default_factory=Deadline)
     processing_ms: Percentiles = field(default_factory=Percentiles)
     age_ms: Percentiles = field(default_factory=Percentiles)
+    stamps: StampState = field(default_factory=StampState)
 
 
 @dataclass
@@ -52,6 +56,7 @@ class StreamMonitor:
         self._processing, self._age = PercentileTracker(), PercentileTracker()
         self._started_ns = ros_now_ns()
         self._image: tuple[int, int] | None = None  # stamp, and when it came in
+        self._stamps, self._plausible = StampMonitor(), True
         # When the newest mask went out, and its times.
         self._published: tuple[int, StreamTimes] | None = None
         self._late_since_ns: int | None = None  # monotonic
@@ -59,10 +64,13 @@ class StreamMonitor:
     def start(self) -> None:
         """Images are listened to from now on."""
         self._started_ns, self._image = self._ros_now_ns(), None
+        self._stamps = StampMonitor()
 
     def image(self, stamp_ns: int) -> None:
         """An image with this stamp has come in."""
-        self._image = stamp_ns, self._ros_now_ns()
+        now_ns = self._ros_now_ns()
+        self._image = stamp_ns, now_ns
+        self._plausible = self._stamps.image(stamp_ns, now_ns)
 
     def published(
         self,
@@ -74,7 +82,10 @@ class StreamMonitor:
     ) -> None:
         """A mask went out; its image callback began at ``began_ns`` on a monotonic clock."""
         self._processing.add(timing.processing_ms)
-        self._age.add(timing.age_ms)
+        if self._plausible and timing.age_ms >= 0:
+            self._age.add(timing.age_ms)
+        else:
+            timing = dataclasses.replace(timing, age_ms=math.nan)
         if 0 < max_processing_ms < timing.processing_ms:
             self._late_since_ns = self._late_since_ns or began_ns
         else:
@@ -91,16 +102,18 @@ class StreamMonitor:
         if image is None:
             silent_ms = since_ms(self._started_ns, now)
             return StreamTimes(silent_ms=silent_ms, processing_ms=processing_ms, age_ms=age_ms)
+        stamps = self._stamps.state()
         at_ns, newest = published or (now, StreamTimes())
         silent_ms = since_ms(image[1], now)
         return dataclasses.replace(
             newest,
-            image_age_ms=since_ms(image[0], now),
+            image_age_ms=(now - image[0]) / 1e6,
             since_image_ms=silent_ms,
             since_publish_ms=since_ms(at_ns, now) if published else None,
             silent_ms=silent_ms,
             processing_ms=processing_ms,
             age_ms=age_ms,
+            stamps=stamps,
         )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from array import array
 from typing import Any
 
+import cv2
 from conftest import Start
 from harness import NODE, RELIABLE, Bench, message, picture, wait_until
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
@@ -13,11 +16,20 @@ RGB = picture()
 ERROR, WARN, OK = b"\2", b"\1", b"\0"
 
 
-def told(bench: Bench, *texts: str, of: str = "connections", level: bytes | None = ERROR) -> Any:
+def told(
+    bench: Bench,
+    *texts: str,
+    of: str = "connections",
+    level: bytes | None = ERROR,
+    after: int = 0,
+) -> Any:
     """The first status ``of`` the node of this level, None for any, with these in its message."""
     name = f"{bench.node.get_namespace()[1:]}/{NODE}: {of}"
     return bench.diagnostics.first(
-        lambda s: s.name == name and level in (None, s.level) and all(t in s.message for t in texts)
+        lambda s: (
+            s.name == name and level in (None, s.level) and all(t in s.message for t in texts)
+        ),
+        after,
     )
 
 
@@ -29,38 +41,73 @@ def test_camera_that_offers_too_little_is_told_until_it_is_gone(start: Start) ->
     )  # fmt: skip
     weak = bench.node.create_publisher(Image, "/strict_camera", qos_profile_sensor_data)
     fix = "set the parameter qos_overrides./strict_camera.subscription.reliability to best_effort"
-    told(bench, "/bench offers less reliability on /strict_camera", fix)
-    told(bench, "no image yet on /strict_camera", fix, of="camera")
+    told(
+        bench, "no image yet on /strict_camera: ", "/bench offers less reliability on", fix,
+        of="camera",
+    )  # fmt: skip
     node.wait_for_log(fix)
     bench.camera = bench.node.create_publisher(Image, "/strict_camera", RELIABLE)
-    told(bench, fix, level=WARN)  # of the two one fits
-    bench.node.destroy_publisher(weak)
     bench.wait_for_node()
-    told(bench, "every topic's ends fit", level=OK)
+    told(bench, fix, level=WARN)  # of the two one fits
+    seen = len(bench.diagnostics.all())
+    bench.node.destroy_publisher(weak)
+    told(bench, "every topic's ends fit", level=OK, after=seen)
 
 
 def test_missing_camera_is_told_with_the_topics_there_are(start: Start) -> None:
     _, bench = start(arguments=("-r", "image:=/nowhere"), listen=False, camera_timeout_ms=100.0)
     there = f"{bench.node.get_namespace()}/image"
-    told(bench, "nobody publishes /nowhere; start the camera, or remap image", there)
-    told(bench, "no image yet on /nowhere: nobody", of="camera")
-    bench.node.create_publisher(CompressedImage, "/nowhere", RELIABLE)
-    told(bench, "sends sensor_msgs/msg/CompressedImage", "image_transport to compressed")
+    status = told(bench, f"nobody publishes /nowhere; remap image to {there}", of="camera")
+    told(bench, "no image comes, see the status camera", level=OK)  # one cause is one error
+    assert status.message.startswith("no image yet on /nowhere: nobody")
+
+
+def test_who_follows_the_advice_gets_masks(start: Start) -> None:
+    """The commonest layout of a bag, and the commonest mistakes with it."""
+    topic = "/bag/image_raw/compressed"
+    _, bench = start(arguments=("-r", f"image:={topic}"), listen=False, camera_timeout_ms=100.0)
+    camera = bench.node.create_publisher(CompressedImage, topic, RELIABLE)
+    status = told(bench, f"sends sensor_msgs/msg/CompressedImage on {topic}, not", of="camera")
+    assert status.message.endswith(
+        "; remap image to /bag/image_raw and set the parameter image_transport to compressed"
+    )
+    advised = re.findall(
+        r"remap image to (\S+) and set .* image_transport to (\w+)", status.message
+    )
+    ((remapped, transport),) = advised
+    for name in (topic, remapped):  # half of it leads on to all of it
+        _, bench = start(
+            arguments=("-r", f"image:={name}"), listen=False, image_transport=transport,
+            camera_timeout_ms=100.0,
+        )  # fmt: skip
+        if name == topic:
+            text = f"nobody publishes {topic}/compressed; remap image to {remapped}, where"
+            told(bench, text, of="camera")
+    data = cv2.imencode(".png", RGB)[1].tobytes()
+    image = CompressedImage(format="png", data=array("B", data))
+
+    def answered() -> bool:
+        camera.publish(image)
+        return bool(bench.masks.all())
+
+    wait_until(answered, lambda: "no mask comes", every_s=0.2)
 
 
 def test_silent_camera_is_told_with_what_to_look_at(start: Start) -> None:
     _, bench = start(camera_timeout_ms=300.0)
-    bench.send(message(RGB, "rgb8", 1.0))
     topic = f"{bench.node.get_namespace()}/image"
-    told(bench, "fit, but no image came for", f"ros2 topic hz {topic}", "fastdds_large_images.xml")
-    told(bench, "no image for", "fit, but no image came for", of="camera")
+    seen = len(bench.diagnostics.all())
+    status = told(bench, "no image for", f"ros2 topic hz {topic}", of="camera", after=seen)
+    assert "fastdds_large_images.xml" not in status.message  # its images are small
+    bench.send(message(picture(240, 320), "rgb8", 1.0))
+    told(bench, "no image came for", "fastdds_large_images.xml", of="camera", after=seen)
 
 
 def test_subscriber_that_asks_for_too_much_is_told(start: Start) -> None:
     _, bench = start()
     wants = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    bench.listen(Image, "confidence", wants)
     topic = f"{bench.node.get_namespace()}/{NODE}/confidence"
+    strict = bench.node.create_subscription(Image, topic, print, wants)
     fix = f"set the parameter qos_overrides.{topic}.publisher.durability to transient_local"
     bench.listen(Image, "confidence", RELIABLE)  # and one that fits, whose durations are not set
     wait_until(
@@ -75,8 +122,15 @@ def test_subscriber_that_asks_for_too_much_is_told(start: Start) -> None:
     newest = [s for s in bench.diagnostics.all() if s.name == name][-1]
     assert fix in newest.message
     assert newest.message.count("asks for more") == 1  # of the other one nothing is said
+    seen = len(bench.diagnostics.all())
+    bench.node.destroy_subscription(strict)
+    bench.diagnostics.first(lambda s: s.name == name and s.level == OK, after=seen)
 
 
 def test_time_that_does_not_begin_is_told(start: Start) -> None:
     _, bench = start(use_sim_time=True, listen=False)
-    told(bench, "no time on /clock", "set use_sim_time to false", level=WARN)
+    told(bench, "no time on /clock", "set use_sim_time to false", level=WARN, of="camera")
+    bench.wait_for_node()
+    for number in range(1, 5):
+        bench.send(message(RGB, "rgb8", 1.0 + number / 10))
+    told(bench, "images come, but no time on /clock", "--clock", level=WARN, of="images")

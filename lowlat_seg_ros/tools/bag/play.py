@@ -199,10 +199,12 @@ def replay(args: argparse.Namespace, config: EngineConfig) -> Replay:
                 reports, (account, ledger) = recorder.reports, recorder.account(played)
     if not reports:
         raise DataError(f"the node made no mask of the images on {topic}; see --log")
+    # A clock that is set back, as at each loop, makes an age negative, which is none.
+    ages = [report.age_ms for report in reports if report.age_ms >= 0]
     reasons = Counter(report.reset_reason for report in reports if report.reset_reason)
     return Replay(
         account, ledger, dict(reasons), Latency.of([r.timing.latency_ms for r in reports]),
-        Latency.of([r.age_ms for r in reports]),
+        Latency.of(ages or [0.0]),
     )  # fmt: skip
 
 

@@ -1,0 +1,191 @@
+"""Whether a camera's images show anything: a network is confident of its answer to black, too.
+
+Looked at after the mask is out, on a grid of pixels, which takes a fraction of a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+import cv2
+import numpy as np
+
+from lowlat_seg_ros.ros.doctor import Finding, Severity
+
+#: The grid has about so many rows and columns; images smaller than ``LEAST`` are not judged.
+ROWS, COLUMNS, LEAST = 32, 48, 16
+
+#: A kind is said when ``ENTER`` of the newest ``WINDOW`` images are of it, until no more than
+#: ``LEAVE`` are: a lens cap at night, whose noise is sometimes above a limit, does not flap.
+WINDOW, ENTER, LEAVE = 15, 10, 2
+
+#: Of 8 bits: no brighter is black, no darker is saturated, no farther from the median is the same.
+BLACK, WHITE, SAME = 16, 250, 4
+
+#: Share of the grid that must be so; the rest may be hot pixels, a lamp or the time of day.
+ALMOST_ALL = 0.97
+
+#: Standard deviation of two values, one of them of the rest: 255 * sqrt(0.97 * 0.03), and a little.
+MOST_CONTRAST = 45.0
+
+#: Images in a row without any change that are said to be frozen: no sensor is without noise.
+FROZEN = 10
+
+#: Correlation of pixels ``LAG`` columns apart below which images are noise: pictures have 0.5 and
+#: more, also of foliage or gravel, while demosaicing and JPEG correlate only nearer neighbours.
+LAG, NOISE = 4, 0.2
+
+#: Share of the rows that have one colour: at the lower end, where a transfer ended too soon, and
+#: in all, as where every second row is lost. Columns are treated as rows in all.
+END, HALF = 1 / 8, 0.45
+
+
+class Content(Enum):
+    """What an image looks like that shows nothing, or not all; and where to look."""
+
+    BLACK = "black; look at lens cap, exposure and cable"
+    WHITE = "white, all its pixels saturated; look at exposure and aperture"
+    FLAT = "of one colour; look at lens, cable and the driver's format"
+    NOISE = "noise: neighbouring pixels have nothing in common; look at gain, cable and encoding"
+    PARTIAL = "of one colour in a part of the rows or columns; look for transfers cut short"
+
+
+@dataclass(frozen=True)
+class ContentState:
+    """What many of the newest images look like, if they show nothing; ``unchanged`` is the number
+    of images in a row that had the pixels of the one before. Brightness and contrast (standard
+    deviation) are the newest one's, 0 to 255.
+    """
+
+    content: Content | None = None
+    unchanged: int = 0
+    brightness: float = 0.0
+    contrast: float = 0.0
+
+
+class ContentMonitor:
+    """Written by the image callback, read by any thread."""
+
+    def __init__(self) -> None:
+        self._newest: deque[Content | None] = deque(maxlen=WINDOW)
+        self._last: tuple[np.ndarray, np.ndarray, int] | None = None  # image, grid and stamp
+        self._state = ContentState()
+
+    def image(self, image: np.ndarray, stamp_ns: int) -> None:
+        """Look at ``image``, uint8 (H, W, 3) RGB, which nobody changes afterwards."""
+        grid = _grid(image)
+        content, unchanged = look(image, grid), self._unchanged(image, grid, stamp_ns)
+        self._newest.append(content)
+        self._last = image, grid, stamp_ns
+        now = self._state.content
+        if now is None or self._newest.count(now) <= LEAVE:
+            now = next((kind for kind in Content if self._newest.count(kind) >= ENTER), None)
+        brightness, contrast = (float(value[1, 0]) for value in cv2.meanStdDev(grid))
+        self._state = ContentState(now, unchanged, brightness, contrast)
+
+    @property
+    def state(self) -> ContentState:
+        """How things stand now."""
+        return self._state
+
+    def _unchanged(self, image: np.ndarray, grid: np.ndarray, stamp_ns: int) -> int:
+        """Images in a row with the pixels of the one before; those of its stamp do not count."""
+        if self._last is None:
+            return 0
+        before, old_grid, old_ns = self._last
+        count = self._state.unchanged
+        if stamp_ns == old_ns:
+            return count
+        # The whole image is compared only where the grid is the same.
+        same = image.shape == before.shape and np.array_equal(grid, old_grid)
+        return count + 1 if same and np.array_equal(image, before) else 0
+
+
+def _grid(image: np.ndarray) -> np.ndarray:
+    """A copy of about ``ROWS`` x ``COLUMNS`` pixels, an odd number of rows and columns apart.
+
+    So it sees every second row, whichever it is.
+    """
+    height, width = image.shape[:2]
+    return image[:: height // ROWS | 1, :: width // COLUMNS | 1].copy()
+
+
+def _shifted(image: np.ndarray) -> np.ndarray:
+    """The pixels ``LAG`` columns right of those of the grid, of the channel in the middle."""
+    height, width = image.shape[:2]
+    return image[:: height // ROWS | 1, LAG :: width // COLUMNS | 1, 1]
+
+
+def look(image: np.ndarray, grid: np.ndarray) -> Content | None:
+    """What ``image`` looks like, by its ``grid``; None where it shows something."""
+    if min(image.shape[:2]) < LEAST:
+        return None
+    green = np.ascontiguousarray(grid[..., 1])
+    # With more contrast than 3 % of extreme values give, no colour can be that of almost all.
+    if cv2.meanStdDev(green)[1][0, 0] < MOST_CONTRAST and (blank := _blank(grid)):
+        return blank
+    if _partial(green):
+        return Content.PARTIAL
+    return Content.NOISE if _correlation(green, _shifted(image)) < NOISE else None
+
+
+def _blank(grid: np.ndarray) -> Content | None:
+    enough = ALMOST_ALL * grid.size
+    if np.count_nonzero(grid <= BLACK) >= enough:
+        return Content.BLACK
+    if np.count_nonzero(grid >= WHITE) >= enough:
+        return Content.WHITE
+    pixels = grid.shape[0] * grid.shape[1]
+    medians = [
+        np.partition(channel.ravel(), pixels // 2)[pixels // 2] for channel in cv2.split(grid)
+    ]
+    alike = np.abs(grid - np.array(medians, np.int16)) <= SAME
+    return Content.FLAT if np.count_nonzero(alike) >= enough else None
+
+
+def _partial(green: np.ndarray) -> bool:
+    """Whether a part of the rows or columns of one channel, uint8 (R, C), has one value.
+
+    Rows that are saturated do not count: they are the sky where the exposure is for the road.
+    """
+    rows, columns = _uniform(green, 1, WHITE), _uniform(green, 0, 256)
+    below = rows.size if rows.all() else int(np.argmin(rows[::-1]))  # rows at the lower end
+    return below >= END * rows.size or rows.mean() >= HALF or columns.mean() >= HALF
+
+
+def _uniform(channel: np.ndarray, axis: int, below: int) -> np.ndarray:
+    """bool: which rows (``axis`` 1) or columns (0) have one value ``below`` that limit, the same.
+
+    That is the value of the last row or column that has one.
+    """
+    low, high = channel.min(axis), channel.max(axis)
+    one = (high - low <= 1) & (low < below)
+    if not one.any():
+        return one
+    value = int(low[np.flatnonzero(one)[-1]])
+    return one & (value - 1 <= low) & (low <= value + 1)
+
+
+def _correlation(green: np.ndarray, shifted: np.ndarray) -> float:
+    """Of the grid's pixels and those beside them, uint8 (R, C) and (R, C or less)."""
+    left = green[:, : shifted.shape[1]] - np.float32(green.mean())
+    right = shifted - np.float32(shifted.mean())
+    scale = float(np.linalg.norm(left) * np.linalg.norm(right))
+    return float(np.vdot(left, right)) / scale if scale else 1.0
+
+
+def examine_contents(state: ContentState) -> list[Finding]:
+    """What is wrong with the newest images, if they show nothing."""
+    content, count = state.content, state.unchanged + 1
+    if content is not None:
+        text = f"the camera's images are {content.value}"
+        return [Finding(Severity.WARN, text, f"content {content.name}")]
+    if count < FROZEN:
+        return []
+    text = (
+        f"the same pixels for {count} frames under new stamps: the camera or its driver is frozen; "
+        "restart it, unless the scene is rendered and stands still"
+    )
+    return [Finding(Severity.WARN, text, "frozen")]

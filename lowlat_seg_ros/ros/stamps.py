@@ -1,0 +1,158 @@
+"""Whether the stamps of a camera's images can be true, and the likely cause where they cannot.
+
+Ages and latencies hold only what these stamps say, so those of stamps that cannot be true are left
+out of every statistic. Nothing here knows the middleware or a clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from enum import Enum
+
+from lowlat_seg_ros.ros.doctor import Finding, Severity
+
+#: An image that comes so long after its stamp was not taken then: no camera link is so slow.
+OLD_MS = 2000.0
+
+#: A clock of a bag or a simulator may be behind the images by a few of its steps, no more.
+AHEAD_MS = 250.0
+
+#: Of the newest ``WINDOW`` images so many with one fault are said: one alone may be a bag's loop.
+WINDOW, MANY = 10, 3
+
+#: Stamps so close to the system's clock are of it, where /clock says another time.
+SYSTEM_NS = 60 * 1_000_000_000
+
+#: Stamps before this (2001-09-09) are no dates but the time since something was switched on.
+EPOCH_NS = 1_000_000_000 * 1_000_000_000
+
+
+class StampFault(Enum):
+    """Why a stamp cannot be true."""
+
+    ZERO = "zero"
+    NO_CLOCK = "no clock"  # the node's clock stands at zero
+    AHEAD = "ahead"
+    OLD = "old"
+    REPEATED = "repeated"
+
+
+@dataclass(frozen=True)
+class StampState:
+    """Of the newest images: ``skew_ms`` is the newest one's arrival minus its stamp, negative where
+    the stamp is ahead of the clock. ``fault`` is what is wrong with many of them, if anything.
+    """
+
+    skew_ms: float = 0.0
+    stamp_ns: int = 0
+    fault: StampFault | None = None
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """What the node goes by: simulated time or the system's, which is ``system_ns`` now."""
+
+    system_ns: int
+    simulated: bool = False
+    published: bool = False  # somebody publishes /clock
+
+
+class StampMonitor:
+    """Written by the image callback, read by any thread."""
+
+    def __init__(self) -> None:
+        self._newest: deque[StampFault | None] = deque(maxlen=WINDOW)
+        self._last: tuple[int, float] | None = None  # stamp and skew of the newest image
+
+    def image(self, stamp_ns: int, arrived_ns: int) -> bool:
+        """An image came at ``arrived_ns`` of the node's clock; whether its stamp can be true."""
+        skew_ms = (arrived_ns - stamp_ns) / 1e6
+        before, self._last = self._last, (stamp_ns, skew_ms)
+        fault = judge(stamp_ns, arrived_ns)
+        repeated = before is not None and before[0] == stamp_ns
+        unknown = fault in (StampFault.ZERO, StampFault.NO_CLOCK)
+        self._newest.append(StampFault.REPEATED if repeated and not unknown else fault)
+        return fault is None
+
+    def state(self) -> StampState:
+        """How things stand now."""
+        last, faults = self._last, Counter(self._newest.copy())
+        skew_ms, stamp = (0.0, 0) if last is None else (last[1], last[0])
+        del faults[None]
+        fault, count = faults.most_common(1)[0] if faults else (None, 0)
+        return StampState(skew_ms, stamp, fault if count >= MANY else None)
+
+
+def judge(stamp_ns: int, arrived_ns: int) -> StampFault | None:
+    """What is wrong with the stamp of an image that came at ``arrived_ns``; None if nothing is."""
+    if arrived_ns == 0:
+        return StampFault.NO_CLOCK
+    skew_ms = (arrived_ns - stamp_ns) / 1e6
+    if -AHEAD_MS <= skew_ms <= OLD_MS:
+        return None
+    if stamp_ns == 0:
+        return StampFault.ZERO
+    return StampFault.AHEAD if skew_ms < 0 else StampFault.OLD
+
+
+def examine_stamps(state: StampState, clocks: Clocks) -> list[Finding]:
+    """What is wrong with the stamps of the newest images, with the likely cause and its fix."""
+    fault, off = state.fault, duration(abs(state.skew_ms))
+    if fault is None:
+        return []
+    if fault is StampFault.ZERO:
+        text = (
+            "the images' stamps are zero: the camera's driver does not set them; let it write the "
+            "time of exposure into header.stamp, as ages, gaps and order are known by nothing else"
+        )
+    elif fault is StampFault.NO_CLOCK:
+        text = (
+            "images come, but no time on /clock though use_sim_time is true; play the bag with "
+            "--clock, start the simulation, or set use_sim_time to false"
+        )
+    elif fault is StampFault.REPEATED:
+        text = (
+            "images bear the stamp of the one before: the clock that stamps them stands still, or "
+            "the driver sends one image several times; see whether the simulation is paused"
+        )
+    elif fault is StampFault.AHEAD:
+        text = f"the images' stamps are {off} ahead of the node's clock: {_cause(state, clocks)}"
+    else:
+        text = f"the images come {off} after their stamps: {_cause(state, clocks)}"
+    return [Finding(Severity.WARN, text, f"stamps {fault.value}")]
+
+
+def _cause(state: StampState, clocks: Clocks) -> str:
+    if clocks.simulated:
+        if abs(clocks.system_ns - state.stamp_ns) < SYSTEM_NS:
+            return "they are of the system's clock, not of /clock; set use_sim_time to false"
+        return (
+            "/clock is not the clock that stamped them; play the bag with --clock, and let one bag "
+            "or simulator alone publish /clock"
+        )
+    if clocks.published:
+        return (
+            "somebody publishes /clock, which this node does not go by; if the images are of that "
+            "bag or simulation, set use_sim_time to true, else synchronise the clocks of camera "
+            "and node (chrony or PTP)"
+        )
+    if state.stamp_ns < EPOCH_NS:
+        return (
+            "they are no dates, so the driver counts from its own start; let it stamp by the "
+            "system's clock, or with a bag or simulation publish /clock and set use_sim_time to "
+            "true"
+        )
+    synchronise = "the clocks of camera and node differ; synchronise them (chrony or PTP)"
+    if state.skew_ms < 0:
+        return synchronise
+    return f"{synchronise}, or play a bag with --clock and set use_sim_time to true"
+
+
+def duration(ms: float) -> str:
+    """``ms`` in the unit that people would say it in."""
+    seconds = ms / 1e3
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"

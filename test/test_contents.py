@@ -1,0 +1,158 @@
+"""Images that show nothing: what is said of them, and that it does not flap."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lowlat_seg_ros.ros.contents import Content, ContentMonitor, examine_contents
+
+HEIGHT, WIDTH = 360, 480
+random = np.random.default_rng(0)
+
+
+def scene(seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """A smooth random picture with the noise of a sensor."""
+    rng = np.random.default_rng(seed)
+    rough = rng.integers(20, 236, (9, 12, 3), np.uint8)
+    smooth = cv2.resize(rough, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
+    return np.clip(smooth + rng.integers(-3, 4, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def noise(low: int, high: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(low, high + 1, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+
+
+def flat(*colour: int) -> np.ndarray:
+    return np.broadcast_to(np.array(colour, np.uint8), (HEIGHT, WIDTH, 3)).copy()
+
+
+def with_rows(rows: slice, colour: int) -> np.ndarray:
+    image = scene()
+    image[rows] = colour
+    return image
+
+
+def jpeg(image: np.ndarray) -> np.ndarray:
+    return cv2.imdecode(cv2.imencode(".jpg", image)[1], cv2.IMREAD_COLOR)
+
+
+def with_lamp(image: np.ndarray) -> np.ndarray:
+    """A lamp, or the time of day in a corner, of 1 % of the pixels."""
+    image[:36, :48] = 255
+    return image
+
+
+def content_of(image: np.ndarray, times: int = 12) -> Content | None:
+    monitor = ContentMonitor()
+    for stamp in range(times):
+        monitor.image(image, stamp)
+    return monitor.state.content
+
+
+@pytest.mark.parametrize(
+    ("image", "content"),
+    [
+        (flat(0, 0, 0), Content.BLACK),
+        (noise(0, 14), Content.BLACK),  # a lens cap, with the noise of a sensor
+        (with_lamp(flat(2, 2, 2)), Content.BLACK),
+        (flat(255, 255, 255), Content.WHITE),
+        (noise(251, 255), Content.WHITE),
+        (flat(0, 135, 0), Content.FLAT),  # what zeros in YUV look like
+        (flat(0, 0, 255), Content.FLAT),
+        (jpeg(flat(90, 120, 40)), Content.FLAT),
+        (with_lamp(flat(128, 128, 128)), Content.FLAT),
+        (noise(0, 255), Content.NOISE),
+        (noise(100, 156), Content.NOISE),
+        (np.repeat(noise(0, 255)[..., :1], 3, 2), Content.NOISE),  # grey
+        (cv2.blur(noise(0, 255), (2, 2)), Content.NOISE),  # as demosaicing leaves it
+        (jpeg(noise(0, 255)), Content.NOISE),
+        (with_rows(slice(180, None), 128), Content.PARTIAL),
+        (with_rows(slice(300, None), 0), Content.PARTIAL),  # the last sixth is missing
+        (with_rows(slice(180), 0), Content.PARTIAL),
+        (with_rows(slice(0, None, 2), 0), Content.PARTIAL),  # one of two fields
+        (with_rows(slice(1, None, 2), 0), Content.PARTIAL),
+        (np.ascontiguousarray(with_rows(slice(180), 0).transpose(1, 0, 2)), Content.PARTIAL),
+        (jpeg(with_rows(slice(180, None), 128)), Content.PARTIAL),
+    ],
+)
+def test_images_that_show_nothing(image: np.ndarray, content: Content) -> None:
+    assert content_of(image) is content
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        scene(),
+        scene(1, 1080, 1920),
+        scene(2, 48, 64),
+        (scene(3) * 0.15).astype(np.uint8),  # by night
+        np.clip(scene(4).astype(np.int16) + 120, 0, 255).astype(np.uint8),  # glaring light
+        with_rows(slice(170), 255),  # a sky that is saturated
+        with_rows(slice(336, None), 0),  # letterboxed
+        np.repeat(scene(5)[..., :1], 3, 2),  # a grey camera
+        np.zeros((1, 2000, 3), np.uint8),  # too small to say
+    ],
+)
+def test_images_that_show_something(image: np.ndarray) -> None:
+    assert content_of(image) is None
+
+
+@pytest.mark.skipif("CAMVID_ROOT" not in os.environ, reason="CAMVID_ROOT is not set")
+def test_no_image_of_camvid_is_accused() -> None:
+    paths = sorted(Path(os.environ["CAMVID_ROOT"]).glob("*/*.jpg"))[::20]
+    assert paths
+    assert {content_of(cv2.imread(str(path))) for path in paths} == {None}
+
+
+def test_what_is_seen_once_is_not_said() -> None:
+    assert content_of(flat(0, 0, 0), times=9) is None
+    assert content_of(flat(0, 0, 0), times=10) is Content.BLACK
+
+
+def test_a_lens_cap_at_night_does_not_flap() -> None:
+    """Its noise is now below the limit of black, now above it."""
+    monitor, seen = ContentMonitor(), []
+    for stamp in range(120):
+        image = noise(0, 12, stamp) if stamp < 15 or stamp % 2 else noise(0, 24, stamp)
+        monitor.image(image, stamp)
+        seen.append(monitor.state.content)
+    assert set(seen[15:]) == {Content.BLACK}
+    for stamp in range(120, 140):  # and it is over when it is taken off
+        monitor.image(scene(stamp), stamp)
+    assert monitor.state.content is None
+
+
+def frozen(images: list[np.ndarray], stamps: list[int]) -> list[str]:
+    monitor = ContentMonitor()
+    for image, stamp in zip(images, stamps, strict=True):
+        monitor.image(image, stamp)
+    return [finding.text for finding in examine_contents(monitor.state)]
+
+
+def test_the_same_pixels_under_new_stamps_are_frozen() -> None:
+    (found,) = frozen([scene().copy() for _ in range(12)], list(range(12)))
+    assert found.startswith("the same pixels for 12 frames under new stamps")
+    assert frozen([scene()] * 9, list(range(9))) == []
+    assert frozen([scene()] * 30, [7] * 30) == []  # the stamps stand still as well
+
+
+def test_a_still_camera_has_the_noise_of_its_sensor() -> None:
+    def with_noise(seed: int) -> np.ndarray:
+        image, rng = scene(), np.random.default_rng(seed)
+        rows, columns = rng.integers(0, HEIGHT, 50), rng.integers(0, WIDTH, 50)
+        image[rows, columns] ^= 1  # too little for most of the pixels that are looked at
+        return image
+
+    assert frozen([with_noise(seed) for seed in range(30)], list(range(30))) == []
+
+
+def test_one_cause_is_said_once() -> None:
+    """A black image has the same pixels each time, too."""
+    (found,) = frozen([flat(0, 0, 0)] * 20, list(range(20)))
+    assert "images are black; look at lens cap" in found
