@@ -179,6 +179,13 @@ def test_colours_below_the_rows_of_y(encoding: str, padding: int) -> None:
     assert_close(rgb, yuv_to_rgb(luma, *wide))
 
 
+def test_444_is_what_opencv_makes_of_422_where_each_colour_is_there_twice() -> None:
+    luma, (u, v) = noise(16, 16), noise(2, 16, 8).repeat(2, -1)
+    packed = np.dstack([luma, np.where(np.arange(16) % 2, v, u)])
+    found = to_rgb(below(luma, u, v, "nv24", 0))
+    assert np.abs(found.astype(int) - to_rgb(message(packed, "yuyv"))).max() <= 2
+
+
 @pytest.mark.parametrize(
     ("encoding", "factor"), [("nv12", 1.5), ("i420", 1.5), ("nv21", 2), ("nv24", 3)]
 )

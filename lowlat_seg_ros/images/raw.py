@@ -73,7 +73,7 @@ ENCODINGS: dict[str, Encoding] = {
     **{"uyvy": _UYVY, "yuv422": _UYVY, "yuyv": _YUYV, "yuv422_yuy2": _YUYV},
     "nv12": Encoding(1, cv2.COLOR_YUV2RGB_NV12, pair=(2, 2), chroma=Chroma.PAIRS_420),
     "nv21": Encoding(1, cv2.COLOR_YUV2RGB_NV21, pair=(2, 2), chroma=Chroma.PAIRS_420),
-    "nv24": Encoding(1, cv2.COLOR_YUV2RGB_YUY2, chroma=Chroma.PAIRS_444),
+    "nv24": Encoding(1, None, chroma=Chroma.PAIRS_444),
     **{"i420": _I420, "yuv420": _I420, "yv12": replace(_I420, code=cv2.COLOR_YUV2RGB_YV12)},
     # OpenCV's matrices, in its order of colours, as rviz shows them.
     **{"8UC1": _COLOURS["mono"], "8UC3": _COLOURS["bgr"], "8UC4": _COLOURS["bgra"]},
@@ -84,6 +84,18 @@ _MATRIX = re.compile(r"(8|16|32|64)[USF]C(\d*)")
 
 #: Depth in mm or m by REP 118, and in other precisions.
 _DEPTH = ("16UC1", "16SC1", "32FC1", "64FC1")
+
+
+#: (Y, U, V, 1) to RGB: BT.601 of limited range, as OpenCV has it (ITU-R BT.601-7, 2.5).
+_LUMA, _CHROMA, _KR, _KB = 255 / 219, 255 / 224, 0.299, 0.114
+_V_RED, _U_BLUE = 2 * (1 - _KR) * _CHROMA, 2 * (1 - _KB) * _CHROMA
+_V_GREEN, _U_GREEN = (-x * k / (1 - _KR - _KB) for x, k in ((_V_RED, _KR), (_U_BLUE, _KB)))
+_BT601 = np.array(
+    [
+        [_LUMA, u, v, -16 * _LUMA - 128 * (u + v)]
+        for u, v in ((0, _V_RED), (_U_GREEN, _V_GREEN), (_U_BLUE, 0))
+    ]
+)
 
 
 class Fault(Enum):
@@ -124,7 +136,7 @@ def converted(msg: Any, narrow: Narrow) -> np.ndarray:
     """A raw image as uint8 (H, W, 3) RGB; see :func:`~.reader.to_rgb`."""
     encoding = _encoding(msg)
     try:
-        if encoding.chroma is not None and encoding.code is not None:
+        if encoding.chroma is not None:
             return _with_chroma(msg, encoding.chroma, encoding.code)
         rows = _rows(msg, encoding)
         if encoding.wide:
@@ -198,7 +210,7 @@ def _rows(msg: Any, encoding: Encoding) -> np.ndarray:
     return data.reshape(msg.height, msg.step)[:, :row_bytes]
 
 
-def _with_chroma(msg: Any, chroma: Chroma, code: int) -> np.ndarray:
+def _with_chroma(msg: Any, chroma: Chroma, code: Any) -> np.ndarray:
     """An image of Y, and colours below it, as uint8 (H, W, 3) RGB."""
     height, width, step = msg.height, msg.width, msg.step
     _check_step(msg, width)
@@ -213,12 +225,10 @@ def _with_chroma(msg: Any, chroma: Chroma, code: int) -> np.ndarray:
         pairs = whole[height:, :width].reshape(height // 2, width // 2, 2)
         return cv2.cvtColorTwoPlane(luma, pairs, code)
     if chroma is Chroma.PAIRS_444:
-        # OpenCV has no code for it: each pixel twice, as 4:2:2, and one of each two kept.
         pairs = whole[height:].reshape(height, 2 * step)[:, : 2 * width]
         u, v = cv2.split(pairs.reshape(height, width, 2))
-        twice = cv2.merge([luma, u, luma, v]).reshape(height, 2 * width, 2)
-        rgb = cv2.cvtColor(twice, code)
-        return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_NEAREST)
+        # OpenCV has no code for it; Y below black is black in those it has.
+        return cv2.transform(cv2.merge([np.maximum(luma, 16), u, v]), _BT601)
     if step > width:  # OpenCV wants the planes without their padding
         if step % 2:
             raise ImageError(
