@@ -58,8 +58,8 @@ def test_choices_are_named() -> None:
 
 def test_transports_are_named() -> None:
     found = descriptor(BY_NAME["image_transport"])
-    assert found.additional_constraints.startswith("one of raw, compressed; ")
-    with pytest.raises(ConfigError, match="'theora'; choose one of raw, compressed"):
+    assert found.additional_constraints.startswith("one of raw, compressed, foxglove, ffmpeg; ")
+    with pytest.raises(ConfigError, match="'theora'; choose one of raw, compressed, foxglove"):
         NodeConfig(image_transport="theora")
 
 
@@ -77,7 +77,7 @@ def test_wrong_settings_of_the_node_are_refused() -> None:
 def test_a_user_meets_few_parameters_and_the_rest_is_advanced() -> None:
     top = {name for name in NAMES.values() if "." not in name}
     assert top == {
-        "autostart", "cameras", "checkpoint", "device", "image_transport", "output_size",
+        "autostart", "cameras", "checkpoint", "confidence_threshold", "device", "image_transport", "output_size",
         "deviation_threshold", "inference_height", "key_frame_policy", "max_latency_ms",
         "precision",
     }  # fmt: skip
@@ -93,9 +93,9 @@ def written(name: str) -> dict[str, Any]:
 
 
 def test_file_says_every_default() -> None:
-    cameras = {"cameras": [""]}  # ROS cannot tell the type of an empty list
+    empty = {"cameras": [""], "class_remap": [""]}  # ROS cannot tell the type of an empty list
     defaults = dataclasses.asdict(NodeConfig()) | dataclasses.asdict(EngineConfig())
-    assert written("segmentation.yaml") == as_parameters(defaults | cameras)
+    assert written("segmentation.yaml") == as_parameters(defaults | empty)
 
 
 def test_file_for_several_cameras_changes_known_settings() -> None:

@@ -72,6 +72,10 @@ class ImageReader:
             return self._video.decode(message)
         return to_rgb(message, lambda values: self._narrow(values, encoding_of(message)))
 
+    def restart(self) -> None:
+        """Forget a video's earlier pictures: messages were missed, so wait for its key frame."""
+        self._video = VideoDecoder()
+
     def skip(self, packet: Packet) -> None:
         """Take in a video's picture that nobody needs but those that follow it."""
         self._video.skip(packet)

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.slow_track import SharedSlowTrack
 from lowlat_seg_ros.frames import FrameError, NodeTiming, ResetReason, Segmentation
-from lowlat_seg_ros.images import ImageError, Ledger
+from lowlat_seg_ros.images import ImageError, ImageReader, Ledger
+from lowlat_seg_ros.images.video import Packet
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -28,6 +28,7 @@ from lowlat_seg_ros.ros.connections import ImageConnection
 from lowlat_seg_ros.ros.diagnostics import StreamState
 from lowlat_seg_ros.ros.doctor import examine_input
 from lowlat_seg_ros.ros.executor import OwnThreadGroup
+from lowlat_seg_ros.ros.messages import MESSAGES
 from lowlat_seg_ros.ros.monitor import (
     BusyTime,
     RateMeter,
@@ -38,9 +39,7 @@ from lowlat_seg_ros.ros.monitor import (
 )
 from lowlat_seg_ros.ros.outputs import Outputs, topic_beside
 from lowlat_seg_ros.ros.params import Settings
-
-#: Message and topic, below the one of raw images, of each ``image_transport``.
-TRANSPORTS = {"raw": (Image, ""), "compressed": (CompressedImage, "/compressed")}
+from lowlat_seg_ros.ros.transports import TRANSPORTS, message_of
 
 
 class CameraStream:
@@ -72,15 +71,23 @@ class CameraStream:
         config = settings().node
         image = f"{camera}/image" if camera else "image"
         resolved = node.resolve_topic_name(image)
-        message, suffix = TRANSPORTS[config.image_transport]
+        transport, message = TRANSPORTS[config.image_transport], message_of(config.image_transport)
+        self._is_video = transport.is_video
         # Compressed images are below whatever the raw ones' topic is remapped to.
-        topic = resolved + suffix if suffix else image
-        self._images = ImageConnection(node, topic, message, lambda: self._gaps.restart())
-        at_network_size = config.output_size == "network"
-        info = topic_beside(resolved) if at_network_size else ""
-        self._out = Outputs(node, table, camera, camera_info=info)
+        topic = resolved + transport.below if transport.below else image
+        self._images = ImageConnection(
+            node, topic, message, lambda: self._gaps.restart(), depth=transport.depth
+        )
+        self._out = Outputs(node, table, camera, camera_info=topic_beside(resolved))
         self._engine = make_engine(on_refinement=self._out.refinement)
-        self._pipeline = Pipeline(self._engine, self, mask_at_network_size=at_network_size)
+        self._reader = ImageReader(lambda: self._settings().node.bits_per_sample, self._warn)
+        self._pipeline = Pipeline(
+            self._engine,
+            self,
+            read=self._reader,
+            class_ids=table.id_lut,
+            mask_at_network_size=config.output_size == "network",
+        )
         name = f"~/{camera}/force_key_frame" if camera else "~/force_key_frame"
         self._service = node.create_service(Trigger, name, self._force_key_frame)
 
@@ -125,6 +132,7 @@ class CameraStream:
     def start(self) -> None:
         """Subscribe to the images; after a pause the first one is a new key frame."""
         self._gaps = SequenceGaps()
+        self._reader.restart()
         if self._pipeline.ledger.received:
             self.reset(ResetReason.ACTIVATED)
         self._active = True
@@ -184,16 +192,37 @@ class CameraStream:
 
     def _on_image(self, message: Any, info: dict[str, Any]) -> None:
         began_ns = time.perf_counter_ns()
-        # When it arrived, on the system clock, whatever clock ROS and the camera go by; 0 or
-        # nothing where the middleware does not say.
-        received_ns = info.get("received_timestamp") or 0
-        wait_ms = since_ms(received_ns, time.time_ns()) if received_ns > 0 else 0.0
         with self._idle:
             if self._active:  # else it is as if it had come after the end of the subscription
-                number = info.get("publication_sequence_number")
-                superseded = self._gaps.missing(number, self._images.publishers)
+                superseded = self._missing(info)
+                if self._is_video:
+                    message, info, superseded = self._newest(message, info, superseded)
+                # When it arrived, on the system clock, whatever clock ROS and the camera go by; 0
+                # or nothing where the middleware does not say.
+                received_ns = info.get("received_timestamp") or 0
+                wait_ms = since_ms(received_ns, time.time_ns()) if received_ns > 0 else 0.0
                 self._answer(message, began_ns, wait_ms, superseded)
         self._busy.total_ns += time.perf_counter_ns() - began_ns
+
+    def _missing(self, info: dict[str, Any]) -> int:
+        number = info.get("publication_sequence_number")
+        return self._gaps.missing(number, self._images.publishers)
+
+    def _newest(
+        self, message: Any, info: dict[str, Any], missing: int
+    ) -> tuple[Packet, dict[str, Any], int]:
+        """The newest picture of a video, its info, and how many before it get no mask.
+
+        Those that waited behind ``message`` are decoded, since later ones build on them.
+        """
+        packet, superseded = MESSAGES.packet(message, after_gap=missing > 0), missing
+        while (waiting := self._images.take()) is not None:
+            self._reader.skip(packet)
+            message, info = waiting
+            missing = self._missing(info)
+            packet = MESSAGES.packet(message, after_gap=missing > 0)
+            superseded += 1 + missing
+        return packet, info, superseded
 
     def _answer(self, message: Any, began_ns: int, wait_ms: float, superseded: int) -> None:
         self._began_ns = began_ns
@@ -215,6 +244,9 @@ class CameraStream:
             expected = isinstance(error, FrameError)
             text = str(error) if expected else "".join(traceback.format_exception(error))
             self._complain(type(error), f"{what}: {text}")
+
+    def _warn(self, text: str) -> None:
+        self._node.get_logger().warning(f"Images on {self.topic}: {text}")
 
     def _complain(self, kind: Hashable, text: str) -> None:
         self._log_error(kind, text, self._settings().node.log_throttle_s)

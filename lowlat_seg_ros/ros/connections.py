@@ -14,6 +14,7 @@ from rclpy.event_handler import (
     SubscriptionEventCallbacks,
     UnsupportedEventTypeError,
 )
+from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.qos import (
     QoSDurabilityPolicy,
@@ -41,13 +42,15 @@ _OVERRIDABLE = (
 )
 
 
-def image_qos() -> QoSProfile:
+def image_qos(depth: int = 1) -> QoSProfile:
     """Cameras: only the newest image counts, and no camera is held up (SensorData, REP-2003).
 
     A new profile each time, as rclpy writes overrides into the one that it is given.
     """
     return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_LAST, depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=QoSReliabilityPolicy.BEST_EFFORT,
     )
 
 
@@ -77,12 +80,20 @@ class ImageConnection:
     other than the first one that comes.
     """
 
-    def __init__(self, node: Node, topic: str, message: Any, changed: Callable[[], None]) -> None:
-        """``topic``: as it is subscribed to, before it is resolved."""
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        message: Any,
+        changed: Callable[[], None],
+        *,
+        depth: int = 1,
+    ) -> None:
+        """``topic``: as it is subscribed to, before it is resolved; ``depth``: what may wait."""
         self._node, self._relative, self._message = node, topic, message
         self.topic = node.resolve_topic_name(topic)
         self._kind = type_name(message)
-        self._changed = changed
+        self._changed, self._depth = changed, depth
         self._matched: int | None = None
         self._lost = self._lost_before = 0
         self._subscription: Any = None
@@ -115,6 +126,16 @@ class ImageConnection:
         if subscription is not None:
             self._node.destroy_subscription(subscription)
 
+    def take(self) -> tuple[Any, dict[str, Any]] | None:
+        """The next message that waits, and its info; for the subscription's own callback."""
+        try:
+            handle = self._subscription.handle
+            with handle:
+                taken: tuple[Any, dict[str, Any]] | None = handle.take_message(self._message, False)
+                return taken
+        except (AttributeError, InvalidHandle):  # it was closed meanwhile
+            return None
+
     def look(self) -> Input:
         """What the graph and the events say now; ``lost`` is since the last look."""
         subscription, total = self._subscription, self._lost
@@ -139,7 +160,7 @@ class ImageConnection:
             self._message,
             self._relative,
             callback,
-            image_qos(),
+            image_qos(self._depth),
             callback_group=group,
             event_callbacks=SubscriptionEventCallbacks(**events),
             qos_overriding_options=overridable_qos(),
