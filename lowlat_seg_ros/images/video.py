@@ -61,7 +61,7 @@ class VideoDecoder:
         is_key = _is_key_frame(codec, data)
         if codec != self._codec or (is_key and self._waiting):
             self._restart(codec)
-        if packet.after_gap:
+        if packet.after_gap and not self._waiting:
             self._waiting = "packets were lost on their way"
         if is_key:
             self._waiting = ""

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Hashable
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class CameraStream:
         image = f"{camera}/image" if camera else "image"
         resolved = node.resolve_topic_name(image)
         transport, message = TRANSPORTS[config.image_transport], message_of(config.image_transport)
-        self._is_video = transport.is_video
+        self._transport = transport
         # Compressed images are below whatever the raw ones' topic is remapped to.
         topic = resolved + transport.below if transport.below else image
         self._images = ImageConnection(
@@ -195,7 +196,7 @@ class CameraStream:
         with self._idle:
             if self._active:  # else it is as if it had come after the end of the subscription
                 superseded = self._missing(info)
-                if self._is_video:
+                if self._transport.is_video:
                     message, info, superseded = self._newest(message, info, superseded)
                 # When it arrived, on the system clock, whatever clock ROS and the camera go by; 0
                 # or nothing where the middleware does not say.
@@ -216,9 +217,9 @@ class CameraStream:
         Those that waited behind ``message`` are decoded, since later ones build on them.
         """
         packet, superseded = MESSAGES.packet(message, after_gap=missing > 0), missing
-        while (waiting := self._images.take()) is not None:
+        # No more than can wait: a camera may send them as fast as they are decoded.
+        for message, info in islice(iter(self._images.take, None), self._transport.depth):
             self._reader.skip(packet)
-            message, info = waiting
             missing = self._missing(info)
             packet = MESSAGES.packet(message, after_gap=missing > 0)
             superseded += 1 + missing
