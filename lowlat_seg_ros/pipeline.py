@@ -94,6 +94,9 @@ class Pipeline:
         except ImageError:
             self._books.reject()
             raise
+        except Exception:
+            self._books.fail()
+            raise
         try:
             self._segment(message, image, began_ns, wait_ms)
         except Exception:

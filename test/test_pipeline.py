@@ -139,6 +139,18 @@ def test_impossible_image_is_rejected_and_the_next_one_works(
     assert pipeline.ledger == Ledger(3, published=1, rejected=1, failed=1)
 
 
+def test_message_that_cannot_be_read_at_all_is_accounted_for(
+    engine: Engine, pixels: np.ndarray
+) -> None:
+    def read(message: Any) -> np.ndarray:
+        raise ImportError("no decoder")
+
+    pipeline = Pipeline(engine, Notebook(), read=read)
+    with pytest.raises(ImportError):
+        answer(pipeline, image(pixels))
+    assert pipeline.ledger == Ledger(1, failed=1)
+
+
 @pytest.mark.parametrize(("failing", "failed"), [("mask", 1), ("details", 0)])
 def test_failing_sink_is_accounted_for(
     engine: Engine, pixels: np.ndarray, failing: str, failed: int

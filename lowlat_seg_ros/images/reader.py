@@ -86,8 +86,9 @@ class ImageReader:
         if (bits, of) != (asked, encoding):
             count = self._largest = 0
         if count < WATCHED_IMAGES:
-            self._largest = max(self._largest, int(values.max()))
-            count += 1
+            brightest = int(values.max())
+            self._largest = max(self._largest, brightest)
+            count += brightest > 0  # a black image says nothing
             if count == WATCHED_IMAGES:
                 self._judge(asked, encoding)
         self._watched = asked, encoding, count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +39,16 @@ TRANSPORTS = {
 
 
 def message_of(transport: str) -> Any:
-    """Its class of messages; ConfigError where their package is missing."""
+    """Its class of messages; ConfigError where their package, or a video's decoder, is missing."""
     kind = TRANSPORTS[transport].kind
+    if TRANSPORTS[transport].is_video:
+        try:
+            importlib.import_module("av")  # here, lest the first image wait for it
+        except ImportError as error:
+            raise ConfigError(
+                f"image_transport is {transport}, for which PyAV is needed ({error}); install it "
+                "(pip install av), or set image_transport to raw or compressed"
+            ) from error
     try:
         return message_class(kind)
     except ImportError as error:
