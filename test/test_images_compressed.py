@@ -47,7 +47,19 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("format_", ["png", "", "rgb8; png compressed bgr8", "jpeg"])
+@pytest.mark.parametrize(
+    "format_",
+    [
+        "png",
+        "",
+        "rgb8; png compressed bgr8",
+        "jpeg",
+        "; png",
+        "PNG; 90",
+        "rgb8; png; x",
+        "camera; png",
+    ],
+)
 def test_png_is_exact_whatever_its_format_says(format_: str) -> None:
     np.testing.assert_array_equal(to_rgb(message(PNG, format_)), picture())
 
@@ -109,6 +121,7 @@ def test_mosaic_that_the_camera_made_colours_of_is_taken_as_it_is() -> None:
         ("32FC1; compressedDepth rvl", "which is depth"),
         ("16UC1; compressedDepth", "remap to the camera's colour images"),
         ("8UC2; png compressed ", "'8UC2'; a matrix that does not say"),
+        ("16SC3; png compressed ", "'16SC3'; a matrix that does not say"),
     ],
 )
 def test_depth_is_refused_with_what_to_do(format_: str, says: str) -> None:

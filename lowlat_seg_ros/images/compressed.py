@@ -70,7 +70,8 @@ def _encodings(text: str) -> tuple[str, str]:
             f"format is {text!r}, which is depth (image_transport's compressedDepth), not a "
             "picture; remap to the camera's colour images",
         )
-    encoding_named(source)
+    if source.startswith("bayer_") or source[:1].isdigit():  # others change nothing
+        encoding_named(source)
     return source, how.partition("compressed")[2].strip()
 
 
