@@ -18,10 +18,10 @@ Narrow = Callable[[np.ndarray], np.ndarray]
 
 
 class Chroma(Enum):
-    """How colours follow the rows of Y, as (height, width) pixels that share one of each.
+    """How the colours lie that follow the rows of Y, each named by an encoding that has it.
 
-    PAIRS: rows of U and V in turn; PLANES: all of U, then all of V. Both have the ``step`` of Y
-    times the bytes a row.
+    PAIRS: rows of U and V in turn. PLANES: all of U, then all of V. In 4:2:0 each is there for
+    every second pixel of every second row. Rows are padded as those of Y, by their length.
     """
 
     PAIRS_420 = "nv12"
