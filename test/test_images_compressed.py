@@ -58,6 +58,7 @@ FILES = {
         "PNG; 90",
         "rgb8; png; x",
         "camera; png",
+        "8-bit png",
     ],
 )
 def test_png_is_exact_whatever_its_format_says(format_: str) -> None:
@@ -120,6 +121,7 @@ def test_mosaic_that_the_camera_made_colours_of_is_taken_as_it_is() -> None:
         ("16UC1; compressedDepth png", "'16UC1; compressedDepth png', which is depth"),
         ("32FC1; compressedDepth rvl", "which is depth"),
         ("16UC1; compressedDepth", "remap to the camera's colour images"),
+        ("16UC1", "'16UC1'; which is depth (REP 118)"),
         ("8UC2; png compressed ", "'8UC2'; a matrix that does not say"),
         ("16SC3; png compressed ", "'16SC3'; a matrix that does not say"),
     ],

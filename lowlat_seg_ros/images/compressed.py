@@ -11,6 +11,7 @@ import numpy as np
 
 from lowlat_seg_ros.images.raw import (
     ENCODINGS,
+    MATRIX,
     Fault,
     ImageError,
     Narrow,
@@ -58,19 +59,17 @@ def decoded(msg: Any, narrow: Narrow) -> np.ndarray:
 def _encodings(text: str) -> tuple[str, str]:
     """Of the raw image and of what was compressed, as image_transport writes both into ``format``.
 
-    That is "rgb8; jpeg compressed bgr8"; others write "jpeg" alone, and both are empty then. Raises
+    That is "rgb8; jpeg compressed bgr8"; others write "jpeg" alone, which is neither. Raises
     :class:`ImageError` for what is no picture, such as depth.
     """
-    source, separator, how = (part.strip() for part in text.partition(";"))
-    if not separator:
-        return "", ""
-    if "compresseddepth" in how.lower():
+    source, _, how = (part.strip() for part in text.partition(";"))
+    if "compresseddepth" in text.lower():
         raise ImageError(
             Fault.ENCODING,
             f"format is {text!r}, which is depth (image_transport's compressedDepth), not a "
             "picture; remap to the camera's colour images",
         )
-    if source.startswith("bayer_") or source[:1].isdigit():  # others change nothing
+    if source.startswith("bayer_") or MATRIX.fullmatch(source):  # others change nothing
         encoding_named(source)
     return source, how.partition("compressed")[2].strip()
 

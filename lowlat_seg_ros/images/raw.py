@@ -80,7 +80,7 @@ ENCODINGS: dict[str, Encoding] = {
 }
 
 #: OpenCV's names of matrices: bits, kind of number, channels.
-_MATRIX = re.compile(r"(8|16|32|64)[USF]C(\d*)")
+MATRIX = re.compile(r"(8|16|32|64)[USF]C(\d*)")
 
 #: Depth in mm or m by REP 118, and in other precisions.
 _DEPTH = ("16UC1", "16SC1", "32FC1", "64FC1")
@@ -190,7 +190,7 @@ def encoding_named(name: str) -> Encoding:
     if name in _DEPTH:
         rule = "which is depth (REP 118) or other numbers, not a picture; remap to the camera's "
         rule += "colour images, or have it publish mono16 if these are grey values"
-    elif _MATRIX.fullmatch(name):
+    elif MATRIX.fullmatch(name):
         rule = "a matrix that does not say what its channels are; have it published as rgb8, bgr8 "
         rule += "or mono8 (in cv_bridge: cv2_to_imgmsg(image, encoding='bgr8'))"
     else:
