@@ -360,6 +360,15 @@ class EngineConfig:
         dynamic=True,
         top_level=True,
     )
+    confidence_threshold: float = setting(
+        0.0,
+        "pixels whose confidence, the highest softmax probability, is below are 255, unlabelled, "
+        "in the mask; 0 for off",
+        low=0.0,
+        high=1.0,
+        dynamic=True,
+        top_level=True,
+    )
     max_key_interval: int = setting(
         0,
         "frames after which a new key frame is taken whatever the selector says; 0 for never",

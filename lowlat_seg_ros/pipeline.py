@@ -7,8 +7,11 @@ their messages come from and go to.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 
 from lowlat_seg_ros.engine.engine import Engine
@@ -47,7 +50,9 @@ class Sink(Protocol):
 class Pipeline:
     """Answers the images of one camera, one at a time.
 
-    ``virtual_time``: Sh runs while a frame waits for it, which must not count as processing time.
+    ``read`` makes uint8 (H, W, 3) RGB of a message, or raises ``ImageError``. ``class_ids``, uint8
+    (256,), is what the masks that go out call each class; None for its number. ``virtual_time``: Sh
+    runs while a frame waits for it, which must not count as processing time.
     """
 
     def __init__(
@@ -55,10 +60,12 @@ class Pipeline:
         engine: Engine,
         sink: Sink,
         *,
+        read: Callable[[Any], np.ndarray] = to_rgb,
+        class_ids: np.ndarray | None = None,
         mask_at_network_size: bool = False,
         virtual_time: bool = False,
     ) -> None:
-        self._engine, self._sink = engine, sink
+        self._engine, self._sink, self._read, self._class_ids = engine, sink, read, class_ids
         self._mask_at_network_size, self._virtual_time = mask_at_network_size, virtual_time
         self._books = Bookkeeper()
         self._reset_due: ResetReason | None = None
@@ -73,7 +80,8 @@ class Pipeline:
         self._reset_due = reason
 
     def answer(self, message: Any, began_ns: int, wait_ms: float, superseded: int = 0) -> None:
-        """Publish the mask of ``message``, a ``sensor_msgs/Image`` or ``CompressedImage``.
+        """Publish the mask of ``message``, a ``sensor_msgs/Image`` or ``CompressedImage``, or
+        whatever else ``read`` takes.
 
         Its handling began at ``began_ns`` (``time.perf_counter_ns``), ``wait_ms`` after it had
         arrived; ``superseded`` messages before it never did. Whatever is raised, the message is in
@@ -82,9 +90,12 @@ class Pipeline:
         """
         self._books.receive(superseded)
         try:
-            image = to_rgb(message)
+            image = self._read(message)
         except ImageError:
             self._books.reject()
+            raise
+        except Exception:
+            self._books.fail()
             raise
         try:
             self._segment(message, image, began_ns, wait_ms)
@@ -105,9 +116,12 @@ class Pipeline:
             waited_ms=wait_ms + convert_ms,
             mask_at_network_size=self._mask_at_network_size,
         )
+        mask, ids = step.mask, self._class_ids
         try:
+            if ids is not None:
+                mask = cv2.LUT(mask, ids)
             out_ns = time.perf_counter_ns()
-            published_ns = self._sink.mask(header, step.mask, image.shape[:2])
+            published_ns = self._sink.mask(header, mask, image.shape[:2])
             self._books.publish()
             publish_ms, processing_ms = _since_ms(out_ns), _since_ms(began_ns)
             if self._virtual_time:
@@ -118,6 +132,8 @@ class Pipeline:
         finally:
             # The selector runs after the mask is out, also where it could not be published.
             result = self._engine.finish(step, confidence=self._sink.wants_confidence)
+        if ids is not None:
+            result = replace(result, mask=mask)
         self._sink.details(header, image, result, timing, self.ledger)
 
 

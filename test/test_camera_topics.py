@@ -6,10 +6,10 @@ import re
 
 import pytest
 
+from lowlat_seg_ros.messages import COMPRESSED
+from lowlat_seg_ros.messages import IMAGE as RAW
 from lowlat_seg_ros.ros.camera_topics import (
     CAMERA_INFO,
-    COMPRESSED,
-    RAW,
     SUFFIXES,
     TRANSPORTS,
     Subscription,

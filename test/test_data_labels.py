@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.lab.data.sequence import (
     DataError,
     LabelledFrame,
@@ -60,6 +61,59 @@ def test_unknown_class_names_what_exists() -> None:
 def test_wrong_tables_are_refused(names: tuple, colours: tuple, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ClassTable("mine", names, colours)
+
+
+def test_classes_are_called_otherwise_in_masks() -> None:
+    table = CAMVID.remapped(["Road:50", "Pavement: 50", "Sky:255", "Car:3"])
+    lut = table.id_lut
+    assert lut is not None
+    ids = dict(zip(CAMVID.names, lut[: len(CAMVID)].tolist(), strict=True))
+    assert ids == {name: index for index, name in enumerate(CAMVID.names)} | {
+        "Road": 50, "Pavement": 50, "Sky": 255, "Car": 3
+    }  # fmt: skip
+    assert set(lut[len(CAMVID) :].tolist()) == {255}
+    assert [(i, name) for i, name, _ in table.shown] == [
+        (i, name) for name, i in ids.items() if i != 255
+    ]
+    mask = np.array([[3, 4, 0, 8, 2, 255]], np.uint8)
+    picture = colour_mask(lut[mask], table)[0].tolist()
+    wanted = [CAMVID.colours[3], CAMVID.colours[3], (0, 0, 0), CAMVID.colours[8], CAMVID.colours[2]]
+    assert picture == [list(c) for c in [*wanted, (0, 0, 0)]]
+    image = np.full((1, 6, 3), 90, np.uint8)
+    mixed = overlay(image, lut[mask], table, 1.0)[0].tolist()
+    assert mixed == [[90] * 3 if c == [0, 0, 0] else c for c in picture]
+
+
+def test_without_entries_the_numbers_stay() -> None:
+    assert CAMVID.remapped([]) == CAMVID
+    assert CAMVID.id_lut is None
+    assert CAMVID.remapped(["Sky:0"]).id_lut is None
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        (
+            ["Raod:1"],
+            r"has 'Raod:1'; write name:id, such as Sky:7.* one of the names Sky, Building",
+        ),
+        (["Road"], "has 'Road'; write name:id"),
+        (["Road:x"], "has 'Road:x'"),
+        (["Road:-1"], "has 'Road:-1'"),
+        (["Road:256"], r"has.* an id of 0 to 255 \(unlabelled\)"),
+        (["Road:20", "Road:21"], "has Road twice; give each class one id"),
+        (["Road:1"], "gives id 1 away, which Building has; give Building an entry as well"),
+        ([f"{name}:255" for name in CAMVID.names], "leaves no class"),
+    ],
+)
+def test_wrong_entry_is_refused_with_what_to_write(entries: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=f"^class_remap {says}"):
+        CAMVID.remapped(entries)
+
+
+def test_the_advice_on_a_class_whose_id_is_given_away_works() -> None:
+    assert CAMVID.remapped(["Road:1", "Building:3"]).ids[:4] == (0, 3, 2, 1)
+    assert CAMVID.remapped(["Road:1", "Building:1"]).ids[:4] == (0, 1, 2, 1)
 
 
 def test_mask_takes_its_classes_colours_and_ignored_pixels_are_black() -> None:

@@ -6,7 +6,9 @@ import dataclasses
 
 import pytest
 
-from lowlat_seg_ros.ros.camera_topics import CAMERA_INFO, COMPRESSED, RAW, Subscription, Topic
+from lowlat_seg_ros.messages import COMPRESSED
+from lowlat_seg_ros.messages import IMAGE as RAW
+from lowlat_seg_ros.ros.camera_topics import CAMERA_INFO, Subscription, Topic
 from lowlat_seg_ros.ros.doctor import (
     End,
     Input,

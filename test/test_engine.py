@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,6 +220,27 @@ def test_key_frame_by_force(tiny: Segmenter, make_frame: MakeFrame) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("least", [0.3, 0.5, 1.0])
+def test_pixels_of_little_confidence_are_unlabelled(
+    tiny: Segmenter, make_frame: MakeFrame, least: float
+) -> None:
+    """In each kind of mask, from the next frame on, and nothing else changes."""
+    plain, strict = (engine_of(tiny, NEVER) for _ in range(2))
+    plain.process(make_frame(0))
+    strict.process(make_frame(0))
+    strict.reconfigure(dataclasses.replace(strict.config, confidence_threshold=least))
+    for index in (1, 2):
+        whole = plain.process(make_frame(index), confidence=True)
+        found = strict.process(make_frame(index), confidence=True)
+        assert whole.confidence is not None
+        unsure = whole.confidence < 255 * least
+        assert unsure.any()
+        np.testing.assert_array_equal(found.mask, np.where(unsure, 255, whole.mask))
+        np.testing.assert_array_equal(found.confidence, whole.confidence)
+        plain.reset()
+        strict.reset()  # the next one is a full frame
+
+
 def test_confidence_is_the_masks_own_and_made_when_asked_for(
     tiny: Segmenter, make_frame: MakeFrame
 ) -> None:

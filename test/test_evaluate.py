@@ -288,6 +288,7 @@ def test_choosing_methods() -> None:
         (["--size", "8x80"], "--size is 8x80"),
         (["--delay-frames", "-1"], "--delay-frames is -1"),
         (["--max-latency-ms", "50"], "--max-latency-ms is 50"),
+        (["--confidence-threshold", "0.5"], "--confidence-threshold is 0.5"),
         (["--rate", "nan"], "--rate is nan"),
         (["--methods", "none"], "fits no method"),
     ],

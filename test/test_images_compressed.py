@@ -36,9 +36,31 @@ def encoded(pixels: np.ndarray, kind: str) -> bytes:
 
 
 JPEG, PNG = encoded(picture(), "jpg"), encoded(picture(), "png")
+THUMBNAIL = b"\xff\xe1" + (len(JPEG) + 2).to_bytes(2, "big") + JPEG  # it has an end of its own
+FILES = {
+    "baseline": JPEG,
+    "progressive": bytes(
+        cv2.imencode(".jpg", picture()[..., ::-1], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1]
+    ),
+    "with a thumbnail": JPEG[:2] + THUMBNAIL + JPEG[2:],
+    "PNG": PNG,
+}
 
 
-@pytest.mark.parametrize("format_", ["png", "", "rgb8; png compressed bgr8", "jpeg"])
+@pytest.mark.parametrize(
+    "format_",
+    [
+        "png",
+        "",
+        "rgb8; png compressed bgr8",
+        "jpeg",
+        "; png",
+        "PNG; 90",
+        "rgb8; png; x",
+        "camera; png",
+        "8-bit png",
+    ],
+)
 def test_png_is_exact_whatever_its_format_says(format_: str) -> None:
     np.testing.assert_array_equal(to_rgb(message(PNG, format_)), picture())
 
@@ -66,6 +88,54 @@ def test_grey_alpha_and_sixteen_bits_become_rgb8() -> None:
     assert np.ptp(grey_jpeg, axis=2).max() == 0
 
 
+@pytest.mark.parametrize("order", ["rggb", "bggr", "gbrg", "grbg"])
+@pytest.mark.parametrize(
+    ("kind", "bits", "format_"),
+    [
+        ("jpg", 8, "bayer_{}8; jpeg compressed bayer_{}8"),
+        ("jpg", 8, "bayer_{}8; jpeg compressed "),
+        ("png", 8, "bayer_{}8; png compressed "),
+        ("png", 16, "bayer_{}16; png compressed "),
+    ],
+)
+def test_mosaic_is_demosaiced(order: str, kind: str, bits: int, format_: str) -> None:
+    wall = {"r": 200, "g": 120, "b": 40}  # one colour, as a sensor with this filter sees it
+    mosaic = np.array([wall[letter] for letter in order], np.uint8).reshape(2, 2)
+    mosaic = np.tile(mosaic, (16, 16)).astype(f"u{bits // 8}") * (1 if bits == 8 else 257)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 100] if kind == "jpg" else []
+    data = bytes(cv2.imencode(f".{kind}", mosaic, quality)[1])
+    rgb = to_rgb(message(data, format_.format(order, order)))
+    assert np.abs(rgb.astype(int) - [*wall.values()]).max() <= (4 if kind == "jpg" else 0)
+
+
+def test_mosaic_that_the_camera_made_colours_of_is_taken_as_it_is() -> None:
+    found = to_rgb(message(PNG, "bayer_rggb8; png compressed bgr8"))
+    np.testing.assert_array_equal(found, picture())
+
+
+@pytest.mark.parametrize(
+    ("format_", "says"),
+    [
+        ("16UC1; png compressed ", "'16UC1'; which is depth (REP 118)"),
+        ("32FC1; png compressed ", "'32FC1'; which is depth (REP 118)"),
+        ("16UC1; compressedDepth png", "'16UC1; compressedDepth png', which is depth"),
+        ("32FC1; compressedDepth rvl", "which is depth"),
+        ("16UC1; compressedDepth", "remap to the camera's colour images"),
+        ("16UC1", "'16UC1'; which is depth (REP 118)"),
+        ("8UC2; png compressed ", "'8UC2'; a matrix that does not say"),
+        ("16SC3; png compressed ", "'16SC3'; a matrix that does not say"),
+    ],
+)
+def test_depth_is_refused_with_what_to_do(format_: str, says: str) -> None:
+    depth = encoded(picture()[..., 0].astype(np.uint16) * 10, "png")
+    data = bytes(12) + depth if "Depth" in format_ else depth
+    with pytest.raises(ImageError) as caught:
+        to_rgb(message(data, format_))
+    assert caught.value.fault is Fault.ENCODING
+    assert says in str(caught.value)
+    assert "remap" in str(caught.value) or "published as" in str(caught.value)
+
+
 def test_orientation_of_exif_does_not_turn_the_image() -> None:
     # TIFF header, one entry: orientation (0x0112) is 6, a quarter turn.
     tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
@@ -75,9 +145,34 @@ def test_orientation_of_exif_does_not_turn_the_image() -> None:
     np.testing.assert_array_equal(to_rgb(message(turned)), to_rgb(message(JPEG)))
 
 
-def test_zeros_after_the_end_do_no_harm() -> None:
-    np.testing.assert_array_equal(to_rgb(message(PNG + bytes(100))), picture())
-    np.testing.assert_array_equal(to_rgb(message(JPEG + bytes(100))), to_rgb(message(JPEG)))
+#: What drivers leave behind an image in their buffers.
+STALE = {
+    "zeros": bytes(100),
+    "a line's end": b"\r\n",
+    "ones": b"\xff" * 7,
+    "the end of an older image": JPEG[len(JPEG) // 2 :],
+    "the begin of another": JPEG[:300],
+    "noise": np.random.default_rng(0).bytes(999),
+}
+
+
+@pytest.mark.parametrize("stale", STALE)
+@pytest.mark.parametrize("kind", ["baseline", "progressive", "with a thumbnail", "PNG"])
+def test_bytes_after_the_end_do_no_harm(kind: str, stale: str) -> None:
+    whole = FILES[kind]
+    found = to_rgb(message(whole + STALE[stale]))
+    np.testing.assert_array_equal(found, to_rgb(message(whole)))
+
+
+@pytest.mark.parametrize("stale", [b"\r\n", bytes(100), b"\xff" * 7, JPEG, JPEG[:300]])
+@pytest.mark.parametrize("kind", ["baseline", "progressive", "with a thumbnail", "PNG"])
+def test_file_cut_short_is_named_whatever_follows(kind: str, stale: bytes) -> None:
+    whole = FILES[kind]
+    data = 30 if kind == "PNG" else whole.rindex(b"\xff\xda") + 14  # after the headers
+    for length in range(data, len(whole) - 1, 7):
+        with pytest.raises(ImageError, match="that does not end") as caught:
+            to_rgb(message(whole[:length] + stale))
+        assert caught.value.fault is Fault.LENGTH
 
 
 @pytest.mark.parametrize("file", [JPEG, PNG], ids=["JPEG", "PNG"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,13 +50,35 @@ def channels_of(encoding: str) -> int:
     return {"mono": 1, "rgba": 4, "bgra": 4}.get(encoding, 3)
 
 
+BAYER = [f"bayer_{order}" for order in ("rggb", "bggr", "gbrg", "grbg")]
+
+#: The constants of sensor_msgs/image_encodings.hpp: pictures, then what is none or does not say.
+PICTURES = {
+    *(f"{name}{bits}" for name in (*COLOURS, *BAYER) for bits in (8, 16)),
+    *("uyvy", "yuyv", "yuv422", "yuv422_yuy2", "nv21", "nv24", "8UC1", "8UC3", "8UC4"),
+}
+_KINDS = ("8U", "8S", "16U", "16S", "32S", "32F", "64F")
+MATRICES = {f"{kind}C{n}" for kind in _KINDS for n in range(1, 5)} - PICTURES
+
+
 def test_every_encoding_of_cameras_is_known() -> None:
-    # sensor_msgs/image_encodings.hpp, without the abstract ones and nv24.
-    bayer = [f"bayer_{order}" for order in ("rggb", "bggr", "gbrg", "grbg")]
-    depths = [f"{name}{bits}" for name in (*COLOURS, *bayer) for bits in (8, 16)]
-    assert set(ENCODINGS) == {
-        *depths, "uyvy", "yuyv", "yuv422", "yuv422_yuy2", "nv12", "nv21"
-    }  # fmt: skip
+    assert set(ENCODINGS) == PICTURES | {"nv12", "i420", "yuv420", "yv12"}
+
+
+@pytest.mark.parametrize("encoding", sorted(MATRICES))
+def test_matrix_that_is_no_picture_is_refused_with_what_to_do(encoding: str) -> None:
+    fault, text = fault_of(encoding=encoding)
+    assert fault is Fault.ENCODING
+    assert f"encoding is {encoding!r}" in text
+    is_depth = encoding in ("16UC1", "16SC1", "32FC1", "64FC1")
+    assert ("depth (REP 118)" in text) is is_depth
+    assert ("remap to the camera's colour images" if is_depth else "encoding='bgr8'") in text
+
+
+@pytest.mark.parametrize(("name", "like"), [("8UC1", "mono8"), ("8UC3", "bgr8"), ("8UC4", "bgra8")])
+def test_matrices_of_opencv_have_its_order_of_colours(name: str, like: str) -> None:
+    pixels = noise(4, 6, int(name[-1]))
+    np.testing.assert_array_equal(to_rgb(message(pixels, name)), to_rgb(message(pixels, like)))
 
 
 @given(st.sampled_from(sorted(COLOURS)), sizes, sizes, st.integers(0, 5))
@@ -126,32 +151,80 @@ def test_both_orders_of_yuv422(encoding: str, padding: int) -> None:
     assert_close(rgb, yuv_to_rgb(luma, u.repeat(2, 1), v.repeat(2, 1)))
 
 
-def planar(luma: np.ndarray, u: np.ndarray, v: np.ndarray, encoding: str, padding: int) -> Image:
-    """A 4:2:0 message; ``u`` and ``v`` of half the height and width."""
-    pairs = np.dstack([u, v] if encoding == "nv12" else [v, u]).reshape(len(u), -1)
-    msg = message(np.concatenate([luma, pairs]), encoding, padding)
-    msg.height = len(luma)
+def below(luma: np.ndarray, u: np.ndarray, v: np.ndarray, encoding: str, padding: int) -> Image:
+    """A message with the colours after the rows of Y, which are padded."""
+    first, second = (v, u) if encoding in ("nv21", "yv12") else (u, v)
+    if encoding.startswith("nv"):  # in turn
+        rows, gap = [np.dstack([first, second]).reshape(len(u), -1)], 2 if encoding == "nv24" else 1
+    else:
+        rows, gap = [first, second], 0.5
+    msg = message(luma, encoding, padding)
+    for plane in rows:
+        padded = np.pad(plane, ((0, 0), (0, int(gap * padding))), constant_values=0xA5)
+        msg.data.frombytes(padded.tobytes())
     return msg
 
 
-@pytest.mark.parametrize("padding", [0, 5])
-@pytest.mark.parametrize("encoding", ["nv12", "nv21"])
-def test_both_orders_of_planar_yuv420(encoding: str, padding: int) -> None:
+SHARED = {"nv12": 2, "nv21": 2, "nv24": 1, "i420": 2, "yuv420": 2, "yv12": 2}
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("encoding", SHARED)
+def test_colours_below_the_rows_of_y(encoding: str, padding: int) -> None:
+    side = SHARED[encoding]
     luma = np.clip(noise(6, 8), 16, 235)
-    u, v = noise(2, 3, 4)  # one for two by two pixels
-    rgb = to_rgb(planar(luma, u, v, encoding, padding))
-    wide = (plane.repeat(2, 0).repeat(2, 1) for plane in (u, v))
+    u, v = noise(2, 6 // side, 8 // side)
+    rgb = to_rgb(below(luma, u, v, encoding, padding))
+    wide = (plane.repeat(side, 0).repeat(side, 1) for plane in (u, v))
     assert_close(rgb, yuv_to_rgb(luma, *wide))
+
+
+def test_444_is_what_opencv_makes_of_422_where_each_colour_is_there_twice() -> None:
+    luma, (u, v) = noise(16, 16), noise(2, 16, 8).repeat(2, -1)
+    packed = np.dstack([luma, np.where(np.arange(16) % 2, v, u)])
+    found = to_rgb(below(luma, u, v, "nv24", 0))
+    assert np.abs(found.astype(int) - to_rgb(message(packed, "yuyv"))).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "factor"), [("nv12", 1.5), ("i420", 1.5), ("nv21", 2), ("nv24", 3)]
+)
+def test_step_may_count_the_colours_of_rows_that_are_not_padded(
+    encoding: str, factor: float
+) -> None:
+    side = SHARED[encoding]
+    msg = below(noise(6, 8), *noise(2, 6 // side, 8 // side), encoding, 0)
+    wanted = to_rgb(msg)
+    msg.step = int(8 * factor)
+    np.testing.assert_array_equal(to_rgb(msg), wanted)
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_every_encoding_gives_an_image_the_engine_takes(name: str) -> None:
     encoding = ENCODINGS[name]
-    rows = 12 if encoding.planar else 8
+    rows = int(8 * encoding.chroma.rows) if encoding.chroma else 8
     msg = message(noise(rows, 10, encoding.channels * (1 + encoding.wide)), name)
     msg.height = 8
     rgb = to_rgb(msg)
     assert (rgb.shape, rgb.dtype) == ((8, 10, 3), np.uint8)
+
+
+SIZES = {"rgb8": (12, 2), "bayer_rggb8": (12, 8), "mono16": (12, 4), "nv12": (8, 8), "nv24": (4, 8)}
+
+
+@pytest.mark.parametrize("encoding", SIZES)
+@pytest.mark.parametrize(
+    "kind", [bytes, bytearray, list, memoryview, np.asarray, lambda d: np.repeat(d, 2)[::2]]
+)
+def test_data_may_be_any_buffer(encoding: str, kind: Callable[[Any], Any]) -> None:
+    """Other libraries, and later releases of ROS, do not give an array.array."""
+    own = message(noise(12, 8), encoding)
+    own.height, own.width = SIZES[encoding]
+    other = SimpleNamespace(
+        height=own.height, width=own.width, step=own.step, encoding=encoding, is_bigendian=0,
+        data=kind(own.data),
+    )  # fmt: skip
+    np.testing.assert_array_equal(to_rgb(other), to_rgb(own))
 
 
 def fault_of(**fields: object) -> tuple[Fault, str]:
@@ -176,7 +249,8 @@ def fault_of(**fields: object) -> tuple[Fault, str]:
         ({"step": 19}, Fault.LENGTH, "19 * 4 = 76"),
         ({"data": array("B")}, Fault.LENGTH, "data holds 0 bytes"),
         ({"encoding": ""}, Fault.ENCODING, "have the camera publish one of rgb8"),
-        ({"encoding": "RGB8"}, Fault.ENCODING, "'RGB8'"),
+        ({"encoding": "RGB8"}, Fault.ENCODING, "'RGB8'; did you mean rgb8?"),
+        ({"encoding": "bayer_rggb12"}, Fault.ENCODING, "did you mean bayer_rggb"),
         ({"encoding": "32FC1"}, Fault.ENCODING, "'32FC1'"),
         ({"encoding": "rgba8"}, Fault.STEP, "take 24"),
     ],
@@ -194,6 +268,8 @@ def test_fault_names_value_rule_and_fix(fields: dict[str, object], fault: Fault,
         ((4, 5), "yuv422", "5x4 of encoding yuv422.*width must be even"),
         ((4, 5), "nv12", "5x4 of encoding nv12.*width and height must be even"),
         ((5, 4), "nv21", "4x5 of encoding nv21.*width and height must be even"),
+        ((4, 5), "i420", "5x4 of encoding i420.*width and height must be even"),
+        ((4, 5), "yuyv", "5x4 of encoding yuyv.*width must be even"),
         ((2, 4), "bayer_rggb8", "4x2; width and height of bayer_rggb8 must be at least 3"),
     ],
 )
@@ -201,6 +277,14 @@ def test_size_that_an_encoding_cannot_have(size: tuple[int, int], encoding: str,
     with pytest.raises(ImageError, match=says) as caught:
         to_rgb(message(noise(*size, ENCODINGS[encoding].channels), encoding))
     assert caught.value.fault is Fault.SIZE
+
+
+def test_odd_step_of_planes_is_named() -> None:
+    msg = message(noise(6, 6), "i420", 1)
+    msg.height = 4
+    with pytest.raises(ImageError, match=r"step is 7 bytes.*it must be even") as caught:
+        to_rgb(msg)
+    assert caught.value.fault is Fault.STEP
 
 
 @pytest.mark.parametrize("rows", [0, 4, 5, 7])
@@ -216,7 +300,9 @@ def test_planar_image_without_its_chroma_is_named(rows: int) -> None:
     height=st.integers(0, 6),
     width=st.integers(0, 8),
     step=st.integers(0, 40),
-    encoding=st.sampled_from(["rgb8", "mono16", "yuv422", "bayer_rggb8", "nv12", "x"]),
+    encoding=st.sampled_from(
+        ["rgb8", "mono16", "yuv422", "bayer_rggb8", "nv12", "nv24", "i420", "x"]
+    ),
     data=st.binary(max_size=64),
 )
 def test_any_message_is_an_image_or_an_image_error(

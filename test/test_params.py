@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 import rclpy
 from rclpy.context import Context
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
@@ -25,6 +27,7 @@ from lowlat_seg_ros.ros.params import (
     as_parameters,
     descriptor,
 )
+from lowlat_seg_ros.ros.transports import message_of
 
 FIELDS = [item for kind in (NodeConfig, EngineConfig) for item in dataclasses.fields(kind)]
 BY_NAME = {item.name: item for item in FIELDS}
@@ -58,8 +61,8 @@ def test_choices_are_named() -> None:
 
 def test_transports_are_named() -> None:
     found = descriptor(BY_NAME["image_transport"])
-    assert found.additional_constraints.startswith("one of raw, compressed; ")
-    with pytest.raises(ConfigError, match="'theora'; choose one of raw, compressed"):
+    assert found.additional_constraints.startswith("one of raw, compressed, foxglove, ffmpeg; ")
+    with pytest.raises(ConfigError, match="'theora'; choose one of raw, compressed, foxglove"):
         NodeConfig(image_transport="theora")
 
 
@@ -78,8 +81,8 @@ def test_a_user_meets_few_parameters_and_the_rest_is_advanced() -> None:
     top = {name for name in NAMES.values() if "." not in name}
     assert top == {
         "autostart", "cameras", "checkpoint", "device", "image_transport", "output_size",
-        "deviation_threshold", "inference_height", "key_frame_policy", "max_latency_ms",
-        "precision",
+        "confidence_threshold", "deviation_threshold", "inference_height", "key_frame_policy",
+        "max_latency_ms", "precision",
     }  # fmt: skip
     assert {name.partition(".")[0] for name in NAMES.values()} - top == {"advanced"}
 
@@ -93,9 +96,9 @@ def written(name: str) -> dict[str, Any]:
 
 
 def test_file_says_every_default() -> None:
-    cameras = {"cameras": [""]}  # ROS cannot tell the type of an empty list
+    empty = {"cameras": [""], "class_remap": [""]}  # ROS cannot tell the type of an empty list
     defaults = dataclasses.asdict(NodeConfig()) | dataclasses.asdict(EngineConfig())
-    assert written("segmentation.yaml") == as_parameters(defaults | cameras)
+    assert written("segmentation.yaml") == as_parameters(defaults | empty)
 
 
 def test_file_for_several_cameras_changes_known_settings() -> None:
@@ -141,6 +144,27 @@ def test_wrong_values_are_named_as_parameters(context: Context) -> None:
         node_with(context, **{"advanced.late_refinement": "never"})
     with pytest.raises(ConfigError, match=r"^cameras is a/b; give each camera a name of its own"):
         node_with(context, cameras=["a/b"])
+
+
+@pytest.mark.parametrize("transport", ["foxglove", "ffmpeg"])
+def test_missing_message_package_is_named(context: Context, weights: Path, transport: str) -> None:
+    package = {"foxglove": "foxglove_msgs", "ffmpeg": "ffmpeg_image_transport_msgs"}[transport]
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed")
+    with pytest.raises(ConfigError, match=f"package {package}, which is not installed") as caught:
+        message_of(transport)
+    assert f"apt install ros-$ROS_DISTRO-{package.replace('_', '-')})" in str(caught.value)
+    node = node_with(context, checkpoint=str(weights), device="cpu", image_transport=transport)
+    assert node.trigger_configure() != TransitionCallbackReturn.SUCCESS
+    assert package in node.problem  # and in the log; the node lives on
+
+
+def test_classes_that_the_weights_do_not_have_are_refused_by_the_parameters_name(
+    weights: Path,
+) -> None:
+    node = NodeConfig(checkpoint=str(weights), device="cpu", class_remap=("Raod:1",))
+    with pytest.raises(ConfigError, match=r"^advanced.class_remap has 'Raod:1'; write name:id"):
+        load_model(Settings(node, EngineConfig(foreground_threads=1)))
 
 
 def test_checkpoint_may_be_in_the_home_folder(

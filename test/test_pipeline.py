@@ -95,6 +95,23 @@ def test_mask_is_out_first_and_the_report_is_complete(
     assert [timing.wait_ms for _, timing, _ in sink.reports] == [2.0, 2.0]
 
 
+def test_classes_are_called_otherwise_in_all_that_goes_out(
+    engine: Engine, tiny: Segmenter, pixels: np.ndarray
+) -> None:
+    ids = np.arange(255, -1, -1, np.uint8)
+    other = Engine.deterministic(tiny, engine.config, threshold=0.5, delay_frames=1)
+    plain, renamed = Notebook(), Notebook()
+    pipelines = Pipeline(other, plain), Pipeline(engine, renamed, class_ids=ids)
+    for stamp_s in (7, 8, 9):
+        for pipeline in pipelines:
+            answer(pipeline, image(pixels, stamp_s))
+    for before, after, (result, _, _) in zip(
+        plain.masks, renamed.masks, renamed.reports, strict=True
+    ):
+        np.testing.assert_array_equal(after, ids[before])
+        np.testing.assert_array_equal(result.mask, after)
+
+
 @pytest.mark.parametrize("virtual_time", [False, True])
 def test_processing_time_is_the_sum_in_virtual_time_alone(
     engine: Engine, pixels: np.ndarray, virtual_time: bool
@@ -120,6 +137,18 @@ def test_impossible_image_is_rejected_and_the_next_one_works(
     assert sink.events == []
     answer(pipeline, image(pixels))
     assert pipeline.ledger == Ledger(3, published=1, rejected=1, failed=1)
+
+
+def test_message_that_cannot_be_read_at_all_is_accounted_for(
+    engine: Engine, pixels: np.ndarray
+) -> None:
+    def read(message: Any) -> np.ndarray:
+        raise ImportError("no decoder")
+
+    pipeline = Pipeline(engine, Notebook(), read=read)
+    with pytest.raises(ImportError):
+        answer(pipeline, image(pixels))
+    assert pipeline.ledger == Ledger(1, failed=1)
 
 
 @pytest.mark.parametrize(("failing", "failed"), [("mask", 1), ("details", 0)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lowlat_seg_ros.frames import Counters
-from lowlat_seg_ros.ros.camera_topics import RAW
+from lowlat_seg_ros.messages import IMAGE as RAW
 from lowlat_seg_ros.ros.doctor import End, Severity
 from lowlat_seg_ros.ros.resets import WINDOW_S, ResetMeter, Resets, examine_resets
 

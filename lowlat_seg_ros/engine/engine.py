@@ -21,7 +21,7 @@ from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import cpu_threads, preprocess
 from lowlat_seg_ros.engine.counters import LiveCounters, OnRefinement
 from lowlat_seg_ros.engine.key_frame import KeyFrameCache, Refiner, Seen, exact_features
-from lowlat_seg_ros.engine.postprocess import confidence_of
+from lowlat_seg_ros.engine.postprocess import confidence_of, leave_out
 from lowlat_seg_ros.engine.promotion import Promotion
 from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.engine.schedule import StreamSchedule
@@ -184,6 +184,8 @@ class Engine:
                     )
                 with watch.stage("postprocess_ms"):
                     mask = net.mask(features.logits, arrival.geometry)  # uint8 (H, W)
+                    if (least := self._config.confidence_threshold) > 0:
+                        leave_out(mask, confidence_of(features.logits, arrival.geometry), least)
                 watch.mask_out()
             reset = self._epoch_reason if key is None else None
             provenance = features.provenance(frame, arrival.index, key, epoch, reset)

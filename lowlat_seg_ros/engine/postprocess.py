@@ -8,6 +8,7 @@ size do not.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import cv2
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.engine.preprocess import Geometry
+from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.network import machine_code
 
 #: The kernel's rows are padded to a multiple of so many values, which vector registers divide.
@@ -50,6 +52,16 @@ def confidence_of(logits: Tensor, geometry: Geometry) -> np.ndarray:
     full = _full_size(best, geometry).mul_(255).round_()
     confidence: np.ndarray = full.to(torch.uint8)[0, 0].cpu().numpy()
     return confidence
+
+
+def leave_out(mask: np.ndarray, confidence: np.ndarray, least: float) -> None:
+    """Make pixels of ``mask`` unlabelled, in place, whose confidence is below ``least``.
+
+    Both are uint8 (H, W), ``least`` in [0, 1]: 255 of ``confidence`` stands for 1.
+    """
+    highest = math.ceil(255 * least) - 1
+    _, below = cv2.threshold(confidence, highest, IGNORE_LABEL, cv2.THRESH_BINARY_INV)  # or 0
+    np.maximum(mask, below, out=mask)
 
 
 def _full_size(values: Tensor, geometry: Geometry) -> Tensor:

@@ -8,18 +8,19 @@ import time
 import traceback
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.slow_track import SharedSlowTrack
 from lowlat_seg_ros.frames import FrameError, NodeTiming, ResetReason, Segmentation
-from lowlat_seg_ros.images import ImageError, Ledger
+from lowlat_seg_ros.images import ImageError, ImageReader, Ledger
+from lowlat_seg_ros.images.video import Packet
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -29,6 +30,7 @@ from lowlat_seg_ros.ros.contents import ContentMonitor, examine_contents
 from lowlat_seg_ros.ros.diagnostics import StreamState
 from lowlat_seg_ros.ros.doctor import Finding, examine_input
 from lowlat_seg_ros.ros.executor import OwnThreadGroup
+from lowlat_seg_ros.ros.messages import MESSAGES
 from lowlat_seg_ros.ros.monitor import (
     BusyTime,
     RateMeter,
@@ -42,9 +44,7 @@ from lowlat_seg_ros.ros.pace import PaceMeter, examine_pace
 from lowlat_seg_ros.ros.params import Settings
 from lowlat_seg_ros.ros.resets import ResetMeter, examine_resets
 from lowlat_seg_ros.ros.stamps import Clocks, examine_stamps
-
-#: Message of each ``image_transport``.
-MESSAGES_OF = {"raw": Image, "compressed": CompressedImage}
+from lowlat_seg_ros.ros.transports import TRANSPORTS, message_of
 
 
 class CameraStream:
@@ -80,13 +80,24 @@ class CameraStream:
         config = settings().node
         image = f"{camera}/image" if camera else "image"
         resolved = node.resolve_topic_name(image)
-        message = MESSAGES_OF[config.image_transport]
-        self._images = ImageConnection(node, image, message, lambda: self._gaps.restart())
-        at_network_size = config.output_size == "network"
-        info = topic_beside(resolved) if at_network_size else ""
-        self._out = Outputs(node, table, camera, camera_info=info)
+        self._transport = TRANSPORTS[config.image_transport]
+        self._images = ImageConnection(
+            node,
+            image,
+            message_of(config.image_transport),
+            lambda: self._gaps.restart(),
+            depth=self._transport.depth,
+        )
+        self._out = Outputs(node, table, camera, camera_info=topic_beside(resolved))
         self._engine = make_engine(on_refinement=self._out.refinement)
-        self._pipeline = Pipeline(self._engine, self, mask_at_network_size=at_network_size)
+        self._reader = ImageReader(lambda: self._settings().node.bits_per_sample, self._warn)
+        self._pipeline = Pipeline(
+            self._engine,
+            self,
+            read=self._reader,
+            class_ids=table.id_lut,
+            mask_at_network_size=config.output_size == "network",
+        )
         name = f"~/{camera}/force_key_frame" if camera else "~/force_key_frame"
         self._service = node.create_service(Trigger, name, self._force_key_frame)
 
@@ -154,6 +165,7 @@ class CameraStream:
         """Subscribe to the images; after a pause the first one is a new key frame."""
         self._gaps, self._pace = SequenceGaps(), PaceMeter()
         self._contents = ContentMonitor()
+        self._reader.restart()
         if self._pipeline.ledger.received:
             self.reset(ResetReason.ACTIVATED)
         self._active = True
@@ -215,17 +227,38 @@ class CameraStream:
 
     def _on_image(self, message: Any, info: dict[str, Any]) -> None:
         began_ns = time.perf_counter_ns()
-        # When it arrived, on the system clock, whatever clock ROS and the camera go by; 0 or
-        # nothing where the middleware does not say.
-        received_ns = info.get("received_timestamp") or 0
-        wait_ms = since_ms(received_ns, time.time_ns()) if received_ns > 0 else 0.0
         with self._idle:
             if self._active:  # else it is as if it had come after the end of the subscription
-                number = info.get("publication_sequence_number")
-                superseded = self._gaps.missing(number, self._images.publishers)
+                superseded = self._missing(info)
+                if self._transport.is_video:
+                    message, info, superseded = self._newest(message, info, superseded)
+                # When it arrived, on the system clock, whatever clock ROS and the camera go by; 0
+                # or nothing where the middleware does not say.
+                received_ns = info.get("received_timestamp") or 0
+                wait_ms = since_ms(received_ns, time.time_ns()) if received_ns > 0 else 0.0
                 self._answer(message, began_ns, wait_ms, superseded)
                 self._pace.frame(began_ns, time.perf_counter_ns(), superseded)
         self._busy.total_ns += time.perf_counter_ns() - began_ns
+
+    def _missing(self, info: dict[str, Any]) -> int:
+        number = info.get("publication_sequence_number")
+        return self._gaps.missing(number, self._images.publishers)
+
+    def _newest(
+        self, message: Any, info: dict[str, Any], missing: int
+    ) -> tuple[Packet, dict[str, Any], int]:
+        """The newest picture of a video, its info, and how many before it get no mask.
+
+        Those that waited behind ``message`` are decoded, since later ones build on them.
+        """
+        packet, superseded = MESSAGES.packet(message, after_gap=missing > 0), missing
+        # No more than can wait: a camera may send them as fast as they are decoded.
+        for message, info in islice(iter(self._images.take, None), self._transport.depth):
+            self._reader.skip(packet)
+            missing = self._missing(info)
+            packet = MESSAGES.packet(message, after_gap=missing > 0)
+            superseded += 1 + missing
+        return packet, info, superseded
 
     def _answer(self, message: Any, began_ns: int, wait_ms: float, superseded: int) -> None:
         self._began_ns = began_ns
@@ -248,6 +281,9 @@ class CameraStream:
             expected = isinstance(error, FrameError)
             text = str(error) if expected else "".join(traceback.format_exception(error))
             self._complain(type(error), f"{what}: {text}")
+
+    def _warn(self, text: str) -> None:
+        self._node.get_logger().warning(f"Images on {self.topic}: {text}")
 
     def _complain(self, kind: Hashable, text: str) -> None:
         self._log_error(kind, text, self._settings().node.log_throttle_s)

@@ -9,19 +9,20 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-RAW = "sensor_msgs/msg/Image"
-COMPRESSED = "sensor_msgs/msg/CompressedImage"
+from lowlat_seg_ros.messages import IMAGE
+from lowlat_seg_ros.ros.transports import TRANSPORTS
+
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
 #: What ``image_transport`` adds to the topic of raw images, by the type of its messages.
-SUFFIXES = {RAW: "", COMPRESSED: "/compressed"}
+SUFFIXES = {transport.kind: transport.below for transport in TRANSPORTS.values()}
 
 #: The value of the parameter ``image_transport`` for each type.
-TRANSPORTS = {RAW: "raw", COMPRESSED: "compressed"}
+NAMES = {transport.kind: name for name, transport in TRANSPORTS.items()}
 
 #: Plugins of image_transport whose pictures this node does not read, by the end of their topics.
-#: Some of them send :data:`COMPRESSED` as well.
-FOREIGN = ("compressedDepth", "theora", "zstd", "ffmpeg", "foxglove", "h264", "h265")
+#: Some of them send CompressedImage as well.
+FOREIGN = ("compressedDepth", "theora", "zstd", "h264", "h265")
 
 #: How many other topics are named beside the closest one.
 NAMED = 3
@@ -43,7 +44,7 @@ class Subscription:
 
     image: str
     base: str
-    kind: str = RAW
+    kind: str = IMAGE
 
 
 def transport_of(topic: Topic) -> str:
@@ -67,7 +68,7 @@ def way_to(topic: Topic, now: Subscription) -> str:
     else:  # compressed images under a name that image_transport would not give them
         steps.append(f"remap {now.base}{suffix} to {topic.name}")
     if topic.kind != now.kind:
-        steps.append(f"set the parameter image_transport to {TRANSPORTS[topic.kind]}")
+        steps.append(f"set the parameter image_transport to {NAMES[topic.kind]}")
     return " and ".join(steps) or f"leave out the remapping of {now.base}{suffix}"
 
 

@@ -15,6 +15,7 @@ from rclpy.event_handler import (
     SubscriptionEventCallbacks,
     UnsupportedEventTypeError,
 )
+from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.qos import (
     QoSDurabilityPolicy,
@@ -50,13 +51,15 @@ _OVERRIDABLE = (
 )
 
 
-def image_qos() -> QoSProfile:
+def image_qos(depth: int = 1) -> QoSProfile:
     """Cameras: only the newest image counts, and no camera is held up (SensorData, REP-2003).
 
     A new profile each time, as rclpy writes overrides into the one that it is given.
     """
     return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_LAST, depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=QoSReliabilityPolicy.BEST_EFFORT,
     )
 
 
@@ -86,15 +89,26 @@ class ImageConnection:
     other than the first one that comes.
     """
 
-    def __init__(self, node: Node, image: str, message: Any, changed: Callable[[], None]) -> None:
-        """``image``: the raw images' topic, before it is resolved; ``message``: what is wanted."""
+    def __init__(
+        self,
+        node: Node,
+        image: str,
+        message: Any,
+        changed: Callable[[], None],
+        *,
+        depth: int = 1,
+    ) -> None:
+        """``image``: the raw images' topic, before it is resolved; ``message``: what is wanted.
+
+        ``depth``: how many may wait.
+        """
         self._node, self._message = node, message
         self._listens = Subscription(image, node.resolve_topic_name(image), type_name(message))
         # Compressed images are below whatever the raw ones' topic is remapped to.
         suffix = SUFFIXES[self._listens.kind]
         self._relative = self._listens.base + suffix if suffix else image
         self.topic = node.resolve_topic_name(self._relative)
-        self._changed = changed
+        self._changed, self._depth = changed, depth
         self._profile: dict[str, Any] = {"profile": _has_profile()}
         with suppress(RosError):  # else the doctor names it by its name in the package
             self._profile["profile_file"] = str(profile())
@@ -130,6 +144,16 @@ class ImageConnection:
         if subscription is not None:
             self._node.destroy_subscription(subscription)
 
+    def take(self) -> tuple[Any, dict[str, Any]] | None:
+        """The next message that waits, and its info; for the subscription's own callback."""
+        try:
+            handle = self._subscription.handle
+            with handle:
+                taken: tuple[Any, dict[str, Any]] | None = handle.take_message(self._message, False)
+                return taken
+        except (AttributeError, InvalidHandle):  # it was closed meanwhile
+            return None
+
     def look(self) -> Input:
         """What the graph and the events say now; ``lost`` is since the last look."""
         subscription, total = self._subscription, self._lost
@@ -160,7 +184,7 @@ class ImageConnection:
             self._message,
             self._relative,
             callback,
-            image_qos(),
+            image_qos(self._depth),
             callback_group=group,
             event_callbacks=SubscriptionEventCallbacks(**events),
             qos_overriding_options=overridable_qos(),

@@ -32,6 +32,11 @@ class RosMessages(Messages):
         _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
         return self.make(COMPRESSED, header=header, format="rgb8; jpeg compressed bgr8", data=data)
 
+    def png(self, header: Header, mask: np.ndarray) -> CompressedImage:
+        """``mask``, uint8 (H, W), without loss, as image_transport would send it."""
+        _, data = cv2.imencode(".png", mask)  # OpenCV's own choice is the fastest
+        return self.make(COMPRESSED, header=header, format="mono8; png compressed ", data=data)
+
 
 MESSAGES = RosMessages()
 

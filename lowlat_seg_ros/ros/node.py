@@ -42,7 +42,7 @@ from lowlat_seg_ros.ros.connections import output_qos, overridable_qos
 from lowlat_seg_ros.ros.diagnostics import camera_statuses, diagnostics, lifecycle_status
 from lowlat_seg_ros.ros.executor import OwnThreadExecutor
 from lowlat_seg_ros.ros.lifecycle import ManagedNode
-from lowlat_seg_ros.ros.params import Settings, SettingsParameters, moved
+from lowlat_seg_ros.ros.params import Settings, SettingsParameters, checked, moved
 
 NODE_NAME = "segmentation_node"
 
@@ -75,7 +75,8 @@ class Model:
 def load_model(settings: Settings) -> Model:
     """Check the hash, load, and run every stage at the expected size, which takes seconds.
 
-    Raises ``CheckpointError`` for the file or its hash, ``ConfigError`` for the device.
+    Raises ``CheckpointError`` for the file or its hash, ``ConfigError`` for the device and for
+    classes that the file does not have.
     """
     node = settings.node
     path = Path(os.path.expanduser(node.checkpoint) or DEFAULT_CHECKPOINT)
@@ -83,6 +84,7 @@ def load_model(settings: Settings) -> Model:
     sha256 = checkpoint.verify(path, node.checkpoint_sha256)
     segmenter, header = inference.load(path, device, settings.engine.precision)
     table = ClassTable(path.stem, header.classes, header.colours)
+    table = checked(lambda: table.remapped(node.class_remap))
     cost = measure(segmenter, settings.engine, (node.expected_height, node.expected_width))
     return Model(segmenter, header, table, device, path, sha256, cost)
 

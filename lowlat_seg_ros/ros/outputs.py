@@ -34,22 +34,28 @@ except ImportError:  # it is not on PyPI
     LabelInfo = None
 
 
+#: After so many masks without the camera's CameraInfo, to whoever asks for theirs, that is said.
+PATIENCE = 10
+
+
 class Outputs:
     """The publishers of one camera."""
 
     def __init__(
-        self, node: Node, table: ClassTable, camera: str = "", *, camera_info: str = ""
+        self, node: Node, table: ClassTable, camera: str = "", *, camera_info: str = "camera_info"
     ) -> None:
         """Create the topics, and say on ``~/label_info`` which classes there are.
 
         With the name of a ``camera`` the topics are below it: ``~/front/mask``. ``camera_info`` is
-        the topic of the camera's CameraInfo, of which the masks' own is made; empty for none.
+        the topic of the camera's CameraInfo, of which the masks' own is made.
         """
         self._node, self._table = node, table
         self._prefix = f"~/{camera}/" if camera else "~/"
         self._legend = Legend(table)
         self._connections: list[OutputConnection] = []
         self._mask = self._output(Image, "mask")
+        self._mask_png = self._output(CompressedImage, "mask/compressed")
+        self._mask_info = self._output(CameraInfo, "camera_info")
         self._report = self._output(FrameReport, "frame_report")
         self._refinement = self._output(KeyFrameRefinement, "key_frame_refinement")
         self._confidence = self._output(Image, "confidence")
@@ -57,13 +63,11 @@ class Outputs:
         self._overlay = self._output(Image, "overlay")
         self._overlay_jpeg = self._output(CompressedImage, "overlay/compressed")
         self._camera_info: CameraInfo | None = None  # the newest
-        self._info_subscription: Any = None
-        if camera_info:
-            self._mask_info = self._output(CameraInfo, "camera_info")
-            self._info_subscription = node.create_subscription(
-                CameraInfo, camera_info, self._on_camera_info, image_qos(),
-                qos_overriding_options=overridable_qos(),
-            )  # fmt: skip
+        self._without_info: int | None = 0  # masks before it; None once that is said
+        self._info_subscription = node.create_subscription(
+            CameraInfo, camera_info, self._on_camera_info, image_qos(),
+            qos_overriding_options=overridable_qos(),
+        )  # fmt: skip
         if LabelInfo is None:
             node.get_logger().info("No topic ~/label_info: vision_msgs is not installed", once=True)
         else:
@@ -82,18 +86,32 @@ class Outputs:
     def mask(self, header: Header, mask: np.ndarray, image_size: tuple[int, int]) -> None:
         """Publish ``mask``, uint8 (H, W), of an image of ``image_size`` (height, width), at once.
 
-        With it goes its CameraInfo, where there is one and the camera has sent its own.
+        With it goes its CameraInfo, once the camera has sent its own: none is made up.
         """
         if self._mask.has_subscribers:
             self._mask.publisher.publish(MESSAGES.image(header, mask, "mono8"))
-        if self._camera_info is not None and self._mask_info.has_subscribers:
+        if not self._mask_info.has_subscribers:
+            return
+        if self._camera_info is not None:
             info = scaled(self._camera_info, header, image_size, mask.shape)
             self._mask_info.publisher.publish(info)
+        elif (masks := self._without_info) is not None:
+            self._without_info = masks + 1
+            if self._without_info == PATIENCE:
+                self._without_info = None
+                topic = self._info_subscription.topic_name
+                self._node.get_logger().warning(
+                    f"Nothing is published on {self._mask_info.publisher.topic_name}, as no "
+                    f"CameraInfo has come on {topic} beside {PATIENCE} images; have the camera "
+                    f"driver publish its calibration, or remap {topic} to where it does"
+                )
 
     def report(
         self, header: Header, result: Segmentation, timing: NodeTiming, ledger: Ledger
     ) -> None:
-        """Publish what is known of a mask, and its confidence."""
+        """Publish what is known of a mask, its confidence, and itself as a file."""
+        if self._mask_png.has_subscribers:
+            self._mask_png.publisher.publish(MESSAGES.png(header, result.mask))
         if self._report.has_subscribers:
             message = MESSAGES.frame_report(header, result, timing, ledger)
             self._report.publisher.publish(message)
@@ -137,8 +155,7 @@ class Outputs:
 
     def destroy(self) -> None:
         """Remove the topics."""
-        if self._info_subscription is not None:
-            self._node.destroy_subscription(self._info_subscription)
+        self._node.destroy_subscription(self._info_subscription)
         for output in self._connections:
             output.destroy()
 
@@ -151,11 +168,11 @@ class Outputs:
         self._camera_info = message
 
     def _label_info(self) -> Any:
-        """Id and name of every class."""
+        """Id and name of every class that masks show."""
         info = LabelInfo()
         info.header.stamp = MESSAGES.time(self._node.get_clock().now().nanoseconds)
-        names = enumerate(self._table.names)
-        info.class_map = [VisionClass(class_id=i, class_name=name) for i, name in names]
+        shown = self._table.shown
+        info.class_map = [VisionClass(class_id=i, class_name=name) for i, name, _ in shown]
         return info
 
 

@@ -19,6 +19,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig, SettingError, check, setting
+from lowlat_seg_ros.images.reader import SAMPLE_BITS
+from lowlat_seg_ros.ros.transports import TRANSPORTS
 
 Record = TypeVar("Record")
 
@@ -67,17 +69,31 @@ class NodeConfig:
     )
     image_transport: str = setting(
         "raw",
-        "how images come: raw, sensor_msgs/Image on the topic 'image', or compressed, JPEG or PNG "
-        "in sensor_msgs/CompressedImage on 'image/compressed'",
-        choices=("raw", "compressed"),
+        "how images come: raw, sensor_msgs/Image on the topic 'image'; compressed, JPEG or PNG in "
+        "sensor_msgs/CompressedImage on 'image/compressed'; or H.264 or H.265 of image_transport's "
+        "plugins: foxglove, foxglove_msgs/CompressedVideo on 'image/foxglove', or ffmpeg, "
+        "ffmpeg_image_transport_msgs/FFMPEGPacket on 'image/ffmpeg'",
+        choices=tuple(TRANSPORTS),
         top_level=True,
     )
     output_size: str = setting(
         "input",
-        "size of masks and pictures: the input's, or the network's (see inference_height), with a "
-        "CameraInfo that fits it on ~/camera_info",
+        "size of masks and pictures: the input's, or the network's (see inference_height); the "
+        "CameraInfo on ~/camera_info fits it",
         choices=("input", "network"),
         top_level=True,
+    )
+    bits_per_sample: int = setting(
+        0,
+        "bits that the camera has in each value of 16-bit encodings, such as 12 of mono16; 0 for "
+        "all 16",
+        unit="bits", choices=(0, *SAMPLE_BITS), dynamic=True,
+    )  # fmt: skip
+    class_remap: tuple[str, ...] = setting(
+        (),
+        "what masks call classes, as 'name:id', such as ['Road:1', 'Sky:255'] with 255 for "
+        "unlabelled; empty ([''] in a file) for the numbers in the checkpoint; colours and "
+        "~/label_info follow, and classes without an entry keep their number",
     )
     overlay_alpha: float = setting(
         0.5, "share of the class colours in ~/overlay", low=0.0, high=1.0, dynamic=True
@@ -231,7 +247,7 @@ def descriptor(item: dataclasses.Field[Any]) -> ParameterDescriptor:
     rule = item.metadata
     text = f"{rule['doc']} [{rule['unit']}]" if rule["unit"] else rule["doc"]
     result = ParameterDescriptor(description=text)
-    constraints = [f"one of {', '.join(rule['choices'])}"] if rule["choices"] else []
+    constraints = [f"one of {', '.join(map(str, rule['choices']))}"] if rule["choices"] else []
     if not rule["dynamic"]:
         constraints.append("changes only while the node is unconfigured")
     result.additional_constraints = "; ".join(constraints)
@@ -255,7 +271,7 @@ def _declare(node: Node, kind: type[Record]) -> Record:
         values[item.name] = _value(
             node.declare_parameter(_parameter_name(item), default, descriptor(item)).value
         )
-    return _checked(lambda: kind(**values))
+    return checked(lambda: kind(**values))
 
 
 def _value(value: Any) -> Any:
@@ -269,10 +285,10 @@ def _replace(record: Record, values: dict[str, Any]) -> Record:
     """``record`` with those of ``values``, by the names of parameters, that it has."""
     names = {item.name: _parameter_name(item) for item in dataclasses.fields(record)}  # type: ignore[arg-type]
     mine = {name: values[there] for name, there in names.items() if there in values}
-    return _checked(lambda: dataclasses.replace(record, **mine))  # type: ignore[type-var]
+    return checked(lambda: dataclasses.replace(record, **mine))  # type: ignore[type-var]
 
 
-def _checked(make: Callable[[], Record]) -> Record:
+def checked(make: Callable[[], Record]) -> Record:
     """What ``make`` makes; ConfigError with the parameter's name for a value against the rules."""
     try:
         return make()

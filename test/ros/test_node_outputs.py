@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from conftest import Start
@@ -15,6 +16,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.images.raw import narrowed
+from lowlat_seg_ros.images.reader import WATCHED_IMAGES
 from lowlat_seg_ros.labels import CAMVID, Legend, colour_mask, overlay
 from lowlat_seg_ros.ros.messages import MESSAGES
 from lowlat_seg_ros.ros.outputs import LabelInfo
@@ -83,6 +86,43 @@ def test_overlay_as_jpeg(live: Bench) -> None:
     assert found.data == MESSAGES.jpeg(found.header, wanted).data
 
 
+def test_what_goes_out_has_the_ids_and_the_confidence_that_are_asked_for(
+    start: Start, checkpoint: Path
+) -> None:
+    """Mask, colours and file alike; and 12 of 16 bits are named once, with what to set."""
+    entries = ["Road:50", "Sky:255", "Car:50"]
+    table = CAMVID.remapped(entries)
+    node, bench = start(class_remap=entries)
+    colours = bench.listen(Image, "color_mask")
+    files = bench.listen(CompressedImage, "mask/compressed")
+    first(bench, colours, "test_discovery")
+    first(bench, files, "test_discovery")
+    wide = RGB * np.uint16(16)
+    for index in range(2 * WATCHED_IMAGES):
+        bench.send(message(wide, "rgb16", 1.0 + index, "test_bits"))
+    node.wait_for_log("set the parameter advanced.bits_per_sample to 12")
+    bench.set_parameters(bits_per_sample=12)
+    rgb = narrowed(wide, 12)
+    with Engine.from_checkpoint(checkpoint, EngineConfig(foreground_threads=1), "cpu") as engine:
+        whole = engine.process(Frame(rgb, 0), confidence=True)
+    assert whole.confidence is not None
+    for least in (0.0, float(np.median(whole.confidence)) / 255):
+        bench.set_parameters(confidence_threshold=least)
+        wanted = table.id_lut[whole.mask]
+        wanted[whole.confidence < 255 * least] = 255
+        image = message(wide, "rgb16", 1.0, f"test_ids/{least}")
+        bench.send(image)
+        found = bench.mask_on(image)
+        np.testing.assert_array_equal(mask_of(found), wanted)
+        picture = colours.first(lambda item, header=image.header: item.header == header)
+        np.testing.assert_array_equal(pixels_of(picture), colour_mask(wanted, table))
+        file = files.first(lambda item, header=image.header: item.header == header)
+        assert file.format == "mono8; png compressed "
+        pixels = cv2.imdecode(np.frombuffer(file.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(pixels, wanted)
+    assert node.log.count("advanced.bits_per_sample") == 1
+
+
 @pytest.mark.skipif(LabelInfo is None, reason="needs vision_msgs")
 def test_label_info_is_there_for_whoever_comes_late(live: Bench) -> None:
     latched = QoSProfile(
@@ -105,6 +145,7 @@ def test_absence_of_label_info_is_said_once(start: Start) -> None:
     [
         ("confidence", "publisher"), ("color_mask", "publisher"), ("overlay", "publisher"),
         ("overlay/compressed", "publisher"), ("mask", "publisher"), ("frame_report", "publisher"),
+        ("mask/compressed", "publisher"), ("camera_info", "publisher"),
         ("/diagnostics", "publisher"), ("image", "subscription"),
     ],
 )  # fmt: skip

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import rclpy
-from harness import wait_until
+from harness import TIMEOUT_S, wait_until
 from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement
 from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.frames import Deadline, MaskKind, NodeTiming, Provenance, Segmentation
+from lowlat_seg_ros.frames import (
+    Deadline,
+    MaskKind,
+    NodeTiming,
+    Provenance,
+    Segmentation,
+    StageTiming,
+)
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.labels import CAMVID
-from lowlat_seg_ros.ros.outputs import Outputs
+from lowlat_seg_ros.ros.outputs import PATIENCE, Outputs
 from lowlat_seg_ros.ros.params import NodeConfig
 
 TOPICS = {
     "mask": Image,
+    "mask/compressed": CompressedImage,
     "color_mask": Image,
     "overlay": Image,
     "overlay/compressed": CompressedImage,
@@ -56,6 +66,11 @@ def unusable(level: int = 0) -> Segmentation:
     return Segmentation(nothing, 0, "", source, nothing, deadline=Deadline(level))
 
 
+def segmentation() -> Segmentation:
+    """A result whose report can be made."""
+    return dataclasses.replace(unusable(), timing=StageTiming())
+
+
 def publish(outputs: Outputs, result: Segmentation) -> None:
     outputs.mask(Header(), result.mask, (4, 6))
     outputs.refinement(nothing)
@@ -63,9 +78,11 @@ def publish(outputs: Outputs, result: Segmentation) -> None:
     outputs.pictures(Header(), np.zeros((4, 6, 3), np.uint8), result, NodeConfig())
 
 
-def subscribe(node: Node, topic: str, kind: Any) -> None:
+def subscribe(
+    node: Node, topic: str, kind: Any, callback: Callable[[Any], None] = lambda _: None
+) -> None:
     name = f"{node.get_name()}/{topic}"
-    node.create_subscription(kind, name, lambda _: None, 1)
+    node.create_subscription(kind, name, callback, 1)
     (publisher,) = (p for p in node.publishers if p.topic_name == f"/{name}")
     wait_until(publisher.get_subscription_count, lambda: f"{name} is not discovered")
 
@@ -77,6 +94,50 @@ def test_what_nobody_subscribes_to_is_not_made(node: Node, topic: str) -> None:
     subscribe(node, topic, TOPICS[topic])
     with pytest.raises((AttributeError, TypeError, cv2.error)):
         publish(outputs, unusable())
+
+
+def test_mask_as_a_file_is_the_mask(node: Node) -> None:
+    outputs, found = Outputs(node, CAMVID), []
+    subscribe(node, "mask/compressed", CompressedImage, found.append)
+    mask = np.random.default_rng(0).integers(0, 256, (30, 40), np.uint8)
+    header = Header(frame_id="camera")
+    result = dataclasses.replace(segmentation(), mask=mask)
+    outputs.mask(header, mask, (30, 40))
+    outputs.report(header, result, NodeTiming(), Ledger())
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    while not found:
+        executor.spin_once(TIMEOUT_S)
+    (message,) = found
+    assert (message.header, message.format) == (header, "mono8; png compressed ")
+    pixels = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(pixels, mask)
+
+
+def test_camera_info_is_the_cameras_or_none_which_is_said_once(
+    node: Node, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outputs, found = Outputs(node, CAMVID), []
+    mask = np.zeros((48, 64), np.uint8)
+    for _ in range(2 * PATIENCE):
+        outputs.mask(Header(), mask, mask.shape)
+    assert "CameraInfo" not in capfd.readouterr().err  # nobody wants any
+    subscribe(node, "camera_info", CameraInfo, found.append)
+    for _ in range(2 * PATIENCE):
+        outputs.mask(Header(), mask, mask.shape)
+    says = capfd.readouterr().err
+    assert says.count("no CameraInfo has come on /camera_info beside 10 images") == 1
+    camera = node.create_publisher(CameraInfo, "/camera_info", 1)
+    info = CameraInfo(height=48, width=64, k=[50.0, 0.0, 31.5, 0.0, 50.0, 23.5, 0.0, 0.0, 1.0])
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    while not found:
+        camera.publish(info)
+        executor.spin_once(0.1)
+        outputs.mask(Header(frame_id="mine"), mask, mask.shape)
+    assert found[0].header.frame_id == "mine"
+    found[0].header.frame_id = ""
+    assert found[0] == info  # nothing came before
 
 
 def test_confidence_is_wanted_while_somebody_subscribes(node: Node) -> None:

@@ -12,12 +12,9 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from harness import NODE, ROOT, Bench, wait_until
 from rclpy.node import NodeNameNonExistentError
 
-#: Only with vision_msgs; with masks at the network's size; with compressed images; in simulated
-#: time; where the client library listens to them.
-SOMETIMES = {
-    *("label_info", "camera_info", "/camera/camera_info", "/camera/image_raw/compressed"),
-    *("/clock", "/parameter_events"),
-}
+#: Only with vision_msgs; with compressed images; in simulated time; where the client library
+#: listens to them.
+SOMETIMES = {"label_info", "/camera/image_raw/compressed", "/clock", "/parameter_events"}
 
 
 def allowed(kind: str, right: str) -> set[str]:
@@ -35,8 +32,10 @@ def of_node(ask: Callable[[str, str], list[tuple[str, list[str]]]], namespace: s
         found = ask(NODE, namespace)
     except NodeNameNonExistentError:  # not yet discovered
         return set()
-    names = {name.removeprefix(f"{namespace}/{NODE}/") for name, _ in found}
-    return {"/camera/image_raw" if name == f"{namespace}/image" else name for name in names}
+    launched = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info"}
+    cameras = {f"{namespace}/{name}": topic for name, topic in launched.items()}
+    own = f"{namespace}/{NODE}/"
+    return {cameras.get(name, name.removeprefix(own)) for name, _ in found}
 
 
 def test_policy_is_what_the_node_has(live: Bench) -> None:

@@ -107,6 +107,11 @@ def check(args: argparse.Namespace) -> None:
             f"--max-latency-ms is {args.max_latency_ms}, but evaluated masks must not depend on "
             "this machine's speed; leave it at 0"
         )
+    if args.confidence_threshold > 0:
+        raise ConfigError(
+            f"--confidence-threshold is {args.confidence_threshold}, but the compared methods "
+            "label every pixel; leave it at 0"
+        )
     if args.delay_frames < 0:
         raise ConfigError(f"--delay-frames is {args.delay_frames}; it must be 0 or more")
     if args.baselines is not None and not args.baselines.is_dir():

@@ -1,0 +1,125 @@
+"""``sensor_msgs/CompressedImage`` as RGB: JPEG and PNG, whole ones alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lowlat_seg_ros.images.raw import (
+    ENCODINGS,
+    MATRIX,
+    Fault,
+    ImageError,
+    Narrow,
+    encoding_named,
+    octets,
+)
+
+#: The next marker of a JPEG; 0xFF as a value is followed by 0, and 0xD0 to 0xD7 only restart the
+#: decoder (ITU-T T.81, B.1.1). Others begin a segment, with its length.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_END_OF_JPEG = b"\xff\xd9"
+_END_OF_PNG = re.compile(rb"\0\0\0\0IEND\xaeB`\x82")
+
+
+def decoded(msg: Any, narrow: Narrow) -> np.ndarray:
+    """A compressed image as uint8 (H, W, 3) RGB; see :func:`~.reader.to_rgb`."""
+    data = octets(msg.data)
+    source, target = _encodings(msg.format)
+    name = _file_of(data, msg.format)
+    if not _FILES[name][1](data.data):
+        raise ImageError(
+            Fault.LENGTH,
+            f"data holds {data.size} bytes of a {name} that does not end: the message was cut "
+            "short; check the camera driver and the network to it",
+        )
+    try:
+        # Also leaves the orientation of EXIF alone.
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            raise _damaged(name, data, "the decoder gives up")
+        if pixels.dtype != np.uint8:
+            pixels = narrow(pixels)
+        if pixels.ndim == 2:
+            mosaic = source.startswith("bayer_") and ENCODINGS[source].code
+            return cv2.cvtColor(pixels, mosaic or cv2.COLOR_GRAY2RGB)
+    except cv2.error as error:
+        raise _damaged(name, data, str(error).strip()) from error
+    # OpenCV gives BGR; what image_transport left in the order of the raw image is RGB by that.
+    if target.startswith("rgb"):
+        return pixels[..., :3]
+    alpha = pixels.shape[2] == 4
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if alpha else cv2.COLOR_BGR2RGB)
+
+
+def _encodings(text: str) -> tuple[str, str]:
+    """Of the raw image and of what was compressed, as image_transport writes both into ``format``.
+
+    That is "rgb8; jpeg compressed bgr8"; others write "jpeg" alone, which is neither. Raises
+    :class:`ImageError` for what is no picture, such as depth.
+    """
+    source, _, how = (part.strip() for part in text.partition(";"))
+    if "compresseddepth" in text.lower():
+        raise ImageError(
+            Fault.ENCODING,
+            f"format is {text!r}, which is depth (image_transport's compressedDepth), not a "
+            "picture; remap to the camera's colour images",
+        )
+    if source.startswith("bayer_") or MATRIX.fullmatch(source):  # others change nothing
+        encoding_named(source)
+    return source, how.partition("compressed")[2].strip()
+
+
+def _file_of(data: np.ndarray, text: str) -> str:
+    """What the data begin as, whatever ``text``, the message's format, says."""
+    begin = data[:8].tobytes()
+    for name, (magic, _) in _FILES.items():
+        if begin.startswith(magic):
+            return name
+    raise ImageError(
+        Fault.ENCODING,
+        f"data begins with {begin.hex(' ') or 'nothing'} (format is {text!r}), which is neither "
+        f"{' nor '.join(_FILES)}; have the camera publish one of them, or set image_transport to "
+        "raw",
+    )
+
+
+def _jpeg_is_whole(data: memoryview) -> bool:
+    """Whether the image's own end comes, not one of a thumbnail in its header or of a later image.
+
+    What follows it does not count: drivers send buffers that are longer than the image.
+    """
+    place = 2
+    while place <= len(data) and (found := _MARKER.search(data, place)) is not None:
+        marker, place = found[0], found.end()
+        if marker == _END_OF_JPEG:
+            return True
+        if marker == b"\xff\xd8":  # another image begins
+            return False
+        if marker != b"\xff\x01":  # which is all of its segment
+            place += int.from_bytes(data[place : place + 2], "big")
+    # A header that leads beyond the data: damaged, not cut short.
+    return bytes(data).rstrip(b"\0").endswith(_END_OF_JPEG)
+
+
+def _png_is_whole(data: memoryview) -> bool:
+    """Whether its last chunk comes, with its checksum; whatever follows."""
+    return _END_OF_PNG.search(data) is not None
+
+
+#: Files that are understood: how they begin, and whether they are whole.
+_FILES: dict[str, tuple[bytes, Callable[[memoryview], bool]]] = {
+    "JPEG": (b"\xff\xd8\xff", _jpeg_is_whole),
+    "PNG": (b"\x89PNG\r\n\x1a\n", _png_is_whole),
+}
+
+
+def _damaged(name: str, data: np.ndarray, why: str) -> ImageError:
+    return ImageError(
+        Fault.CONVERSION,
+        f"data holds {data.size} bytes of a damaged {name} ({why}); check the camera driver",
+    )
