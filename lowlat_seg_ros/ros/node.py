@@ -37,6 +37,7 @@ from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header
 from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.ros import start
 from lowlat_seg_ros.ros.camera import Cameras
 from lowlat_seg_ros.ros.connections import output_qos, overridable_qos
 from lowlat_seg_ros.ros.diagnostics import camera_statuses, diagnostics, lifecycle_status
@@ -233,18 +234,31 @@ class SegmentationNode(ManagedNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 0 then, 1 if it cannot start."""
-    # rclpy calls it after its own, which alone would let loading and warming up run to their end.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    rclpy.init(args=args)
+    files = start.params_files(sys.argv[1:] if args is None else args)
     try:
-        return _run()
+        # rclpy calls it after its own, which alone would let loading and warming up run to their
+        # end.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            for file in files:
+                start.nodes_in("--params-file", file)
+            rclpy.init(args=args)
+        except (ConfigError, RuntimeError) as error:  # rclpy's are
+            get_logger(NODE_NAME).fatal(f"Cannot start: {start.cannot_initialise(error)}")
+            return 1
+        return _run(files)
     except KeyboardInterrupt:
         return 0
 
 
-def _run() -> int:
+def _run(files: list[str]) -> int:
     try:
         node = SegmentationNode()
+        foreign = start.foreign_files(files, node.get_fully_qualified_name())
+        if foreign and len(foreign) == len(files):
+            raise ConfigError(foreign[0])
+        for sentence in foreign:
+            node.get_logger().warning(f"Parameters: {sentence}")
         if node.autostart:
             steps = (node.trigger_configure, node.trigger_activate)
             if any(step() != TransitionCallbackReturn.SUCCESS for step in steps):
