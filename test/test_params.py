@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 import rclpy
 from rclpy.context import Context
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
@@ -141,6 +143,23 @@ def test_wrong_values_are_named_as_parameters(context: Context) -> None:
         node_with(context, **{"advanced.late_refinement": "never"})
     with pytest.raises(ConfigError, match=r"^cameras is a/b; give each camera a name of its own"):
         node_with(context, cameras=["a/b"])
+
+
+def test_configuring_says_what_makes_frames_slow(
+    context: Context, weights: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not installed
+    advanced = {"expected_width": 64, "expected_height": 48, "expected_rate_hz": 1e3}
+    settings = {"checkpoint": str(weights), "device": "cpu", "max_latency_ms": 1e-3} | advanced
+    node = node_with(context, **as_parameters(settings))
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    log = capfd.readouterr().err
+    assert "WARN" in log
+    assert "pip install numba" in log
+    assert "which is over max_latency_ms 0.001, so load will be shed; set a smaller" in log
+    assert "At 64x48, segmented at 64x48:" in log
+    node.release()
 
 
 def test_checkpoint_may_be_in_the_home_folder(

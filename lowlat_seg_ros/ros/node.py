@@ -29,11 +29,12 @@ from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError, name_of
 from lowlat_seg_ros.engine.cpu_threads import run_in_temporary_thread
 from lowlat_seg_ros.engine.frame_cost import FrameCost, measure
+from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.runner import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.frames import FrameError, ResetReason
 from lowlat_seg_ros.labels import ClassTable
-from lowlat_seg_ros.network import checkpoint, inference
+from lowlat_seg_ros.network import checkpoint, inference, machine_code
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header
 from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -84,7 +85,8 @@ def load_model(settings: Settings) -> Model:
     sha256 = checkpoint.verify(path, node.checkpoint_sha256)
     segmenter, header = inference.load(path, device, settings.engine.precision)
     table = ClassTable(path.stem, header.classes, header.colours)
-    cost = measure(segmenter, settings.engine, (node.expected_height, node.expected_width))
+    size = (node.expected_height, node.expected_width)
+    cost = measure(segmenter, settings.engine, size, node.expected_rate_hz)
     return Model(segmenter, header, table, device, path, sha256, cost)
 
 
@@ -162,11 +164,24 @@ class SegmentationNode(ManagedNode):
             f"{len(model.table)} classes on {model.device}, from {model.path} (SHA-256 "
             f"{model.sha256}), deviation threshold {threshold:.3f}"
         )
+        height, width = plan(
+            (cost.height, cost.width), settings.engine.inference_height,
+            trained_height=model.segmenter.trained_height,
+        ).scaled  # fmt: skip
         self.get_logger().info(
-            f"At {cost.width}x{cost.height}: {cost.fast_track_ms:.0f} ms a frame, Sh "
-            f"{cost.slow_track_ms:.0f} ms in the background, {cost.full_frame_ms:.0f} ms for "
-            f"a first frame; at most {cost.rate_hz(cameras):.1f} Hz with {cameras} camera(s)"
+            f"At {cost.width}x{cost.height}, segmented at {width}x{height}: "
+            f"{cost.fast_track_ms:.0f} ms a frame, Sh {cost.slow_track_ms:.0f} ms in the "
+            f"background, {cost.full_frame_ms:.0f} ms for a first frame; at most "
+            f"{cost.rate_hz(cameras):.1f} Hz with {cameras} camera(s)"
         )
+        if 0 < settings.engine.max_latency_ms < cost.fast_track_ms:
+            self.get_logger().warning(
+                f"A frame takes {cost.fast_track_ms:.0f} ms, which is over max_latency_ms "
+                f"{settings.engine.max_latency_ms:g}, so load will be shed; set a smaller "
+                f"inference_height than {height}, or a larger max_latency_ms"
+            )
+        if model.device.type == "cpu" and (sentence := machine_code.absence()):
+            self.get_logger().warning(sentence)
 
     def activate(self) -> None:
         """Subscribe to the cameras."""
