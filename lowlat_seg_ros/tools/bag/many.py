@@ -25,10 +25,11 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from lowlat_seg_ros.cli import user_errors
 from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.frames import FrameError
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation.summary import write_json
+from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.tools.bag.run import Segmented, segment_bag
 
 #: CPU cores for each bag on a cluster, where ``--foreground-threads`` does not say.
@@ -132,7 +133,7 @@ def _segment(job: Job) -> Result:
         # Of a worker that was lost when it had moved the bag and not yet said so.
         shutil.rmtree(job.out, ignore_errors=True)
         (folder / job.out.name).rename(job.out)
-    except user_errors() as error:
+    except (ConfigError, DataError, FrameError, CheckpointError) as error:
         return Result(problem=str(error))
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
