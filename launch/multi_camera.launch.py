@@ -1,10 +1,14 @@
 """``ros2 launch lowlat_seg_ros multi_camera.launch.py``: one node for several cameras."""
 
+import sys
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+
+from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.ros import start
 
 SHARE = Path(get_package_share_directory("lowlat_seg_ros"))
 # Name: default and meaning, beside the arguments of segmentation.launch.py.
@@ -17,7 +21,7 @@ ARGUMENTS = {
 
 def generate_launch_description() -> LaunchDescription:
     """The arguments, which the included file sees, and its node with one network for all."""
-    return LaunchDescription(
+    description = LaunchDescription(
         [
             *(
                 DeclareLaunchArgument(name, default_value=default, description=meaning)
@@ -26,3 +30,14 @@ def generate_launch_description() -> LaunchDescription:
             IncludeLaunchDescription(str(SHARE / "launch" / "segmentation.launch.py")),
         ]
     )
+    known = [argument.name for argument in description.get_launch_arguments()]
+    check = OpaqueFunction(function=check_arguments, args=[known])
+    return LaunchDescription([check, *description.entities])
+
+
+def check_arguments(context: LaunchContext, known: list[str]) -> None:
+    """ConfigError for an argument that there is not, and for no camera at all."""
+    if start.names_file(sys.argv, __file__, "lowlat_seg_ros"):
+        start.check_arguments(context.argv, known)
+    if not context.launch_configurations.get("cameras", "front").strip(" ,"):
+        raise ConfigError("cameras is empty; name at least one, as in cameras:=front,left")

@@ -1,7 +1,9 @@
 """``ros2 launch lowlat_seg_ros replay.launch.py``: the node on a bag, or on a data set as a bag."""
 
 import importlib.util
+import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,6 +25,9 @@ from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.ros_adapters import get_ros_node
 
+from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.ros import start
+
 LAUNCH = Path(get_package_share_directory("lowlat_seg_ros")) / "launch"
 # Name: default and meaning, beside the arguments of segmentation.launch.py.
 ARGUMENTS = {
@@ -32,6 +37,7 @@ ARGUMENTS = {
     "rate": ("1.0", "Times as fast as it was recorded."),
     "loop": ("false", "true to play it again and again."),
 }
+DATASETS = ("drive", "camvid", "cityscapes", "folder")
 CLOCK_HZ = "100"
 # How long to wait between looking for the node's subscription.
 POLL_S = 0.2
@@ -42,26 +48,46 @@ def generate_launch_description() -> LaunchDescription:
     node = IncludeLaunchDescription(
         str(LAUNCH / "segmentation.launch.py"), launch_arguments={"use_sim_time": "true"}.items()
     )
-    return LaunchDescription(
-        [
-            *(
-                DeclareLaunchArgument(name, default_value=default, description=meaning)
-                for name, (default, meaning) in ARGUMENTS.items()
-            ),
-            node,
-            OpaqueFunction(function=prepare),
-        ]
-    )
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=meaning)
+        for name, (default, meaning) in ARGUMENTS.items()
+    ]
+    known = [a.name for a in LaunchDescription([*arguments, node]).get_launch_arguments()]
+    check_first = OpaqueFunction(function=check, args=[known])
+    return LaunchDescription([*arguments, check_first, node, OpaqueFunction(function=prepare)])
+
+
+def check(context: LaunchContext, known: list[str]) -> None:
+    """ConfigError for an argument that there is not or cannot be, before anything is started."""
+    if start.names_file(sys.argv, __file__, "lowlat_seg_ros"):
+        start.check_arguments(context.argv, known)
+    for name in ("bag", "root"):
+        if (path := path_of(context, name)) and not Path(path).exists():
+            raise ConfigError(f"{name} is {path}, which does not exist; check the path")
+    start.choice("dataset", value(context, "dataset"), DATASETS)
+    start.flag("loop", value(context, "loop"))
+    try:
+        fits = 0 < float(value(context, "rate")) < float("inf")
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ConfigError(f"rate is {value(context, 'rate')!r}; give a number above 0, such as 0.5")
+    players = ("rosbag2_py", "rosbags")
+    if not any(importlib.util.find_spec(name) for name in players):
+        raise ConfigError(
+            "nothing plays bags here; install ros2 bag (apt install "
+            f"ros-{os.environ.get('ROS_DISTRO', 'jazzy')}-ros2bag), or 'pip install rosbags'"
+        )
 
 
 def prepare(context: LaunchContext) -> list[Action]:
     """Play the bag, or make one of the data set first."""
-    if value(context, "bag"):
-        return [OpaqueFunction(function=play, args=[value(context, "bag")])]
+    if bag := path_of(context, "bag"):
+        return [OpaqueFunction(function=play, args=[bag])]
     folder = tempfile.mkdtemp(prefix="lowlat_seg_ros_")
     bag = str(Path(folder) / "bag")
     command = ["lowlat-seg", "bag", "make", "--dataset", value(context, "dataset"), "--out", bag]
-    command += ["--root", value(context, "root")] if value(context, "root") else []
+    command += ["--root", root] if (root := path_of(context, "root")) else []
     command += ["--image-topic", value(context, "image")]
 
     def go_on(event: ProcessExited, _: LaunchContext) -> list[Action]:
@@ -85,7 +111,7 @@ def play(context: LaunchContext, bag: str) -> list[Action]:
     image, node = value(context, "image"), get_ros_node(context)
     if not any(node.count_subscribers(topic) for topic in (image, f"{image}/compressed")):
         return [TimerAction(period=POLL_S, actions=[OpaqueFunction(function=play, args=[bag])])]
-    loop = value(context, "loop").lower() == "true"
+    loop = start.flag("loop", value(context, "loop"))
     if importlib.util.find_spec("rosbag2_py") is not None:
         command = ["ros2", "bag", "play", bag, "--clock", CLOCK_HZ, "--disable-keyboard-controls"]
         command += ["--loop"] if loop else []
@@ -97,9 +123,17 @@ def play(context: LaunchContext, bag: str) -> list[Action]:
 
 
 def played(event: ProcessExited, context: LaunchContext) -> list[Action]:
-    """The node goes on, with its last frame in rviz."""
-    done = "The bag is at its end; Ctrl-C ends the node."
-    return [LogInfo(msg=done)] if event.returncode == 0 and not context.is_shutdown else []
+    """The node goes on, with its last frame in rviz; without a bag nothing does."""
+    if context.is_shutdown:
+        return []
+    if event.returncode == 0:
+        return [LogInfo(msg="The bag is at its end; Ctrl-C ends the node.")]
+    return [EmitEvent(event=Shutdown(reason="the bag could not be played"))]
+
+
+def path_of(context: LaunchContext, name: str) -> str:
+    """A path that is given; after := the shell leaves ~ as it is."""
+    return os.path.expanduser(value(context, name))
 
 
 def value(context: LaunchContext, name: str) -> str:

@@ -4,9 +4,14 @@ multi_camera.launch.py includes it and sets ``cameras`` and ``images``.
 """
 
 import os
+import sys
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -20,6 +25,10 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.ros import start
+
+NODE = "segmentation_node"
 CONFIG = Path(get_package_share_directory("lowlat_seg_ros")) / "config"
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 # Name: default and meaning. Those of PARAMETERS override params_file only where they are given.
@@ -47,6 +56,7 @@ def generate_launch_description() -> LaunchDescription:
     profile = str(CONFIG / "fastdds_large_images.xml")
     return LaunchDescription(
         [
+            OpaqueFunction(function=check_names),
             *(
                 DeclareLaunchArgument(name, default_value=default, description=meaning)
                 for name, (default, meaning) in ARGUMENTS.items()
@@ -57,9 +67,17 @@ def generate_launch_description() -> LaunchDescription:
     )
 
 
+def check_names(context: LaunchContext) -> None:
+    """ConfigError for an argument that there is not, which ros2 launch would ignore."""
+    if start.names_file(sys.argv, __file__, "lowlat_seg_ros"):
+        start.check_arguments(context.argv, ARGUMENTS)
+
+
 def nodes(context: LaunchContext) -> list[Node]:
     """The nodes to start, the arguments being known."""
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    images = images_of(context)
+    check(value, [topic for _, topic in images])
     given = {
         name: ParameterValue(LaunchConfiguration(name), value_type=kind)
         for name, kind in PARAMETERS.items()
@@ -70,15 +88,42 @@ def nodes(context: LaunchContext) -> list[Node]:
     segmentation = Node(
         package="lowlat_seg_ros",
         executable="segmentation_node",
-        name="segmentation_node",
+        name=NODE,
         namespace=value["namespace"],
         parameters=[value["params_file"], *([given] if given else [])],
-        remappings=[("image", value["image"]), *images_of(context)],
+        remappings=[("image", value["image"]), *images],
         arguments=["--ros-args", "--log-level", value["log_level"]],
         output="screen",
         on_exit=end,
     )
-    return [segmentation, *([rviz(value)] if value["rviz"].lower() == "true" else [])]
+    return [segmentation, *([rviz(value)] if start.flag("rviz", value["rviz"]) else [])]
+
+
+def check(value: dict[str, str], images: list[str]) -> None:
+    """ConfigError for a value that cannot be, before any process is started.
+
+    launch would leave behind what is already started.
+    """
+    # After := the shell leaves ~ as it is.
+    value["params_file"] = os.path.expanduser(value["params_file"])
+    start.choice("log_level", value["log_level"], start.LOG_LEVELS)
+    for name in ("autostart", "use_sim_time"):
+        start.flag(name, value[name])
+    for topic in (value["image"], *images):
+        start.check_name("image", topic)
+    if namespace := value["namespace"].strip("/"):
+        start.check_name("namespace", namespace)
+    node = "/".join(["", *filter(None, [namespace, NODE])])
+    for sentence in start.foreign_files([value["params_file"]], node, "params_file"):
+        raise ConfigError(sentence)
+    if start.flag("rviz", value["rviz"]):
+        try:
+            get_package_prefix("rviz2")
+        except PackageNotFoundError as error:
+            raise ConfigError(
+                "rviz is true, but the package rviz2 is not installed; install it (apt install "
+                f"ros-{os.environ.get('ROS_DISTRO', 'jazzy')}-rviz2), or leave rviz:=true out"
+            ) from error
 
 
 def images_of(context: LaunchContext) -> list[tuple[str, str]]:
@@ -86,7 +131,7 @@ def images_of(context: LaunchContext) -> list[tuple[str, str]]:
     cameras, topics = names(context, "cameras"), names(context, "images")
     topics = topics or [f"/{camera}/image_raw" for camera in cameras]
     if len(topics) != len(cameras):
-        raise ValueError(
+        raise ConfigError(
             f"{len(topics)} topics in images ({', '.join(topics)}) for {len(cameras)} cameras "
             f"({', '.join(cameras)}); give one for each, in the same order"
         )
@@ -114,6 +159,6 @@ def rviz(value: dict[str, str]) -> Node:
         executable="rviz2",
         namespace=namespace,
         arguments=["-d", str(CONFIG / "segmentation.rviz")],
-        parameters=[{"use_sim_time": value["use_sim_time"].lower() == "true"}],
+        parameters=[{"use_sim_time": start.flag("use_sim_time", value["use_sim_time"])}],
         remappings=[("/camera/image_raw", value["image"]), *topics.items()],
     )

@@ -77,15 +77,22 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv`` (default: this process's own); returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    args = parser_for(argv).parse_args(argv)
+    try:
+        args = parser_for(argv).parse_args(argv)
+    except KeyboardInterrupt:  # imports may take a second
+        return _interrupted()
     try:
         return int(importlib.import_module(COMMANDS[args.command].module).run(args))
     except KeyboardInterrupt:
-        print("lowlat-seg: interrupted", file=sys.stderr)
-        return 130  # 128 + SIGINT, as shells have it
+        return _interrupted()
     except user_errors() as error:
         print(f"lowlat-seg {args.command}: {error}", file=sys.stderr)
         return 2
+
+
+def _interrupted() -> int:
+    print("lowlat-seg: interrupted", file=sys.stderr)
+    return 130  # 128 + SIGINT, as shells have it
 
 
 def parser_for(argv: list[str]) -> argparse.ArgumentParser:

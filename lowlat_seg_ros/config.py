@@ -322,12 +322,14 @@ class EngineConfig:
     """How frames are scheduled and at what size they are segmented (paper Sec. 3.4)."""
 
     inference_height: int = setting(
-        0,
-        "height at which the network runs, 0 for the input's own; the width follows from the "
-        "aspect ratio, and both are padded (edge pixels repeated, right and bottom) to a multiple "
-        "of 8; the mask has the input's size unless output_size of the node says otherwise",
+        -1,
+        "height at which the network runs; -1 for that of the images that the checkpoint was "
+        "trained on, whose objects it knows best, 0 for the input's own; the width follows from "
+        "the aspect ratio, and both are padded (edge pixels repeated, right and bottom) to a "
+        "multiple of 8; the mask has the input's size unless output_size of the node says "
+        "otherwise",
         unit="px",
-        low=0,
+        low=-1,
         high=4320,
         top_level=True,
     )

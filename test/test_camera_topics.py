@@ -10,8 +10,8 @@ from lowlat_seg_ros.messages import COMPRESSED
 from lowlat_seg_ros.messages import IMAGE as RAW
 from lowlat_seg_ros.ros.camera_topics import (
     CAMERA_INFO,
+    NAMES,
     SUFFIXES,
-    TRANSPORTS,
     Subscription,
     Topic,
     advice,
@@ -24,7 +24,7 @@ def follow(text: str, now: Subscription) -> Topic:
     image, kind, base = now.image, now.kind, now.base
     rules = dict(re.findall(r"remap (\S+) to ([^\s,;]+)", text))
     if transport := re.search(r"image_transport to (raw|compressed)", text):
-        kind = {value: key for key, value in TRANSPORTS.items()}[transport[1]]
+        kind = {value: key for key, value in NAMES.items()}[transport[1]]
     base = rules.get(image, base)
     name = base + SUFFIXES[kind]
     return Topic(rules.get(name, name), kind)

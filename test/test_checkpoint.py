@@ -229,3 +229,14 @@ def test_large_convolutions_in_eight_bits(tmp_path: Path) -> None:
         largest = expected[name].abs().amax(dim=(1, 2, 3))
         error = (found[name] - expected[name]).abs().amax(dim=(1, 2, 3))
         assert (error <= largest / 254 * 1.001).all(), name
+
+
+def test_height_of_the_training_images_comes_with_the_network(
+    tiny: Segmenter, tmp_path: Path
+) -> None:
+    stages = [{"options": {"size": [240, 320]}}, {"options": {"size": [360, 480]}}]
+    for provenance, height in (({"stages": stages}, 360), ({"stages": []}, 0), ({}, 0)):
+        told = dataclasses.replace(HEADER, provenance=provenance)
+        save(tmp_path / "x.safetensors", tiny, told, torch.float32)
+        network, read = load(tmp_path / "x.safetensors")
+        assert network.trained_height == read.trained_height == height

@@ -300,7 +300,7 @@ def test_dynamic_settings_take_effect_on_the_next_frame(
     selection = engine.process(make_frame(1)).selection
     assert selection is not None
     assert (selection.threshold, selection.is_key) == (0.0, True)
-    with pytest.raises(ConfigError, match="inference_height is 0 until a new engine is made"):
+    with pytest.raises(ConfigError, match="inference_height is -1 until a new engine is made"):
         engine.reconfigure(EngineConfig(inference_height=64, **ONE_THREAD))
     assert engine.config.deviation_threshold == 0.0
 

@@ -211,3 +211,10 @@ def test_wheel_repair_names_this_python_and_can_be_repeated() -> None:
     assert [(Path(folders[0]) / "Python.h").exists(), len(folders)] == [True, 2]
     assert (Path(folders[1]) / "numpy" / "arrayobject.h").exists()
     assert repair(repaired) == repaired
+
+
+def test_reports_name_tests_that_there_are() -> None:
+    named = re.findall(r"`K=(test_\w+)`", (ROOT / "docs" / "reports.md").read_text())
+    tests = "".join(path.read_text() for path in (ROOT / "test").rglob("test_*.py"))
+    assert named
+    assert [name for name in named if f"def {name}" not in tests] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,23 @@ def test_classes_that_the_weights_do_not_have_are_refused_by_the_parameters_name
     node = NodeConfig(checkpoint=str(weights), device="cpu", class_remap=("Raod:1",))
     with pytest.raises(ConfigError, match=r"^advanced.class_remap has 'Raod:1'; write name:id"):
         load_model(Settings(node, EngineConfig(foreground_threads=1)))
+
+
+def test_configuring_says_what_makes_frames_slow(
+    context: Context, weights: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not installed
+    advanced = {"expected_width": 64, "expected_height": 48, "expected_rate_hz": 1e3}
+    settings = {"checkpoint": str(weights), "device": "cpu", "max_latency_ms": 1e-3} | advanced
+    node = node_with(context, **as_parameters(settings))
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    log = capfd.readouterr().err
+    assert "WARN" in log
+    assert "pip install numba" in log
+    assert "which is over max_latency_ms 0.001, so load will be shed; set a smaller" in log
+    assert "At 64x48, segmented at 64x48:" in log
+    node.release()
 
 
 def test_checkpoint_may_be_in_the_home_folder(

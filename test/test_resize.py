@@ -1,5 +1,7 @@
 """Image to network input, logits to mask: sizes, borders and alignment."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -141,6 +143,16 @@ def test_shrinking_averages_areas(tiny: Segmenter) -> None:
     tensor = network_input(image, plan((64, 64), 16), tiny)
     grey = (torch.full((3,), 128 / 255) - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)
     torch.testing.assert_close(tensor, grey.view(1, 3, 1, 1).expand(1, 3, 16, 16))
+
+
+def test_network_runs_at_the_height_it_was_trained_on() -> None:
+    size = functools.partial(plan, inference_height=-1, trained_height=360)
+    assert size((1080, 1920)).scaled == (360, 640)
+    assert size((240, 320)).scaled == (360, 480)
+    # A camera on its side sees objects as large as an upright one.
+    assert size((1920, 1080)).scaled == (640, 360)
+    assert plan((1080, 1920), -1).scaled == (1080, 1920)  # the checkpoint does not say
+    assert plan((1080, 1920), 0, trained_height=360).scaled == (1080, 1920)
 
 
 @pytest.mark.parametrize(("size", "inference_height"), [((1, 100_000), 720), ((8000, 8000), 0)])

@@ -71,6 +71,7 @@ class Engine:
             raise ValueError("the segmenter is in training mode; call its eval() first")
         self.header: Header | None = None
         self._net, slow_net = runners(segmenter)
+        self._trained_height = segmenter.trained_height
         self._config, self._clock = config, clock
         self._schedule = StreamSchedule(threshold, config)
         self._threads = cpu_threads.ForegroundThreads(config)
@@ -321,6 +322,7 @@ class Engine:
             frame.image.shape[:2],
             config.inference_height,
             level.scale,
+            trained_height=self._trained_height,
             mask_at_network_size=mask_at_network_size,
         )
         if reason is ResetReason.SIZE_CHANGED:

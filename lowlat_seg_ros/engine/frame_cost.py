@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +18,16 @@ from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: Frames of the fast track that are measured, after one that is not.
-FRAMES = 5
+FRAMES = 7
 
 
 @dataclass(frozen=True)
 class FrameCost:
     """Milliseconds at images of ``width`` x ``height``, other work on the machine included.
 
-    ``fast_track_ms``: a frame from image to mask while Sh is idle, p50. ``slow_track_ms``: Sh in
-    the background while no frame is in the foreground. ``full_frame_ms``: the first frame of an
-    epoch, Sl and Sh in the foreground.
+    ``fast_track_ms``: a frame from image to mask at the camera's pace while Sh is idle, p50.
+    ``slow_track_ms``: Sh in the background while no frame is in the foreground. ``full_frame_ms``:
+    the first frame of an epoch, Sl and Sh in the foreground.
     """
 
     width: int
@@ -39,11 +41,19 @@ class FrameCost:
         return 1e3 / (cameras * self.fast_track_ms)
 
 
-def measure(segmenter: Segmenter, config: EngineConfig, size: tuple[int, int]) -> FrameCost:
+def measure(
+    segmenter: Segmenter,
+    config: EngineConfig,
+    size: tuple[int, int],
+    rate_hz: float = math.inf,
+    sleep: Callable[[float], None] = time.sleep,
+) -> FrameCost:
     """Run every stage at ``size`` (height, width) until allocators are warm, and time it.
 
-    An engine of its own is used, so that its frames appear in no counter. Takes two full frames,
-    some fast ones and one Sh; more on a GPU, where CUDA graphs are captured meanwhile.
+    Frames come at ``rate_hz``, as from a camera: in the pauses caches grow cold and cores slow
+    down, so that a frame takes longer than back to back. An engine of its own is used, so that its
+    frames appear in no counter. Takes two full frames, some fast ones and one Sh; more on a GPU,
+    where CUDA graphs are captured meanwhile.
     """
     # The second time a part runs on a GPU it is captured, and only the third time tells its cost.
     repeats = 3 if next(segmenter.parameters()).is_cuda else 1
@@ -64,7 +74,12 @@ def measure(segmenter: Segmenter, config: EngineConfig, size: tuple[int, int]) -
 
         latency_ms()
         latency_ms()
-        fast_ms = statistics.median(latency_ms() for _ in range(FRAMES))
+        paced = []
+        for _ in range(FRAMES):
+            due = time.perf_counter() + 1 / rate_hz
+            paced.append(latency_ms())
+            sleep(max(0.0, due - time.perf_counter()))
+        fast_ms = statistics.median(paced)
         for _ in range(repeats):
             engine.reset()
             full_ms = latency_ms()

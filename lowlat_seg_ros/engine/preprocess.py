@@ -45,15 +45,20 @@ def plan(
     inference_height: int,
     scale: float = 1.0,
     *,
+    trained_height: int = 0,
     mask_at_network_size: bool = False,
 ) -> Geometry:
     """Sizes by the rule of ``EngineConfig.inference_height``.
 
-    ``scale`` shrinks the network's input further, while load is shed. The mask has the image's
-    size, or the network's before ``scale`` and padding. Raises ``FrameError`` for an image that is
-    too large without ``scale``.
+    ``trained_height``: what -1 stands for, 0 where the checkpoint does not say. ``scale`` shrinks
+    the network's input further, while load is shed. The mask has the image's size, or the network's
+    before ``scale`` and padding. Raises ``FrameError`` for an image that is too large without
+    ``scale``.
     """
     height, width = image
+    if inference_height < 0:
+        # Objects in a portrait picture are as large as in a landscape one of the same shorter side.
+        inference_height = round(trained_height * max(1.0, height / width))
     if inference_height:
         scaled = (inference_height, max(1, round(width * inference_height / height)))
     else:

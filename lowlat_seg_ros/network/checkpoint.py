@@ -69,6 +69,12 @@ class Header:
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold is {self.threshold}; it must lie in [0, 1]")
 
+    @property
+    def trained_height(self) -> int:
+        """Height in px of the images that the last stage was trained on; 0 where nobody says."""
+        stages = self.provenance.get("stages") or [{}]
+        return int((stages[-1].get("options", {}).get("size") or [0])[0])
+
 
 def save(
     path: str | Path,
@@ -146,6 +152,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmente
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} describes an impossible network: {error}") from error
     restore(segmenter, _dequantised(_stored(path)), str(path))
+    segmenter.trained_height = header.trained_height
     segmenter = segmenter.eval().to(device)
     # PyTorch has this overload, its type stubs do not.
     return segmenter.to(memory_format=torch.channels_last), header  # type: ignore[call-overload]

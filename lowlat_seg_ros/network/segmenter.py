@@ -63,6 +63,8 @@ class Segmenter(nn.Module):
         self.config = config
         #: Precision that it rounds images to first; set by :func:`~.inference.prepare`.
         self.input_dtype = torch.float32
+        #: Height in px of the images that it was trained on; 0 where the checkpoint does not say.
+        self.trained_height = 0
         #: Whether :func:`~.inference.prepare` has folded it.
         self.prepared = False
         width, high = config.module_channels, config.high_channels

@@ -29,14 +29,16 @@ from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError, name_of
 from lowlat_seg_ros.engine.cpu_threads import run_in_temporary_thread
 from lowlat_seg_ros.engine.frame_cost import FrameCost, measure
+from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.runner import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.frames import FrameError, ResetReason
 from lowlat_seg_ros.labels import ClassTable
-from lowlat_seg_ros.network import checkpoint, inference
+from lowlat_seg_ros.network import checkpoint, inference, machine_code
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header
 from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.ros import start
 from lowlat_seg_ros.ros.camera import Cameras
 from lowlat_seg_ros.ros.connections import output_qos, overridable_qos
 from lowlat_seg_ros.ros.diagnostics import camera_statuses, diagnostics, lifecycle_status
@@ -85,7 +87,8 @@ def load_model(settings: Settings) -> Model:
     segmenter, header = inference.load(path, device, settings.engine.precision)
     table = ClassTable(path.stem, header.classes, header.colours)
     table = checked(lambda: table.remapped(node.class_remap))
-    cost = measure(segmenter, settings.engine, (node.expected_height, node.expected_width))
+    size = (node.expected_height, node.expected_width)
+    cost = measure(segmenter, settings.engine, size, node.expected_rate_hz)
     return Model(segmenter, header, table, device, path, sha256, cost)
 
 
@@ -163,11 +166,24 @@ class SegmentationNode(ManagedNode):
             f"{len(model.table)} classes on {model.device}, from {model.path} (SHA-256 "
             f"{model.sha256}), deviation threshold {threshold:.3f}"
         )
+        height, width = plan(
+            (cost.height, cost.width), settings.engine.inference_height,
+            trained_height=model.segmenter.trained_height,
+        ).scaled  # fmt: skip
         self.get_logger().info(
-            f"At {cost.width}x{cost.height}: {cost.fast_track_ms:.0f} ms a frame, Sh "
-            f"{cost.slow_track_ms:.0f} ms in the background, {cost.full_frame_ms:.0f} ms for "
-            f"a first frame; at most {cost.rate_hz(cameras):.1f} Hz with {cameras} camera(s)"
+            f"At {cost.width}x{cost.height}, segmented at {width}x{height}: "
+            f"{cost.fast_track_ms:.0f} ms a frame, Sh {cost.slow_track_ms:.0f} ms in the "
+            f"background, {cost.full_frame_ms:.0f} ms for a first frame; at most "
+            f"{cost.rate_hz(cameras):.1f} Hz with {cameras} camera(s)"
         )
+        if 0 < settings.engine.max_latency_ms < cost.fast_track_ms:
+            self.get_logger().warning(
+                f"A frame takes {cost.fast_track_ms:.0f} ms, which is over max_latency_ms "
+                f"{settings.engine.max_latency_ms:g}, so load will be shed; set a smaller "
+                f"inference_height than {height}, or a larger max_latency_ms"
+            )
+        if model.device.type == "cpu" and (sentence := machine_code.absence()):
+            self.get_logger().warning(sentence)
 
     def activate(self) -> None:
         """Subscribe to the cameras."""
@@ -235,18 +251,31 @@ class SegmentationNode(ManagedNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 0 then, 1 if it cannot start."""
-    # rclpy calls it after its own, which alone would let loading and warming up run to their end.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    rclpy.init(args=args)
+    files = start.params_files(sys.argv[1:] if args is None else args)
     try:
-        return _run()
+        # rclpy calls it after its own, which alone would let loading and warming up run to their
+        # end.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            for file in files:
+                start.nodes_in("--params-file", file)
+            rclpy.init(args=args)
+        except (ConfigError, RuntimeError) as error:  # rclpy's are
+            get_logger(NODE_NAME).fatal(f"Cannot start: {start.cannot_initialise(error)}")
+            return 1
+        return _run(files)
     except KeyboardInterrupt:
         return 0
 
 
-def _run() -> int:
+def _run(files: list[str]) -> int:
     try:
         node = SegmentationNode()
+        foreign = start.foreign_files(files, node.get_fully_qualified_name())
+        if foreign and len(foreign) == len(files):
+            raise ConfigError(foreign[0])
+        for sentence in foreign:
+            node.get_logger().warning(f"Parameters: {sentence}")
         if node.autostart:
             steps = (node.trigger_configure, node.trigger_activate)
             if any(step() != TransitionCallbackReturn.SUCCESS for step in steps):

@@ -61,6 +61,12 @@ class NodeConfig:
     expected_height: int = setting(
         480, "height of the images to come", unit="px", low=8, high=16384
     )
+    expected_rate_hz: float = setting(
+        15.0,
+        "images per second of a camera, at whose pace a frame's cost is measured when the node is "
+        "configured",
+        unit="Hz", low=0.1, high=10_000.0,
+    )  # fmt: skip
     cameras: tuple[str, ...] = setting(
         (),
         "names of the cameras, each with its image on <name>/image and its masks on ~/<name>/mask; "

@@ -57,7 +57,7 @@ class NodeProcess:
         file = Path(self._folder.name) / "parameters.yaml"
         # A file rather than -p, which would take a name such as 1e5 for a number.
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
-        arguments = ["-m", "lowlat_seg_ros.ros.node", "--ros-args", "--params-file", str(file)]
+        arguments = ["-m", "lowlat_seg_ros.ros", "--ros-args", "--params-file", str(file)]
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *arguments],

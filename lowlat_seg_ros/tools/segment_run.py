@@ -66,9 +66,8 @@ def _network_height(args: argparse.Namespace, header: Header, image: np.ndarray)
     """The setting ``inference_height`` for pictures such as ``image``, and a word on it."""
     if args.inference_height is not None:
         return int(args.inference_height)
-    stages = header.provenance.get("stages") or [{}]
-    size = stages[-1].get("options", {}).get("size")
-    side, why = (size[0], "which it was trained at") if size else (USUAL_HEIGHT, "the usual one")
+    trained = header.trained_height
+    side, why = (trained, "which it was trained at") if trained else (USUAL_HEIGHT, "the usual one")
     height, width = image.shape[:2]
     # Objects in a portrait picture are as large as in a landscape one of the same shorter side.
     found = side if height <= width else round(side * height / width)

@@ -57,6 +57,7 @@ def _starter(stack: ExitStack, folder: Path, checkpoint: Path) -> Start:
             "device": "cpu",
             "expected_width": 64,
             "expected_height": 48,
+            "expected_rate_hz": 1000.0,
             "foreground_threads": 1,
             "slow_track_priority": "normal",  # on a busy machine an idle one waits for ever
             "diagnostics_period_s": 0.1,

@@ -157,7 +157,7 @@ def _run_node(log_file: Path, arguments: list[str], new_interpreter: bool) -> No
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     if new_interpreter:
-        os.execv(sys.executable, [sys.executable, "-m", "lowlat_seg_ros.ros.node", *arguments])
+        os.execv(sys.executable, [sys.executable, "-m", "lowlat_seg_ros.ros", *arguments])
     sys.argv[1:] = arguments
     sys.exit(node.main())
 

@@ -116,6 +116,57 @@ def test_node_starts_with_several_cameras(observer: Node, checkpoint: Path) -> N
             assert observer.count_publishers(f"/car/segmentation_node/{name}/mask") == 1
 
 
+# What is given to a launch file, and what is said about it.
+WRONG = [
+    ("segmentation", "params_file:=/nope.yaml", "params_file is /nope.yaml, which cannot be read"),
+    ("segmentation", "params_file:=OTHER", "which is for /other and has nothing for /segmentation"),
+    ("segmentation", "log_level:=loud", "log_level is 'loud'; choose one of debug, info, warn,"),
+    ("segmentation", "rviz:=yes", "rviz is 'yes'; choose one of true, false"),
+    ("segmentation", "imge:=/front", "no launch argument imge; did you mean image?"),
+    ("segmentation", "namespace:=a//b", "namespace is 'a//b'; a name consists of"),
+    ("multi_camera", "camera:=front", "no launch argument camera; did you mean cameras?"),
+    ("multi_camera", "images:=/front", "1 topics in images (/front) for 3 cameras"),
+    ("replay", "bag:=/nope", "bag is /nope, which does not exist"),
+    ("replay", "rate:=fast", "rate is 'fast'; give a number above 0"),
+]
+
+
+@pytest.mark.parametrize(("file", "argument", "wanted"), WRONG)
+def test_nothing_is_started_with_a_wrong_argument(
+    file: str, argument: str, wanted: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("other: {ros__parameters: {autostart: false}}")
+    refused(file, argument.replace("OTHER", str(other)), wanted)
+
+
+@pytest.mark.skipif(bool(shutil.which("rviz2")), reason="rviz2 is installed")
+def test_nothing_is_started_when_rviz2_is_missing() -> None:
+    refused("segmentation", "rviz:=true", "rviz is true, but the package rviz2 is not installed")
+
+
+def refused(file: str, argument: str, wanted: str) -> None:
+    command = ["ros2", "launch", "lowlat_seg_ros", f"{file}.launch.py", argument]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert wanted in done.stdout + done.stderr
+    assert "process started" not in done.stdout + done.stderr
+
+
+def test_launch_file_that_includes_ours_has_arguments_of_its_own(tmp_path: Path) -> None:
+    outer = tmp_path / "robot.launch.py"
+    outer.write_text(
+        "from launch import LaunchDescription as L\n"
+        "from launch.actions import DeclareLaunchArgument as D, IncludeLaunchDescription as I\n"
+        f"inner = I({str(LAUNCH / 'segmentation.launch.py')!r}, "
+        "launch_arguments={'checkpoint': '/nope'}.items())\n"
+        "generate_launch_description = lambda: L([D('imag'), inner])\n"
+    )
+    command = ["ros2", "launch", str(outer), "imag:=/front"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "process started" in done.stdout + done.stderr
+
+
 def test_launch_ends_with_its_node(tmp_path: Path) -> None:
     arguments = {"checkpoint": tmp_path / "none.safetensors"}
     with launched("segmentation.launch.py", **arguments) as process:

@@ -46,7 +46,7 @@ def test_every_setting_is_a_described_parameter(live: Bench) -> None:
         ("max_latency_ms", -1.0, "Min: 0.0"),
         ("max_latency_ms", float("nan"), "Max: 3600000.0"),
         ("max_latency_ms", "soon", "Wrong parameter type"),
-        ("inference_height", 240, "inference_height is 0 until the node is cleaned up, not 240"),
+        ("inference_height", 240, "inference_height is -1 until the node is cleaned up, not 240"),
         ("checkpoint", "other", "clean it up first (ros2 lifecycle set)"),
         ("overlay_alpha", "half", "Wrong parameter type"),
     ],

@@ -33,7 +33,12 @@ def context() -> Iterator[Context]:
 
 def test_several_nodes_segment_the_same_images(context: Context, checkpoint: Path) -> None:
     settings = {"checkpoint": str(checkpoint), "device": "cpu", "foreground_threads": 1}
-    settings |= {"expected_width": 64, "expected_height": 48, "output_size": "network"}
+    settings |= {
+        "expected_width": 64,
+        "expected_height": 48,
+        "expected_rate_hz": 1e3,
+        "output_size": "network",
+    }
     nodes = []
     for name, height in zip(NAMES, (24, 48), strict=True):
         values = as_parameters(settings | {"inference_height": height})

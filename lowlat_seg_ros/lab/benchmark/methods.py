@@ -33,8 +33,9 @@ Progress = Callable[[int], object]
 
 #: Never a key frame: the deviation is a share, and stamps may jump between blocks.
 IDLE = EngineConfig(
-    key_frame_policy="deviation", deviation_threshold=1.0, max_key_interval=0, max_gap_ms=0.0
-)
+    key_frame_policy="deviation", deviation_threshold=1.0, max_key_interval=0, max_gap_ms=0.0,
+    inference_height=0,
+)  # fmt: skip
 
 #: Every frame a key frame, as the engine has it when the scene changes fast: mostly a job waits
 #: when one is done. Where Sh is faster than the camera, see :class:`EndlessSlowTrack`.
@@ -317,7 +318,7 @@ def fastest(make: Callable[[EngineConfig], Method], camera: Camera) -> tuple[Met
     """
     trials = []
     for threads in sorted({cores(), max(1, cores() - 1)}, reverse=True):
-        method = make(EngineConfig(foreground_threads=threads))
+        method = make(EngineConfig(foreground_threads=threads, inference_height=0))
         run = play(partial(_next, method, camera), TRIAL)
         trials.append((float(np.median(run.spent_ms)), method, threads))
     _, method, threads = min(trials, key=lambda trial: trial[0])

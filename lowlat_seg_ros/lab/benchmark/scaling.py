@@ -154,7 +154,7 @@ def freshness(
             if index >= warm_up:
                 found.append((len(begun) - index, refinement.compute_ms))
 
-    config = EngineConfig(max_gap_ms=0.0)
+    config = EngineConfig(max_gap_ms=0.0, inference_height=0)
     with Engine(segmenter, config, threshold=1.0, on_refinement=note) as engine:
 
         def step() -> None:

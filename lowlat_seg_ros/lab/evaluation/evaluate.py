@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -96,7 +97,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write a page with tables and charts to this folder"
     )
-    add_settings(parser, EngineConfig)
+    add_settings(parser, EngineConfig, inference_height=0)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -144,6 +145,8 @@ def run(args: argparse.Namespace) -> int:
     segmenter, header = load(path, device)
     if args.high_scale is not None:
         segmenter.read_at(args.high_scale)
+    if config.inference_height < 0:  # all methods are compared at one size
+        config = dataclasses.replace(config, inference_height=header.trained_height)
     name, sequence = dataset.chosen(args, args.rate)
     count = min(args.frames or len(sequence), len(sequence))
     with tqdm(total=count, unit="frame", desc="loading") as bar:

@@ -50,6 +50,8 @@ examples:
   lowlat-seg bag run drive --out masks                     every image, masks the same on each run
   lowlat-seg bag run drive --out masks --copy /odom        another topic beside them
   lowlat-seg bag run drive --out masks --latency-ms 120    as on a machine that takes so long
+  lowlat-seg bag run bags/* --out masks                    many, each into masks/<its name>
+  lowlat-seg bag run bags/* --out masks --ray auto         the same on a Ray cluster
   lowlat-seg bag run drive --out masks --time real         as fast as this machine is, at the
                                                            bag's own pace, as the node would do
 
@@ -62,7 +64,9 @@ time:
 written to OUT: IN's images, camera infos, transforms and clock, the topics of --copy and, for each
 image segmented, a mask (mono8 class ids), its confidence (mono8, 255 for certain) and a
 FrameReport, stamped as the image and recorded when the mask was published; how they were made
-stands in metadata.yaml
+stands in metadata.yaml; of several INs, also OUT/summary.json, one table over all
+
+exit status: 0 when done; 1 when a bag gave no mask; 2 when something must be fixed first
 """
 
 REPORT = """\
@@ -169,8 +173,18 @@ def _make(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bag", type=Path, metavar="IN", help="bag with a camera's images")
-    parser.add_argument("--out", type=Path, required=True, metavar="BAG", help="folder to make")
+    parser.add_argument(
+        "bags", type=Path, nargs="+", metavar="IN", help="bag with a camera's images; any number"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="OUT",
+        help="bag to make, or the folder for those of several INs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ray", nargs="?", const="local", metavar="ADDRESS",
+        help="spread several INs over a Ray cluster (pip install ray): its address, 'auto' for the "
+        "one that this machine belongs to, or nothing for this machine's cores; write it last",
+    )  # fmt: skip
     parser.add_argument(
         "--time", choices=("virtual", "real"), default="virtual", help="(default %(default)s)"
     )

@@ -1,10 +1,12 @@
-"""A bag's images through the node's engine, without ROS, into another bag."""
+"""A bag's images through the node's engine, without ROS, into another bag; or those of many."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections import Counter
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,43 @@ from lowlat_seg_ros.tools.bag.topics import Topics
 COPIED = (IMAGE, COMPRESSED, CLOCK, "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage")
 
 
+@dataclass(frozen=True)
+class Segmented:
+    """What became of the images of one bag.
+
+    ``complaints``: why images gave no mask, and how many for each reason.
+    """
+
+    ledger: dict[str, int]
+    counters: dict[str, Any]
+    complaints: dict[str, int]
+
+
 def replay_offline(args: argparse.Namespace) -> int:
     """Segment and write; the exit status, 1 if no image could be segmented."""
-    config = settings_from(args, EngineConfig)
+    settings_from(args, EngineConfig)  # what is wrong is said at once
     _check(args)
+    if len(args.bags) > 1 or args.ray is not None:
+        from lowlat_seg_ros.tools.bag.many import segment_all
+
+        return segment_all(args)
+    done = segment_bag(args, args.bags[0], args.out)
+    for complaint, count in sorted(done.complaints.items()):
+        print(f"No mask for {count} images: {complaint}")
+    counts = ", ".join(f"{name} {n}" for name, n in done.ledger.items() if name != "in_flight")
+    print(f"Images: {counts}\nWritten to {args.out}")
+    return 0 if done.ledger["published"] else 1
+
+
+def segment_bag(args: argparse.Namespace, bag: Path, out_path: Path) -> Segmented:
+    """Segment ``bag`` into the new bag ``out_path`` as ``args`` says.
+
+    Raises ``DataError``, ``ConfigError`` and ``CheckpointError`` for what a user can have got
+    wrong; then nothing is left at ``out_path``.
+    """
+    config = settings_from(args, EngineConfig)
     topics, path = Topics.of(args), args.checkpoint or DEFAULT_CHECKPOINT
-    with BagReader(args.bag) as source:
+    with BagReader(bag) as source:
         source.require(topics.image, (IMAGE, COMPRESSED), "--image-topic")
         for topic in (topics.mask, topics.report, topics.confidence):
             if topic in source.topics:
@@ -48,20 +81,20 @@ def replay_offline(args: argparse.Namespace) -> int:
         count = source.counts[topics.image]
         with (
             closing(engine),
-            BagWriter(args.out, args.storage) as out,
-            tqdm(total=count, unit="frame", desc=args.bag.name, disable=None) as bar,
+            BagWriter(out_path, args.storage) as out,
+            tqdm(total=count, unit="frame", desc=bag.name, disable=None) as bar,
         ):
             outcome = replay(source, out, engine, pace, topics, bar.update)
             for raw in source.raw(copied):  # afterwards, as it takes time
                 out.copy(raw)
-            ledger = dataclasses.asdict(outcome.ledger)
+            done = Segmented(
+                dataclasses.asdict(outcome.ledger),
+                dataclasses.asdict(engine.counters),
+                dict(Counter(outcome.complaints)),
+            )
             out.facts = source.facts | _facts(args, path, header, config)
-            out.facts |= {"ledger": ledger, "counters": dataclasses.asdict(engine.counters)}
-    for complaint in sorted(set(outcome.complaints)):
-        print(f"No mask for {outcome.complaints.count(complaint)} images: {complaint}")
-    counts = ", ".join(f"{name} {count}" for name, count in ledger.items() if name != "in_flight")
-    print(f"Images: {counts}\nWritten to {args.out}")
-    return 0 if outcome.ledger.published else 1
+            out.facts |= {"ledger": done.ledger, "counters": done.counters}
+    return done
 
 
 def copied_topics(source: BagReader, named: list[str]) -> list[str]:
@@ -138,6 +171,8 @@ def _facts(
 def _check(args: argparse.Namespace) -> None:
     if args.delay_frames < 0:
         raise ConfigError(f"--delay-frames is {args.delay_frames}; it must be 0 or more")
+    if args.time == "virtual":
+        VirtualTime(args.latency_ms)  # ConfigError for a time that cannot be
     if args.time == "virtual" and args.max_latency_ms > 0:
         raise ConfigError(
             f"--max-latency-ms is {args.max_latency_ms}, but in virtual time masks must not depend "
