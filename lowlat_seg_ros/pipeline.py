@@ -38,7 +38,6 @@ class Sink(Protocol):
         image: np.ndarray,
         result: Segmentation,
         timing: NodeTiming,
-        ledger: Ledger,
     ) -> None:
         """Publish all that is known of the mask, which is out; ``image`` is uint8 (H, W, 3) RGB."""
         ...
@@ -118,7 +117,7 @@ class Pipeline:
         finally:
             # The selector runs after the mask is out, also where it could not be published.
             result = self._engine.finish(step, confidence=self._sink.wants_confidence)
-        self._sink.details(header, image, result, timing, self.ledger)
+        self._sink.details(header, image, result, timing)
 
 
 def _since_ms(began_ns: int) -> float:

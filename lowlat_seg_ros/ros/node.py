@@ -205,7 +205,7 @@ class SegmentationNode(ManagedNode):
         # A steady clock: diagnostics go on while simulated time stands still.
         self._timer = self.create_timer(
             self._settings.current.node.diagnostics_period_s,
-            self._publish_diagnostics,
+            self._publish_periodically,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
@@ -217,7 +217,7 @@ class SegmentationNode(ManagedNode):
             "frame"
         )
 
-    def _publish_diagnostics(self) -> None:
+    def _publish_periodically(self) -> None:
         now_ns, settings = self.get_clock().now().nanoseconds, self._settings.current
         model, cameras = self._model, self._cameras
         if model is None or cameras is None:
@@ -227,6 +227,7 @@ class SegmentationNode(ManagedNode):
             statuses = [lifecycle_status(self.state, self.problem, model.cost, count)]
             for state in cameras.states(time.monotonic()):
                 statuses += camera_statuses(state, settings)
+            cameras.publish_statistics()
         name = self.get_fully_qualified_name().lstrip("/")
         self._diagnostics.publish(diagnostics(name, device, now_ns, statuses))
 

@@ -19,7 +19,7 @@ import rclpy
 import torch
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
-from lowlat_seg_ros.msg import FrameReport
+from lowlat_seg_ros.msg import FrameReport, Ledger, Statistics
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -30,6 +30,7 @@ from sensor_msgs.msg import Image
 
 from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.labels import CAMVID
+from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.network.checkpoint import Header, save
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.ros import node
@@ -208,6 +209,7 @@ class Bench:
         self.clock = self.node.create_publisher(Clock, "/clock", RELIABLE)
         self.masks = self.listen(Image, "mask")
         self.reports = self.listen(FrameReport, "frame_report")
+        self.statistics = self.listen(Statistics, "statistics")
         self.diagnostics = Inbox()
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._sort, RELIABLE)
         self.parameters = AsyncParameterClient(self.node, self._prefix)
@@ -259,6 +261,10 @@ class Bench:
 
         return self.diagnostics.first(fits, after)
 
+    def counted(self) -> Statistics:
+        """What the node counts from now on, in system time; ledgers balance."""
+        return counted(self.statistics)
+
     def set_parameters(self, **values: Any) -> list[Any]:
         """Ask the node to change parameters; one result for each."""
         wanted = [Parameter(n, value=value) for n, value in as_parameters(values).items()]
@@ -284,6 +290,20 @@ class Bench:
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
+
+
+def counted(statistics: Inbox) -> Statistics:
+    """The first of a node's ``statistics`` that were counted after this moment, by system time."""
+    now_ns = time.time_ns()
+    found = statistics.first(lambda s: stamp_ns(s.header.stamp) >= now_ns)
+    assert all(balances(item.ledger) for item in statistics.all())
+    return found
+
+
+def balances(ledger: Ledger) -> bool:
+    """Whether every image that was received is somewhere."""
+    ended = ledger.published + ledger.rejected + ledger.failed
+    return bool(ledger.received == ended + ledger.in_flight)
 
 
 def values_of(status: Any) -> dict[str, str]:

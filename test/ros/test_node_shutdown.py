@@ -27,13 +27,12 @@ def test_ends_cleanly_while_sh_runs(start: Start, heavy: str, number: signal.Sig
     node, bench = start(
         new_interpreter=True, checkpoint=heavy, deviation_threshold=0.0, diagnostics_period_s=0.05
     )
-    first = bench.send(message(IMAGE, "rgb8", 1.0))
+    bench.send(message(IMAGE, "rgb8", 1.0))
+    submitted = bench.counted().counters.submitted
     bench.send(message(IMAGE, "rgb8", 1.1))
     bench.status(
         "slow track",
-        lambda v: (
-            v["slow_track_running"] == "True" and int(v["submitted"]) > first.counters.submitted
-        ),
+        lambda v: v["slow_track_running"] == "True" and int(v["submitted"]) > submitted,
     )
     assert node.stop(number) == 0
     assert "Traceback" not in node.log

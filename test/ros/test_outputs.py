@@ -10,16 +10,18 @@ import cv2
 import numpy as np
 import pytest
 import rclpy
-from harness import wait_until
-from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement
+from harness import Inbox, wait_until
+from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement, Statistics
 from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.frames import Deadline, MaskKind, NodeTiming, Provenance, Segmentation
+from lowlat_seg_ros.frames import Counters, Deadline, MaskKind, NodeTiming, Provenance, Segmentation
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.labels import CAMVID
+from lowlat_seg_ros.ros.connections import latched_qos
 from lowlat_seg_ros.ros.outputs import Outputs
 from lowlat_seg_ros.ros.params import NodeConfig
 
@@ -59,7 +61,7 @@ def unusable(level: int = 0) -> Segmentation:
 def publish(outputs: Outputs, result: Segmentation) -> None:
     outputs.mask(Header(), result.mask, (4, 6))
     outputs.refinement(nothing)
-    outputs.report(Header(), result, NodeTiming(), Ledger())
+    outputs.report(Header(), result, NodeTiming())
     outputs.pictures(Header(), np.zeros((4, 6, 3), np.uint8), result, NodeConfig())
 
 
@@ -84,6 +86,24 @@ def test_confidence_is_wanted_while_somebody_subscribes(node: Node) -> None:
     assert not outputs.wants_confidence
     subscribe(node, "confidence", Image)
     assert outputs.wants_confidence
+
+
+def test_statistics_are_there_for_whoever_subscribes_later(node: Node) -> None:
+    outputs, inbox = Outputs(node, CAMVID, "front"), Inbox()
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    for published in (1, 2):
+        outputs.statistics(published, Counters(frames=published), Ledger(published, published))
+    topic = f"{node.get_name()}/front/statistics"
+    node.create_subscription(Statistics, topic, inbox.put, latched_qos())
+
+    def come() -> bool:
+        executor.spin_once(timeout_sec=0.1)
+        return bool(inbox.all())
+
+    wait_until(come, lambda: "the newest statistics do not come")
+    (found,) = inbox.all()
+    assert (found.header.frame_id, found.ledger.published, found.counters.frames) == ("front", 2, 2)
 
 
 @pytest.mark.parametrize("topic", ["color_mask", "overlay", "overlay/compressed"])

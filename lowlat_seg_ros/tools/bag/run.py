@@ -39,7 +39,7 @@ def replay_offline(args: argparse.Namespace) -> int:
     topics, path = Topics.of(args), args.checkpoint or DEFAULT_CHECKPOINT
     with BagReader(args.bag) as source:
         source.require(topics.image, (IMAGE, COMPRESSED), "--image-topic")
-        for topic in (topics.mask, topics.report, topics.confidence):
+        for topic in (topics.mask, topics.report, topics.statistics, topics.confidence):
             if topic in source.topics:
                 raise DataError(f"{source.path} has masks already, on {topic}; give a bag without")
         copied = copied_topics(source, args.copy)
