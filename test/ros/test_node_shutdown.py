@@ -53,7 +53,7 @@ def test_ends_cleanly_without_any_image(start: Start) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_ends_cleanly_while_it_warms_up(tmp_path: Path, heavy: str, number: signal.Signals) -> None:
+def test_ends_at_once_while_it_warms_up(tmp_path: Path, heavy: str, number: signal.Signals) -> None:
     big = {"checkpoint": heavy, "expected_width": 1920, "expected_height": 1080}
     node = NodeProcess(tmp_path, big, "warming_up", new_interpreter=True)
     with Bench("warming_up") as observer:
