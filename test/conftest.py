@@ -35,6 +35,22 @@ settings.register_profile("fuzz", _property_tests, max_examples=600, print_blob=
 settings.load_profile("fixed")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For pytest-xdist: a file's tests share fixtures, and live nodes would hold each other up.
+
+    A scheduler, as ``--dist loadgroup`` of pytest-xdist 3.8 has no effect with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneProcessForLiveNodes(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "test/ros" if file.startswith("test/ros/") else file
+
+    return OneProcessForLiveNodes(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def ros_domain() -> Iterator[None]:
     """Give this run a ROS domain of its own, so that runs side by side do not hear each other.
