@@ -7,7 +7,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,14 @@ def interruptible() -> None:
 
 @pytest.fixture(scope="session")
 def rendered_once() -> Iterator[None]:
-    """Each training renders the same few dozen frames; with this fixture they are made once."""
+    """For tests that train, see :func:`render_once`."""
+    with render_once():
+        yield
+
+
+@contextmanager
+def render_once() -> Iterator[None]:
+    """Each training renders the same few dozen frames; within this context they are made once."""
     from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
     from lowlat_seg_ros.lab.training import sources
 
