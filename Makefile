@@ -13,6 +13,8 @@ SHELL := /bin/bash
 VENV := $(CURDIR)/.venv
 BUILD := $(CURDIR)/build
 INSTALLED := $(VENV)/.installed
+# In two processes: one for the live nodes, the other one for all else (test/conftest.py).
+PYTEST := python -m pytest -n 2
 
 # This checkout and this environment alone: a sourced ROS installation would be mixed in else.
 unexport LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -51,13 +53,13 @@ build: $(INSTALLED) ## Build the messages and install the package into .venv
 	  || { cat $(BUILD)/log/latest_build/lowlat_seg_ros/stdout_stderr.log; exit 1; }
 
 test: build lint ## Check style and types, run every test (PYTEST_ARGS="-k engine" for some)
-	python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: build ## Run tests without live nodes and what is marked slow; no lint
-	python -m pytest -m "not slow" --ignore=test/ros $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" --ignore=test/ros $(PYTEST_ARGS)
 
 fuzz: build ## Run property tests alone, on many new random examples
-	python -m pytest -m hypothesis --hypothesis-profile=fuzz $(PYTEST_ARGS)
+	$(PYTEST) -m hypothesis --hypothesis-profile=fuzz $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check style and types
 	ruff check

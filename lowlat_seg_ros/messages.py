@@ -26,10 +26,11 @@ from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.images.video import Packet
 
 PACKAGE = "lowlat_seg_ros"
-IMAGE, COMPRESSED, REPORT = (
+IMAGE, COMPRESSED, REPORT, STATISTICS = (
     "sensor_msgs/msg/Image",
     "sensor_msgs/msg/CompressedImage",
     f"{PACKAGE}/msg/FrameReport",
+    f"{PACKAGE}/msg/Statistics",
 )
 
 Record = TypeVar("Record")
@@ -73,9 +74,7 @@ class Messages(ABC):
             return Packet(header, message.format, message.data, after_gap)
         return Packet(message.header, message.encoding, message.data, after_gap)
 
-    def frame_report(
-        self, header: Any, result: Segmentation, timing: NodeTiming, ledger: Ledger
-    ) -> Any:
+    def frame_report(self, header: Any, result: Segmentation, timing: NodeTiming) -> Any:
         """What ``~/frame_report`` says of one published mask."""
         source, chosen = result.provenance, result.selection
         verdict = {} if chosen is None else {"selected": True, **vars(chosen)}
@@ -93,10 +92,17 @@ class Messages(ABC):
             # These messages have the fields of their records.
             timing=self.make(f"{PACKAGE}/msg/StageTiming", **vars(result.timing)),
             deadline=self.make(f"{PACKAGE}/msg/Deadline", **vars(result.deadline)),
-            counters=self.make(f"{PACKAGE}/msg/Counters", **vars(result.counters)),
-            ledger=self.make(f"{PACKAGE}/msg/Ledger", **vars(ledger)),
             **vars(timing),
             **verdict,
+        )
+
+    def statistics(self, header: Any, counters: Counters, ledger: Ledger) -> Any:
+        """What ``~/statistics`` says of a camera."""
+        return self.make(
+            STATISTICS,
+            header=header,
+            counters=self.make(f"{PACKAGE}/msg/Counters", **vars(counters)),
+            ledger=self.make(f"{PACKAGE}/msg/Ledger", **vars(ledger)),
         )
 
     def refinement_report(self, refinement: Refinement) -> Any:
@@ -119,7 +125,10 @@ def stamp_ns(time: Any) -> int:
 
 
 def segmentation(report: Any, mask: np.ndarray) -> Segmentation:
-    """The engine's record behind a ``FrameReport``, with its ``mask``, uint8 (H, W)."""
+    """The engine's record behind a ``FrameReport``, with its ``mask``, uint8 (H, W).
+
+    Its ``counters`` are all 0: a report does not have them (see ``Statistics``).
+    """
     return Segmentation(
         mask,
         stamp_ns(report.header.stamp),
@@ -134,9 +143,8 @@ def segmentation(report: Any, mask: np.ndarray) -> Segmentation:
             ResetReason(report.reset_reason) if report.reset_reason else None,
         ),
         record_of(StageTiming, report.timing),
-        record_of(Counters, report.counters),
-        record_of(Selection, report) if report.selected else None,
-        record_of(Deadline, report.deadline),
+        selection=record_of(Selection, report) if report.selected else None,
+        deadline=record_of(Deadline, report.deadline),
         trust=None if report.trust == NO_TRUST else report.trust,
     )
 

@@ -41,7 +41,6 @@ class Sink(Protocol):
         image: np.ndarray,
         result: Segmentation,
         timing: NodeTiming,
-        ledger: Ledger,
     ) -> None:
         """Publish all that is known of the mask, which is out; ``image`` is uint8 (H, W, 3) RGB."""
         ...
@@ -134,7 +133,7 @@ class Pipeline:
             result = self._engine.finish(step, confidence=self._sink.wants_confidence)
         if ids is not None:
             result = replace(result, mask=mask)
-        self._sink.details(header, image, result, timing, self.ledger)
+        self._sink.details(header, image, result, timing)
 
 
 def _since_ms(began_ns: int) -> float:

@@ -7,7 +7,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,22 @@ _property_tests = settings(
 settings.register_profile("fixed", _property_tests, derandomize=True, max_examples=60)
 settings.register_profile("fuzz", _property_tests, max_examples=600, print_blob=True)
 settings.load_profile("fixed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For pytest-xdist: a file's tests share fixtures, and live nodes would hold each other up.
+
+    A scheduler, as ``--dist loadgroup`` of pytest-xdist 3.8 has no effect with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneProcessForLiveNodes(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "test/ros" if file.startswith("test/ros/") else file
+
+    return OneProcessForLiveNodes(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,7 +79,14 @@ def interruptible() -> None:
 
 @pytest.fixture(scope="session")
 def rendered_once() -> Iterator[None]:
-    """Each training renders the same few dozen frames; with this fixture they are made once."""
+    """For tests that train, see :func:`render_once`."""
+    with render_once():
+        yield
+
+
+@contextmanager
+def render_once() -> Iterator[None]:
+    """Each training renders the same few dozen frames; within this context they are made once."""
     from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
     from lowlat_seg_ros.lab.training import sources
 

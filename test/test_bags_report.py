@@ -259,9 +259,21 @@ def test_a_bag_that_others_recorded_says_no_facts(
     """As ``ros2 bag record`` leaves one, with labels that somebody added."""
     foreign = copied(masks, tmp_path / "foreign", lambda raw: raw.topic != topics.CONFIDENCE)
     figures, page = report(foreign)
-    assert figures["account"]["superseded"] == 1  # by the newest report
+    assert figures["account"]["superseded"] == 1  # by the newest statistics
+    assert figures["counters"] == reported[0]["counters"]
     assert figures["accuracy"]["own"]["miou"] == reported[0]["accuracy"]["own"]["miou"]
     assert embedded(page)["pictures"][0]["confidence"] is None
+
+
+def test_a_bag_without_statistics_is_reported_as_far_as_it_says(
+    masks: Path, reported: tuple[dict[str, Any], str], tmp_path: Path
+) -> None:
+    bare = copied(masks, tmp_path / "bare", lambda raw: raw.topic != topics.STATISTICS)
+    assert command("report", bare, "--out", tmp_path / "report") == 1
+    figures = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert (figures["ledger"], figures["counters"], figures["unaccounted"]) == (None, None, 1)
+    assert figures["key_frames"] == reported[0]["key_frames"]
+    assert f"no statistics on {topics.STATISTICS}" in figures["notes"][0]
 
 
 def test_recording_of_a_looped_bag(masks: Path, tmp_path: Path) -> None:

@@ -85,8 +85,9 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
 def without_times(result: Segmentation) -> Segmentation:
     """What does not depend on how fast this machine is."""
     return dataclasses.replace(
-        result, timing=StageTiming(), deadline=Deadline(), mask=np.zeros(()), confidence=None
-    )
+        result, timing=StageTiming(), deadline=Deadline(), mask=np.zeros(()), confidence=None,
+        counters=Counters(),  # the bag has them apart
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
@@ -103,6 +104,8 @@ def test_masks_and_reports_are_those_of_the_engine(
     masks, reports = read(tmp_path / "out", topics.MASK), read(tmp_path / "out", topics.REPORT)
     surest = read(tmp_path / "out", topics.CONFIDENCE)
     assert [len(masks), len(reports), len(surest)] == [FRAMES] * 3
+    counted = read(tmp_path / "out", topics.STATISTICS)[-1][1]
+    assert record_of(Counters, counted.counters) == engine.counters
     for result, (raw, mask), (_, report), (_, sure) in zip(
         wanted, masks, reports, surest, strict=True
     ):
@@ -137,7 +140,8 @@ def test_every_image_is_accounted_for(
         ledger = Ledger(**bag.facts["ledger"])
     assert ledger.received == ledger.published == len(reports)
     assert ledger.received + ledger.superseded == FRAMES
-    assert record_of(Ledger, reports[-1][1].ledger) == ledger
+    counted = read(tmp_path / "out", topics.STATISTICS)
+    assert record_of(Ledger, counted[-1][1].ledger) == ledger
     segmented = [(stamp_ns(r.header.stamp) - START_NS) // 100_000_000 for _, r in reports]
     # At 10 Hz: the newest image that has come is taken when the one before is done.
     assert segmented == {0: [*range(7)], 120: [0, 1, 2, 3, 4, 6], 250: [0, 2, 5, 6]}[latency_ms]
@@ -210,7 +214,7 @@ def humble(drive: Path, tmp_path: Path) -> Path:
     return path
 
 
-NODE = {topics.MASK, topics.REPORT, topics.CONFIDENCE}
+NODE = {topics.MASK, topics.REPORT, topics.STATISTICS, topics.CONFIDENCE}
 
 
 @pytest.mark.parametrize(
@@ -275,6 +279,23 @@ def test_another_encoding_starts_afresh_as_in_the_node(
     assert offline(bag=tmp_path / "bag") == 0
     reasons = [report.reset_reason for _, report in read(tmp_path / "out", topics.REPORT)]
     assert reasons == ["first_frame", "", "", "", "encoding_changed", "", ""]
+
+
+def test_statistics_come_once_a_second_and_at_the_end(
+    offline: Callable[..., int], tmp_path: Path
+) -> None:
+    with BagWriter(tmp_path / "bag", "mcap") as bag:
+        for tenths in (0, 4, 8, 12, 16, 18):
+            now_ns = START_NS + tenths * 10**8
+            header = bag.messages.header(now_ns, "front")
+            bag.write(topics.CAMERA, bag.messages.image(header, frames()[0].image, "rgb8"), now_ns)
+    assert offline("--latency-ms", 10, bag=tmp_path / "bag") == 0
+    counted = read(tmp_path / "out", topics.STATISTICS)
+    assert [(raw.time_ns - START_NS) // 10**6 for raw, _ in counted] == [10, 1210, 1810]
+    assert [stamp_ns(message.header.stamp) for _, message in counted] == [
+        raw.time_ns for raw, _ in counted
+    ]
+    assert [message.ledger.published for _, message in counted] == [1, 4, 6]
 
 
 def test_without_a_single_mask_the_status_says_so(
@@ -380,7 +401,9 @@ def test_a_report_is_the_node_s() -> None:
     make = BagMessages(known_types())
     timing = NodeTiming(1, 2, 3, 4, 5)
     header = make.header(5_000_000_007, "cam")
-    own = make.frame_report(header, result, timing, ledger)
+    own = make.frame_report(header, result, timing)
+    counted = make.statistics(header, result.counters, ledger)
     header = RosHeader(frame_id="cam", stamp=MESSAGES.time(5_000_000_007))
-    assert plain(own) == plain(MESSAGES.frame_report(header, result, timing, ledger))
+    assert plain(own) == plain(MESSAGES.frame_report(header, result, timing))
+    assert plain(counted) == plain(MESSAGES.statistics(header, result.counters, ledger))
     assert without_times(segmentation(own, result.mask)) == without_times(result)

@@ -28,7 +28,7 @@ class Notebook:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.masks: list[np.ndarray] = []
-        self.reports: list[tuple[Segmentation, NodeTiming, Ledger]] = []
+        self.reports: list[tuple[Segmentation, NodeTiming]] = []
 
     def mask(self, header: Any, mask: np.ndarray, image_size: tuple[int, int]) -> int:
         self._note("mask")
@@ -37,11 +37,10 @@ class Notebook:
         return PUBLISHED_NS
 
     def details(
-        self, header: Any, image: np.ndarray, result: Segmentation, timing: NodeTiming,
-        ledger: Ledger,
-    ) -> None:  # fmt: skip
+        self, header: Any, image: np.ndarray, result: Segmentation, timing: NodeTiming
+    ) -> None:
         self._note("details")
-        self.reports.append((result, timing, ledger))
+        self.reports.append((result, timing))
 
     def _note(self, event: str) -> None:
         self.events.append(event)
@@ -80,6 +79,7 @@ def test_mask_is_out_first_and_the_report_is_complete(
     pipeline = Pipeline(engine, sink)
     for stamp_s in (7, 8):
         answer(pipeline, image(pixels, stamp_s), superseded=3)
+    assert pipeline.ledger == Ledger(2, 2, superseded=6)
     assert sink.events == ["mask", "details"] * 2
     other = Engine.deterministic(tiny, engine.config, threshold=0.5, delay_frames=1)
     for number, stamp_s in enumerate((7, 8)):
@@ -89,10 +89,8 @@ def test_mask_is_out_first_and_the_report_is_complete(
         found = sink.reports[number][0]
         assert (found.provenance, found.counters) == (expected.provenance, expected.counters)
         np.testing.assert_array_equal(found.confidence, expected.confidence)
-    ledgers = [ledger for _, _, ledger in sink.reports]
-    assert ledgers == [Ledger(1, 1, superseded=3), Ledger(2, 2, superseded=6)]
-    assert [timing.age_ms for _, timing, _ in sink.reports] == [500.0, -500.0]  # ahead of the clock
-    assert [timing.wait_ms for _, timing, _ in sink.reports] == [2.0, 2.0]
+    assert [timing.age_ms for _, timing in sink.reports] == [500.0, -500.0]  # ahead of the clock
+    assert [timing.wait_ms for _, timing in sink.reports] == [2.0, 2.0]
 
 
 def test_classes_are_called_otherwise_in_all_that_goes_out(
@@ -105,9 +103,7 @@ def test_classes_are_called_otherwise_in_all_that_goes_out(
     for stamp_s in (7, 8, 9):
         for pipeline in pipelines:
             answer(pipeline, image(pixels, stamp_s))
-    for before, after, (result, _, _) in zip(
-        plain.masks, renamed.masks, renamed.reports, strict=True
-    ):
+    for before, after, (result, _) in zip(plain.masks, renamed.masks, renamed.reports, strict=True):
         np.testing.assert_array_equal(after, ids[before])
         np.testing.assert_array_equal(result.mask, after)
 
@@ -119,7 +115,7 @@ def test_processing_time_is_the_sum_in_virtual_time_alone(
     sink = Notebook()
     message, began_ns = image(pixels), time.perf_counter_ns() - 60_000_000_000
     Pipeline(engine, sink, virtual_time=virtual_time).answer(message, began_ns, 0.0)
-    ((result, timing, _),) = sink.reports
+    ((result, timing),) = sink.reports
     parts = timing.convert_ms + result.timing.latency_ms + timing.publish_ms
     assert (timing.processing_ms == parts) is virtual_time
     assert timing.processing_ms >= parts
@@ -174,6 +170,6 @@ def test_reset_is_for_the_next_frame_alone(engine: Engine, pixels: np.ndarray) -
     pipeline.reset(ResetReason.ACTIVATED)
     answer(pipeline, image(pixels, 8))
     answer(pipeline, image(pixels, 9))
-    reasons = [result.provenance.reset for result, _, _ in sink.reports]
+    reasons = [result.provenance.reset for result, _ in sink.reports]
     assert reasons == [ResetReason.FIRST_FRAME, ResetReason.ACTIVATED, None]
     assert engine.counters.resets == 1

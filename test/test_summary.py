@@ -26,10 +26,10 @@ from lowlat_seg_ros.lab.evaluation.summary import (
 CLASSES = ("road", "sky")
 
 
-def answer(index: int, mask: np.ndarray, latency_ms: float = 10.0, keys: int = 1) -> Answer:
+def answer(index: int, mask: np.ndarray, latency_ms: float) -> Answer:
     source = Provenance(MaskKind.PROPAGATED, 0, index, 0.0, True, 0)
     timing = StageTiming(latency_ms=latency_ms)
-    result = Segmentation(mask, index, "camera", source, timing, Counters(key_frames=keys))
+    result = Segmentation(mask, index, "camera", source, timing)
     return Answer(index, result, published_ms=latency_ms + 1, received_ms=latency_ms + 2)
 
 
@@ -71,9 +71,11 @@ def test_missing_frame_ends_a_window_of_consistency():
 
 
 def test_summary_of_a_run():
-    answers = [answer(0, plain(0), 50.0), answer(2, plain(0), 10.0, keys=2)]
+    answers = [answer(0, plain(0), 50.0), answer(2, plain(0), 10.0)]
     account = Account(3, masks=2, superseded=1, rejected=0, failed=0)
-    summary = summarise(account, answers, [plain(0), plain(0), plain(1)], CLASSES)
+    summary = summarise(
+        account, answers, [plain(0), plain(0), plain(1)], CLASSES, Counters(key_frames=2)
+    )
     assert (summary.engine.first, summary.engine.steady.p50) == (50.0, 10.0)
     assert (summary.published.first, summary.received.first) == (51.0, 52.0)
     assert (summary.key_frames, summary.key_share) == (2, 1.0)

@@ -26,7 +26,7 @@ from lowlat_seg_ros.lab.training.sources import Bank, Mixture
 from lowlat_seg_ros.lab.training.stills import BaseStage
 from lowlat_seg_ros.network.segmenter import Segmenter
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rendered_once")]
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "base --network tiny --size 32x32 --crop 32x32 --rendered 4 --batch-size 2 --device cpu"
@@ -168,6 +168,8 @@ def _work(ranks: Ranks, out: Path) -> None:
 
 
 if __name__ == "__main__":
+    from conftest import render_once
+
     torch.set_num_threads(1)
-    with joined(torch.device("cpu")) as ranks:
+    with joined(torch.device("cpu")) as ranks, render_once():
         _work(ranks, Path(sys.argv[1]))

@@ -164,8 +164,13 @@ def single_threaded() -> AbstractContextManager[None]:
     return num_threads(1)
 
 
-def run_in_temporary_thread(function: Callable[[], Result]) -> Result:
+def run_in_temporary_thread(
+    function: Callable[[], Result], *, interruptible: bool = False
+) -> Result:
     """Run ``function`` in a thread that has ended when this returns, or raises what it raised.
+
+    ``interruptible``: after a ``KeyboardInterrupt`` it is not waited for. The process must then
+    leave by ``os._exit``, as Python cannot end under a thread in PyTorch.
 
     A thread keeps the OpenMP pool of its parallel work, and while all pools together have more
     threads than there are cores, OpenMP does not let them spin: frames then take half as long
@@ -183,8 +188,9 @@ def run_in_temporary_thread(function: Callable[[], Result]) -> Result:
     thread.start()
     try:
         return done.result()
-    finally:  # also after a KeyboardInterrupt: Python cannot end under a thread in PyTorch
-        thread.join()
+    finally:
+        if done.done() or not interruptible:
+            thread.join()
 
 
 class ExternalCpuLoad:

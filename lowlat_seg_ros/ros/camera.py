@@ -19,7 +19,7 @@ from std_srvs.srv import Trigger
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.slow_track import SharedSlowTrack
 from lowlat_seg_ros.frames import FrameError, NodeTiming, ResetReason, Segmentation
-from lowlat_seg_ros.images import ImageError, ImageReader, Ledger
+from lowlat_seg_ros.images import ImageError, ImageReader
 from lowlat_seg_ros.images.video import Packet
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.messages import stamp_ns
@@ -191,8 +191,15 @@ class CameraStream:
         """
         self._node.destroy_service(self._service)
         ended = self._engine.close(timeout_s)
+        self.publish_statistics()
         self._out.destroy()
         return ended
+
+    def publish_statistics(self) -> None:
+        """Publish what became of all images and frames so far."""
+        now_ns = self._now_ns()
+        ledger = self._pipeline.ledger  # before the counters, which count a frame first
+        self._out.statistics(now_ns, self._engine.counters, ledger)
 
     def reset(self, reason: ResetReason) -> None:
         """Make the next frame a new key frame, with a full mask."""
@@ -214,13 +221,12 @@ class CameraStream:
         image: np.ndarray,
         result: Segmentation,
         timing: NodeTiming,
-        ledger: Ledger,
     ) -> None:
         config = self._settings().node
         limit_ms = config.max_processing_time_ms
         began_ns = self._began_ns
         self._monitor.published(result.timing, timing, result.deadline, began_ns, limit_ms)
-        self._out.report(header, result, timing, ledger)
+        self._out.report(header, result, timing)
         self._out.pictures(header, image, result, config)
         self._image_height = image.shape[0]
         self._contents.image(image, result.stamp_ns)
@@ -359,6 +365,11 @@ class Cameras:
         """Make the next frame of each camera a new key frame."""
         for camera in self._cameras:
             camera.reset(reason)
+
+    def publish_statistics(self) -> None:
+        """Publish what became of the images of each camera so far."""
+        for camera in self._cameras:
+            camera.publish_statistics()
 
     def states(self, now_s: float) -> list[StreamState]:
         """Each stream that answers images; see :meth:`CameraStream.state`."""

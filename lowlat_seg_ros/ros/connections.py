@@ -71,7 +71,7 @@ def output_qos(depth: int = 10) -> QoSProfile:
 
 
 def latched_qos() -> QoSProfile:
-    """For what never changes: whoever subscribes later gets the newest message at once."""
+    """For what seldom changes: whoever subscribes later gets the newest message at once."""
     profile = output_qos(depth=1)
     profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
     return profile

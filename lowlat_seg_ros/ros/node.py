@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import rclpy
 import torch
@@ -151,7 +152,7 @@ class SegmentationNode(ManagedNode):
         """Load, warm up and measure; raises ``CheckpointError`` and ``ConfigError``."""
         settings = self._settings.current
         # In a thread that ends, since OpenMP keeps a team of threads for each that uses PyTorch.
-        model = run_in_temporary_thread(partial(load_model, settings))
+        model = run_in_temporary_thread(partial(load_model, settings), interruptible=True)
         self._cameras = Cameras(
             self, model.segmenter, model.header.threshold, model.table,
             lambda: self._settings.current,
@@ -223,7 +224,7 @@ class SegmentationNode(ManagedNode):
         # A steady clock: diagnostics go on while simulated time stands still.
         self._timer = self.create_timer(
             self._settings.current.node.diagnostics_period_s,
-            self._publish_diagnostics,
+            self._publish_periodically,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
@@ -235,7 +236,7 @@ class SegmentationNode(ManagedNode):
             "frame"
         )
 
-    def _publish_diagnostics(self) -> None:
+    def _publish_periodically(self) -> None:
         now_ns, settings = self.get_clock().now().nanoseconds, self._settings.current
         model, cameras = self._model, self._cameras
         if model is None or cameras is None:
@@ -245,6 +246,7 @@ class SegmentationNode(ManagedNode):
             statuses = [lifecycle_status(self.state, self.problem, model.cost, count)]
             for state in cameras.states(time.monotonic()):
                 statuses += camera_statuses(state, settings)
+            cameras.publish_statistics()
         name = self.get_fully_qualified_name().lstrip("/")
         self._diagnostics.publish(diagnostics(name, device, now_ns, statuses))
 
@@ -276,10 +278,8 @@ def _run(files: list[str]) -> int:
             raise ConfigError(foreign[0])
         for sentence in foreign:
             node.get_logger().warning(f"Parameters: {sentence}")
-        if node.autostart:
-            steps = (node.trigger_configure, node.trigger_activate)
-            if any(step() != TransitionCallbackReturn.SUCCESS for step in steps):
-                return 1 if rclpy.ok() else 0  # the step has logged why
+        if node.autostart and not _start(node):
+            return 1 if rclpy.ok() else 0  # the step has logged why
         executor = OwnThreadExecutor()
         executor.add_node(node)
     except START_ERRORS as error:
@@ -296,15 +296,24 @@ def _run(files: list[str]) -> int:
     return 0
 
 
+def _start(node: SegmentationNode) -> bool:
+    """Configure and activate; whether both succeeded."""
+    steps = (node.trigger_configure, node.trigger_activate)
+    try:
+        return all(step() == TransitionCallbackReturn.SUCCESS for step in steps)
+    except KeyboardInterrupt:
+        _ignore_signals()
+        node.destroy_node()
+        _leave()  # the thread that loads and warms up runs on
+
+
 def _spin(executor: OwnThreadExecutor) -> None:
     """Until a signal comes; those that follow it are ignored."""
     try:
         try:
             executor.spin()
         finally:
-            # Impatient users and launch send several.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
+            _ignore_signals()
     # One signal raises both, that of rclpy and that of Python, the second one a moment later.
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -314,13 +323,26 @@ def _end(node: SegmentationNode, executor: OwnThreadExecutor) -> None:
     """Release everything; a thread that does not end in time is left behind."""
     ended = [node.release(STOP_TIMEOUT_S), executor.join(STOP_TIMEOUT_S)]
     if not all(ended):
-        # Python's own exit would pull the interpreter away under that thread and crash.
         node.get_logger().warning("A frame or Sh still runs; leaving without waiting for it")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        _leave()
     node.destroy_node()
     rclpy.try_shutdown()
+
+
+def _ignore_signals() -> None:
+    """Impatient users and launch send several."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _leave() -> NoReturn:
+    """End the process at once, with 0.
+
+    Python's own exit would pull the interpreter away under a thread that still runs and crash.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -13,10 +15,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from lowlat_seg_ros.engine.schedule import LEVELS
-from lowlat_seg_ros.frames import NodeTiming, Refinement, Segmentation
+from lowlat_seg_ros.frames import Counters, NodeTiming, Refinement, Segmentation
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.labels import ClassTable, Legend, colour_mask, overlay
-from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement
+from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement, Statistics
 from lowlat_seg_ros.ros.connections import (
     OutputConnection,
     image_qos,
@@ -49,7 +51,7 @@ class Outputs:
         With the name of a ``camera`` the topics are below it: ``~/front/mask``. ``camera_info`` is
         the topic of the camera's CameraInfo, of which the masks' own is made.
         """
-        self._node, self._table = node, table
+        self._node, self._table, self._camera = node, table, camera
         self._prefix = f"~/{camera}/" if camera else "~/"
         self._legend = Legend(table)
         self._connections: list[OutputConnection] = []
@@ -57,6 +59,7 @@ class Outputs:
         self._mask_png = self._output(CompressedImage, "mask/compressed")
         self._mask_info = self._output(CameraInfo, "camera_info")
         self._report = self._output(FrameReport, "frame_report")
+        self._statistics = self._output(Statistics, "statistics", latched_qos())
         self._refinement = self._output(KeyFrameRefinement, "key_frame_refinement")
         self._confidence = self._output(Image, "confidence")
         self._colours = self._output(Image, "color_mask")
@@ -106,26 +109,26 @@ class Outputs:
                     f"driver publish its calibration, or remap {topic} to where it does"
                 )
 
-    def report(
-        self, header: Header, result: Segmentation, timing: NodeTiming, ledger: Ledger
-    ) -> None:
+    def report(self, header: Header, result: Segmentation, timing: NodeTiming) -> None:
         """Publish what is known of a mask, its confidence, and itself as a file."""
         if self._mask_png.has_subscribers:
             self._mask_png.publisher.publish(MESSAGES.png(header, result.mask))
         if self._report.has_subscribers:
-            message = MESSAGES.frame_report(header, result, timing, ledger)
-            self._report.publisher.publish(message)
+            self._report.publisher.publish(MESSAGES.frame_report(header, result, timing))
         if result.confidence is not None:
             self._confidence.publisher.publish(MESSAGES.image(header, result.confidence, "mono8"))
 
+    def statistics(self, now_ns: int, counters: Counters, ledger: Ledger) -> None:
+        """Publish what was counted until ``now_ns``, also for those who subscribe later."""
+        header = MESSAGES.header(now_ns, self._camera)
+        with self._unless_shut_down():
+            self._statistics.publisher.publish(MESSAGES.statistics(header, counters, ledger))
+
     def refinement(self, refinement: Refinement) -> None:
         """Publish what became of a key frame; any thread may call it."""
-        try:
+        with self._unless_shut_down():
             if self._refinement.has_subscribers:
                 self._refinement.publisher.publish(MESSAGES.refinement_report(refinement))
-        except RuntimeError:  # as all of rclpy's are
-            if self._node.context.ok():
-                raise  # else the context was shut down meanwhile, and the rest of Sh is dropped
 
     def pictures(
         self, header: Header, image: np.ndarray, result: Segmentation, config: NodeConfig
@@ -163,6 +166,15 @@ class Outputs:
         name = self._prefix + name
         self._connections.append(OutputConnection(self._node, name, kind, profile or output_qos()))
         return self._connections[-1]
+
+    @contextmanager
+    def _unless_shut_down(self) -> Iterator[None]:
+        """Drop what cannot be published any more, as the context was shut down meanwhile."""
+        try:
+            yield
+        except RuntimeError:  # as all of rclpy's are
+            if self._node.context.ok():
+                raise
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message

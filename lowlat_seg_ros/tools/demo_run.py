@@ -145,7 +145,7 @@ def _report(
     (height, width), header = clip.size, read_header(checkpoint)
     network, machine = name_of(header.network), describe(args.device)
     title = f"{clip.name}, {width}x{height} at {run.played_hz:.1f} Hz, {network}"
-    summary = summarise(run.account, run.answers, clip.labels, header.classes)
+    summary = summarise(run.account, run.answers, clip.labels, header.classes, run.counters)
     latency_chart(args.out / "latency.png", run.answers, len(clip.images), title)
     write_json(args.out / "summary.json", {
         "clip": {

@@ -26,10 +26,11 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from lowlat_seg_ros.frames import Counters
 from lowlat_seg_ros.images import Ledger, to_ids
 from lowlat_seg_ros.lab.evaluation.summary import Account, Answer
 from lowlat_seg_ros.messages import record_of, segmentation, stamp_ns
-from lowlat_seg_ros.msg import FrameReport
+from lowlat_seg_ros.msg import FrameReport, Statistics
 from lowlat_seg_ros.ros.environment import RosError
 from lowlat_seg_ros.ros.messages import MESSAGES
 
@@ -178,7 +179,8 @@ class Player:
 class Recorder:
     """Counts the masks of the node ``source`` and stores its frame reports, in order of arrival.
 
-    ``store_masks``: the masks themselves as well, by the stamp of their image.
+    So it does the node's newest counts, which come once a second. ``store_masks``: the masks
+    themselves as well, by the stamp of their image.
     """
 
     def __init__(self, node: Node, source: str = NODE, *, store_masks: bool = True) -> None:
@@ -186,11 +188,14 @@ class Recorder:
         self._count = 0
         self._masks: dict[int, tuple[np.ndarray, float]] = {}
         self._reports: list[FrameReport] = []
+        self._counters, self._ledger = Counters(), Ledger()
+        self._counted = 0  # reports that were here when these two came
         # Reliable, and deep enough to lose nothing while this process is busy with a video.
         qos = QoSProfile(depth=1000, reliability=QoSReliabilityPolicy.RELIABLE)
-        self._topics = (f"{source}/mask", f"{source}/frame_report")
+        self._topics = (f"{source}/mask", f"{source}/frame_report", f"{source}/statistics")
         node.create_subscription(Image, self._topics[0], self._on_mask, qos)
         node.create_subscription(FrameReport, self._topics[1], self._on_report, qos)
+        node.create_subscription(Statistics, self._topics[2], self._on_statistics, qos)
 
     @property
     def matched(self) -> bool:
@@ -203,14 +208,14 @@ class Recorder:
         with self._changed:
             return list(self._reports)
 
-    def wait_for(self, stamp: int, timeout_s: float) -> bool:
-        """Until mask and report of the image stamped ``stamp`` ns are here; False if too late."""
+    def wait_for_all(self, played: int, timeout_s: float) -> bool:
+        """Until the node has counted ``played`` images and all masks are here; False if too late.
+
+        Nothing can supersede the newest image, so its mask comes, or is late.
+        """
         with self._changed:
             return self._changed.wait_for(
-                lambda: (
-                    stamp in self._masks
-                    and any(stamp_ns(report.header.stamp) == stamp for report in self._reports)
-                ),
+                lambda: self._counted >= self._count and self.account(played).unaccounted == 0,
                 timeout_s,
             )
 
@@ -226,12 +231,17 @@ class Recorder:
             if stamp in masks and stamp in reports
         ]  # fmt: skip
 
-    def account(self, played: int) -> tuple[Account, Ledger]:
+    @property
+    def counts(self) -> tuple[Counters, Ledger]:
+        """What the node has counted, as it last said."""
+        with self._changed:
+            return self._counters, self._ledger
+
+    def account(self, played: int) -> Account:
         """What became of ``played`` images, by the masks received and the node's newest ledger."""
         with self._changed:
-            ledger = record_of(Ledger, self._reports[-1].ledger) if self._reports else Ledger()
-            lost = (ledger.superseded, ledger.rejected, ledger.failed)
-            return Account(played, self._count, *lost), ledger
+            lost = (self._ledger.superseded, self._ledger.rejected, self._ledger.failed)
+            return Account(played, self._count, *lost)
 
     def _on_mask(self, message: Image) -> None:
         now_ns, stamp = self._node.get_clock().now().nanoseconds, stamp_ns(message.header.stamp)
@@ -246,13 +256,24 @@ class Recorder:
             self._reports.append(message)
             self._changed.notify_all()
 
+    def _on_statistics(self, message: Statistics) -> None:
+        with self._changed:
+            self._counters = record_of(Counters, message.counters)
+            self._ledger = record_of(Ledger, message.ledger)
+            self._counted = len(self._reports)
+            self._changed.notify_all()
+
 
 @dataclass(frozen=True, eq=False)
 class LiveRun:
-    """What came of a clip: ``answers`` in order, where every frame went, and the rate achieved."""
+    """What came of a clip: ``answers`` in order, where every frame went, and the rate achieved.
+
+    ``counters``: the node's, after the last frame.
+    """
 
     answers: list[Answer]
     account: Account
+    counters: Counters
     played_hz: float
 
 
@@ -273,15 +294,16 @@ class LiveNode:
         for stamp in self._player.play(images, rate_hz):
             stamps.append(stamp)
             self.process.check()
-            progress(len(stamps), self._recorder.account(0)[0].masks)
+            progress(len(stamps), self._recorder.account(0).masks)
         elapsed = time.monotonic() - began
         end = time.monotonic() + LAST_TIMEOUT_S
-        while not self._recorder.wait_for(stamps[-1], timeout_s=0.2) and time.monotonic() < end:
+        while not self._recorder.wait_for_all(len(stamps), 0.2) and time.monotonic() < end:
             self.process.check()
-        account, _ = self._recorder.account(len(stamps))
+        account = self._recorder.account(len(stamps))
         progress(len(stamps), account.masks)
         played_hz = (len(stamps) - 1) / elapsed if len(stamps) > 1 else 0.0
-        return LiveRun(self._recorder.answers(stamps), account, played_hz)
+        counters, _ = self._recorder.counts
+        return LiveRun(self._recorder.answers(stamps), account, counters, played_hz)
 
 
 @contextmanager

@@ -72,6 +72,7 @@ def _starter(stack: ExitStack, folder: Path, checkpoint: Path) -> Start:
         stack.callback(node.stop)
         if parameters.get("autostart", True):
             node.wait_for_log("Waiting for images")
+        bench.wait_until_heard(node)
         if listen and parameters.get("autostart", True):
             bench.wait_for_node()
         return node, bench

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -14,10 +15,17 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from harness import ROOT
+
+from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
+from lowlat_seg_ros.network.checkpoint import Header, save
+from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.tools.demo import configure
+from lowlat_seg_ros.tools.demo_run import run_demo
 
 FRAMES, SIZE = 12, (48, 64)
 
@@ -135,17 +143,12 @@ def test_stopping_the_demo_stops_the_node(
     assert not Path(f"/proc/{node}").exists()
 
 
-def test_checkpoint_for_other_classes_is_refused(camvid: Path, tmp_path: Path, tiny):
-    import torch
-
-    from lowlat_seg_ros.config import NETWORKS
-    from lowlat_seg_ros.network.checkpoint import Header, save
-
+def test_checkpoint_for_other_classes_is_refused(camvid: Path, tmp_path: Path, tiny: Segmenter):
     names = tuple(f"class {n}" for n in range(11))
     path = tmp_path / "other.safetensors"
     save(path, tiny, Header(NETWORKS["tiny"], names, ((0, 0, 0),) * 11, 0.5), torch.float32)
-    demo = command("--dataset", "camvid", "--root", camvid, "--checkpoint", path, "--out", tmp_path)
-    _, errors = demo.communicate(timeout=120)
-    assert demo.returncode == 2
-    assert "class 0" in errors
-    assert "Traceback" not in errors
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    words = ["--dataset", "camvid", "--root", camvid, "--checkpoint", path, "--out", tmp_path]
+    with pytest.raises(ConfigError, match="knows the classes class 0"):
+        run_demo(parser.parse_args([*map(str, words)]), EngineConfig())

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 import rclpy
-from lowlat_seg_ros.msg import FrameReport
+from lowlat_seg_ros.msg import FrameReport, Statistics
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -54,9 +54,8 @@ def result(stamp: int, reset: ResetReason | None = None, selected: bool = True) 
         "camera",
         Provenance(MaskKind.PROPAGATED, stamp - 500_000_000, 5, 500.0, True, 3, reset),
         StageTiming(preprocess_ms=1.5, lower_ms=20.25, latency_ms=30.5, selector_ms=0.5),
-        Counters(frames=7, key_frames=2, submitted=1, pending=1, last_failure="none really"),
-        Selection(0.25, 0.125, True) if selected else None,
-        Deadline(2, 40.5, True),
+        selection=Selection(0.25, 0.125, True) if selected else None,
+        deadline=Deadline(2, 40.5, True),
     )
 
 
@@ -71,7 +70,7 @@ def test_report_and_mask_give_back_the_engines_record(
         **vars(made) | {"provenance": Provenance(**vars(made.provenance) | {"kind": kind})}
     )
     header = Header(stamp=MESSAGES.time(made.stamp_ns), frame_id=made.frame_id)
-    back = segmentation(MESSAGES.frame_report(header, made, NodeTiming(), Ledger()), made.mask)
+    back = segmentation(MESSAGES.frame_report(header, made, NodeTiming()), made.mask)
     assert vars(back) == vars(made)
 
 
@@ -138,26 +137,33 @@ def ros_node() -> Iterator[Node]:
     context.try_shutdown()
 
 
-def test_frame_that_nobody_reports_is_missed(ros_node: Node):
-    """A node that answers two of three frames, and says nothing of the other."""
+def test_every_frame_played_is_accounted_for_or_missed(ros_node: Node):
+    """A node that answers two frames and rejects one; of a fourth it says nothing."""
     masks = ros_node.create_publisher(Image, "lossy/mask", output_qos())
     reports = ros_node.create_publisher(FrameReport, "lossy/frame_report", output_qos())
+    statistics = ros_node.create_publisher(Statistics, "lossy/statistics", output_qos())
     recorder = Recorder(ros_node, "lossy")
     end = time.monotonic() + 30
-    while not (masks.get_subscription_count() and reports.get_subscription_count()):
+    while not all(p.get_subscription_count() for p in (masks, reports, statistics)):
         assert time.monotonic() < end
         time.sleep(0.05)
     for stamp in (1_000, 3_000):
         header, made = Header(stamp=MESSAGES.time(stamp)), result(stamp)
         masks.publish(MESSAGES.image(header, made.mask, "mono8"))
-        ledger = Ledger(received=2, published=2)
-        reports.publish(MESSAGES.frame_report(header, made, NodeTiming(age_ms=4.0), ledger))
-        assert recorder.wait_for(stamp, 30)
+        reports.publish(MESSAGES.frame_report(header, made, NodeTiming(age_ms=4.0)))
+    while len(recorder.reports) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    ledger = Ledger(received=3, published=2, rejected=1)
+    statistics.publish(MESSAGES.statistics(Header(), Counters(frames=2), ledger))
     stamps = [1_000, 2_000, 3_000]
+    assert recorder.wait_for_all(len(stamps), 30)
+    assert recorder.counts == (Counters(frames=2), ledger)
     assert [answer.index for answer in recorder.answers(stamps)] == [0, 2]
     assert recorder.answers(stamps)[0].published_ms == 4.0
-    assert recorder.account(len(stamps))[0].unaccounted == 1
-    assert not recorder.wait_for(2_000, 0.05)
+    assert recorder.account(len(stamps)).rejected == 1
+    assert not recorder.wait_for_all(len(stamps) + 1, 0.05)  # one that the node does not know of
+    assert recorder.account(len(stamps) + 1).unaccounted == 1
 
 
 def test_player_keeps_the_rate_and_stamps_with_the_time(ros_node: Node):

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import rclpy
-from harness import TIMEOUT_S, wait_until
-from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement
+from harness import TIMEOUT_S, Inbox, wait_until
+from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement, Statistics
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from lowlat_seg_ros.frames import (
+    Counters,
     Deadline,
     MaskKind,
     NodeTiming,
@@ -29,6 +30,7 @@ from lowlat_seg_ros.frames import (
 )
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.labels import CAMVID
+from lowlat_seg_ros.ros.connections import latched_qos
 from lowlat_seg_ros.ros.outputs import PATIENCE, Outputs
 from lowlat_seg_ros.ros.params import NodeConfig
 
@@ -74,7 +76,7 @@ def segmentation() -> Segmentation:
 def publish(outputs: Outputs, result: Segmentation) -> None:
     outputs.mask(Header(), result.mask, (4, 6))
     outputs.refinement(nothing)
-    outputs.report(Header(), result, NodeTiming(), Ledger())
+    outputs.report(Header(), result, NodeTiming())
     outputs.pictures(Header(), np.zeros((4, 6, 3), np.uint8), result, NodeConfig())
 
 
@@ -145,6 +147,24 @@ def test_confidence_is_wanted_while_somebody_subscribes(node: Node) -> None:
     assert not outputs.wants_confidence
     subscribe(node, "confidence", Image)
     assert outputs.wants_confidence
+
+
+def test_statistics_are_there_for_whoever_subscribes_later(node: Node) -> None:
+    outputs, inbox = Outputs(node, CAMVID, "front"), Inbox()
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    for published in (1, 2):
+        outputs.statistics(published, Counters(frames=published), Ledger(published, published))
+    topic = f"{node.get_name()}/front/statistics"
+    node.create_subscription(Statistics, topic, inbox.put, latched_qos())
+
+    def come() -> bool:
+        executor.spin_once(timeout_sec=0.1)
+        return bool(inbox.all())
+
+    wait_until(come, lambda: "the newest statistics do not come")
+    (found,) = inbox.all()
+    assert (found.header.frame_id, found.ledger.published, found.counters.frames) == ("front", 2, 2)
 
 
 @pytest.mark.parametrize("topic", ["color_mask", "overlay", "overlay/compressed"])

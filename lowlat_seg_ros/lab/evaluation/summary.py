@@ -142,9 +142,12 @@ def summarise(
     answers: Sequence[Answer],
     labels: Sequence[np.ndarray],
     classes: Sequence[str],
+    counters: Counters,
 ) -> Summary:
-    """The figures of ``answers`` (one or more, in order); ``labels``: those of the whole clip."""
-    counters = answers[-1].segmentation.counters
+    """The figures of ``answers`` (one or more, in order); ``labels``: those of the whole clip.
+
+    ``counters``: those of the engine after the last frame.
+    """
     return Summary(
         account,
         Latency.of([answer.segmentation.timing.latency_ms for answer in answers]),

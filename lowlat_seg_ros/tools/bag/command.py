@@ -63,8 +63,9 @@ time:
 
 written to OUT: IN's images, camera infos, transforms and clock, the topics of --copy and, for each
 image segmented, a mask (mono8 class ids), its confidence (mono8, 255 for certain) and a
-FrameReport, stamped as the image and recorded when the mask was published; how they were made
-stands in metadata.yaml; of several INs, also OUT/summary.json, one table over all
+FrameReport, stamped as the image and recorded when the mask was published; once a second, and at
+the end, Statistics of all images so far; how they were made stands in metadata.yaml; of several
+INs, also OUT/summary.json, one table over all
 
 exit status: 0 when done; 1 when a bag gave no mask; 2 when something must be fixed first
 """
@@ -73,7 +74,8 @@ REPORT = """\
 examples:
   lowlat-seg bag report masks --out report        of what 'lowlat-seg bag run' wrote
   lowlat-seg bag report recorded --out report     of what 'ros2 bag record' wrote beside the live
-                                                  node: images, ~/mask and ~/frame_report
+                                                  node: images, ~/mask, ~/frame_report and
+                                                  ~/statistics
 
 written to --out:
   report.json   ros2_benchmark's figures; percentiles of latency and stages; what became of each
@@ -217,7 +219,7 @@ def _report(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, metavar="FILE",
         help="names and colours of the classes, where the bag does not say (the package's)",
     )  # fmt: skip
-    _add_topics(parser, "image", "label", "mask", "report", "confidence")
+    _add_topics(parser, "image", "label", "mask", "report", "statistics", "confidence")
 
 
 def _play(parser: argparse.ArgumentParser) -> None:
@@ -263,6 +265,7 @@ def _add_topics(parser: argparse.ArgumentParser, *names: str) -> None:
         "label": "of the labels",
         "mask": "of the masks",
         "report": "of the frame reports",
+        "statistics": "of the node's counts",
         "confidence": "of the confidence of masks, mono8",
     }
     for name in names:

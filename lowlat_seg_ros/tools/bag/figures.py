@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lowlat_seg_ros.frames import IGNORE_LABEL, StageTiming
+from lowlat_seg_ros.frames import IGNORE_LABEL, MaskKind, Segmentation, StageTiming
+from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
 from lowlat_seg_ros.lab.evaluation.summary import Account, Accuracy, Latency, accuracy
@@ -42,7 +43,7 @@ def as_json(recording: Recording, scores: Scores | None) -> dict[str, Any]:
     The keys ``BasicPerformanceMetrics.*`` are those of ros2_benchmark, the others are our own.
     """
     masks = recording.published
-    last, balance = masks[-1].segmentation, account(recording)
+    balance, keys = account(recording), key_frames(recording)
     return {
         **basic_metrics(recording),
         "latency": {name: latency(masks, of) for name, of in _TIMES.items()},
@@ -51,9 +52,9 @@ def as_json(recording: Recording, scores: Scores | None) -> dict[str, Any]:
         "account": balance,
         "unaccounted": balance.unaccounted,
         "ledger": recording.ledger,
-        "counters": recording.facts.get("counters", last.counters),
-        "key_frames": last.counters.key_frames,
-        "key_share": last.counters.key_frames / len(masks),
+        "counters": recording.counters,
+        "key_frames": keys,
+        "key_share": keys / len(masks),
         "notes": list(recording.notes),
         "metadata": {k: v for k, v in recording.facts.items() if k not in ("ledger", "counters")},
     }
@@ -93,12 +94,25 @@ def basic_metrics(recording: Recording) -> dict[str, float]:
 
 
 def account(recording: Recording) -> Account:
-    """What became of every image of the bag."""
-    books = recording.ledger
+    """What became of every image of the bag, as far as it says."""
+    books = recording.ledger or Ledger()
     return Account(
         len(recording.arrivals), len(recording.published), books.superseded, books.rejected,
         books.failed,
     )  # fmt: skip
+
+
+def key_frames(recording: Recording) -> int:
+    """How many frames became the key frame; of those with a mask, where it was not counted."""
+    if recording.counters is not None:
+        return recording.counters.key_frames
+    return sum(is_key_frame(mask.segmentation) for mask in recording.published)
+
+
+def is_key_frame(result: Segmentation) -> bool:
+    """Whether the frame became the key frame; that of a full mask is it from the start."""
+    chosen = result.selection
+    return result.provenance.kind is MaskKind.FULL or (chosen is not None and chosen.is_key)
 
 
 def latency(masks: Sequence[Published], of: Callable[[Published], float]) -> Latency:

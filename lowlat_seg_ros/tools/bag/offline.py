@@ -15,12 +15,15 @@ import numpy as np
 
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.frames import FrameError, NodeTiming, Segmentation
+from lowlat_seg_ros.frames import Counters, FrameError, NodeTiming, Segmentation
 from lowlat_seg_ros.images import ImageError, Ledger
 from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.pipeline import Pipeline
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 from lowlat_seg_ros.tools.bag.topics import Topics
+
+#: Of ~/statistics, as the node has it.
+STATISTICS_PERIOD_NS = 1_000_000_000
 
 
 class VirtualTime:
@@ -111,8 +114,9 @@ def replay(
     An image that cannot be segmented is counted, and the next one works as usual.
     """
     virtual = isinstance(pace, VirtualTime)
-    pipeline = Pipeline(engine, _BagSink(out, pace, topics), virtual_time=virtual)
-    complaints = []
+    sink = _BagSink(out, pace, topics)
+    pipeline = Pipeline(engine, sink, virtual_time=virtual)
+    complaints, now_ns, due_ns = [], 0, 0
     waiting = Waiting(source.raw([topics.image]), pace)
     while (found := waiting.newest()) is not None:
         raw, superseded, now_ns = found
@@ -121,7 +125,12 @@ def replay(
             pipeline.answer(source.decode(raw), began_ns, wait_ms, superseded)
         except (ImageError, FrameError) as error:
             complaints.append(str(error))
+        now_ns = pace.wait_until(now_ns)  # later, if there is a mask
+        if now_ns >= due_ns:
+            sink.statistics(now_ns, engine.counters, pipeline.ledger)
+            due_ns = now_ns + STATISTICS_PERIOD_NS
         progress(1 + superseded)
+    sink.statistics(now_ns, engine.counters, pipeline.ledger)
     return Outcome(pipeline.ledger, tuple(complaints))
 
 
@@ -141,17 +150,18 @@ class _BagSink:
         return self._published_ns
 
     def details(
-        self,
-        header: Any,
-        image: np.ndarray,
-        result: Segmentation,
-        timing: NodeTiming,
-        ledger: Ledger,
+        self, header: Any, image: np.ndarray, result: Segmentation, timing: NodeTiming
     ) -> None:
         make, header = self._out.messages, self._own(header)
-        self._write(self._topics.report, make.frame_report(header, result, timing, ledger))
+        self._write(self._topics.report, make.frame_report(header, result, timing))
         assert result.confidence is not None  # it was asked for
         self._write(self._topics.confidence, make.image(header, result.confidence, "mono8"))
+
+    def statistics(self, now_ns: int, counters: Counters, ledger: Ledger) -> None:
+        """Record what was counted until ``now_ns``."""
+        make = self._out.messages
+        message = make.statistics(make.header(now_ns, ""), counters, ledger)
+        self._out.write(self._topics.statistics, message, now_ns)
 
     def _own(self, header: Any) -> Any:
         """The header in a message class of the bag that is written."""

@@ -191,12 +191,11 @@ def replay(args: argparse.Namespace, config: EngineConfig) -> Replay:
                                 played += 1
                                 bar.update()
                                 process.check()
-                # Nothing can supersede the newest image, so its mask comes, or is late.
                 end = time.monotonic() + LAST_TIMEOUT_S
-                while recorder.account(played)[0].unaccounted > 0 and time.monotonic() < end:
+                while not recorder.wait_for_all(played, 0.2) and time.monotonic() < end:
                     process.check()
-                    time.sleep(0.05)
-                reports, (account, ledger) = recorder.reports, recorder.account(played)
+                reports, account = recorder.reports, recorder.account(played)
+                _, ledger = recorder.counts
     if not reports:
         raise DataError(f"the node made no mask of the images on {topic}; see --log")
     # A clock that is set back, as at each loop, makes an age negative, which is none.

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lowlat_seg_ros.frames import NodeTiming, Segmentation
+from lowlat_seg_ros.frames import Counters, NodeTiming, Segmentation
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.labels import ClassTable
-from lowlat_seg_ros.messages import COMPRESSED, IMAGE, REPORT, record_of, segmentation, stamp_ns
+from lowlat_seg_ros.messages import (
+    COMPRESSED,
+    IMAGE,
+    REPORT,
+    STATISTICS,
+    record_of,
+    segmentation,
+    stamp_ns,
+)
 from lowlat_seg_ros.tools.bag.messages import to_ids
 from lowlat_seg_ros.tools.bag.storage import BagReader
 from lowlat_seg_ros.tools.bag.topics import Topics
@@ -47,15 +55,17 @@ class Published:
 class Recording:
     """``arrivals`` and ``published`` in the order in which they were recorded.
 
-    ``table``: the classes of the masks. ``ledger``: the newest. ``labelled``: there are labels of
-    the same classes; if there are labels of others, ``notes`` says so. ``shown``: the images that
-    pictures are made of. Without labels only their masks are in memory, as hours fit into a bag.
+    ``table``: the classes of the masks. ``counters`` and ``ledger`` are the newest; None where the
+    bag has none, and ``notes`` says so. ``labelled``: there are labels of the same classes; if
+    there are labels of others, ``notes`` says so. ``shown``: the images that pictures are made of.
+    Without labels only their masks are in memory, as hours fit into a bag.
     """
 
     arrivals: tuple[Arrival, ...]
     published: tuple[Published, ...]
     table: ClassTable
-    ledger: Ledger
+    counters: Counters | None
+    ledger: Ledger | None
     labelled: bool
     shown: tuple[int, ...]
     facts: dict[str, Any]
@@ -87,15 +97,20 @@ def read(bag: BagReader, topics: Topics, table: ClassTable, pictures: int) -> Re
     count = len(arrivals)
     shown = sorted({round(i) for i in np.linspace(0, count - 1, min(pictures, count))})
     stored = range(count) if labelled else shown
-    published, newest = _published(bag, topics, arrivals, set(stored))
+    published = _published(bag, topics, arrivals, set(stored))
     if not published:
         raise DataError(
             f"{bag.path} has no mask with a frame report for its images on {topics.image}; "
             "record both, or give the topic of the images that were segmented"
         )
-    ledger = Ledger(**facts["ledger"]) if "ledger" in facts else newest
+    counters, ledger = _counts(bag, topics)
+    if ledger is None:
+        notes.append(
+            f"The bag has no statistics on {topics.statistics}, so it is not known why an image "
+            "has no mask; record that topic as well."
+        )
     return Recording(
-        tuple(arrivals), tuple(published), table, ledger, labelled, tuple(shown), facts,
+        tuple(arrivals), tuple(published), table, counters, ledger, labelled, tuple(shown), facts,
         tuple(notes),
     )  # fmt: skip
 
@@ -109,21 +124,31 @@ def _by_stamp(bag: BagReader, topic: str) -> dict[int, np.ndarray]:
     return {stamp_ns(message.header.stamp): to_ids(message) for message in messages}
 
 
+def _counts(bag: BagReader, topics: Topics) -> tuple[Counters | None, Ledger | None]:
+    """What was counted, by the offline replay or in the newest message; None if it was not."""
+    if "ledger" in bag.facts:
+        return Counters(**bag.facts["counters"]), Ledger(**bag.facts["ledger"])
+    newest = deque(bag.raw([topics.statistics]), maxlen=1)
+    if not newest or newest[0].kind != STATISTICS:
+        return None, None
+    statistics = bag.decode(newest[0])
+    return record_of(Counters, statistics.counters), record_of(Ledger, statistics.ledger)
+
+
 def _published(
     bag: BagReader, topics: Topics, arrivals: list[Arrival], stored: set[int]
-) -> tuple[list[Published], Ledger]:
-    """Masks of the images ``arrivals`` that have a report, and the newest ledger.
+) -> list[Published]:
+    """Masks of the images ``arrivals`` that have a report.
 
     Pixels are stored of those whose index is in ``stored`` alone.
 
     Where a looped bag was recorded, stamps come again and again: a mask is of the newest such image
     before it, and goes with the report that is nearest to it.
     """
-    reports, ledger = defaultdict[int, list[tuple[int, Any]]](list), Ledger()
+    reports = defaultdict[int, list[tuple[int, Any]]](list)
     for raw in bag.raw([topics.report]):
         report = bag.decode(raw)
         reports[stamp_ns(report.header.stamp)].append((raw.time_ns, report))
-        ledger = record_of(Ledger, report.ledger)
     indices = defaultdict[int, list[int]](list)
     for index, arrival in enumerate(arrivals):
         indices[arrival.stamp_ns].append(index)
@@ -140,4 +165,4 @@ def _published(
             mask = to_ids(message)
             result = segmentation(report, mask if index in stored else NO_MASK)
             found.append(Published(index, now_ns, result, record_of(NodeTiming, report)))
-    return found, ledger
+    return found

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from lowlat_seg_ros.config import ConfigError
-from lowlat_seg_ros.frames import IGNORE_LABEL, MaskKind
+from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.images import ImageError, to_rgb
 from lowlat_seg_ros.lab.evaluation.summary import plain, write_json
 from lowlat_seg_ros.labels import ClassTable, overlay
@@ -109,8 +109,7 @@ def _mask(published: Published, label: np.ndarray | None) -> dict[str, Any]:
         "exact": source.exact,
         "key_age_frames": source.key_age_frames,
         "key_age_ms": source.key_age_ms,
-        # A full mask's frame is the key frame from the start.
-        "is_key": source.kind is MaskKind.FULL or (chosen is not None and chosen.is_key),
+        "is_key": figures.is_key_frame(result),
         "deviation": chosen.deviation if chosen else None,
         "threshold": chosen.threshold if chosen else None,
         "stages_ms": [getattr(result.timing, name) for name in figures.stages()],

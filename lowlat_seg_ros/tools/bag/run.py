@@ -72,7 +72,7 @@ def segment_bag(args: argparse.Namespace, bag: Path, out_path: Path) -> Segmente
     topics, path = Topics.of(args), args.checkpoint or DEFAULT_CHECKPOINT
     with BagReader(bag) as source:
         source.require(topics.image, (IMAGE, COMPRESSED), "--image-topic")
-        for topic in (topics.mask, topics.report, topics.confidence):
+        for topic in (topics.mask, topics.report, topics.statistics, topics.confidence):
             if topic in source.topics:
                 raise DataError(f"{source.path} has masks already, on {topic}; give a bag without")
         copied = copied_topics(source, args.copy)

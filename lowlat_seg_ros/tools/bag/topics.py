@@ -12,7 +12,9 @@ NODE = "/segmentation_node"
 LABEL = "/camera/label"
 CLOCK = "/clock"
 #: What the node publishes, by the names of its own topics.
-MASK, REPORT, CONFIDENCE = (f"{NODE}/{name}" for name in ("mask", "frame_report", "confidence"))
+MASK, REPORT, STATISTICS, CONFIDENCE = (
+    f"{NODE}/{name}" for name in ("mask", "frame_report", "statistics", "confidence")
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Topics:
     label: str = LABEL
     mask: str = MASK
     report: str = REPORT
+    statistics: str = STATISTICS
     confidence: str = CONFIDENCE
 
     @classmethod

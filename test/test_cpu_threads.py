@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -342,6 +343,21 @@ def test_what_runs_apart_leaves_no_thread_behind() -> None:
     assert not seen[0].is_alive()
     with pytest.raises(ZeroDivisionError):
         run_in_temporary_thread(lambda: 1 // 0)
+
+
+def test_an_interrupt_does_not_wait_for_what_it_may_leave_behind() -> None:
+    gate, seen = threading.Event(), []
+
+    def body() -> None:
+        seen.append(threading.current_thread())
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        gate.wait(WAIT_S)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in_temporary_thread(body, interruptible=True)
+    assert seen[0].is_alive()
+    gate.set()
+    seen[0].join(WAIT_S)
 
 
 def test_a_job_without_a_core_is_starved() -> None:
