@@ -105,7 +105,7 @@ def test_mask_as_a_file_is_the_mask(node: Node) -> None:
     header = Header(frame_id="camera")
     result = dataclasses.replace(segmentation(), mask=mask)
     outputs.mask(header, mask, (30, 40))
-    outputs.report(header, result, NodeTiming(), Ledger())
+    outputs.report(header, result, NodeTiming())
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
     while not found:
