@@ -32,7 +32,7 @@ def flat(*colour: int) -> np.ndarray:
     return np.broadcast_to(np.array(colour, np.uint8), (HEIGHT, WIDTH, 3)).copy()
 
 
-def with_rows(rows: slice, colour: int) -> np.ndarray:
+def with_rows(rows: slice | np.ndarray, colour: int) -> np.ndarray:
     image = scene()
     image[rows] = colour
     return image
@@ -74,6 +74,7 @@ def content_of(image: np.ndarray, times: int = 12) -> Content | None:
         (jpeg(noise(0, 255)), Content.NOISE),
         (with_rows(slice(180, None), 128), Content.PARTIAL),
         (with_rows(slice(300, None), 0), Content.PARTIAL),  # the last sixth is missing
+        (with_rows(slice(270, None), 255), Content.PARTIAL),  # the rest of the buffer is white
         (with_rows(slice(180), 0), Content.PARTIAL),
         (with_rows(slice(0, None, 2), 0), Content.PARTIAL),  # one of two fields
         (with_rows(slice(1, None, 2), 0), Content.PARTIAL),
@@ -93,8 +94,8 @@ def test_images_that_show_nothing(image: np.ndarray, content: Content) -> None:
         scene(2, 48, 64),
         (scene(3) * 0.15).astype(np.uint8),  # by night
         np.clip(scene(4).astype(np.int16) + 120, 0, 255).astype(np.uint8),  # glaring light
-        with_rows(slice(170), 255),  # a sky that is saturated
-        with_rows(slice(336, None), 0),  # letterboxed
+        with_rows(slice(200), 255),  # a sky that is saturated
+        with_rows(np.r_[0:46, 314:360], 0),  # letterboxed
         np.repeat(scene(5)[..., :1], 3, 2),  # a grey camera
         np.zeros((1, 2000, 3), np.uint8),  # too small to say
     ],

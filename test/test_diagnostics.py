@@ -37,11 +37,9 @@ from lowlat_seg_ros.ros.diagnostics import (
     slow_track_status,
 )
 from lowlat_seg_ros.ros.doctor import Finding, Severity
-from lowlat_seg_ros.ros.monitor import Rates, StreamTimes
-from lowlat_seg_ros.ros.pace import Pace
+from lowlat_seg_ros.ros.monitor import Pace, Rates, StreamTimes
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
-from lowlat_seg_ros.ros.resets import ResetMeter, examine_resets
-from lowlat_seg_ros.ros.stamps import StampState
+from lowlat_seg_ros.ros.stamps import ResetMeter, StampState, examine_resets
 
 CONFIG = NodeConfig(camera_timeout_ms=500.0, max_consecutive_delay_ms=1000.0)
 

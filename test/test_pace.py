@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowlat_seg_ros.ros.pace import ENOUGH, Pace, PaceMeter, examine_pace
+from lowlat_seg_ros.ros.monitor import ENOUGH, Pace, PaceMeter, examine_pace
 
 MS = 1_000_000
 

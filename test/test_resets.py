@@ -7,7 +7,7 @@ import pytest
 from lowlat_seg_ros.frames import Counters
 from lowlat_seg_ros.messages import IMAGE as RAW
 from lowlat_seg_ros.ros.doctor import End, Severity
-from lowlat_seg_ros.ros.resets import WINDOW_S, ResetMeter, Resets, examine_resets
+from lowlat_seg_ros.ros.stamps import RESETS_S, ResetMeter, Resets, examine_resets
 
 ONE, TWO = [End("/cam", RAW)], [End("/left", RAW), End("/right", RAW)]
 
@@ -70,7 +70,7 @@ def test_the_loop_of_a_bag_is_as_meant() -> None:
 
 def test_what_is_long_ago_is_forgotten() -> None:
     meter, at_s = ResetMeter(0.0), 0.0
-    for at_s in (1.0, 2.0, WINDOW_S, WINDOW_S + 1.0):
+    for at_s in (1.0, 2.0, RESETS_S, RESETS_S + 1.0):
         resets = meter.update(Counters(frames=round(10 * at_s), resets_gap=5), at_s)
-        assert resets.count == (5 if at_s < WINDOW_S + 1.0 else 0)
+        assert resets.count == (5 if at_s < RESETS_S + 1.0 else 0)
     assert (resets.frames, resets.seconds) == (100, 10.0)

@@ -33,17 +33,17 @@ from lowlat_seg_ros.ros.executor import OwnThreadGroup
 from lowlat_seg_ros.ros.messages import MESSAGES
 from lowlat_seg_ros.ros.monitor import (
     BusyTime,
+    PaceMeter,
     RateMeter,
     SequenceGaps,
     StreamMonitor,
     Throttle,
+    examine_pace,
     since_ms,
 )
 from lowlat_seg_ros.ros.outputs import Outputs, topic_beside
-from lowlat_seg_ros.ros.pace import PaceMeter, examine_pace
 from lowlat_seg_ros.ros.params import Settings
-from lowlat_seg_ros.ros.resets import ResetMeter, examine_resets
-from lowlat_seg_ros.ros.stamps import Clocks, examine_stamps
+from lowlat_seg_ros.ros.stamps import Clocks, ResetMeter, examine_resets, examine_stamps
 from lowlat_seg_ros.ros.transports import TRANSPORTS, message_of
 
 

@@ -148,20 +148,23 @@ def _blank(grid: np.ndarray) -> Content | None:
 def _partial(green: np.ndarray) -> bool:
     """Whether a part of the rows or columns of one channel, uint8 (R, C), has one value.
 
-    Rows that are saturated do not count: they are the sky where the exposure is for the road.
+    A saturated upper end does not count: it is the sky where the exposure is for the road. Nor do
+    two bars of one size, above and below, of a film.
     """
-    rows, columns = _uniform(green, 1, WHITE), _uniform(green, 0, 256)
-    below = rows.size if rows.all() else int(np.argmin(rows[::-1]))  # rows at the lower end
-    return below >= END * rows.size or rows.mean() >= HALF or columns.mean() >= HALF
+    rows, columns = _uniform(green, 1), _uniform(green, 0)
+    if green[0].min() >= WHITE:
+        rows[: int(np.argmin(rows))] = False
+    if max(rows.mean(), columns.mean()) >= HALF:
+        return True
+    above, below = int(np.argmin(rows)), int(np.argmin(rows[::-1]))  # rows at both ends
+    letterboxed = abs(above - below) <= 1
+    return below >= END * rows.size and not letterboxed
 
 
-def _uniform(channel: np.ndarray, axis: int, below: int) -> np.ndarray:
-    """bool: which rows (``axis`` 1) or columns (0) have one value ``below`` that limit, the same.
-
-    That is the value of the last row or column that has one.
-    """
+def _uniform(channel: np.ndarray, axis: int) -> np.ndarray:
+    """bool: which rows (``axis`` 1) or columns (0) have one value, that of the last such one."""
     low, high = channel.min(axis), channel.max(axis)
-    one = (high - low <= 1) & (low < below)
+    one = high - low <= 1
     if not one.any():
         return one
     value = int(low[np.flatnonzero(one)[-1]])

@@ -20,10 +20,9 @@ from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.ros.contents import ContentState
 from lowlat_seg_ros.ros.doctor import Finding, Severity
 from lowlat_seg_ros.ros.messages import MESSAGES
-from lowlat_seg_ros.ros.monitor import Rates, StreamTimes
-from lowlat_seg_ros.ros.pace import Pace, examine_pace
+from lowlat_seg_ros.ros.monitor import Pace, Rates, StreamTimes, examine_pace
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
-from lowlat_seg_ros.ros.resets import Resets
+from lowlat_seg_ros.ros.stamps import Resets
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 

@@ -140,6 +140,8 @@ def fix(topic: str, side: str, policy: str) -> str:
         ("publisher", "reliability"): "reliable",
         ("publisher", "durability"): "transient_local",
     }.get((side, policy))
+    if policy == "liveliness":
+        return "let both ends have automatic liveliness without a lease duration"
     if value is None and side == "publisher":
         return f"let the subscriber ask for no {policy}"
     if value is None:
@@ -200,7 +202,8 @@ def _silence(state: Input, publishers: int) -> str:
 def _room(state: Input) -> str:
     """What to do about images that are lost on their way."""
     if 0 < state.image_bytes <= DATAGRAM:
-        return "see whether the network loses packets, and give subscription and camera more depth"
+        depth = f"qos_overrides.{state.topic}.subscription.depth"
+        return f"set the parameter {depth} to 5, and see whether the network loses packets"
     variables = " and ".join(PROFILE_VARIABLES)
     if state.profile is None:
         return "give the middleware larger receive buffers"
