@@ -34,20 +34,29 @@ PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES
 # Name: default and meaning. Those of PARAMETERS override params_file only where they are given.
 ARGUMENTS = {
     "image": ("/camera/image_raw", "Topic of the camera images, sensor_msgs/Image."),
-    "image_transport": ("", "How images come: raw, compressed; empty for params_file's."),
+    "image_transport": (
+        "",
+        "How images come: raw, compressed, foxglove, ffmpeg; empty for params_file's.",
+    ),
     "namespace": ("", "Namespace of the node and of its topics."),
     "params_file": (str(CONFIG / "segmentation.yaml"), "YAML file of the node's parameters."),
     "checkpoint": ("", "Weights, a .safetensors file; empty for params_file's."),
     "device": ("", "Where the network runs: auto, cpu, cuda, cuda:1; empty for params_file's."),
+    "foreground_priority": (
+        "",
+        "Of frames among other programs: normal, or realtime where allowed; empty for params_file's.",
+    ),
     "autostart": ("", "false to wait for lifecycle transitions; empty for params_file's."),
     "use_sim_time": ("", "true for the clock of /clock, for bags and simulators; else false."),
     "log_level": ("info", "What is logged: debug, info, warn, error, fatal."),
     "rviz": ("false", "true to start rviz2 with the camera, the overlay and the mask."),
 }
 PARAMETERS = {
-    **{"image_transport": str, "checkpoint": str, "device": str},
+    **{"image_transport": str, "checkpoint": str, "device": str, "foreground_priority": str},
     **{"autostart": bool, "use_sim_time": bool},
 }
+# Where a parameter has another name than its argument.
+PLACES = {"foreground_priority": "advanced.foreground_priority"}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -79,7 +88,7 @@ def nodes(context: LaunchContext) -> list[Node]:
     images = images_of(context)
     check(value, [topic for _, topic in images])
     given = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
+        PLACES.get(name, name): ParameterValue(LaunchConfiguration(name), value_type=kind)
         for name, kind in PARAMETERS.items()
         if value[name]
     }

@@ -25,6 +25,7 @@ from lowlat_seg_ros.engine.cpu_threads import (
     Trial,
     cores,
     foreground_threads,
+    frame_priority,
     give_way,
     gives_way,
     num_threads,
@@ -313,6 +314,13 @@ def test_a_frame_that_takes_long_is_urgent_no_more(monkeypatch: pytest.MonkeyPat
         assert policy() == os.SCHED_OTHER
     with frames.until_mask(starved=False):
         assert policy() == urged
+
+
+def test_a_priority_that_is_refused_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for allowed, said in ((True, "realtime"), (False, "normal, as realtime is refused")):
+        monkeypatch.setattr(cpu_threads, "realtime_allowed", lambda allowed=allowed: allowed)
+        assert frame_priority(URGENT) == said
+        assert frame_priority(AUTO) == "normal"
 
 
 def test_loading_leaves_no_team_to_the_frames(

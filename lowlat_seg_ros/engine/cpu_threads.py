@@ -127,6 +127,13 @@ def realtime_allowed() -> bool:
     return run_in_temporary_thread(raise_priority)
 
 
+def frame_priority(config: EngineConfig) -> str:
+    """The priority that frames have, for people: a real-time one may be refused."""
+    if config.foreground_priority == "normal" or realtime_allowed():
+        return config.foreground_priority
+    return "normal, as realtime is refused"
+
+
 def lower_priority() -> None:
     """Undo :func:`raise_priority`; threads that were started in between stay as they are."""
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # the nice value stays

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.cpu_threads import frame_priority
 from lowlat_seg_ros.engine.frame_cost import FrameCost
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.engine.slow_track import SlowTrackState
@@ -79,7 +80,7 @@ def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticS
     statuses = [
         camera,
         images_status(stream),
-        processing_status(stream, settings.node),
+        processing_status(stream, settings.node, frame_priority(settings.engine)),
         deadline_status(times.deadline, counters, settings.engine.max_latency_ms),
         slow_track_status(stream.slow_track, counters, settings.node),
         key_frames_status(counters, stream.threshold, settings.engine),
@@ -140,8 +141,10 @@ def images_status(stream: StreamState) -> DiagnosticStatus:
     return _found("images", stream.image_findings, "images and their stamps are plausible", values)
 
 
-def processing_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
-    """Whether masks go out in time, and as fast as images come."""
+def processing_status(
+    stream: StreamState, config: NodeConfig, priority: str = EngineConfig.foreground_priority
+) -> DiagnosticStatus:
+    """Whether masks go out in time, and as fast as images come; ``priority``: that of frames."""
     times, rates, pace = stream.times, stream.rates, stream.pace
     timing, stages = times.timing, times.stages
     network_ms = stages.lower_ms + stages.higher_ms + stages.predictor_ms
@@ -157,6 +160,7 @@ def processing_status(stream: StreamState, config: NodeConfig) -> DiagnosticStat
         "frame_takes_ms": pace.takes_ms,
         "camera_period_ms": pace.period_ms,
         "load": stream.load,
+        "frame_priority": priority,
     }
     if times.since_publish_ms is not None:
         values["time_since_last_publish_ms"] = times.since_publish_ms

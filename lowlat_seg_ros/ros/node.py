@@ -28,7 +28,7 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 
 from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError, name_of
-from lowlat_seg_ros.engine.cpu_threads import run_in_temporary_thread
+from lowlat_seg_ros.engine.cpu_threads import realtime_allowed, run_in_temporary_thread
 from lowlat_seg_ros.engine.frame_cost import FrameCost, measure
 from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.runner import release_unused
@@ -183,6 +183,15 @@ class SegmentationNode(ManagedNode):
                 f"{settings.engine.max_latency_ms:g}, so load will be shed; set a smaller "
                 f"inference_height than {height}, or a larger max_latency_ms"
             )
+        if settings.engine.foreground_priority == "realtime":
+            if realtime_allowed():
+                self.get_logger().info("Frames have real-time priority (SCHED_RR) until their mask")
+            else:
+                self.get_logger().warning(
+                    "advanced.foreground_priority is realtime, which this process may not use, so "
+                    "frames have normal priority; run it with CAP_SYS_NICE or an rtprio limit of 1 "
+                    "(docs/latency.md), or set the parameter to normal"
+                )
         if model.device.type == "cpu" and (sentence := machine_code.absence()):
             self.get_logger().warning(sentence)
 
