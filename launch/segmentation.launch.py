@@ -44,7 +44,7 @@ ARGUMENTS = {
     "device": ("", "Where the network runs: auto, cpu, cuda, cuda:1; empty for params_file's."),
     "foreground_priority": (
         "",
-        "Of frames among other programs: normal, or realtime where allowed; empty for params_file's.",
+        "Of frames: normal, or realtime where that is allowed; empty for params_file's.",
     ),
     "autostart": ("", "false to wait for lifecycle transitions; empty for params_file's."),
     "use_sim_time": ("", "true for the clock of /clock, for bags and simulators; else false."),
