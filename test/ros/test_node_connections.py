@@ -55,13 +55,13 @@ def test_camera_that_offers_too_little_is_told_until_it_is_gone(start: Start) ->
 
 
 def test_missing_camera_is_told_with_the_topics_there_are(start: Start) -> None:
-    # Named unlike the topics of nodes that other tests have left running.
-    _, bench = start(arguments=("-r", "image:=/missing_cam"), listen=False, camera_timeout_ms=100.0)
-    bench.node.create_publisher(Image, "/missing_camera", RELIABLE)
-    text = "nobody publishes /missing_cam; remap image to /missing_camera"
+    """The closest name comes first, for there may be many."""
+    _, bench = start(arguments=("-r", "image:=imagee"), listen=False, camera_timeout_ms=100.0)
+    there = f"{bench.node.get_namespace()}/image"
+    text = f"nobody publishes {there}e; remap image to {there}, where sensor_msgs/msg/Image comes"
     status = told(bench, text, of="camera")
     told(bench, "no image comes, see the status camera", level=OK)  # one cause is one error
-    assert status.message.startswith("no image yet on /missing_cam: nobody")
+    assert status.message.startswith(f"no image yet on {there}e: nobody")
 
 
 def test_who_follows_the_advice_gets_masks(start: Start) -> None:
