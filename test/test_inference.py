@@ -147,6 +147,7 @@ def test_a_network_in_training_is_refused() -> None:
         inference.prepare(Segmenter(NETWORKS["tiny"]))
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_masks_in_bf16_agree_with_those_in_full_precision() -> None:
     """What lets ``precision`` be auto: at least 99.9 % of pixels, of full and of carried masks."""

@@ -96,13 +96,14 @@ def test_an_image_of_another_size_is_rounded_once_more_and_not_before() -> None:
     assert torch.equal(resample(rounded, old, new), resample(rounded.float(), old, new).bfloat16())
 
 
+@pytest.mark.slow
 def test_masks_are_the_same_while_load_is_shed(tiny_ddr: Segmenter) -> None:
     """Key frames keep the image where Sh reads it, and change its size with that of frames."""
     rounded = inference.prepare(tiny_ddr, torch.bfloat16)
     whole = copy.deepcopy(rounded)
     whole.input_dtype = torch.float32
     picture = cv2.resize(random_image(9, 12), (144, 96))
-    frames = [Frame(picture[:, n : n + 96], n * 10**8) for n in range(16)]
+    frames = [Frame(picture[:, n : n + 96], n * 10**8) for n in range(13)]
 
     def run(segmenter: Segmenter) -> list[Segmentation]:
         now = iter(range(10**6))

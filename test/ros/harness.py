@@ -242,17 +242,22 @@ class Bench:
         return inbox
 
     def wait_until_heard(self, node: NodeProcess) -> None:
-        """Until the diagnostics of ``node``, which never pause, are heard.
+        """Until the diagnostics of ``node``, which never pause, are heard, and it answers.
 
         On an overloaded machine Fast DDS now and then loses the shared memory between two
         processes for ever ("Failed init_port ... open_and_lock_file failed"), though they see each
         other. So whoever hears nothing joins anew, which shows among the warnings of the run. Call
         it before the test has topics of its own.
         """
+        answers: list[Any] = []
 
         def heard() -> bool:
-            ended = node.status is not None  # the test will see why
-            return ended or any(s.name.startswith(self._prefix[1:]) for s in self.diagnostics.all())
+            if node.status is not None:
+                return True  # the test will see why
+            if not answers and self.parameters.services_are_ready():
+                answers.append(self.parameters.get_parameters(["use_sim_time"]))
+            told = any(s.name.startswith(self._prefix[1:]) for s in self.diagnostics.all())
+            return told and any(answer.done() for answer in answers)
 
         for last in (False, False, True):
             try:
@@ -264,6 +269,7 @@ class Bench:
                 warnings.warn(f"joined DDS anew, as {error}", stacklevel=2)
                 self._leave()
                 self._join()
+                answers.clear()
 
     def wait_for_node(self) -> None:
         """Until what this camera sends is answered here: small images, until one is."""
