@@ -260,6 +260,11 @@ class Engine:
                 raise ConfigError(f"{item.name} is {old!r} until a new engine is made, not {new!r}")
         self._config = config
 
+    def inference_size(self, image: tuple[int, int]) -> tuple[int, int]:
+        """Height and width at which an image of this height and width is segmented, unpadded."""
+        height = self._config.inference_height
+        return preprocess.plan(image, height, trained_height=self._trained_height).scaled
+
     @property
     def config(self) -> EngineConfig:
         """The settings in force."""

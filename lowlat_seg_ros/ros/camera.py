@@ -68,7 +68,7 @@ class CameraStream:
         self._gaps = SequenceGaps()
         self._contents, self._pace = ContentMonitor(), PaceMeter()
         self._resets = ResetMeter(time.monotonic())
-        self._image_bytes = self._image_height = 0  # of the newest image
+        self._image_bytes, self._image_size = 0, (0, 0)  # of the newest image
         self._logged: set[str] = set()  # kinds of findings that were there at the last look
         self._rates, self._busy = RateMeter(time.monotonic()), busy
         self._monitor = StreamMonitor(self._now_ns)
@@ -135,7 +135,9 @@ class CameraStream:
             *examine_stamps(times.stamps, clocks),
             *examine_contents(contents),
         ]
-        pace = self._pace.pace(settings.engine.inference_height or self._image_height)
+        begun = all(self._image_size)
+        height = self._engine.inference_size(self._image_size)[0] if begun else 0
+        pace = self._pace.pace(height)
         return StreamState(
             self._camera,
             self.topic,
@@ -228,7 +230,7 @@ class CameraStream:
         self._monitor.published(result.timing, timing, result.deadline, began_ns, limit_ms)
         self._out.report(header, result, timing)
         self._out.pictures(header, image, result, config)
-        self._image_height = image.shape[0]
+        self._image_size = image.shape[:2]
         self._contents.image(image, result.stamp_ns)
 
     def _on_image(self, message: Any, info: dict[str, Any]) -> None:
