@@ -123,6 +123,6 @@ def test_interrupted_while_importing_it_ends_in_one_line(
     def interrupted(name: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.importlib, "import_module", interrupted)
-    assert cli.main(["bag", "make", "--out", "x"]) == 130
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["bag", "make", "--out", "x"]) == 130
     assert capsys.readouterr().err == "lowlat-seg: interrupted\n"
