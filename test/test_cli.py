@@ -115,3 +115,14 @@ def test_faults_of_the_program_are_not_dressed_up(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("lowlat_seg_ros.tools.demo.run", broken)
     with pytest.raises(ZeroDivisionError):
         main(["demo"])
+
+
+def test_interrupted_while_importing_it_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["bag", "make", "--out", "x"]) == 130
+    assert capsys.readouterr().err == "lowlat-seg: interrupted\n"

@@ -159,7 +159,7 @@ def test_impossible_transition_is_refused_and_the_node_goes_on(start: Start) -> 
     node, bench = start()
     manager = Manager(bench)
     assert not manager.take("configure")
-    node.wait_for_log("There is no transition 1 from the state active")
+    node.wait_for_log("transition 1 from")  # rclpy says it itself from Kilted on
     assert manager.state == "active"
     assert segment(bench, 1.0).kind == FrameReport.FULL
 
