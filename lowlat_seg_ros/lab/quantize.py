@@ -25,9 +25,11 @@ FRAMES = 4
 SEED = 4_000_000
 
 EPILOG = """\
-The last step of training: every other stage changes the ranges, so its checkpoint has none. Of the
-default network, CamVid in DIR:
+The last step of training: every other stage changes the ranges, so its checkpoint has none.
+
+examples, CamVid in DIR:
   lowlat-seg quantize runs/selector/selector.safetensors --root DIR --out edgetpu.safetensors
+  lowlat-seg quantize runs/selector/selector.safetensors --out rendered.safetensors
 """
 
 
