@@ -258,7 +258,8 @@ class Trial:
             return self._most
         if len(one) < TRIAL:
             return 1
-        fast = statistics.median(many[WARM_UP:]) < WORTH_IT * statistics.median(one)
+        # The mean, as frames that wait for a thread of theirs are rare and take twice as long.
+        fast = statistics.mean(many[WARM_UP:]) < WORTH_IT * statistics.mean(one)
         return self._most if fast else 1
 
     def add(self, threads: int, seconds: float) -> None:
@@ -294,6 +295,16 @@ class ForegroundThreads:
         self._trial = Trial(self._most)
         self._began, self._worked = clock(), time.thread_time()
         self._look()
+
+    @property
+    def leave_a_core(self) -> bool:
+        """Whether the frame at hand has one thread, and a core is free for work beside it."""
+        return self._adapts and self._count == 1 and self._most - self._taken > 1
+
+    @property
+    def raised(self) -> bool:
+        """Whether the frame at hand comes before other programs."""
+        return self._raised
 
     def new_size(self) -> None:
         """Frames of another size come: what was found about threads holds no more."""

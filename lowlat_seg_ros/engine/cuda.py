@@ -224,6 +224,8 @@ def graphs_of(segmenter: Segmenter) -> list[Graphs]:
 class CudaRunner(Runner):
     """The runner of one track; the slow track's comes ``after`` that of its frames."""
 
+    can_run_beside = False  # a frame's work is in order on its stream
+
     def __init__(
         self, segmenter: Segmenter, device: torch.device, after: CudaRunner | None = None
     ) -> None:

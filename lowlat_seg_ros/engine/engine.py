@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import cpu_threads, preprocess
+from lowlat_seg_ros.engine.beside import Beside, Job
 from lowlat_seg_ros.engine.counters import LiveCounters, OnRefinement
 from lowlat_seg_ros.engine.key_frame import KeyFrameCache, Refiner, Seen, exact_features
 from lowlat_seg_ros.engine.postprocess import confidence_of, leave_out
@@ -43,6 +44,9 @@ from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
 from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
+
+#: Answers of an earlier frame, carried to the current one, and the residual of the flow.
+Carried = tuple[Tensor | None, Tensor | None]
 
 
 class Engine:
@@ -74,7 +78,7 @@ class Engine:
         self._trained_height = segmenter.trained_height
         self._config, self._clock = config, clock
         self._schedule = StreamSchedule(threshold, config)
-        self._threads = cpu_threads.ForegroundThreads(config)
+        self._threads, self._beside = cpu_threads.ForegroundThreads(config), Beside()
         self._counters = LiveCounters(on_refinement)
         self._cache = KeyFrameCache()
         self._epoch_reason = ResetReason.FIRST_FRAME
@@ -162,10 +166,14 @@ class Engine:
                 with watch.stage("preprocess_ms"):
                     key, epoch = self._cache.at_size(arrival.geometry)
                     image, luma = net.image(frame.image, arrival.geometry)  # (1, 3, H, W)
+                carrying: Job[Carried] | None = None
+                if key is not None and key.high is not None:
+                    seen = key.seen or key.seen_with(None)
+                    carrying = self._job(partial(net.carry_answers, seen.answers, seen.luma, luma))
                 with watch.stage("lower_ms"):
                     low = net.lower(image, self._threads.relieve)  # Sl: F_l (1, Cl, H/8, W/8)
                 source, now = net.source(image, low), Seen(frame.stamp_ns, arrival.index, luma)
-                if key is None or key.high is None:
+                if key is None or key.high is None or carrying is None:
                     features = self._without_key(low, source, now, first=key is None, watch=watch)
                 else:
                     # Never wait for Sh: F_h of the key frame is taken as it is, exact or not.
@@ -174,8 +182,7 @@ class Engine:
                         weights = net.kernels(key.remembered, reduced)  # W(k,t) (1, K*K, H/8, W/8)
                     with watch.stage("propagation_ms"), cpu_threads.single_threaded():
                         high = net.propagate(key.high, weights)  # Eq. (1): F_h (1, Ch, H/8, W/8)
-                        seen = key.seen or key.seen_with(None)
-                        answers, residual = net.carry_answers(seen.answers, seen.luma, luma)
+                        answers, residual = carrying.result()  # by optical flow
                     with watch.stage("fusion_ms"):
                         age_s = seen.age_s(frame.stamp_ns, arrival.index)
                         evidence = net.evidence(key.reduced, reduced, age_s, residual)
@@ -290,6 +297,7 @@ class Engine:
         False if it did not end in time: its thread was abandoned and cannot keep the process alive.
         """
         self._closed = True
+        self._beside.close()
         return self._slow.close(timeout_s)
 
     def __enter__(self) -> Engine:
@@ -318,6 +326,12 @@ class Engine:
             if not done:
                 self._slow.end_frame()
                 self._foreground_thread = None
+
+    def _job(self, work: Callable[[], Carried]) -> Job[Carried]:
+        """``work``, begun on another core if one is free; it is done when its result is wanted."""
+        if self._net.can_run_beside and self._threads.leave_a_core:
+            return self._beside.start(work, urgent=self._threads.raised)
+        return Job(work)
 
     def _begin(self, frame: Frame, mask_at_network_size: bool) -> Arrival:
         """Decide what the frame's geometry and level are, and whether it begins a new epoch."""

@@ -27,6 +27,9 @@ class Runner:
     longer.
     """
 
+    #: Whether parts of a frame may run in two threads at a time.
+    can_run_beside = True
+
     def __init__(self, segmenter: Segmenter) -> None:
         self._net = segmenter
 
