@@ -25,6 +25,7 @@ examples:
   lowlat-seg evaluate --help            methods to compare, on data with labels
   lowlat-seg benchmark --help           latency against the full network, on this machine
   lowlat-seg train base --help          the first of the three training stages
+  lowlat-seg quantize --help            the step after them, for convolutions in 8 bits
   lowlat-seg render --out DIR           a made-up drive with exact labels, as images
   lowlat-seg bag --help                 bags in and out of the node's engine, without ROS
   lowlat-seg COMMAND --help             what else a command can do
@@ -61,7 +62,7 @@ COMMANDS = {
     "train": Command("lowlat_seg_ros.lab.training.cli", "train the network, in three stages"),
     "quantize": Command(
         "lowlat_seg_ros.lab.quantize",
-        "let a trained network run in 8 bits: the last step",
+        "prepare a trained network for convolutions in 8 bits, the last step of training",
     ),
     "render": Command(
         "lowlat_seg_ros.lab.evaluation.render",

@@ -335,10 +335,11 @@ class EngineConfig:
     )
     precision: str = setting(
         "auto",
-        "number format of the network's convolutions: int8, where the checkpoint has the ranges of "
-        "its activations, takes a fraction of the time on CPUs with VNNI or AMX and moves one "
-        "pixel in 150; bf16 is faster than fp32 on CPUs with avx512_bf16 or amx_bf16 and on GPUs "
-        "and moves one pixel in 1500; auto measures which is fastest when the network is loaded",
+        "number format of the network's convolutions: int8, on CPUs and where the checkpoint has "
+        "the ranges of its activations, takes a fraction of the time with VNNI or AMX and changes "
+        "the class of one pixel in 150; bf16 is faster than fp32 on CPUs with avx512_bf16 or "
+        "amx_bf16 and on GPUs, and changes that of one pixel in 1500; auto takes the fastest, "
+        "int8 if it is when measured while the network is loaded",
         choices=PRECISIONS,
         top_level=True,
     )
@@ -423,8 +424,8 @@ class EngineConfig:
     )
     foreground_threads: int = setting(
         0,
-        "CPU threads of the fast track; 0 for the better, as the first frames show, of one and the "
-        "cores that other processes leave, less those of a slow track that does not give way",
+        "CPU threads of the fast track; 0 for one, or, if the first frames are clearly faster so, "
+        "for the cores that other processes and a slow track that does not give way leave",
         low=0,
         high=256,
     )

@@ -49,7 +49,7 @@ def test_costs_of_nav2_are_of_topics_and_classes_that_there_are() -> None:
 def states() -> set[str]:
     """Names of the states that the node publishes, as its code has them."""
     code = (ROOT / "lowlat_seg_ros" / "ros" / "diagnostics.py").read_text()
-    return set(re.findall(r'_status\(\s*"([a-z ]+)"', code))
+    return set(re.findall(r'_(?:status|found)\(\s*"([a-z ]+)"', code))
 
 
 @pytest.mark.parametrize("where", ["segmentation_node: ", "car/segmentation_node: front: "])
@@ -57,7 +57,7 @@ def test_each_state_has_one_place_in_the_aggregator(where: str) -> None:
     content = yaml.safe_load((FILES / "diagnostic_aggregator.yaml").read_text())
     analyzers = content["analyzers"]["ros__parameters"]
     parts = [part for a in analyzers.values() if isinstance(a, dict) for part in a["contains"]]
-    assert {"camera", "ledger", "lifecycle"} <= states()
+    assert {"camera", "connections", "images", "ledger", "lifecycle"} <= states()
     for state in states():
         name = where.replace("front: ", "") + state if state == "lifecycle" else where + state
         assert [part for part in parts if part in name] != [], name

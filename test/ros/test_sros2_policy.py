@@ -12,9 +12,12 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from harness import NODE, ROOT, Bench, wait_until
 from rclpy.node import NodeNameNonExistentError
 
-#: Only with vision_msgs; with compressed images; in simulated time; where the client library
-#: listens to them.
-SOMETIMES = {"label_info", "/camera/image_raw/compressed", "/clock", "/parameter_events"}
+#: Only with vision_msgs; with compressed images or video; in simulated time; where the client
+#: library listens to them.
+SOMETIMES = {
+    *("label_info", "/clock", "/parameter_events"),
+    *(f"/camera/image_raw/{transport}" for transport in ("compressed", "ffmpeg", "foxglove")),
+}
 
 
 def allowed(kind: str, right: str) -> set[str]:

@@ -19,11 +19,12 @@ examples:
 measured, warm, in one process in which the methods take turns in blocks, so that drifts hit all of
 them; [in brackets the part for --only, what has none is always there]:
   [sides]
-  full            the full network on every frame, back to back, on all cores (or, where that is
-                  faster because other work displaces threads, on those of the fast track); the
-                  network is the engine's own, with the same optimisations
-  ddrnet23_slim   DDRNet-23-slim on every frame likewise, with random weights
+  full            the full network on every frame, back to back, on all cores (or on all but one,
+                  where that is faster because other work displaces threads); the network is the
+                  engine's own, with the same optimisations
+  ddrnet23_slim   DDRNet-23-slim on every frame in the same way, with random weights
   ..._paced       the same at --rate; single_frame_paced is Sl and AdaptNet alone on every frame
+  control         a fixed convolution after each frame: how restless the machine itself was
   fast_idle       the engine at --rate without key frames: its slow track has nothing to do
   fast_busy       the engine at --rate with the slow track saturated: every frame is a key frame,
                   as in a scene that changes fast, so that mostly a job waits when one is done;
@@ -44,7 +45,8 @@ them; [in brackets the part for --only, what has none is always there]:
   graphs          CUDA graphs captured, and parts that could not be; on a GPU
 
 written to --json, times in ms, without what --only leaves out:
-  full, ddrnet23_slim, fast_idle, fast_busy   each p50_ms, p95_ms, p99_ms, max_ms and its threads
+  full, ddrnet23_slim, full_paced, ddrnet23_slim_paced, single_frame_paced, fast_idle, fast_busy
+                      each p50_ms, p95_ms, p99_ms, max_ms, control_p50_ms, control_p99_ms, threads
   ratio_busy_p99      fast_busy p99 / full p50
   refinements_per_s   in fast_busy; "refinements" has the rest
   propagation         ms; vs_unfold and vs_conv3x3: how many times as fast; roofline_fraction: share
@@ -99,7 +101,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=5.0,
         metavar="HZ",
-        help="of the camera of the fast track (default %(default)s)",
+        help="of the camera, for the fast track and what is paced (default %(default)s)",
     )
     parser.add_argument(
         "--frames",

@@ -20,6 +20,8 @@ docs/training.md names):
     --start-from runs/base/base.safetensors
   lowlat-seg train selector --root DIR --out runs/selector \\
     --start-from runs/propagation/propagation.safetensors
+and then, so that its convolutions can run in 8 bits:
+  lowlat-seg quantize runs/selector/selector.safetensors --root DIR --out weights.safetensors
 an Sl of its own trained for longer, between the first two:
   lowlat-seg train encoder --root DIR --out runs/encoder \\
     --start-from runs/base/base.safetensors
