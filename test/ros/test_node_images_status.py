@@ -72,10 +72,11 @@ def test_two_cameras_on_one_topic_are_named(bench: Bench) -> None:
     bench.diagnostics.first(lambda s: s.name == name and "2 publishers send images" in s.message)
     bench.node.destroy_publisher(second)
     pace = bench.status("processing", lambda v: float(v["frame_takes_ms"]) > 0, after=seen)
-    values = {name: float(text) for name, text in values_of(pace).items()}
-    assert values["load"] == pytest.approx(
-        values["frame_takes_ms"] / values["camera_period_ms"], rel=0.01
+    values = values_of(pace)
+    load, takes, period = (
+        float(values[name]) for name in ("load", "frame_takes_ms", "camera_period_ms")
     )
+    assert load == pytest.approx(takes / period, rel=0.01)
 
 
 def test_a_camera_that_shows_nothing_is_said(bench: Bench) -> None:
