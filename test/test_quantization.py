@@ -153,6 +153,10 @@ def test_the_command_adds_the_ranges_and_changes_no_weight(
         assert torch.equal(tensor, quick.state_dict()[name]), name
     network, _ = inference.load(out, CPU, "int8")
     assert network.input_dtype == torch.uint8
+    copied = copy.deepcopy(network)  # as each camera of a benchmark has its own
+    x = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(network(x), copied(x))
     used = {n for n, m in network.named_modules() if isinstance(m, QuantizedConv2d)}
     assert used == set(after.ranges)
     # And in the other precisions it is the network that it was.

@@ -112,6 +112,10 @@ class QuantizedConv2d(nn.Module):
         self._output = Grid.over(ranges.output) if stays else None
         self._layouts: dict[tuple[torch.Size, Grid], Tensor] = {}
 
+    def __deepcopy__(self, memo: dict[int, object]) -> QuantizedConv2d:
+        """A copy shares the weights, which never change."""
+        return copy.copy(self)
+
     @property
     def weight_bytes(self) -> int:
         """Memory that the weights take, all cached layouts included."""
