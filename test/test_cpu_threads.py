@@ -17,6 +17,7 @@ from lowlat_seg_ros.engine import cpu_threads
 from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.cpu_threads import (
     CALM_S,
+    HOPELESS,
     LOOK_S,
     TRIAL,
     WAITED_S,
@@ -80,25 +81,34 @@ def test_more_threads_are_kept_only_where_the_first_frames_gain_by_them(
         used.append(trial.threads)
         slow_start = 10.0 if frame < WARM_UP else 0.0
         trial.add(used[-1], slow_start + (gain if used[-1] == 4 else 1.0))
-    assert used == [4] * (WARM_UP + TRIAL) + [1] * TRIAL
+    tries = TRIAL if gain < 1 else HOPELESS  # no frame more than needed is slow
+    assert used == [1] * (WARM_UP + TRIAL) + [4] * tries + [1] * (TRIAL - tries)
     assert trial.threads == threads
     trial.add(1, 0.001)  # what comes later changes nothing
     assert trial.threads == threads
 
 
 @pytest.mark.skipif(foreground_threads(AUTO) == 1, reason="a frame has one thread anyway")
-def test_frames_of_another_size_are_measured_anew(tmp_path: Path) -> None:
+def test_frames_of_another_size_are_measured_again(tmp_path: Path) -> None:
     clock = Clock()
     frames = ForegroundThreads(AUTO, tmp_path / "none", clock)
-    for _ in range(WARM_UP + 2 * TRIAL):
+    assert frames.count(starved=False) == 1
+    for _ in range(WARM_UP + TRIAL):
         with frames.until_mask(starved=False):
-            clock.advance(0.001)  # whatever the number of threads
+            clock.advance(0.001)
+    assert frames.count(starved=False) == foreground_threads(AUTO)  # which are tried now
+    frames.new_size()
     assert frames.count(starved=False) == 1
     assert frames.full() == foreground_threads(AUTO)  # Sh is not light
-    frames.new_size()
-    assert frames.count(starved=False) == foreground_threads(AUTO)
 
 
+@pytest.fixture
+def more_threads_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the first frames had shown it."""
+    monkeypatch.setattr(Trial, "threads", property(lambda trial: trial._most))
+
+
+@pytest.mark.usefixtures("more_threads_pay")
 def test_a_frame_leaves_the_cores_that_other_processes_use(tmp_path: Path) -> None:
     stat, clock = account(tmp_path / "stat", 0), Clock()
     frames = ForegroundThreads(AUTO, stat, clock)
@@ -112,6 +122,7 @@ def test_a_frame_leaves_the_cores_that_other_processes_use(tmp_path: Path) -> No
     assert frames.count(starved=False) == foreground_threads(AUTO)
 
 
+@pytest.mark.usefixtures("more_threads_pay")
 def test_a_burst_of_others_takes_no_core_from_frames_that_come_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +137,7 @@ def test_a_burst_of_others_takes_no_core_from_frames_that_come_first(
         assert frames.count(starved=False) == count
 
 
+@pytest.mark.usefixtures("more_threads_pay")
 def test_all_cores_are_free_where_nobody_knows(tmp_path: Path) -> None:
     clock = Clock()
     frames = ForegroundThreads(AUTO, tmp_path / "none", clock)
@@ -133,6 +145,7 @@ def test_all_cores_are_free_where_nobody_knows(tmp_path: Path) -> None:
     assert frames.count(starved=False) == foreground_threads(AUTO)
 
 
+@pytest.mark.usefixtures("more_threads_pay")
 @pytest.mark.skipif(foreground_threads(AUTO) == 1, reason="a frame has one thread anyway")
 def test_a_frame_that_waits_for_its_threads_continues_on_one(tmp_path: Path) -> None:
     clock = Clock()
@@ -175,6 +188,7 @@ def test_masks_do_not_depend_on_threads(
     assert np.array_equal(masks(AUTO), expected)
 
 
+@pytest.mark.usefixtures("more_threads_pay")
 def test_a_starved_slow_track_is_left_its_cores() -> None:
     frames = alone(AUTO)
     left = foreground_threads(AUTO) - AUTO.slow_track_threads * gives_way(AUTO)

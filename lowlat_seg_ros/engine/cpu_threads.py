@@ -46,8 +46,9 @@ TOLERANCE = 0.25
 #: How long they must have used less before a core is taken back.
 CALM_S = 1.0
 
-#: Frames with each number of threads before the better one is chosen, after those of the warm-up.
-TRIAL, WARM_UP = 8, 3
+#: Frames with each number of threads before the better one is chosen, after those of the warm-up;
+#: and so few with more than one where these are no faster at all.
+TRIAL, WARM_UP, HOPELESS = 8, 3, 2
 
 #: More than one thread must take less than this share of the time of one: it occupies cores that
 #: the slow track could use, and waits whenever one of them is taken.
@@ -253,19 +254,21 @@ class Trial:
     @property
     def threads(self) -> int:
         """That the next frame should get."""
-        many, one = self._seconds[self._most], self._seconds[1]
-        if len(many) < WARM_UP + TRIAL:
-            return self._most
-        if len(one) < TRIAL:
+        many, one = self._seconds[self._most], self._seconds[1][WARM_UP:]
+        if self._most == 1 or len(one) < TRIAL:
             return 1
         # The mean, as frames that wait for a thread of theirs are rare and take twice as long.
-        fast = statistics.mean(many[WARM_UP:]) < WORTH_IT * statistics.mean(one)
-        return self._most if fast else 1
+        limit = statistics.mean(one)
+        if len(many) >= TRIAL:
+            limit *= WORTH_IT
+        elif len(many) < HOPELESS:
+            return self._most
+        return self._most if statistics.mean(many) < limit else 1
 
     def add(self, threads: int, seconds: float) -> None:
         """A frame took ``seconds`` on ``threads``."""
         seen = self._seconds.get(threads, [])
-        if len(seen) < TRIAL + (WARM_UP if threads == self._most else 0):
+        if len(seen) < TRIAL + (WARM_UP if threads == 1 else 0):
             seen.append(seconds)
 
 
