@@ -34,6 +34,7 @@ from lowlat_seg_ros.engine.cpu_threads import (
     run_in_temporary_thread,
 )
 from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.engine.frame_cost import measure
 from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause
 from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.slow_track import STARVED_S, Gate, ThreadedSlowTrack
@@ -89,17 +90,31 @@ def test_more_threads_are_kept_only_where_the_first_frames_gain_by_them(
 
 
 @pytest.mark.skipif(foreground_threads(AUTO) == 1, reason="a frame has one thread anyway")
-def test_frames_of_another_size_are_measured_again(tmp_path: Path) -> None:
-    clock = Clock()
-    frames = ForegroundThreads(AUTO, tmp_path / "none", clock)
+def test_frames_of_another_height_are_measured_by_themselves(tmp_path: Path) -> None:
+    clock, trials = Clock(), {}
+    frames = ForegroundThreads(AUTO, tmp_path / "none", clock, trials)
+    frames.at_height(360)
     assert frames.count(starved=False) == 1
     for _ in range(WARM_UP + TRIAL):
         with frames.until_mask(starved=False):
             clock.advance(0.001)
     assert frames.count(starved=False) == foreground_threads(AUTO)  # which are tried now
-    frames.new_size()
+    frames.at_height(720)
     assert frames.count(starved=False) == 1
     assert frames.full() == foreground_threads(AUTO)  # Sh is not light
+    other = ForegroundThreads(AUTO, tmp_path / "none", clock, trials)  # of the same network
+    other.at_height(360)
+    assert other.count(starved=False) == foreground_threads(AUTO)
+
+
+def test_what_is_measured_at_the_start_spares_the_frames(tiny: Segmenter) -> None:
+    measure(tiny, AUTO, (48, 64))
+    asked = list[int]()
+    with Engine(tiny, AUTO, threshold=1.0) as engine:
+        for index in range(6):
+            engine.process(Frame(np.zeros((48, 64, 3), np.uint8), index * 10**8))
+            asked.append(engine._threads._trial.threads)
+    assert len(set(asked)) == 1  # nothing is tried any more
 
 
 @pytest.fixture

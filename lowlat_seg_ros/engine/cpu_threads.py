@@ -48,7 +48,7 @@ CALM_S = 1.0
 
 #: Frames with each number of threads before the better one is chosen, after those of the warm-up;
 #: and so few with more than one where these are no faster at all.
-TRIAL, WARM_UP, HOPELESS = 8, 3, 2
+TRIAL, WARM_UP, HOPELESS = 6, 3, 2
 
 #: More than one thread must take less than this share of the time of one: it occupies cores that
 #: the slow track could use, and waits whenever one of them is taken.
@@ -272,11 +272,16 @@ class Trial:
             seen.append(seconds)
 
 
+#: By the height at which the network runs, and by most threads.
+Trials = dict[tuple[int, int], Trial]
+
+
 class ForegroundThreads:
     """CPU threads of the frames of one engine; used by the thread that a frame is in.
 
-    A number that the user has set stays as it is. ``stat``: Linux' account of the cores; ``clock``:
-    seconds, monotonic.
+    A number that the user has set stays as it is. ``trials`` are shared by all engines of a
+    network, so that the one which measures at the start spares the others. ``stat``: Linux' account
+    of the cores; ``clock``: seconds, monotonic.
     """
 
     def __init__(
@@ -284,6 +289,7 @@ class ForegroundThreads:
         config: EngineConfig,
         stat: Path = STAT,
         clock: Callable[[], float] = time.perf_counter,
+        trials: Trials | None = None,
     ) -> None:
         self._most = foreground_threads(config)
         self._is_set = config.foreground_threads > 0
@@ -295,6 +301,7 @@ class ForegroundThreads:
         self._comes_first = self._raised = False
         self._taken, self._calm_since, self._used = 0, 0.0, 0.0
         self._count = self._most
+        self._trials = {} if trials is None else trials
         self._trial = Trial(self._most)
         self._began, self._worked = clock(), time.thread_time()
         self._look()
@@ -309,9 +316,9 @@ class ForegroundThreads:
         """Whether the frame at hand comes before other programs."""
         return self._raised
 
-    def new_size(self) -> None:
-        """Frames of another size come: what was found about threads holds no more."""
-        self._trial = Trial(self._most)
+    def at_height(self, height: int) -> None:
+        """The network runs at this height from now on; others were measured by themselves."""
+        self._trial = self._trials.setdefault((height, self._most), Trial(self._most))
 
     def ignore_others(self) -> None:
         """Let the number of threads depend on no other process: equal work on every run."""

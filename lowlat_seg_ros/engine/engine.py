@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -48,6 +49,9 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 #: Answers of an earlier frame, carried to the current one, and the residual of the flow.
 Carried = tuple[Tensor | None, Tensor | None]
 
+#: What was found about the threads of each network.
+_TRIALS: WeakKeyDictionary[Segmenter, cpu_threads.Trials] = WeakKeyDictionary()
+
 
 class Engine:
     """Segments a stream of frames, each at the cost of the fast track.
@@ -78,7 +82,9 @@ class Engine:
         self._trained_height = segmenter.trained_height
         self._config, self._clock = config, clock
         self._schedule = StreamSchedule(threshold, config)
-        self._threads, self._beside = cpu_threads.ForegroundThreads(config), Beside()
+        trials = _TRIALS.setdefault(segmenter, {})
+        self._threads = cpu_threads.ForegroundThreads(config, trials=trials)
+        self._beside = Beside()
         self._counters = LiveCounters(on_refinement)
         self._cache = KeyFrameCache()
         self._epoch_reason = ResetReason.FIRST_FRAME
@@ -344,8 +350,7 @@ class Engine:
             trained_height=self._trained_height,
             mask_at_network_size=mask_at_network_size,
         )
-        if reason is ResetReason.SIZE_CHANGED:
-            self._threads.new_size()
+        self._threads.at_height(geometry.padded[0])
         if reason is not None and self._cache.snapshot()[0] is not None:
             self.reset(reason)
         # Set by this thread alone, so that a change of the setting cannot undo the level's.

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.cpu_threads import TRIAL, WARM_UP
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.segmenter import Segmenter
 
-#: Frames of the fast track that are measured, after one that is not.
-FRAMES = 7
+#: Frames of the fast track that are measured, after two that are not: as many as it takes to find
+#: the better number of threads, which then holds for all engines of the network.
+FRAMES = WARM_UP + 2 * TRIAL - 2
 
 
 @dataclass(frozen=True)
