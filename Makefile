@@ -66,7 +66,7 @@ lint: $(INSTALLED) ## Check style and types
 	ruff format --check
 	mypy
 
-format: $(INSTALLED) ## Mend what can be mended of the style
+format: $(INSTALLED) ## Fix what can be fixed of the style
 	ruff check --fix
 	ruff format
 

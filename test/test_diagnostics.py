@@ -99,7 +99,7 @@ def test_images_say_all_that_is_wrong_with_them() -> None:
     )
     status = images_status(bad)
     assert status.level == ERROR
-    assert "4 of 8 frames within 4 s began anew" in status.message
+    assert "4 of 8 frames within 4 s were resets" in status.message
     assert status.message.endswith("; the images are black")
     values = values_of(status)
     assert (values["reset_share"], values["recent_resets_gap"]) == ("0.500", "4")

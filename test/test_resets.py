@@ -36,7 +36,7 @@ def test_a_storm_is_an_error_with_reason_cause_and_publishers(
     ((found),) = examine_resets(after(48, **{reason: 48}), ends)
     assert found.severity is Severity.ERROR
     assert (
-        f"48 of 48 frames within 5 s began anew, with Sh in the foreground ({reason} 48)"
+        f"48 of 48 frames within 5 s were resets, with Sh in the foreground ({reason} 48)"
         in found.text
     )
     assert all(text in found.text for text in texts), found.text

@@ -109,7 +109,7 @@ class KeyFrameBudget:
         self._log: float | None = None  # of the steered threshold; None without a budget
 
     def threshold(self, fixed: float, target: float) -> float:
-        """The next frame's threshold: ``fixed`` where ``target``, the wanted share, is 0.
+        """The next frame's threshold: ``fixed`` where ``target``, the share to reach, is 0.
 
         Otherwise it is the steered one, which starts at ``fixed``.
         """

@@ -29,7 +29,7 @@ def to_rgb(message: Any, narrow: Narrow = narrowed) -> np.ndarray:
     becomes 255, rounded, unless it is another. YUV is BT.601 of limited range, as in cv_bridge.
 
     Compressed images: grey becomes colour, 16 bits become 8, and alpha is left out; a Bayer mosaic
-    is told by ``format`` and demosaiced. The first bytes say what the file is, since drivers fill
+    is named by ``format`` and demosaiced. The first bytes say what the file is, since drivers fill
     ``format`` in as they like. The order of pixels is that of the file, whatever orientation EXIF
     asks for, as camera calibration goes by it. A file cut short is an error, whatever the decoder
     would make of it, and bytes after its end are none; damage inside a JPEG which its format cannot
@@ -58,7 +58,7 @@ class ImageReader:
     ) -> None:
         """``bits`` gives one of :data:`SAMPLE_BITS`, or 0 for 16, at any image.
 
-        ``warn`` is told, once for each, when the values of :data:`WATCHED_IMAGES` images say
+        ``warn`` is called, once for each, when the values of :data:`WATCHED_IMAGES` images say
         otherwise.
         """
         self._bits, self._warn = bits, warn

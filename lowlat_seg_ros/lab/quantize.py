@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from lowlat_seg_ros.arguments import size
-from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.config import TRUNKS, ConfigError, EngineConfig
 from lowlat_seg_ros.frames import Frame
 
 if TYPE_CHECKING:
@@ -54,10 +54,12 @@ def run(args: argparse.Namespace) -> int:
     from lowlat_seg_ros.network import checkpoint, inference, quantization
 
     segmenter, header = checkpoint.load(args.checkpoint)
-    if not header.network.has_trunk:
+    network = header.network
+    if not {network.backbone, network.encoder} <= set(TRUNKS):
         raise ConfigError(
-            f"{args.checkpoint} has the backbone {header.network.backbone}; 8 bits are for "
-            "networks that begin with a pretrained trunk, such as edgetpu"
+            f"{args.checkpoint} has the backbone {network.backbone} and the encoder "
+            f"{network.encoder}; 8 bits are for networks whose Sh and Sl are pretrained trunks, "
+            "such as edgetpu"
         )
     scenes, exact = list(_scenes(args)), inference.prepare(segmenter)
     expected: list[np.ndarray] = []

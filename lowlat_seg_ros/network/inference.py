@@ -108,6 +108,11 @@ def ranges_for(name: str, device: torch.device, header: Header) -> Mapping[str, 
             f"precision is int8 on {device.type}, but 8 bits need a CPU and a checkpoint with the "
             "ranges of its activations; choose auto, or add them with 'lowlat-seg quantize'"
         )
+    if name == "int8" and not quantization.works():
+        raise ConfigError(
+            "precision is int8, but this processor or this PyTorch has no right convolutions in 8 "
+            "bits; choose auto"
+        )
     used = name == "int8" or (
         name == "auto" and possible and quantization.pays(precision_of(name, device))
     )

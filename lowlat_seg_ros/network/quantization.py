@@ -237,8 +237,14 @@ def quantize(
     Names are those of the packed network, see :func:`observe`. A result stays in 8 bits inside a
     trunk, and where another convolution of a sequence follows. The first convolution of each trunk
     then reads the bytes of an image, uint8 (N, 3, H, W); so does the first of a network without
-    trunks, whose images are normalised with ``statistics``.
+    trunks, whose images are normalised with ``statistics``. Raises ``ValueError`` for a name that
+    no packed convolution has, since the network would then read bytes as numbers.
     """
+    packed = {name for name, m in network.named_modules() if isinstance(m, PackedConv2d)}
+    if unknown := sorted(set(ranges) - packed):
+        raise ValueError(
+            f"no packed convolution is called {unknown[0]}; quantise the network again"
+        )
     trunks = [module for module in network.modules() if isinstance(module, Trunk)]
     inside = {id(module) for trunk in trunks for module in trunk.modules()}
     for module in network.modules():
@@ -313,27 +319,42 @@ def best_range(values: np.ndarray) -> Range:
 
 
 @functools.cache
-def pays(dtype: torch.dtype) -> bool:
-    """Whether 8 bits are right on this CPU and clearly faster than ``dtype``, measured here."""
+def works() -> bool:
+    """Whether convolutions in 8 bits are right here: some processors' sums overflow."""
     try:
-        conv = nn.Conv2d(64, 64, 3, padding=1)
-        x = torch.linspace(-1, 3, 64 * 40 * 40).view(1, 64, 40, 40)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x, exact, quick = _example()
         with torch.inference_mode():
-            exact = conv(x).relu()
-            plain = PackedConv2d(copy.deepcopy(conv).to(dtype), "relu")
-            spans = Ranges(Range(-1.0, 3.0), Range(0.0, float(exact.max())))
-            quick = QuantizedConv2d(PackedConv2d(conv, "relu"), spans, stays=True)
-            result = quick(x)
-            assert isinstance(result, Quantized)
-            if not torch.allclose(result.to(torch.float32), exact, atol=0.05 * float(exact.max())):
-                logger.warning("No convolutions in 8 bits: oneDNN answers wrongly")
-                return False
-            rounded = x.to(dtype)
-            return _seconds(lambda: quick(x)) < WORTH_IT * _seconds(lambda: plain(rounded))
+            result = plain(quick(x))
+        right = torch.allclose(result, exact, atol=0.05 * float(exact.max()))
     except Exception as error:
         logger.warning("No convolutions in 8 bits, masks will be slower: %s", error)
         return False
+    if not right:
+        logger.warning("No convolutions in 8 bits, masks will be slower: oneDNN answers wrongly")
+    return right
+
+
+@functools.cache
+def pays(dtype: torch.dtype) -> bool:
+    """Whether 8 bits are right on this CPU and clearly faster than ``dtype``, measured here."""
+    if not works():
+        return False
+    x, _, quick = _example()
+    packed = PackedConv2d(nn.Conv2d(64, 64, 3, padding=1).to(dtype), "relu")
+    rounded = x.to(dtype)
+    with torch.inference_mode():
+        return _seconds(lambda: quick(x)) < WORTH_IT * _seconds(lambda: packed(rounded))
+
+
+def _example() -> tuple[Tensor, Tensor, QuantizedConv2d]:
+    """An input, the exact result, and a convolution in 8 bits of the size of the fast track's."""
+    conv = nn.Conv2d(64, 64, 3, padding=1)
+    x = torch.linspace(-1, 3, 64 * 40 * 40).view(1, 64, 40, 40)
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        exact = conv(x).relu()
+        spans = Ranges(Range(-1.0, 3.0), Range(0.0, float(exact.max())))
+        return x, exact, QuantizedConv2d(PackedConv2d(conv, "relu"), spans, stays=True)
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -98,7 +98,7 @@ class ImageConnection:
         *,
         depth: int = 1,
     ) -> None:
-        """``image``: the raw images' topic, before it is resolved; ``message``: what is wanted.
+        """``image``: the raw images' topic, before it is resolved; ``message``: its type.
 
         ``depth``: how many may wait.
         """

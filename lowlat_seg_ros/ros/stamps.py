@@ -1,4 +1,4 @@
-"""Whether stamps of images can be true, and how often a stream begins anew; with the likely cause.
+"""Whether stamps of images can be true, and how often a stream is reset; with the likely cause.
 
 Ages and latencies hold only what these stamps say, so those of stamps that cannot be true are left
 out of every statistic. Each reset costs its frame the time of Sh. Nothing here knows the middleware
@@ -221,7 +221,7 @@ class ResetMeter:
 def examine_resets(
     resets: Resets, publishers: Sequence[End], *, simulated: bool = False
 ) -> list[Finding]:
-    """What makes the stream begin anew, and what ends it; ``publishers`` are those of its images.
+    """What resets the stream, and what ends it; ``publishers`` are those of its images.
 
     ``simulated``: the node goes by /clock, so that a bag may be played in a loop.
     """
@@ -233,7 +233,7 @@ def examine_resets(
     reasons = ", ".join(f"{reason.value} {count}" for reason, count in resets.by_reason.items())
     worst = max(resets.by_reason, key=lambda reason: resets.by_reason[reason])
     text = (
-        f"{resets.count} of {resets.frames} frames within {resets.seconds:.0f} s began anew, with "
+        f"{resets.count} of {resets.frames} frames within {resets.seconds:.0f} s were resets, with "
         f"Sh in the foreground ({reasons}): {_reset_cause(worst, publishers)}"
     )
     severity = Severity.ERROR if storm else Severity.WARN

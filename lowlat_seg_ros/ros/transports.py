@@ -43,7 +43,7 @@ def message_of(transport: str) -> Any:
     kind = TRANSPORTS[transport].kind
     if TRANSPORTS[transport].is_video:
         try:
-            importlib.import_module("av")  # here, lest the first image wait for it
+            importlib.import_module("av")  # here, so that no image waits
         except ImportError as error:
             raise ConfigError(
                 f"image_transport is {transport}, for which PyAV is needed ({error}); install it "

@@ -64,7 +64,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a bag: ``done``, or the ``problem`` that a user can mend or must report."""
+    """What became of a bag: ``done``, or the ``problem`` that a user can fix or must report."""
 
     done: Segmented | None = None
     problem: str = ""
