@@ -244,10 +244,9 @@ class Bench:
     def wait_until_heard(self, node: NodeProcess) -> None:
         """Until the diagnostics of ``node``, which never pause, are heard, and it answers.
 
-        On an overloaded machine Fast DDS now and then loses the shared memory between two
-        processes for ever ("Failed init_port ... open_and_lock_file failed"), though they see each
-        other. So whoever hears nothing joins anew, which shows among the warnings of the run. Call
-        it before the test has topics of its own.
+        On an overloaded machine Fast DDS now and then loses one direction between two processes for
+        ever, though they see each other. So whoever hears nothing joins anew, which shows among the
+        warnings of the run. Call it before the test has topics of its own.
         """
         answers: list[Any] = []
 

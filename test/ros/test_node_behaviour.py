@@ -353,29 +353,6 @@ def test_incompatible_quality_of_service_is_logged_with_the_fix(start: Start) ->
     node.wait_for_log(f"qos_overrides.{topic}.publisher.durability to transient_local")
 
 
-def test_no_large_image_is_lost_on_its_way_to_the_node(start: Start) -> None:
-    # 1280x720 between processes, best effort. The queue is made deep by an override, so
-    # that a slow machine delays images but supersedes none: what is missing was lost in transport.
-    depth = {"/large_images": {"subscription": {"depth": 50}}}
-    _, bench = start(
-        arguments=("-r", "image:=/large_images"), listen=False, inference_height=48,
-        max_gap_ms=0.0, qos_overrides=depth,
-    )  # fmt: skip
-    bench.camera = bench.node.create_publisher(Image, "/large_images", RELIABLE)
-    bench.wait_for_node()
-    (end,) = bench.node.get_subscriptions_info_by_topic("/large_images")
-    assert end.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
-    image = message(picture(720, 1280), "rgb8", 1.0)
-    bench.send(image)
-    before = bench.counted().ledger
-    for _ in range(30):
-        image.header.stamp.sec += 1
-        bench.send(image)  # one at a time: a machine that stops for a second loses none either
-    after = bench.counted().ledger
-    assert after.published - before.published == 30
-    assert after.superseded == before.superseded
-
-
 def test_quality_of_service_of_the_camera_can_be_overridden(start: Start) -> None:
     reliable = {"/reliable_camera": {"subscription": {"reliability": "reliable"}}}
     node, bench = start(
