@@ -16,8 +16,9 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -199,6 +200,36 @@ def run_in_temporary_thread(
     finally:
         if done.done() or not interruptible:
             thread.join()
+
+
+class Beside:
+    """One thread for what a frame needs beside Sl, such as optical flow, while Sl runs."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "beside", partial(torch.set_num_threads, 1))
+
+    def start(self, work: Callable[[], Result], *, urgent: bool) -> Callable[[], Result]:
+        """Begin ``work``, ``urgent`` with the priority of a frame; call the answer for its result.
+
+        Whoever comes first does it: a frame waits for the thread only while that is at work, never
+        for it to get a core. Raises ``RuntimeError`` after :meth:`close`.
+        """
+
+        @torch.inference_mode()
+        def run() -> Result:
+            raised = urgent and raise_priority()
+            try:
+                return work()
+            finally:
+                if raised:
+                    lower_priority()
+
+        future = self._pool.submit(run)
+        return lambda: work() if future.cancel() else future.result()
+
+    def close(self) -> None:
+        """End the thread after the work at hand."""
+        self._pool.shutdown()
 
 
 class ExternalCpuLoad:

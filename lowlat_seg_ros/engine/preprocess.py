@@ -180,24 +180,22 @@ def compiled_normalising(statistics: Statistics) -> Callable[[np.ndarray], np.nd
     a process compiles and takes half a second or more, so it is made before the first frame.
     """
     signature = "void(Array(u1, 2, 'C', readonly=True), f4[::1], f4[::1], u4[::1], i2[:,::1])"
+    kernel = machine_code.compiled(_normalise_rows, signature, "images take longer to prepare")
+    if kernel is None:
+        return None
+    factors = np.array([1 / (255 * std) for std in statistics.std], np.float32)
+    pairs = zip(statistics.mean, statistics.std, strict=True)
+    terms = np.array([-mean / std for mean, std in pairs], np.float32)
 
-    def make() -> Callable[[np.ndarray], np.ndarray]:
-        kernel = machine_code.compiled(_normalise_rows, signature)
-        factors = np.array([1 / (255 * std) for std in statistics.std], np.float32)
-        pairs = zip(statistics.mean, statistics.std, strict=True)
-        terms = np.array([-mean / std for mean, std in pairs], np.float32)
+    def normalise(pixels: np.ndarray) -> np.ndarray:
+        height, width, channels = pixels.shape
+        out = np.empty(pixels.shape, np.int16)
+        rows = pixels.reshape(height, -1), out.reshape(height, -1)
+        row = np.empty(width * channels, np.uint32)
+        kernel(rows[0], np.tile(factors, width), np.tile(terms, width), row, rows[1])
+        return out
 
-        def normalise(pixels: np.ndarray) -> np.ndarray:
-            height, width, channels = pixels.shape
-            out = np.empty(pixels.shape, np.int16)
-            rows = pixels.reshape(height, -1), out.reshape(height, -1)
-            row = np.empty(width * channels, np.uint32)
-            kernel(rows[0], np.tile(factors, width), np.tile(terms, width), row, rows[1])
-            return out
-
-        return normalise
-
-    return machine_code.if_possible(make, "images take longer to prepare")
+    return normalise
 
 
 def _normalise_rows(

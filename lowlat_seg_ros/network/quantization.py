@@ -191,20 +191,20 @@ def compiled_quantising() -> Callable[[np.ndarray, float, int, np.ndarray], None
     The first call in a process compiles, so it is made before the first frame.
     """
 
-    def make() -> Callable[[np.ndarray, float, int, np.ndarray], None]:
-        half = machine_code.compiled(_quantise_half, "void(i2[::1], f4, f4, u4[::1], u1[::1])")
-        full = machine_code.compiled(_quantise_full, "void(f4[::1], f4, f4, u1[::1])")
+    slower = "convolutions in 8 bits take longer"
+    half = machine_code.compiled(_quantise_half, "void(i2[::1], f4, f4, u4[::1], u1[::1])", slower)
+    full = machine_code.compiled(_quantise_full, "void(f4[::1], f4, f4, u1[::1])", slower)
+    if half is None or full is None:
+        return None
 
-        def kernel(bits: np.ndarray, factor: float, zero: int, out: np.ndarray) -> None:
-            terms = np.float32(factor), np.float32(zero + 0.5)
-            if bits.dtype == np.int16:
-                half(bits, *terms, np.empty(CHUNK, np.uint32), out)
-            else:
-                full(bits.view(np.float32), *terms, out)
+    def kernel(bits: np.ndarray, factor: float, zero: int, out: np.ndarray) -> None:
+        terms = np.float32(factor), np.float32(zero + 0.5)
+        if bits.dtype == np.int16:
+            half(bits, *terms, np.empty(CHUNK, np.uint32), out)
+        else:
+            full(bits.view(np.float32), *terms, out)
 
-        return kernel
-
-    return machine_code.if_possible(make, "convolutions in 8 bits take longer")
+    return kernel
 
 
 def _quantise_half(
