@@ -60,7 +60,6 @@ STAT = Path("/proc/stat")
 
 
 def cores() -> int:
-    """CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0))
 
 
@@ -74,7 +73,6 @@ def foreground_threads(config: EngineConfig) -> int:
 
 
 def slow_threads(config: EngineConfig) -> int:
-    """CPU threads of the slow track."""
     return config.slow_track_threads or cores()
 
 
@@ -125,7 +123,6 @@ def raise_priority() -> bool:
 
 @functools.cache
 def realtime_allowed() -> bool:
-    """Whether :func:`raise_priority` works in this process."""
     return run_in_temporary_thread(raise_priority)
 
 
@@ -228,7 +225,6 @@ class Beside:
         return lambda: work() if future.cancel() else future.result()
 
     def close(self) -> None:
-        """End the thread after the work at hand."""
         self._pool.shutdown()
 
 
@@ -284,7 +280,6 @@ class Trial:
 
     @property
     def threads(self) -> int:
-        """That the next frame should get."""
         many, one = self._seconds[self._most], self._seconds[1][WARM_UP:]
         if self._most == 1 or len(one) < TRIAL:
             return 1
@@ -297,7 +292,6 @@ class Trial:
         return self._most if statistics.mean(many) < limit else 1
 
     def add(self, threads: int, seconds: float) -> None:
-        """A frame took ``seconds`` on ``threads``."""
         seen = self._seconds.get(threads, [])
         if len(seen) < TRIAL + (WARM_UP if threads == 1 else 0):
             seen.append(seconds)
@@ -344,7 +338,6 @@ class ForegroundThreads:
 
     @property
     def raised(self) -> bool:
-        """Whether the frame at hand comes before other programs."""
         return self._raised
 
     def at_height(self, height: int) -> None:

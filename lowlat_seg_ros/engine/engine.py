@@ -280,7 +280,6 @@ class Engine:
 
     @property
     def config(self) -> EngineConfig:
-        """The settings in force."""
         return self._config
 
     @property
@@ -290,11 +289,9 @@ class Engine:
 
     @property
     def counters(self) -> Counters:
-        """A consistent snapshot."""
         return self._counters.snapshot()
 
     def slow_track(self) -> SlowTrackState:
-        """What the background worker is doing."""
         return self._slow.state()
 
     def close(self, timeout_s: float = 5.0) -> bool:

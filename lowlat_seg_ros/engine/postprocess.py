@@ -95,7 +95,6 @@ def arg_max_at(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def class_by_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """:func:`arg_max_at` for any size, by OpenCV."""
     # By itself OpenCV would take all cores, and so those of the slow track.
     cv2.setNumThreads(torch.get_num_threads())
     height, width = size

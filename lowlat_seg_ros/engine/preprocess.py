@@ -133,7 +133,6 @@ def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:
 
 
 def resample_luma(luma: np.ndarray, old: Geometry, new: Geometry) -> np.ndarray:
-    """Luma of an image at ``old`` -> at ``new``, see :func:`~.warping.luma_of`."""
     pixels = torch.from_numpy(luma)[None, None]
     return resample(pixels.float(), old, new).round_().to(torch.uint8)[0, 0].numpy()
 
@@ -167,7 +166,6 @@ def _float32_table(statistics: Statistics) -> Tensor:
 
 @functools.cache
 def _bfloat16_table(statistics: Statistics) -> np.ndarray:
-    """The same table in bfloat16, its bits as int16."""
     bits: np.ndarray = _float32_table(statistics).to(torch.bfloat16).view(torch.int16).numpy()
     return bits
 

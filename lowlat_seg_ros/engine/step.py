@@ -77,7 +77,6 @@ class Step:
     watch: Stopwatch
 
     def as_key_frame(self, net: Runner, selector_reduced: Tensor | None) -> KeyFrame:
-        """The frame as key frame, with what its mask did not need."""
         features = self.features
         reduced = net.reduce(features.low) if features.reduced is None else features.reduced
         reduced = net.clone(reduced)

@@ -75,7 +75,6 @@ class KernelPredictor(nn.Module):
         return logits.float().softmax(dim=3).permute(0, 3, 1, 2)
 
     def packed(self) -> PackedKernelPredictor:
-        """For inference on a CPU."""
         return PackedKernelPredictor(self)
 
 
@@ -95,12 +94,10 @@ class PackedKernelPredictor(KernelPredictor):
         self.mix_current = PackedConv2d(_half(mix, current, mix.bias), "relu")
 
     def remember(self, reduced: Tensor) -> Tensor:
-        """The key frame's half of the sum."""
         half: Tensor = self.mix_key(reduced)
         return half
 
     def forward(self, remembered: Tensor, reduced: Tensor) -> Tensor:
-        """W, as without packing."""
         return self._weights(self.mix_current(reduced, remembered))
 
     def packed(self) -> PackedKernelPredictor:
@@ -109,7 +106,6 @@ class PackedKernelPredictor(KernelPredictor):
 
 
 def _half(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """``conv`` restricted to the inputs that ``weight`` is for."""
     half = copy.deepcopy(conv)
     half.in_channels, half.weight = weight.shape[1], nn.Parameter(weight)
     half.bias = None if bias is None else nn.Parameter(bias)

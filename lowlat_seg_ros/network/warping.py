@@ -123,7 +123,6 @@ def compiled() -> Callable[[Tensor, Tensor, int], Tensor] | None:
 
 
 def _warp(answers: Any, flow: Any, points: int, out: Any) -> None:
-    """What numba compiles."""
     height, width, classes = answers.shape
     squared = points * points
     # In numba an integer and a float32 make a float64, which would halve the speed.

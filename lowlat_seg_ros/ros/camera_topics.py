@@ -30,8 +30,6 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic that somebody else publishes, and the type of its messages."""
-
     name: str
     kind: str
 

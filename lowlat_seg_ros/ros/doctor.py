@@ -79,8 +79,6 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """A topic of the node, and the subscribers on it."""
-
     topic: str
     kind: str
     ends: tuple[End, ...] = ()
@@ -150,7 +148,6 @@ def fix(topic: str, side: str, policy: str) -> str:
 
 
 def names(ends: Sequence[End]) -> str:
-    """Whose ``ends`` are, each once, with how many where a node has several."""
     counted = Counter(end.node for end in ends)
     return ", ".join(f"{node} ({n})" if n > 1 else node for node, n in sorted(counted.items()))
 
@@ -200,7 +197,6 @@ def _silence(state: Input, publishers: int) -> str:
 
 
 def _room(state: Input) -> str:
-    """What to do about images that are lost on their way."""
     if 0 < state.image_bytes <= DATAGRAM:
         depth = f"qos_overrides.{state.topic}.subscription.depth"
         return f"set the parameter {depth} to 5, and see whether the network loses packets"

@@ -139,7 +139,6 @@ class SegmentationNode(ManagedNode):
 
     @property
     def autostart(self) -> bool:
-        """Whether the process configures and activates the node by itself."""
         return self._settings.current.node.autostart
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
@@ -196,7 +195,6 @@ class SegmentationNode(ManagedNode):
             self.get_logger().warning(sentence)
 
     def activate(self) -> None:
-        """Subscribe to the cameras."""
         assert self._cameras is not None
         self._cameras.start()
         for sentence in self._settings.unknown():
@@ -306,7 +304,6 @@ def _run(files: list[str]) -> int:
 
 
 def _start(node: SegmentationNode) -> bool:
-    """Configure and activate; whether both succeeded."""
     steps = (node.trigger_configure, node.trigger_activate)
     try:
         return all(step() == TransitionCallbackReturn.SUCCESS for step in steps)
@@ -317,7 +314,6 @@ def _start(node: SegmentationNode) -> bool:
 
 
 def _spin(executor: OwnThreadExecutor) -> None:
-    """Until a signal comes; those that follow it are ignored."""
     try:
         try:
             executor.spin()

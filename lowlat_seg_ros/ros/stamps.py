@@ -49,8 +49,6 @@ _REASONS = [
 
 
 class StampFault(Enum):
-    """Why a stamp cannot be true."""
-
     ZERO = "zero"
     NO_CLOCK = "no clock"  # the node's clock stands at zero
     AHEAD = "ahead"
@@ -96,7 +94,6 @@ class StampMonitor:
         return fault is None
 
     def state(self) -> StampState:
-        """How things stand now."""
         last, faults = self._last, Counter(self._newest.copy())
         skew_ms, stamp = (0.0, 0) if last is None else (last[1], last[0])
         del faults[None]
@@ -170,7 +167,6 @@ def _cause(state: StampState, clocks: Clocks) -> str:
 
 
 def duration(ms: float) -> str:
-    """``ms`` in the unit that people would say it in."""
     seconds = ms / 1e3
     for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
@@ -188,12 +184,10 @@ class Resets:
 
     @property
     def count(self) -> int:
-        """All of them."""
         return sum(self.by_reason.values())
 
     @property
     def share(self) -> float:
-        """Of the masks."""
         return self.count / max(self.frames, 1)
 
 
