@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual, plain
+from lowlat_seg_ros.network.layers import DepthwiseConv2d, PackedConv2d, PackedResidual, plain
 
 Step = Callable[..., Tensor]
 
@@ -91,19 +91,6 @@ class Trunk(nn.Module, ABC):
                 taps.append(x)
             pause()
         return taps
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution that autocast on a CPU leaves in float32.
-
-    In bfloat16 its backward pass takes three times as long there.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float())
 
 
 #: Of the BatchNorm of EfficientNet-Lite's source.
