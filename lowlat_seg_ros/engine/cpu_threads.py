@@ -64,10 +64,7 @@ def cores() -> int:
 
 
 def foreground_threads(config: EngineConfig) -> int:
-    """Most CPU threads of the fast track: as set, or the cores that the slow track leaves.
-
-    A slow track that gives way leaves all. More threads than free cores would be worse than one.
-    """
+    """Most CPU threads of the fast track: as set, or the cores that the slow track leaves."""
     leaves = cores() if gives_way(config) else max(1, cores() - slow_threads(config))
     return config.foreground_threads or leaves
 
@@ -77,18 +74,15 @@ def slow_threads(config: EngineConfig) -> int:
 
 
 def gives_way(config: EngineConfig) -> bool:
-    """Whether the slow track calls :func:`give_way`.
-
-    On a single core it does not: the foreground would leave nothing to it.
-    """
+    """Whether the slow track calls :func:`give_way`."""
+    # On a single core the foreground would leave nothing to it.
     return config.slow_track_priority == "idle" and cores() > 1 and _can_give_way()
 
 
 def give_way() -> None:
     """Let the calling thread, and those that it starts, run only where nothing else wants to.
 
-    Another thread that wants its core gets it at once, even in the middle of a convolution. Undoing
-    this needs privileges. Raises ``OSError`` where the system does not allow it and
+    Undoing this needs privileges. Raises ``OSError`` where the system does not allow it and
     ``AttributeError`` where it is not Linux.
     """
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # 0: of the calling thread
@@ -152,7 +146,7 @@ def use_threads(count: int) -> None:
 
 @contextmanager
 def num_threads(count: int) -> Iterator[None]:
-    """``count`` CPU threads inside; afterwards what the calling thread had before."""
+    """``count`` CPU threads inside, and what the calling thread had before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -175,12 +169,11 @@ def run_in_temporary_thread(
 ) -> Result:
     """Run ``function`` in a thread that has ended when this returns, or raises what it raised.
 
-    ``interruptible``: after a ``KeyboardInterrupt`` it is not waited for. The process must then
-    leave by ``os._exit``, as Python cannot end under a thread in PyTorch.
-
     A thread keeps the OpenMP pool of its parallel work, and while all pools together have more
     threads than there are cores, OpenMP does not let them spin: frames then take half as long
     again. So what runs once, such as loading, must not leave a pool with a thread that stays.
+    ``interruptible``: after a ``KeyboardInterrupt`` it is not waited for; the process must then
+    leave by ``os._exit``, as Python cannot end under a thread in PyTorch.
     """
     done: Future[Result] = Future()
 
@@ -232,7 +225,7 @@ class ExternalCpuLoad:
     """How many cores other processes use on average, since this object was made.
 
     It counts the cores that this process may use, on Linux; elsewhere the answer is NaN. Time that
-    a hypervisor takes counts as well. ``clock``: seconds, monotonic.
+    a hypervisor takes counts as well. ``stat``: Linux' account of the cores; ``clock``: seconds.
     """
 
     def __init__(self, stat: Path = STAT, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -247,7 +240,6 @@ class ExternalCpuLoad:
         return max(0.0, busy - own) / wall
 
     def _now(self) -> tuple[float, float, float]:
-        """Seconds: on the clock, of work on the cores, of work of this process."""
         return self._clock(), busy_s(self._stat), time.process_time()
 
 

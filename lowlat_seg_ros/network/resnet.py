@@ -88,10 +88,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 #: Stride and dilation of the four stages for each output stride.
-STAGES = {
-    8: ((1, 1), (2, 1), (1, 2), (1, 4)),
-    16: ((1, 1), (2, 1), (2, 1), (1, 2)),
-}
+STAGES = {8: ((1, 1), (2, 1), (1, 2), (1, 4)), 16: ((1, 1), (2, 1), (2, 1), (1, 2))}
 
 
 class ResNet(nn.Module):

@@ -196,11 +196,7 @@ class Segmenter(nn.Module):
         return spatially_variant_convolution(key_high, weights)
 
     def evidence(
-        self,
-        reduced_key: Tensor,
-        reduced: Tensor,
-        age_s: Tensor,
-        residual: Tensor | None = None,
+        self, reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: Tensor | None = None
     ) -> Tensor:
         """What the gate needs to know of both frames, see :func:`.fast_track.evidence_of`.
 

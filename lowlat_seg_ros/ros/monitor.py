@@ -156,12 +156,7 @@ class RateMeter:
         received, published = ledger.received - old.received, ledger.published - old.published
         superseded = ledger.superseded - old.superseded
         return Rates(
-            received / elapsed_s,
-            published / elapsed_s,
-            refused,
-            received,
-            superseded,
-            busy_share,
+            received / elapsed_s, published / elapsed_s, refused, received, superseded, busy_share
         )
 
 

@@ -128,10 +128,7 @@ class SegmentationNode(ManagedNode):
             post_callback=self._on_time_jump,
         )
         self._diagnostics = self.create_publisher(
-            DiagnosticArray,
-            "/diagnostics",
-            output_qos(),
-            qos_overriding_options=overridable_qos(),
+            DiagnosticArray, "/diagnostics", output_qos(), qos_overriding_options=overridable_qos()
         )
         self._model: Model | None = None  # these two from configure to cleanup
         self._cameras: Cameras | None = None
