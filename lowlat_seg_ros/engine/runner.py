@@ -181,8 +181,6 @@ def runners(segmenter: Segmenter) -> tuple[Runner, Runner]:
     device = next(segmenter.parameters()).device
     if device.type != "cuda":
         postprocess.compiled_upsampling()  # otherwise the first frame would wait for it
-        if segmenter.input_dtype == torch.bfloat16:
-            preprocess.compiled_normalising(segmenter.statistics)
         return Runner(segmenter), Runner(segmenter)
     from lowlat_seg_ros.engine.cuda import CudaRunner
 
