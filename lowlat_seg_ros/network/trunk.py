@@ -97,26 +97,16 @@ class Trunk(nn.Module, ABC):
 EPSILON = 1e-3
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Kernel, blocks, expansion, output channels, stride: a row of the paper's Table 1."""
-
-    kernel: int
-    blocks: int
-    expansion: int
-    channels: int
-    stride: int
-
-
-#: EfficientNet-B0's; the first and the last are not deepened in the Lite variants.
+#: EfficientNet-B0's stages, rows of the paper's Table 1: kernel, blocks, expansion, output channels
+#: and stride. The first and the last are not deepened in the Lite variants.
 STAGES = (
-    Stage(3, 1, 1, 16, 1),
-    Stage(3, 2, 6, 24, 2),
-    Stage(5, 2, 6, 40, 2),
-    Stage(3, 3, 6, 80, 2),
-    Stage(5, 3, 6, 112, 1),
-    Stage(5, 4, 6, 192, 2),
-    Stage(3, 1, 6, 320, 1),
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 3, 6, 80, 2),
+    (5, 3, 6, 112, 1),
+    (5, 4, 6, 192, 2),
+    (3, 1, 6, 320, 1),
 )
 
 #: Width and depth factors of the variants.
@@ -188,18 +178,16 @@ class EfficientNetLite(Trunk):
         self._activation: nn.Module = nn.ReLU6()
         blocks: list[nn.Module] = []
         inputs, ends, taken = 32, [], STAGES if whole else STAGES[:5]
-        for number, stage in enumerate(taken):
-            outputs = _rounded(stage.channels * width)
-            fixed = number in (0, len(STAGES) - 1)
-            count = stage.blocks if fixed else math.ceil(stage.blocks * depth)
+        for number, (kernel, count, expansion, channels, first_stride) in enumerate(taken):
+            outputs = _rounded(channels * width)
+            if number not in (0, len(STAGES) - 1):
+                count = math.ceil(count * depth)
             late = number >= 5  # where the source has a stride of 32
             for index in range(count):
-                stride = stage.stride if index == 0 and not late else 1
+                stride = first_stride if index == 0 and not late else 1
                 # As in the source of a dilated network: the first block keeps the dilation before.
                 dilation = 2 if late and (number > 5 or index > 0) else 1
-                blocks.append(
-                    MBConv(inputs, outputs, stage.kernel, stride, dilation, stage.expansion)
-                )
+                blocks.append(MBConv(inputs, outputs, kernel, stride, dilation, expansion))
                 inputs = outputs
             ends.append((len(blocks) - 1, outputs))
         self._blocks = nn.ModuleList(blocks)
