@@ -39,11 +39,12 @@ def compiled(
     try:
         import numba
 
-        options = {"nogil": True, "fastmath": fastmath}
         try:
-            result: Callable[..., None] = numba.njit(signature, cache=True, **options)(function)
+            result: Callable[..., None] = numba.njit(
+                signature, nogil=True, cache=True, fastmath=fastmath
+            )(function)
         except (RuntimeError, OSError):  # no folder that can be written, or a full disk
-            result = numba.njit(signature, **options)(function)
+            result = numba.njit(signature, nogil=True, fastmath=fastmath)(function)
     except Exception as error:
         # For example a numba that does not support this version of NumPy or Python.
         logger.warning("No numba kernel, %s: %s", consequence, error)
