@@ -172,6 +172,7 @@ class Engine:
                     image, luma = net.image(frame.image, arrival.geometry)  # (1, 3, H, W)
                 carrying: Callable[[], Carried] | None = None
                 if key is not None and key.high is not None:
+                    # It needs nothing of Sl, so it begins on another core where one is free.
                     seen = key.seen or key.seen_with(None)
                     carrying = self._beside_sl(
                         partial(net.carry_answers, seen.answers, seen.luma, luma)
@@ -189,6 +190,7 @@ class Engine:
                     with watch.stage("propagation_ms"), cpu_threads.single_threaded():
                         high = net.propagate(key.high, weights)  # Eq. (1): F_h (1, Ch, H/8, W/8)
                         answers, residual = carrying()  # by optical flow
+                    # The frame's own F_l corrects what was carried (Sec. 3.3); the gate weighs both.
                     with watch.stage("fusion_ms"):
                         age_s = seen.age_s(frame.stamp_ns, arrival.index)
                         evidence = net.evidence(key.reduced, reduced, age_s, residual)
