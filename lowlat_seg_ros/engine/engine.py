@@ -190,7 +190,7 @@ class Engine:
                     with watch.stage("propagation_ms"), cpu_threads.single_threaded():
                         high = net.propagate(key.high, weights)  # Eq. (1): F_h (1, Ch, H/8, W/8)
                         answers, residual = carrying()  # by optical flow
-                    # The frame's own F_l corrects what was carried (Sec. 3.3); the gate weighs both.
+                    # The frame's own F_l corrects what was carried (Sec. 3.3); a gate weighs both.
                     with watch.stage("fusion_ms"):
                         age_s = seen.age_s(frame.stamp_ns, arrival.index)
                         evidence = net.evidence(key.reduced, reduced, age_s, residual)
