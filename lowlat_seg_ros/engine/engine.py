@@ -174,9 +174,8 @@ class Engine:
                 if key is not None and key.high is not None:
                     # It needs nothing of Sl, so it begins on another core where one is free.
                     seen = key.seen or key.seen_with(None)
-                    carrying = self._beside_sl(
-                        partial(net.carry_answers, seen.answers, seen.luma, luma)
-                    )
+                    carry = partial(net.carry_answers, seen.answers, seen.luma, luma)
+                    carrying = self._beside_sl(carry)
                 with watch.stage("lower_ms"):
                     low = net.lower(image, self._threads.relieve)  # Sl: F_l (1, Cl, H/8, W/8)
                 source, now = net.source(image, low), Seen(frame.stamp_ns, arrival.index, luma)
@@ -190,11 +189,10 @@ class Engine:
                     with watch.stage("propagation_ms"), cpu_threads.single_threaded():
                         high = net.propagate(key.high, weights)  # Eq. (1): F_h (1, Ch, H/8, W/8)
                         answers, residual = carrying()  # by optical flow
-                    # The frame's own F_l corrects what was carried (Sec. 3.3); a gate weighs both.
                     with watch.stage("fusion_ms"):
                         age_s = seen.age_s(frame.stamp_ns, arrival.index)
                         evidence = net.evidence(key.reduced, reduced, age_s, residual)
-                        logits, trust = net.fuse(high, low, evidence, answers)  # with AdaptNet
+                        logits, trust = net.fuse(high, low, evidence, answers)  # Sec. 3.3
                     features = Features(
                         low, source, luma, logits, high, seen, reduced, weights, trust
                     )
