@@ -77,7 +77,7 @@ def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
 
 
 #: Pretrained backbones (``lowlat-seg train base --init``), beside the ResNets.
-TRUNKS = ("mobilenet_edgetpu", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+TRUNKS = ("mobilenet_edgetpu", "efficientnet_lite0")
 
 #: Number formats of convolutions; ``auto`` is the fastest that checkpoint and hardware allow.
 PRECISIONS = ("auto", "int8", "bf16", "fp32")
@@ -134,9 +134,8 @@ class NetworkConfig:
         0,
         "channels of the 3x3 convolution that ends the context head before F_h is projected (512 "
         "in PSPNet); 0 for high_channels",
-        low=0,
-        high=2048,
-    )
+        low=0, high=2048,
+    )  # fmt: skip
     context_bins: tuple[int, ...] = setting(
         (1, 2, 3, 6), "grid sizes of the pyramid pooling in the context head"
     )
@@ -192,9 +191,8 @@ class NetworkConfig:
         0.0,
         "weight of the auxiliary classifier, which has seen F_l alone, against the full network's "
         "in the answer that residual fusion corrects",
-        low=0.0,
-        high=1.0,
-    )
+        low=0.0, high=1.0,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check(self)
@@ -209,11 +207,10 @@ class NetworkConfig:
                 f"backbone {self.backbone} cannot be split; set encoder to ddrnet or to one of "
                 f"{', '.join(TRUNKS)}"
             )
-        if self.encoder in TRUNKS and _family(self.encoder) != _family(self.backbone):
+        if self.encoder in TRUNKS and self.encoder != self.backbone:
             raise ConfigError(
                 f"encoder is {self.encoder} beside backbone {self.backbone}, which reads images "
-                "normalised in another way; choose both of one family of trunks, which are "
-                f"{', '.join(TRUNKS)}"
+                "normalised in another way; choose the same trunk for both"
             )
         if self.gate and (self.ensemble or not self.residual_fusion):
             raise ConfigError(
@@ -243,11 +240,6 @@ class NetworkConfig:
         return self.backbone in TRUNKS
 
 
-def _family(name: str) -> str:
-    """Backbones of one family normalise images alike."""
-    return name.rstrip("0123456789")
-
-
 _RESNET18 = NetworkConfig(
     context_skip=32, classifier_upsampling=2, adapt_context=128, residual_fusion=True
 )
@@ -274,8 +266,7 @@ def _pretrained(trunk: str) -> NetworkConfig:
     return NetworkConfig(
         backbone=trunk, high_scale=1.5, encoder=trunk, shared_reduction=3, adapt_depth=1,
         classifier_upsampling=2, residual_fusion=True, fine_carry=True, gate=True,
-        flow_evidence=True,
-        gate_corrects=False,
+        flow_evidence=True, gate_corrects=False,
     )  # fmt: skip
 
 
@@ -295,14 +286,10 @@ NETWORKS: dict[str, NetworkConfig] = {
     "tiny": _TINY,
     "tiny_ddr": _with_ddrnet(_TINY, width=6),
     "tiny_gated": dataclasses.replace(
-        _with_ddrnet(_TINY, width=6),
-        ensemble=0.0,
-        fine_carry=True,
-        gate=True,
-        flow_evidence=True,
+        _with_ddrnet(_TINY, width=6), ensemble=0.0, fine_carry=True, gate=True, flow_evidence=True,
         gate_corrects=False,
     ),
-}
+}  # fmt: skip
 
 
 def name_of(network: NetworkConfig) -> str:
@@ -328,11 +315,8 @@ class EngineConfig:
         "the aspect ratio, and both are padded (edge pixels repeated, right and bottom) to a "
         "multiple of 8; the mask has the input's size unless output_size of the node says "
         "otherwise",
-        unit="px",
-        low=-1,
-        high=4320,
-        top_level=True,
-    )
+        unit="px", low=-1, high=4320, top_level=True,
+    )  # fmt: skip
     precision: str = setting(
         "auto",
         "number format of the network's convolutions: int8, on CPUs and where the checkpoint has "
@@ -340,9 +324,8 @@ class EngineConfig:
         "the class of one pixel in 150; bf16 is faster than fp32 on CPUs with avx512_bf16 or "
         "amx_bf16 and on GPUs, and changes that of one pixel in 1500; auto takes the fastest, "
         "int8 if it is when measured while the network is loaded",
-        choices=PRECISIONS,
-        top_level=True,
-    )
+        choices=PRECISIONS, top_level=True,
+    )  # fmt: skip
     key_frame_policy: str = setting(
         "when_free",
         "when a frame becomes the key frame: when_free, whenever the slow track (Sh) is idle, so "
@@ -350,44 +333,31 @@ class EngineConfig:
         "is above the threshold, which saves power and leaves the cores to others; with "
         "key_frame_budget and while load is shed at Sh's cost always the latter, after a failure "
         "of Sh too, but for a try every 30 frames",
-        choices=("when_free", "deviation"),
-        dynamic=True,
-        top_level=True,
-    )
+        choices=("when_free", "deviation"), dynamic=True, top_level=True,
+    )  # fmt: skip
     deviation_threshold: float = setting(
         -1.0,
         "predicted fraction of changed pixels above which a frame becomes the key frame; "
         "-1 takes the value calibrated in the checkpoint",
-        low=-1.0,
-        high=1.0,
-        dynamic=True,
-        top_level=True,
-    )
+        low=-1.0, high=1.0, dynamic=True, top_level=True,
+    )  # fmt: skip
     confidence_threshold: float = setting(
         0.0,
         "pixels whose confidence, the highest softmax probability, is below are 255, unlabelled, "
         "in the mask; 0 for off",
-        low=0.0,
-        high=1.0,
-        dynamic=True,
-        top_level=True,
-    )
+        low=0.0, high=1.0, dynamic=True, top_level=True,
+    )  # fmt: skip
     max_key_interval: int = setting(
         0,
         "frames after which a new key frame is taken whatever the selector says; 0 for never",
-        unit="frames",
-        low=0,
-        high=100_000,
-        dynamic=True,
-    )
+        unit="frames", low=0, high=100_000, dynamic=True,
+    )  # fmt: skip
     key_frame_budget: float = setting(
         0.0,
         "share of frames that should become the key frame: the threshold is steered towards it, "
         "beginning with deviation_threshold; 0 for a fixed threshold",
-        low=0.0,
-        high=1.0,
-        dynamic=True,
-    )
+        low=0.0, high=1.0, dynamic=True,
+    )  # fmt: skip
     late_refinement: str = setting(
         "propagate",
         "what is done with exact features that arrive after their key frame was replaced: "
@@ -398,37 +368,27 @@ class EngineConfig:
         0.25,
         "share of the time that the slow track (Sh) may run even while frames are in the "
         "foreground, so that exact features arrive at camera rates that would starve it",
-        low=0.0,
-        high=1.0,
-        dynamic=True,
-    )
+        low=0.0, high=1.0, dynamic=True,
+    )  # fmt: skip
     max_gap_ms: float = setting(
         1000.0,
         "a longer gap between stamps makes the next frame a fresh key frame, other than right "
         "after a full frame, which takes long itself; 0 for never",
-        unit="ms",
-        low=0.0,
-        high=3.6e6,
-        dynamic=True,
-    )
+        unit="ms", low=0.0, high=3.6e6, dynamic=True,
+    )  # fmt: skip
     max_latency_ms: float = setting(
         0.0,
         "deadline of a mask, from the frame's arrival on this machine; later masks are counted, "
         "and while too many are late, load is shed step by step (selector, pictures, slow track, "
         "then the network's size); 0 for none",
-        unit="ms",
-        low=0.0,
-        high=3.6e6,
-        dynamic=True,
-        top_level=True,
-    )
+        unit="ms", low=0.0, high=3.6e6, dynamic=True, top_level=True,
+    )  # fmt: skip
     foreground_threads: int = setting(
         0,
         "CPU threads of the fast track; 0 for one, or, if the first frames are clearly faster so, "
         "for the cores that other processes and a slow track that does not give way leave",
-        low=0,
-        high=256,
-    )
+        low=0, high=256,
+    )  # fmt: skip
     foreground_priority: str = setting(
         "normal",
         "normal: frames compete with other programs; realtime: while a frame is segmented, nothing "

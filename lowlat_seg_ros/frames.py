@@ -189,7 +189,6 @@ class Outcome(Enum):
 
     @property
     def applied(self) -> bool:
-        """Whether Sh's features are in use since."""
         return self in (Outcome.REFINED, Outcome.CARRIED)
 
 

@@ -127,8 +127,6 @@ LINE_SHARE, LINE_MIN, LINE_MAX = 1 / 30, 14, 40
 
 _FONT, _SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.025  # of the letters, for a line of 1 px
 
-TABLES = {table.name: table for table in (CAMVID, CITYSCAPES)}
-
 
 def colour_mask(mask: np.ndarray, table: ClassTable) -> np.ndarray:
     """RGB picture (H, W, 3) uint8 of the uint8 (H, W) ``mask``; ids outside the table are black."""

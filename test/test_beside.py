@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
-from lowlat_seg_ros.engine.beside import Beside, Job
-from lowlat_seg_ros.engine.cpu_threads import ForegroundThreads
+from lowlat_seg_ros.engine.cpu_threads import Beside, ForegroundThreads
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -39,21 +38,19 @@ def test_work_is_done_once_in_the_thread_or_by_who_waits_for_it(beside: Beside) 
     second = beside.start(lambda: work("second"), urgent=False)
     me = threading.current_thread().name
     assert begun.wait(60)
-    assert second.result() == "second"  # the thread is at the first one, so it is done here
+    assert second() == "second"  # the thread is at the first one, so it is done here
     gate.set()
-    assert first.result() == "first"
+    assert first() == "first"
     beside.close()
-    assert sorted(did) == ["first in beside", f"second in {me}"]
-    assert first.result() == "first"
+    assert sorted(did) == ["first in beside_0", f"second in {me}"]
 
 
 def test_what_the_work_raises_is_raised_where_its_result_is_wanted(beside: Beside) -> None:
     def fail() -> None:
         raise ValueError("no flow")
 
-    for job in (Job(fail), beside.start(fail, urgent=True)):
-        with pytest.raises(ValueError, match="no flow"):
-            job.result()
+    with pytest.raises(ValueError, match="no flow"):
+        beside.start(fail, urgent=True)()
     beside.close()
     beside.close()  # nothing to end
 
@@ -77,6 +74,6 @@ def test_masks_are_the_same_with_work_beside(
         monkeypatch.setattr(ForegroundThreads, "leave_a_core", free)
         with Engine(network, dataclasses.replace(config), threshold=1.0) as engine:
             masks[free] = [engine.process(make_frame(index)).mask for index in range(5)]
-        assert not any(thread.name == "beside" for thread in threading.enumerate())
+        assert not any(thread.name.startswith("beside") for thread in threading.enumerate())
         assert len(used) == 4 * free  # all but the first frame, which has nothing to carry
     assert np.array_equal(masks[False], masks[True])

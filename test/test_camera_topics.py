@@ -8,7 +8,7 @@ import pytest
 
 from lowlat_seg_ros.messages import COMPRESSED
 from lowlat_seg_ros.messages import IMAGE as RAW
-from lowlat_seg_ros.ros.camera_topics import (
+from lowlat_seg_ros.ros.doctor import (
     CAMERA_INFO,
     NAMES,
     SUFFIXES,

@@ -8,12 +8,14 @@ import pytest
 
 from lowlat_seg_ros.messages import COMPRESSED
 from lowlat_seg_ros.messages import IMAGE as RAW
-from lowlat_seg_ros.ros.camera_topics import CAMERA_INFO, Subscription, Topic
 from lowlat_seg_ros.ros.doctor import (
+    CAMERA_INFO,
     End,
     Input,
     Output,
     Severity,
+    Subscription,
+    Topic,
     examine_input,
     examine_output,
 )

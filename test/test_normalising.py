@@ -1,10 +1,8 @@
-"""Images in bfloat16: to the bit what the network rounds them to, whoever does it."""
+"""Images in bfloat16: to the bit what the network rounds them to."""
 
 from __future__ import annotations
 
 import copy
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -12,10 +10,8 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
-from lowlat_seg_ros.engine import preprocess
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.preprocess import network_input, normalised, plan, resample
-from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.frames import Frame, Segmentation
 from lowlat_seg_ros.network import inference
@@ -37,32 +33,13 @@ def prepared(name: str) -> Segmenter:
     return inference.prepare(Segmenter(NETWORKS[name]).eval(), torch.bfloat16)
 
 
-@pytest.mark.parametrize("numba", [True, False])
-def test_is_rounded_to_the_bit(monkeypatch: pytest.MonkeyPatch, numba: bool) -> None:
-    if numba:
-        pytest.importorskip("numba", reason="numba is not installed; pip install '.[fast]' adds it")
-        assert preprocess.compiled_normalising(IMAGENET) is not None
-    else:
-        monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not installed
-        monkeypatch.setattr(
-            preprocess, "compiled_normalising", preprocess.compiled_normalising.__wrapped__
-        )
+def test_is_rounded_to_the_bit() -> None:
     BYTES.flags.writeable = False  # as images of messages are
     for image in (BYTES, random_image(8, 40), random_image(24, 8)):
         rounded = normalised(image, torch.bfloat16, IMAGENET)
         assert rounded.dtype == torch.bfloat16
         assert rounded.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(rounded, normalised(image, torch.float32, IMAGENET).bfloat16())
-
-
-def test_several_threads_at_once() -> None:
-    images = [random_image(64, 40 + 8 * n) for n in range(4)]
-    alone = [normalised(image, torch.bfloat16, IMAGENET) for image in images]
-    with ThreadPoolExecutor(4) as pool:
-        together = list(
-            pool.map(lambda image: normalised(image, torch.bfloat16, IMAGENET), images * 8)
-        )
-    assert all(map(torch.equal, together, alone * 8))
 
 
 def test_the_network_says_what_it_rounds_to() -> None:
@@ -124,11 +101,3 @@ def test_masks_are_the_same_while_load_is_shed(tiny_ddr: Segmenter) -> None:
     assert min(agree[:unscaled]) == 1
     assert min(agree) > 0.995
     assert len(np.unique(one[-1].mask)) > 3
-
-
-def test_compiles_before_the_first_frame() -> None:
-    preprocess.compiled_normalising.cache_clear()
-    runners(Segmenter(NETWORKS["tiny"]))
-    assert preprocess.compiled_normalising.cache_info().currsize == 0
-    runners(prepared("tiny"))
-    assert preprocess.compiled_normalising.cache_info().currsize == 1

@@ -46,9 +46,18 @@ ALLOWED = {
     "lab.data": {*_CORE},
     "lab.training": {*_CORE, "network", "lab.data", "lab.baselines", "lab.evaluation.metrics"},
     "lab.baselines": {*_CORE, "network", "engine"},
-    "lab.quantize": {*_CORE, "network", "engine", "lab.data"},
-    "lab.evaluation": {*_CORE, "network", "engine", "lab.baselines", "lab.data"},
-    "lab.benchmark": {*_CORE, "network", "engine", "lab.baselines", "lab.evaluation", "lab.data"},
+    "lab.ranges": {"network"},
+    "lab.quantize": {*_CORE, "network", "engine", "lab.data", "lab.ranges"},
+    "lab.evaluation": {*_CORE, "network", "engine", "lab.baselines", "lab.data", "lab.ranges"},
+    "lab.benchmark": {
+        *_CORE,
+        "network",
+        "engine",
+        "lab.baselines",
+        "lab.evaluation",
+        "lab.data",
+        "lab.ranges",
+    },
     # The node: nothing of the tools or the laboratory.
     "ros": {*_CORE, *_PIPELINE, "network", "engine", "msg"},  # msg is generated
     "tools": {*_CORE, *_PIPELINE, "network", "engine", "lab", "ros", "msg"},

@@ -143,7 +143,8 @@ def test_compiles_where_no_machine_code_can_be_kept() -> None:
     """As numba keeps none of what is in no file."""
     functions: dict[str, Any] = {}
     exec("def double(numbers): numbers[:] = 2 * numbers", functions)
-    double = machine_code.compiled(functions["double"], "void(f4[::1])")
+    double = machine_code.compiled(functions["double"], "void(f4[::1])", "it is slow")
+    assert double is not None
     numbers = np.ones(3, np.float32)
     double(numbers)
     assert numbers.tolist() == [2, 2, 2]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import NETWORKS, ConfigError
+from lowlat_seg_ros.lab.ranges import best_range, observe
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint, inference, quantization
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
@@ -24,7 +25,6 @@ from lowlat_seg_ros.network.quantization import (
     QuantizedConv2d,
     Range,
     Ranges,
-    best_range,
     quantised,
 )
 from lowlat_seg_ros.network.segmenter import Segmenter, new_trunk
@@ -125,7 +125,7 @@ def test_a_trunk_in_8_bits_reads_bytes_and_keeps_its_features(name: str) -> None
     exact, quick = (
         inference.prepare(nn.Sequential(copy.deepcopy(trunk)).eval())[0] for _ in range(2)
     )
-    ranges = quantization.observe(exact, lambda: exact.features(x))
+    ranges = observe(exact, lambda: exact.features(x))
     quantization.quantize(quick, ranges)
     assert not any(isinstance(m, PackedConv2d) for m in quick.modules())
     assert any(isinstance(m, PackedResidual) for m in quick.modules())

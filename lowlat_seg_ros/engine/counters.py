@@ -43,7 +43,6 @@ class LiveCounters:
         self._on_refinement, self._clock = on_refinement, clock
 
     def snapshot(self) -> Counters:
-        """The counters now."""
         with self._lock:
             return self._counters
 
@@ -61,12 +60,10 @@ class LiveCounters:
         self.count(resets=1, **{f"resets_{reason.value}": 1})
 
     def failure(self, message: str) -> None:
-        """Remember the message of the newest failure."""
         with self._lock:
             self._counters = dataclasses.replace(self._counters, last_failure=message)
 
     def submit(self, key: KeyFrame) -> Job:
-        """Count a key frame that is handed to the slow track."""
         self.count(submitted=1, pending=1)
         return Job(key, self._clock())
 

@@ -16,8 +16,9 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,37 +60,29 @@ STAT = Path("/proc/stat")
 
 
 def cores() -> int:
-    """CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0))
 
 
 def foreground_threads(config: EngineConfig) -> int:
-    """Most CPU threads of the fast track: as set, or the cores that the slow track leaves.
-
-    A slow track that gives way leaves all. More threads than free cores would be worse than one.
-    """
+    """Most CPU threads of the fast track: as set, or the cores that the slow track leaves."""
     leaves = cores() if gives_way(config) else max(1, cores() - slow_threads(config))
     return config.foreground_threads or leaves
 
 
 def slow_threads(config: EngineConfig) -> int:
-    """CPU threads of the slow track."""
     return config.slow_track_threads or cores()
 
 
 def gives_way(config: EngineConfig) -> bool:
-    """Whether the slow track calls :func:`give_way`.
-
-    On a single core it does not: the foreground would leave nothing to it.
-    """
+    """Whether the slow track calls :func:`give_way`."""
+    # On a single core the foreground would leave nothing to it.
     return config.slow_track_priority == "idle" and cores() > 1 and _can_give_way()
 
 
 def give_way() -> None:
     """Let the calling thread, and those that it starts, run only where nothing else wants to.
 
-    Another thread that wants its core gets it at once, even in the middle of a convolution. Undoing
-    this needs privileges. Raises ``OSError`` where the system does not allow it and
+    Undoing this needs privileges. Raises ``OSError`` where the system does not allow it and
     ``AttributeError`` where it is not Linux.
     """
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # 0: of the calling thread
@@ -124,7 +117,6 @@ def raise_priority() -> bool:
 
 @functools.cache
 def realtime_allowed() -> bool:
-    """Whether :func:`raise_priority` works in this process."""
     return run_in_temporary_thread(raise_priority)
 
 
@@ -154,7 +146,7 @@ def use_threads(count: int) -> None:
 
 @contextmanager
 def num_threads(count: int) -> Iterator[None]:
-    """``count`` CPU threads inside; afterwards what the calling thread had before."""
+    """``count`` CPU threads inside, and what the calling thread had before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -177,12 +169,11 @@ def run_in_temporary_thread(
 ) -> Result:
     """Run ``function`` in a thread that has ended when this returns, or raises what it raised.
 
-    ``interruptible``: after a ``KeyboardInterrupt`` it is not waited for. The process must then
-    leave by ``os._exit``, as Python cannot end under a thread in PyTorch.
-
     A thread keeps the OpenMP pool of its parallel work, and while all pools together have more
     threads than there are cores, OpenMP does not let them spin: frames then take half as long
     again. So what runs once, such as loading, must not leave a pool with a thread that stays.
+    ``interruptible``: after a ``KeyboardInterrupt`` it is not waited for; the process must then
+    leave by ``os._exit``, as Python cannot end under a thread in PyTorch.
     """
     done: Future[Result] = Future()
 
@@ -201,11 +192,40 @@ def run_in_temporary_thread(
             thread.join()
 
 
+class Beside:
+    """One thread for what a frame needs beside Sl, such as optical flow, while Sl runs."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "beside", partial(torch.set_num_threads, 1))
+
+    def start(self, work: Callable[[], Result], *, urgent: bool) -> Callable[[], Result]:
+        """Begin ``work``, ``urgent`` with the priority of a frame; call the answer for its result.
+
+        Whoever comes first does it: a frame waits for the thread only while that is at work, never
+        for it to get a core. Raises ``RuntimeError`` after :meth:`close`.
+        """
+
+        @torch.inference_mode()
+        def run() -> Result:
+            raised = urgent and raise_priority()
+            try:
+                return work()
+            finally:
+                if raised:
+                    lower_priority()
+
+        future = self._pool.submit(run)
+        return lambda: work() if future.cancel() else future.result()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
 class ExternalCpuLoad:
     """How many cores other processes use on average, since this object was made.
 
     It counts the cores that this process may use, on Linux; elsewhere the answer is NaN. Time that
-    a hypervisor takes counts as well. ``clock``: seconds, monotonic.
+    a hypervisor takes counts as well. ``stat``: Linux' account of the cores; ``clock``: seconds.
     """
 
     def __init__(self, stat: Path = STAT, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -220,7 +240,6 @@ class ExternalCpuLoad:
         return max(0.0, busy - own) / wall
 
     def _now(self) -> tuple[float, float, float]:
-        """Seconds: on the clock, of work on the cores, of work of this process."""
         return self._clock(), busy_s(self._stat), time.process_time()
 
 
@@ -253,7 +272,6 @@ class Trial:
 
     @property
     def threads(self) -> int:
-        """That the next frame should get."""
         many, one = self._seconds[self._most], self._seconds[1][WARM_UP:]
         if self._most == 1 or len(one) < TRIAL:
             return 1
@@ -266,7 +284,6 @@ class Trial:
         return self._most if statistics.mean(many) < limit else 1
 
     def add(self, threads: int, seconds: float) -> None:
-        """A frame took ``seconds`` on ``threads``."""
         seen = self._seconds.get(threads, [])
         if len(seen) < TRIAL + (WARM_UP if threads == 1 else 0):
             seen.append(seconds)
@@ -313,7 +330,6 @@ class ForegroundThreads:
 
     @property
     def raised(self) -> bool:
-        """Whether the frame at hand comes before other programs."""
         return self._raised
 
     def at_height(self, height: int) -> None:

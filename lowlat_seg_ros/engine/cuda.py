@@ -84,7 +84,6 @@ class Graph:
             self.output = function(*places)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Launch it on the current stream."""
         for index, place in self._places.items():
             x, before = inputs[index], self._copied.get(index)
             if before is None or before() is not x:
@@ -97,8 +96,6 @@ class Graph:
 
 
 class GraphsOfSize:
-    """All graphs of one track at one size."""
-
     def __init__(self) -> None:
         self.graphs: dict[Hashable, Graph | None] = {}  # None where capturing failed
         self.seen: set[Hashable] = set()
@@ -128,7 +125,6 @@ class Graphs:
             self._sizes.popitem(last=False)
 
     def writes(self, tensor: Tensor) -> bool:
-        """Whether the next run of a graph overwrites ``tensor``."""
         return tensor.data_ptr() in self._now.places
 
     def run(
@@ -205,7 +201,6 @@ class TrackResources:
         self._uploads: tuple[tuple[int, int], Uploads] | None = None
 
     def upload(self, size: tuple[int, int]) -> Uploads:
-        """Buffers of ``size`` (H, W); those of another size are released."""
         if self._uploads is None or self._uploads[0] != size:
             self._uploads = size, Uploads(size)
         return self._uploads[1]
@@ -239,7 +234,6 @@ class CudaRunner(Runner):
 
     @contextmanager
     def frame_context(self) -> Iterator[None]:
-        """On this track's stream, behind what was begun before it."""
         own = self._own
         with own.lock:
             own.stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -251,11 +245,9 @@ class CudaRunner(Runner):
                 self.synchronize()
 
     def run(self, name: Hashable, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """By a CUDA graph of its own."""
         return self._own.graphs.run(name, function, inputs)
 
     def clone(self, tensor: Tensor) -> Tensor:
-        """A copy, if it is the place that a graph writes to."""
         return tensor.clone() if self._own.graphs.writes(tensor) else tensor
 
     def synchronize(self) -> None:
@@ -298,11 +290,9 @@ class CudaRunner(Runner):
         return mask
 
     def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
-        """Sl: image -> F_l, in one."""
         return self.run("lower", self._net.lower, image)
 
     def higher(self, source: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
-        """A graph for each slice."""
         numbers = itertools.count()
 
         def step(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -335,7 +325,6 @@ class Uploads:
         )
 
     def send(self, fill: Callable[[np.ndarray], None], device: torch.device) -> Tensor:
-        """Let ``fill`` write into one, and begin to copy it to ``device``."""
         buffer, sent = next(self._buffers)
         sent.synchronize()  # returns at once before its first use
         fill(buffer.numpy())

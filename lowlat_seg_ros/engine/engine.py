@@ -20,15 +20,13 @@ from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import cpu_threads, preprocess
-from lowlat_seg_ros.engine.beside import Beside, Job
 from lowlat_seg_ros.engine.counters import LiveCounters, OnRefinement
 from lowlat_seg_ros.engine.key_frame import KeyFrameCache, Refiner, Seen, exact_features
 from lowlat_seg_ros.engine.postprocess import confidence_of, leave_out
-from lowlat_seg_ros.engine.promotion import Promotion
 from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.engine.schedule import StreamSchedule
 from lowlat_seg_ros.engine.slow_track import SlowTrackState, ThreadedSlowTrack, failed
-from lowlat_seg_ros.engine.step import Arrival, Features, Step
+from lowlat_seg_ros.engine.step import Arrival, Features, Promotion, Step
 from lowlat_seg_ros.engine.timing import Clock, Stopwatch
 from lowlat_seg_ros.engine.virtual_slow_track import Delay, SlowTrackFactory, VirtualSlowTrack
 from lowlat_seg_ros.frames import (
@@ -84,7 +82,7 @@ class Engine:
         self._schedule = StreamSchedule(threshold, config)
         trials = _TRIALS.setdefault(segmenter, {})
         self._threads = cpu_threads.ForegroundThreads(config, trials=trials)
-        self._beside = Beside()
+        self._beside = cpu_threads.Beside()
         self._counters = LiveCounters(on_refinement)
         self._cache = KeyFrameCache()
         self._epoch_reason = ResetReason.FIRST_FRAME
@@ -172,10 +170,12 @@ class Engine:
                 with watch.stage("preprocess_ms"):
                     key, epoch = self._cache.at_size(arrival.geometry)
                     image, luma = net.image(frame.image, arrival.geometry)  # (1, 3, H, W)
-                carrying: Job[Carried] | None = None
+                carrying: Callable[[], Carried] | None = None
                 if key is not None and key.high is not None:
+                    # It needs nothing of Sl, so it begins on another core where one is free.
                     seen = key.seen or key.seen_with(None)
-                    carrying = self._job(partial(net.carry_answers, seen.answers, seen.luma, luma))
+                    carry = partial(net.carry_answers, seen.answers, seen.luma, luma)
+                    carrying = self._beside_sl(carry)
                 with watch.stage("lower_ms"):
                     low = net.lower(image, self._threads.relieve)  # Sl: F_l (1, Cl, H/8, W/8)
                 source, now = net.source(image, low), Seen(frame.stamp_ns, arrival.index, luma)
@@ -188,11 +188,11 @@ class Engine:
                         weights = net.kernels(key.remembered, reduced)  # W(k,t) (1, K*K, H/8, W/8)
                     with watch.stage("propagation_ms"), cpu_threads.single_threaded():
                         high = net.propagate(key.high, weights)  # Eq. (1): F_h (1, Ch, H/8, W/8)
-                        answers, residual = carrying.result()  # by optical flow
+                        answers, residual = carrying()  # by optical flow
                     with watch.stage("fusion_ms"):
                         age_s = seen.age_s(frame.stamp_ns, arrival.index)
                         evidence = net.evidence(key.reduced, reduced, age_s, residual)
-                        logits, trust = net.fuse(high, low, evidence, answers)  # with AdaptNet
+                        logits, trust = net.fuse(high, low, evidence, answers)  # Sec. 3.3
                     features = Features(
                         low, source, luma, logits, high, seen, reduced, weights, trust
                     )
@@ -263,7 +263,7 @@ class Engine:
 
         Its mask is made as usual: Sh runs in the background. A full frame serves as well.
         """
-        self._promotion.force()
+        self._promotion.forced.set()
 
     def reconfigure(self, config: EngineConfig) -> None:
         """Adopt dynamic settings from the next frame on; raises ``ConfigError`` for any other."""
@@ -280,7 +280,6 @@ class Engine:
 
     @property
     def config(self) -> EngineConfig:
-        """The settings in force."""
         return self._config
 
     @property
@@ -290,11 +289,9 @@ class Engine:
 
     @property
     def counters(self) -> Counters:
-        """A consistent snapshot."""
         return self._counters.snapshot()
 
     def slow_track(self) -> SlowTrackState:
-        """What the background worker is doing."""
         return self._slow.state()
 
     def close(self, timeout_s: float = 5.0) -> bool:
@@ -333,11 +330,11 @@ class Engine:
                 self._slow.end_frame()
                 self._foreground_thread = None
 
-    def _job(self, work: Callable[[], Carried]) -> Job[Carried]:
-        """``work``, begun on another core if one is free; it is done when its result is wanted."""
+    def _beside_sl(self, work: Callable[[], Carried]) -> Callable[[], Carried]:
+        """``work``, begun on another core if one is free, which is done when it is called."""
         if self._net.can_run_beside and self._threads.leave_a_core:
             return self._beside.start(work, urgent=self._threads.raised)
-        return Job(work)
+        return work
 
     def _begin(self, frame: Frame, mask_at_network_size: bool) -> Arrival:
         """Decide what the frame's geometry and level are, and whether it begins a new epoch."""

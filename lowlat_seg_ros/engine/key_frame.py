@@ -81,7 +81,6 @@ class KeyFrame:
     luma: np.ndarray | None = None
 
     def seen_with(self, answers: Tensor | None) -> Seen:
-        """This frame, as what Sh has seen and answered."""
         return Seen(self.stamp_ns, self.index, self.luma, answers)
 
 

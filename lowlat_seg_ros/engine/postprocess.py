@@ -95,7 +95,6 @@ def arg_max_at(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def class_by_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """:func:`arg_max_at` for any size, by OpenCV."""
     # By itself OpenCV would take all cores, and so those of the slow track.
     cv2.setNumThreads(torch.get_num_threads())
     height, width = size
@@ -121,28 +120,28 @@ def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
     frame.
     """
     signature = "void(f4[:,:,::1], f4[::1], f4[:,::1], f4[::1], i4[::1], u1[:,::1])"
+    kernel = machine_code.compiled(
+        _upsample, signature, "masks will take longer", fastmath={"contract"}
+    )
+    if kernel is None:
+        return None
 
-    def make() -> Callable[[np.ndarray, int], np.ndarray]:
-        kernel = machine_code.compiled(_upsample, signature, fastmath={"contract"})
+    def arg_max(logits: np.ndarray, factor: int) -> np.ndarray:
+        classes, height, width = logits.shape
+        gaps = -(-(width + 1) // BLOCK) * BLOCK  # between two columns each, and at both edges
+        cells = np.zeros((classes, height + 2, gaps + 1), np.float32)
+        cells[:, 1:-1, 1 : width + 1] = logits
+        cells[:, 0], cells[:, -1] = cells[:, 1], cells[:, -2]  # the edges are repeated
+        cells[:, :, 0], cells[:, :, width + 1] = cells[:, :, 1], cells[:, :, width]
+        # Pixel centres are at half-integers: with an even factor none lies on a logit.
+        weights = (np.arange(factor, dtype=np.float32) + (1 - factor % 2) / 2) / factor
+        mask = np.empty((factor * height, factor * width), np.uint8)
+        blended = np.empty((classes, gaps + 1), np.float32)
+        best, ids = np.empty(gaps, np.float32), np.empty(gaps, np.int32)
+        kernel(cells, weights, blended, best, ids, mask)
+        return mask
 
-        def arg_max(logits: np.ndarray, factor: int) -> np.ndarray:
-            classes, height, width = logits.shape
-            gaps = -(-(width + 1) // BLOCK) * BLOCK  # between two columns each, and at both edges
-            cells = np.zeros((classes, height + 2, gaps + 1), np.float32)
-            cells[:, 1:-1, 1 : width + 1] = logits
-            cells[:, 0], cells[:, -1] = cells[:, 1], cells[:, -2]  # the edges are repeated
-            cells[:, :, 0], cells[:, :, width + 1] = cells[:, :, 1], cells[:, :, width]
-            # Pixel centres are at half-integers: with an even factor none lies on a logit.
-            weights = (np.arange(factor, dtype=np.float32) + (1 - factor % 2) / 2) / factor
-            mask = np.empty((factor * height, factor * width), np.uint8)
-            blended = np.empty((classes, gaps + 1), np.float32)
-            best, ids = np.empty(gaps, np.float32), np.empty(gaps, np.int32)
-            kernel(cells, weights, blended, best, ids, mask)
-            return mask
-
-        return arg_max
-
-    return machine_code.if_possible(make, "masks will take longer")
+    return arg_max
 
 
 def _upsample(

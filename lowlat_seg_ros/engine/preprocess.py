@@ -9,7 +9,6 @@ interpolation.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.frames import FrameError
-from lowlat_seg_ros.network import machine_code
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 from lowlat_seg_ros.network.trunk import Statistics
 
@@ -133,7 +131,6 @@ def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:
 
 
 def resample_luma(luma: np.ndarray, old: Geometry, new: Geometry) -> np.ndarray:
-    """Luma of an image at ``old`` -> at ``new``, see :func:`~.warping.luma_of`."""
     pixels = torch.from_numpy(luma)[None, None]
     return resample(pixels.float(), old, new).round_().to(torch.uint8)[0, 0].numpy()
 
@@ -150,8 +147,7 @@ def normalised(pixels: np.ndarray, dtype: torch.dtype, statistics: Statistics) -
         # The first convolution normalises. A copy, as Sh reads it when the caller has moved on.
         values = torch.from_numpy(pixels.copy())
     elif dtype == torch.bfloat16:
-        kernel = compiled_normalising(statistics)
-        bits = cv2.LUT(pixels, _bfloat16_table(statistics)) if kernel is None else kernel(pixels)
+        bits = cv2.LUT(pixels, _bfloat16_table(statistics))
         values = torch.from_numpy(bits).view(torch.bfloat16)
     else:
         values = torch.from_numpy(cv2.LUT(pixels, _float32_table(statistics).numpy()))
@@ -167,53 +163,5 @@ def _float32_table(statistics: Statistics) -> Tensor:
 
 @functools.cache
 def _bfloat16_table(statistics: Statistics) -> np.ndarray:
-    """The same table in bfloat16, its bits as int16."""
     bits: np.ndarray = _float32_table(statistics).to(torch.bfloat16).view(torch.int16).numpy()
     return bits
-
-
-@functools.cache
-def compiled_normalising(statistics: Statistics) -> Callable[[np.ndarray], np.ndarray] | None:
-    """RGB, uint8 (H, W, 3), contiguous -> bits of bfloat16, int16 (H, W, 3); None without numba.
-
-    It takes a third of the time of a table, as it computes many values at once. The first call in
-    a process compiles and takes half a second or more, so it is made before the first frame.
-    """
-    signature = "void(Array(u1, 2, 'C', readonly=True), f4[::1], f4[::1], u4[::1], i2[:,::1])"
-
-    def make() -> Callable[[np.ndarray], np.ndarray]:
-        kernel = machine_code.compiled(_normalise_rows, signature)
-        factors = np.array([1 / (255 * std) for std in statistics.std], np.float32)
-        pairs = zip(statistics.mean, statistics.std, strict=True)
-        terms = np.array([-mean / std for mean, std in pairs], np.float32)
-
-        def normalise(pixels: np.ndarray) -> np.ndarray:
-            height, width, channels = pixels.shape
-            out = np.empty(pixels.shape, np.int16)
-            rows = pixels.reshape(height, -1), out.reshape(height, -1)
-            row = np.empty(width * channels, np.uint32)
-            kernel(rows[0], np.tile(factors, width), np.tile(terms, width), row, rows[1])
-            return out
-
-        return normalise
-
-    return machine_code.if_possible(make, "images take longer to prepare")
-
-
-def _normalise_rows(
-    pixels: np.ndarray, factors: np.ndarray, terms: np.ndarray, bits: np.ndarray, out: np.ndarray
-) -> None:
-    """The loop that numba compiles; ``bits`` has room for one row.
-
-    In float32 a product and a sum differ from subtraction and division by rounding; in bfloat16
-    none of the 768 values does.
-    """
-    values = bits.view(np.float32)
-    for y in range(len(pixels)):
-        source, target = pixels[y], out[y]
-        for x in range(len(source)):
-            values[x] = np.float32(np.int32(source[x])) * factors[x] + terms[x]
-        for x in range(len(source)):
-            # Round to nearest, ties to even; all values are finite.
-            half = np.uint32(0x7FFF) + ((bits[x] >> np.uint32(16)) & np.uint32(1))
-            target[x] = np.int16((bits[x] + half) >> np.uint32(16))

@@ -52,7 +52,6 @@ class Runner:
         """What the slow track computes from here on may read what frames have made."""
 
     def stopwatch(self, clock: Clock) -> Stopwatch:
-        """For one frame's stages on this device."""
         return Stopwatch(clock)
 
     def image(self, image: np.ndarray, geometry: Geometry) -> tuple[Tensor, np.ndarray | None]:
@@ -68,7 +67,6 @@ class Runner:
         return warping.luma_of(pixels) if self._net.config.fine_carry else None
 
     def mask(self, logits: Tensor, geometry: Geometry) -> np.ndarray:
-        """Logits (1, classes, h, w) -> uint8 (H, W) ids at the mask's size."""
         return postprocess.mask_of(logits, geometry)
 
     def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
@@ -86,7 +84,6 @@ class Runner:
         return self._net.higher(source, pause)
 
     def reduce(self, low: Tensor) -> Tensor:
-        """F_l -> what the kernel predictor needs of it."""
         return self.run("reduce", self._net.predictor.reduce, low)
 
     def remember(self, reduced: Tensor) -> Tensor:
@@ -149,7 +146,6 @@ class Runner:
         return self._net.split_trust(self.run("fuse", fused, propagated, low, *given.values()))
 
     def classify_high(self, high: Tensor) -> Tensor:
-        """The full network's logits."""
         return self.run("classify_high", self._net.classify_high, high)
 
     def classify_low(self, low: Tensor) -> Tensor:
@@ -157,7 +153,6 @@ class Runner:
         return self.run("classify_low", self._net.classify_low, low)
 
     def selector_reduce(self, low: Tensor) -> Tensor:
-        """F_l -> what the selector needs of it."""
         return self.run("selector_reduce", self._net.selector.reduce, low)
 
     def deviation(self, reduced_key: Tensor, reduced: Tensor) -> float:
@@ -174,7 +169,6 @@ class Captures:
 
 
 def captures(segmenter: Segmenter) -> Captures:
-    """So far, by all engines that ran ``segmenter``."""
     if next(segmenter.parameters()).device.type != "cuda":
         return Captures()
     from lowlat_seg_ros.engine.cuda import graphs_of
@@ -184,12 +178,9 @@ def captures(segmenter: Segmenter) -> Captures:
 
 
 def runners(segmenter: Segmenter) -> tuple[Runner, Runner]:
-    """For frames and for the slow track of one engine."""
     device = next(segmenter.parameters()).device
     if device.type != "cuda":
         postprocess.compiled_upsampling()  # otherwise the first frame would wait for it
-        if segmenter.input_dtype == torch.bfloat16:
-            preprocess.compiled_normalising(segmenter.statistics)
         return Runner(segmenter), Runner(segmenter)
     from lowlat_seg_ros.engine.cuda import CudaRunner
 

@@ -121,7 +121,6 @@ class KeyFrameBudget:
         return min(max(math.exp(self._log), LOW), HIGH)
 
     def observe(self, is_key: bool, target: float) -> None:
-        """A frame ended; ``is_key`` says whether it became the key frame."""
         if self._log is not None:
             log = self._log + GAIN * (is_key - target)
             self._log = min(max(log, math.log(LOW) - GAIN), math.log(HIGH) + GAIN)
@@ -192,7 +191,6 @@ class LoadShedder:
         return LEVELS[self._level]
 
     def mask_out(self, latency_ms: float) -> Deadline:
-        """The frame's mask came ``latency_ms`` after the frame; the record of it."""
         missed = 0 < self._limit_ms < latency_ms
         result = Deadline(self._level, latency_ms, missed)
         if self._limit_ms > 0:
@@ -247,5 +245,4 @@ class StreamSchedule:
         return self._shedder.mask_out(latency_ms)
 
     def finish(self, is_key: bool, config: EngineConfig) -> None:
-        """Nothing is left to do for it; ``is_key``: it became the key frame."""
         self._budget.observe(is_key, config.key_frame_budget)

@@ -77,7 +77,6 @@ class SharedSlowTrack:
     def camera_queue(
         self, refine: Refine, counters: LiveCounters, config: EngineConfig
     ) -> CameraQueue:
-        """The slow track of one engine; ``config`` is that of all."""
         return CameraQueue(self, refine, counters)
 
     def close(self, timeout_s: float) -> bool:
@@ -139,7 +138,6 @@ class CameraQueue:
         self.last = self.last[0], error
 
     def end_frame(self) -> None:
-        """Sh may go on."""
         self._track.gate.set_foreground(False)
 
     def admits(self) -> bool:
@@ -227,7 +225,6 @@ class ThreadedSlowTrack(CameraQueue):
         super().__init__(SharedSlowTrack(config), refine, counters)
 
     def close(self, timeout_s: float) -> bool:
-        """Stop at Sh's next slice and join; False if the thread had to be abandoned."""
         return self._track.close(timeout_s)
 
 
@@ -286,7 +283,6 @@ class RequestOrder:
         return False
 
     def forget(self, camera: Hashable) -> None:
-        """``camera`` no longer asks for anything."""
         self._asked_s.pop(camera, None)
 
 
@@ -305,7 +301,6 @@ class Gate:
         self._worked: tuple[float, int, float] | None = None  # begin, CPU clock, its begin
 
     def set_foreground(self, busy: bool) -> None:
-        """Close the gate while ``busy``."""
         with self._changed:
             self._foreground = busy
             self._changed.notify_all()

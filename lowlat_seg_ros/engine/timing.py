@@ -48,11 +48,9 @@ class Stopwatch:
             self._stages.append((name, start, self._mark()))
 
     def mask_out(self) -> None:
-        """The mask is out: the time that has passed is the frame's latency."""
         self._latency_ms = _ms_between(self._start, self._clock())
 
     def timing(self) -> StageTiming:
-        """What was measured so far."""
         spent_ms = dict.fromkeys((name for name, _, _ in self._stages), 0.0)
         for name, start, end in self._stages:
             spent_ms[name] += self._ms_between(start, end)
@@ -77,11 +75,9 @@ class PercentileTracker:
         self._values: deque[float] = deque(maxlen=window)
 
     def add(self, value: float) -> None:
-        """Take in one value."""
         self._values.append(value)
 
     def percentiles(self) -> Percentiles:
-        """Summary of the values held."""
         values = self._values.copy()  # atomic under the GIL, unlike iterating
         if not values:
             return Percentiles()

@@ -33,7 +33,6 @@ class Delay:
 
     @property
     def ticks(self) -> int:
-        """The delay itself, in ticks."""
         return self.frames if self.frames is not None else round((self.ms or 0.0) * 1e6)
 
 
@@ -65,18 +64,15 @@ class VirtualSlowTrack:
                 self._queued = None
 
     def ran_in_foreground(self, error: str) -> None:
-        """Sh has run on a first frame; ``error`` is empty if it succeeded."""
         self._last_error = error
 
     def end_frame(self) -> None:
         """Nothing waits for it."""
 
     def admits(self) -> bool:
-        """There is one camera."""
         return True
 
     def offers(self) -> bool:
-        """Whether nothing runs or waits."""
         return self._running is None and self._queued is None
 
     def submit(self, key: KeyFrame) -> None:
@@ -90,7 +86,6 @@ class VirtualSlowTrack:
             self._counters.end(replaced, Outcome.SUPERSEDED)
 
     def cancel(self) -> None:
-        """Drop what runs and what waits."""
         dropped = [self._running[0]] if self._running is not None else []
         dropped += [self._queued] if self._queued is not None else []
         self._running = self._queued = None
@@ -110,7 +105,6 @@ class VirtualSlowTrack:
         return SlowTrackState(running, waiting, last_error=self._last_error)
 
     def close(self, timeout_s: float) -> bool:
-        """Drop what is left."""
         self.cancel()
         return True
 

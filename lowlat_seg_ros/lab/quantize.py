@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the checkpoint, and say how many pixels differ from float32."""
     import torch
 
-    from lowlat_seg_ros.network import checkpoint, inference, quantization
+    from lowlat_seg_ros.lab.ranges import observe
+    from lowlat_seg_ros.network import checkpoint, inference
 
     segmenter, header = checkpoint.load(args.checkpoint)
     network = header.network
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         )
     scenes, exact = list(_scenes(args)), inference.prepare(segmenter)
     expected: list[np.ndarray] = []
-    ranges = quantization.observe(exact, lambda: expected.extend(_masks(exact, scenes)))
+    ranges = observe(exact, lambda: expected.extend(_masks(exact, scenes)))
     checkpoint.with_header(args.checkpoint, dataclasses.replace(header, ranges=ranges), args.out)
     quick, _ = inference.load(args.out, torch.device("cpu"), "int8")
     masks = _masks(quick, scenes)

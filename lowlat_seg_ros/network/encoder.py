@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.heads import FINENESS
-from lowlat_seg_ros.network.layers import PackedResidual, conv_bn, resized
-from lowlat_seg_ros.network.quantization import plain
+from lowlat_seg_ros.network.layers import PackedResidual, conv_bn, plain, resized
 from lowlat_seg_ros.network.trunk import Trunk
 
 #: Scale at which each pixel that Sl reads is the mean of four.
@@ -42,7 +41,6 @@ class TrunkEncoder(nn.Module):
         self._shrinks = self._arranges = True
 
     def forward(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
-        """``pause`` is called between the trunk's blocks."""
         cells = [side // 8 for side in image.shape[2:]]
         first, *others = self.trunk.features(self._shrunk(image), pause)
         size = [FINENESS * side for side in cells]
@@ -111,7 +109,6 @@ class Residual(nn.Module):
         return self.body(x) + self.shortcut(x)
 
     def packed(self) -> PackedResidual:
-        """The block for inference on a CPU."""
         convolutions = [layer for layer in self.body.modules() if isinstance(layer, nn.Conv2d)]
         return PackedResidual(convolutions, self.shortcut)
 
@@ -164,7 +161,6 @@ class DDREncoder(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
-        """``pause`` is called between the stages."""
         x = self.layer1(self.stem(image))
         pause()
         shared = self.layer2(x)

@@ -111,13 +111,10 @@ class Classifier(SubPixel, nn.Conv2d):
         return nn.Conv2d.forward(self, features.to(self.weight.dtype))
 
     def packed(self) -> PackedClassifier:
-        """The classifier for inference on a CPU."""
         return PackedClassifier(self)
 
 
 class PackedClassifier(SubPixel):
-    """A :class:`Classifier` whose convolution is packed."""
-
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.upsampling = classifier.upsampling

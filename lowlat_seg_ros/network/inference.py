@@ -9,11 +9,10 @@ saves, and what was tried and saves nothing.
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, TypeVar, runtime_checkable
@@ -27,10 +26,9 @@ from lowlat_seg_ros.network import checkpoint, propagation, quantization, warpin
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.encoder import TrunkEncoder
 from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual
-from lowlat_seg_ros.network.mobilenet_edgetpu import FoldedConv
 from lowlat_seg_ros.network.quantization import Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.trunk import Statistics
+from lowlat_seg_ros.network.trunk import FoldedConv
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +90,6 @@ def precision_of(name: str, device: torch.device) -> torch.dtype:
 
 
 def precision_name(segmenter: Segmenter) -> str:
-    """What the convolutions of a prepared network run in, for reports."""
     names = {torch.uint8: "8 bits", torch.bfloat16: "bfloat16", torch.float32: "float32"}
     return names[segmenter.input_dtype]
 
@@ -187,27 +184,6 @@ def prepare(
     return network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-@torch.inference_mode()
-def prepare_in_8_bits(
-    network: Network, images: Iterable[Tensor], statistics: Statistics, dtype: torch.dtype
-) -> Network:
-    """:func:`prepare` for a network of another kind, which reads images, in 8 bits.
-
-    The ranges of its activations are those on ``images``, uint8 (1, 3, H, W); ``statistics``: how
-    its images are normalised.
-    """
-    exact = prepare(copy.deepcopy(network))
-
-    def run() -> None:
-        for image in images:
-            exact(statistics.normalise(image / 255))
-
-    ranges = quantization.observe(exact, run)
-    network = prepare(network, dtype)
-    quantization.quantize(network, ranges, statistics)
-    return network
-
-
 def _to_own_precision(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
@@ -277,7 +253,6 @@ def _pack_children(module: nn.Module) -> None:
 
 
 def _absorb_relus(sequence: nn.Sequential) -> None:
-    """Let packed convolutions and residual blocks apply the ReLU after them."""
     before: PackedConv2d | None = None
     for index, child in enumerate(sequence):
         if isinstance(child, nn.ReLU) and before is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,24 @@ def resized(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, list(size), mode="bilinear")
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution that autocast on a CPU leaves in float32.
+
+    In bfloat16 its backward pass takes three times as long there.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+def plain(x: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``x`` as numbers if it is :class:`~.quantization.Quantized`; a tensor is returned as is."""
+    return x if isinstance(x, Tensor) else x.to(dtype)
+
+
 class PackedConv2d(nn.Module):
     """``conv`` and the ``activation`` after it, on a CPU and without gradients.
 
@@ -68,7 +87,6 @@ class PackedConv2d(nn.Module):
     """
 
     def __init__(self, conv: nn.Conv2d, activation: str = "none") -> None:
-        """``activation``: one of :data:`ACTIVATIONS`."""
         super().__init__()
         self.activation, self.dtype = activation, conv.weight.dtype
         padding, stride, dilation = map(list, (conv.padding, conv.stride, conv.dilation))
@@ -79,7 +97,6 @@ class PackedConv2d(nn.Module):
         self._layouts: dict[torch.Size, Tensor] = {torch.Size(): conv.weight.detach().to_mkldnn()}
 
     def __deepcopy__(self, memo: dict[int, object]) -> PackedConv2d:
-        """A copy shares the weights, which never change."""
         return copy.copy(self)
 
     @property
@@ -89,7 +106,6 @@ class PackedConv2d(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(out, in / groups, k, k), as the convolution had it."""
         return next(iter(self._layouts.values())).to_dense()
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:

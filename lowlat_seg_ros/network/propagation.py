@@ -75,7 +75,6 @@ class KernelPredictor(nn.Module):
         return logits.float().softmax(dim=3).permute(0, 3, 1, 2)
 
     def packed(self) -> PackedKernelPredictor:
-        """For inference on a CPU."""
         return PackedKernelPredictor(self)
 
 
@@ -95,12 +94,10 @@ class PackedKernelPredictor(KernelPredictor):
         self.mix_current = PackedConv2d(_half(mix, current, mix.bias), "relu")
 
     def remember(self, reduced: Tensor) -> Tensor:
-        """The key frame's half of the sum."""
         half: Tensor = self.mix_key(reduced)
         return half
 
     def forward(self, remembered: Tensor, reduced: Tensor) -> Tensor:
-        """W, as without packing."""
         return self._weights(self.mix_current(reduced, remembered))
 
     def packed(self) -> PackedKernelPredictor:
@@ -109,7 +106,6 @@ class PackedKernelPredictor(KernelPredictor):
 
 
 def _half(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """``conv`` restricted to the inputs that ``weight`` is for."""
     half = copy.deepcopy(conv)
     half.in_channels, half.weight = weight.shape[1], nn.Parameter(weight)
     half.bias = None if bias is None else nn.Parameter(bias)
@@ -134,15 +130,16 @@ def spatially_variant_convolution(features: Tensor, weights: Tensor) -> Tensor:
             f"weights {tuple(weights.shape)} and features {tuple(features.shape)} must agree in "
             "batch, height and width"
         )
-    learns = torch.is_grad_enabled() and (features.requires_grad or weights.requires_grad)
-    plain = features.device.type == "cpu" and features.dtype == torch.float32 and not learns
-    gather = compiled(kernel) if plain and features.numel() else None
-    if gather is not None:
-        return gather(features, weights.float())
-    function = _fused(features.device) if features.dtype in FUSED else None
-    if function is None:
-        function, weights = _SpatiallyVariantConvolution, weights.to(features.dtype)
-    out: Tensor = function.apply(features, weights, kernel)
+    if not (torch.is_grad_enabled() and (features.requires_grad or weights.requires_grad)):
+        plain = features.device.type == "cpu" and features.dtype == torch.float32
+        gather = compiled(kernel) if plain and features.numel() else None
+        if gather is not None:
+            return gather(features, weights.float())
+        fused = _fused(features.device) if features.dtype in FUSED else None
+        if fused is not None:
+            return fused(features, weights, kernel)
+    weights = weights.to(features.dtype)
+    out: Tensor = _SpatiallyVariantConvolution.apply(features, weights, kernel)
     return out
 
 
@@ -155,28 +152,29 @@ def compiled(kernel: int) -> Callable[[Tensor, Tensor], Tensor] | None:
     GIL. Compiling takes about a second and a half, or half a second from numba's cache.
     """
 
-    def make() -> Callable[[Tensor, Tensor], Tensor]:
-        gather = machine_code.compiled(_gather(kernel), SIGNATURE, fastmath={"contract"})
-        half = kernel // 2
+    gather = machine_code.compiled(
+        _gather(kernel), SIGNATURE, "propagation will be slow", fastmath={"contract"}
+    )
+    if gather is None:
+        return None
+    half = kernel // 2
+    # The edge repeats; further columns on the right let the last group of sites read on.
+    padding = (half, half + SITES - 1, half, half)
 
-        def propagate(features: Tensor, weights: Tensor) -> Tensor:
-            weights = weights.detach().permute(0, 2, 3, 1).contiguous()
-            out = torch.empty(features.permute(0, 2, 3, 1).shape)  # (N, H, W, C)
-            sums = np.empty((SITES, BLOCK), np.float32)
-            # The edge repeats; further columns on the right let the last group of sites read on.
-            padding = (half, half + SITES - 1, half, half)
-            padded = F.pad(features.detach(), padding, mode="replicate").permute(0, 2, 3, 1)
-            for n, first in itertools.product(range(len(out)), range(0, out.shape[3], BLOCK)):
-                block = padded[n, :, :, first : first + BLOCK]
-                if block.shape[2] < BLOCK:
-                    block = F.pad(block, (0, BLOCK - block.shape[2]))
-                rows, target = block.contiguous().flatten(1), out[n, :, :, first : first + BLOCK]
-                gather(rows.numpy(), weights[n].numpy(), sums, target.numpy())
-            return out.permute(0, 3, 1, 2)
+    def propagate(features: Tensor, weights: Tensor) -> Tensor:
+        weights = weights.detach().permute(0, 2, 3, 1).contiguous()
+        out = torch.empty(features.permute(0, 2, 3, 1).shape)  # (N, H, W, C)
+        sums = np.empty((SITES, BLOCK), np.float32)
+        padded = F.pad(features.detach(), padding, mode="replicate").permute(0, 2, 3, 1)
+        for n, first in itertools.product(range(len(out)), range(0, out.shape[3], BLOCK)):
+            block = padded[n, :, :, first : first + BLOCK]
+            if block.shape[2] < BLOCK:
+                block = F.pad(block, (0, BLOCK - block.shape[2]))
+            rows, target = block.contiguous().flatten(1), out[n, :, :, first : first + BLOCK]
+            gather(rows.numpy(), weights[n].numpy(), sums, target.numpy())
+        return out.permute(0, 3, 1, 2)
 
-        return propagate
-
-    return machine_code.if_possible(make, "propagation will be slow")
+    return propagate
 
 
 def _gather(kernel: int) -> Callable[..., None]:
@@ -214,22 +212,22 @@ def _gather(kernel: int) -> Callable[..., None]:
 
 
 @functools.cache
-def _fused(device: torch.device) -> Any:
+def _fused(device: torch.device) -> Callable[[Tensor, Tensor, int], Tensor] | None:
     """The Triton kernel where it runs: on a CUDA device of capability 8.0, with a C compiler."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return None
     if torch.cuda.get_device_capability(device) < (8, 0):
         return None
-    from lowlat_seg_ros.network.propagation_triton import FusedSpatiallyVariantConvolution
+    from lowlat_seg_ros.network.propagation_triton import fused_convolution
 
     try:
         ones = torch.ones(1, 16, 1, 1, device=device, dtype=torch.bfloat16)
-        FusedSpatiallyVariantConvolution.apply(ones, ones[:, :1], 1)
+        fused_convolution(ones, ones[:, :1], 1)
     except Exception as error:
         # Compiling it takes much that a robot may lack; the shift loop needs nothing.
         logger.warning("No Triton kernel, propagation will be slow: %s", error)
         return None
-    return FusedSpatiallyVariantConvolution
+    return fused_convolution
 
 
 class _SpatiallyVariantConvolution(torch.autograd.Function):
@@ -254,7 +252,7 @@ class _SpatiallyVariantConvolution(torch.autograd.Function):
         for tap, rows, columns in _shifts(ctx.kernel, *weights.shape[1:3]):
             grad_padded[:, rows, columns].addcmul_(grad, weights[..., tap : tap + 1])
             grad_weights[..., tap] = (grad * padded[:, rows, columns]).sum(dim=-1)
-        grad_features = unpad_nhwc(grad_padded, ctx.kernel)
+        grad_features = _unpad_nhwc(grad_padded, ctx.kernel)
         return grad_features, grad_weights.permute(0, 3, 1, 2), None
 
 
@@ -278,7 +276,7 @@ def _pad_nhwc(features: Tensor, kernel: int) -> Tensor:
     return padded.permute(0, 2, 3, 1).contiguous()
 
 
-def unpad_nhwc(grad: Tensor, kernel: int) -> Tensor:
+def _unpad_nhwc(grad: Tensor, kernel: int) -> Tensor:
     """Adjoint of :func:`_pad_nhwc`: the repeated borders' gradients return to the edge pixels."""
     half = kernel // 2
     grad = grad.permute(0, 3, 1, 2)

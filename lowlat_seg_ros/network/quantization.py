@@ -21,17 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network import machine_code
-from lowlat_seg_ros.network.layers import ACTIVATIONS, LAYOUTS, PackedConv2d
+from lowlat_seg_ros.network.layers import ACTIVATIONS, LAYOUTS, PackedConv2d, plain
 from lowlat_seg_ros.network.trunk import Statistics, Trunk
 
 logger = logging.getLogger(__name__)
 
 #: 8 bits are used where a convolution takes less than this share of its time in the other format.
 WORTH_IT = 0.85
-
-#: Values of each tensor of each image that its range is chosen by, and the shares of the whole
-#: range that are tried.
-SAMPLE, SHARES = 3000, np.linspace(0.15, 1.0, 35)
 
 #: Values that the kernel below converts at a time, so that they stay in the L1 cache.
 CHUNK = 2048
@@ -74,7 +70,6 @@ class Quantized:
 
     @property
     def shape(self) -> torch.Size:
-        """As of a tensor."""
         return self.values.shape
 
     def to(self, dtype: torch.dtype) -> Tensor:
@@ -82,14 +77,8 @@ class Quantized:
         return ((self.values.to(torch.float32) - self.grid.zero) * self.grid.scale).to(dtype)
 
     def mean(self, dims: tuple[int, int], keepdim: bool) -> Tensor:
-        """As of a tensor, in float32."""
         mean = self.values.to(torch.float32).mean(dims, keepdim=keepdim)
         return (mean - self.grid.zero) * self.grid.scale
-
-
-def plain(x: Tensor | Quantized, dtype: torch.dtype = torch.float32) -> Tensor:
-    """``x`` as numbers; a tensor is returned as it is."""
-    return x if isinstance(x, Tensor) else x.to(dtype)
 
 
 class QuantizedConv2d(nn.Module):
@@ -100,7 +89,6 @@ class QuantizedConv2d(nn.Module):
     """
 
     def __init__(self, conv: PackedConv2d, ranges: Ranges, *, stays: bool) -> None:
-        """``stays``: whether the result stays in 8 bits."""
         super().__init__()
         self.activation, self.dtype, self._geometry = conv.activation, conv.dtype, conv.geometry
         self._bias = None if conv.bias is None else conv.bias.float()
@@ -113,7 +101,6 @@ class QuantizedConv2d(nn.Module):
         self._layouts: dict[tuple[torch.Size, Grid], Tensor] = {}
 
     def __deepcopy__(self, memo: dict[int, object]) -> QuantizedConv2d:
-        """A copy shares the weights, which never change."""
         return copy.copy(self)
 
     @property
@@ -191,20 +178,20 @@ def compiled_quantising() -> Callable[[np.ndarray, float, int, np.ndarray], None
     The first call in a process compiles, so it is made before the first frame.
     """
 
-    def make() -> Callable[[np.ndarray, float, int, np.ndarray], None]:
-        half = machine_code.compiled(_quantise_half, "void(i2[::1], f4, f4, u4[::1], u1[::1])")
-        full = machine_code.compiled(_quantise_full, "void(f4[::1], f4, f4, u1[::1])")
+    slower = "convolutions in 8 bits take longer"
+    half = machine_code.compiled(_quantise_half, "void(i2[::1], f4, f4, u4[::1], u1[::1])", slower)
+    full = machine_code.compiled(_quantise_full, "void(f4[::1], f4, f4, u1[::1])", slower)
+    if half is None or full is None:
+        return None
 
-        def kernel(bits: np.ndarray, factor: float, zero: int, out: np.ndarray) -> None:
-            terms = np.float32(factor), np.float32(zero + 0.5)
-            if bits.dtype == np.int16:
-                half(bits, *terms, np.empty(CHUNK, np.uint32), out)
-            else:
-                full(bits.view(np.float32), *terms, out)
+    def kernel(bits: np.ndarray, factor: float, zero: int, out: np.ndarray) -> None:
+        terms = np.float32(factor), np.float32(zero + 0.5)
+        if bits.dtype == np.int16:
+            half(bits, *terms, np.empty(CHUNK, np.uint32), out)
+        else:
+            full(bits.view(np.float32), *terms, out)
 
-        return kernel
-
-    return machine_code.if_possible(make, "convolutions in 8 bits take longer")
+    return kernel
 
 
 def _quantise_half(
@@ -223,7 +210,6 @@ def _quantise_half(
 
 
 def _quantise_full(values: np.ndarray, factor: float, term: float, out: np.ndarray) -> None:
-    """The same for float32."""
     for i in range(len(values)):
         value = values[i] * factor + term
         out[i] = np.uint8(np.int32(min(max(value, np.float32(0)), np.float32(255))))
@@ -234,10 +220,10 @@ def quantize(
 ) -> None:
     """Replace the packed convolutions of ``network`` that ``ranges`` names, in place.
 
-    Names are those of the packed network, see :func:`observe`. A result stays in 8 bits inside a
-    trunk, and where another convolution of a sequence follows. The first convolution of each trunk
-    then reads the bytes of an image, uint8 (N, 3, H, W); so does the first of a network without
-    trunks, whose images are normalised with ``statistics``. Raises ``ValueError`` for a name that
+    Names are those of the packed network. A result stays in 8 bits inside a trunk, and where
+    another convolution of a sequence follows. The first convolution of each trunk then reads the
+    bytes of an image, uint8 (N, 3, H, W); so does the first of a network without trunks, whose
+    images are normalised with ``statistics``. Raises ``ValueError`` for a name that
     no packed convolution has, since the network would then read bytes as numbers.
     """
     packed = {name for name, m in network.named_modules() if isinstance(m, PackedConv2d)}
@@ -274,48 +260,6 @@ def image_range(statistics: Statistics) -> Range:
     """Of normalised images: its grid has the bytes of the image as they are."""
     low, high = (Tensor([[[[value]]]]).expand(1, 3, 1, 1) for value in (0.0, 1.0))
     return Range(float(statistics.normalise(low)[0, 0]), float(statistics.normalise(high)[0, 0]))
-
-
-def observe(network: nn.Module, run: Callable[[], object]) -> dict[str, Ranges]:
-    """Ranges of every packed convolution of ``network``, in float32, that ``run()`` runs.
-
-    A range is the one whose grid gives the least mean square error on a sample of the values: a
-    few large ones would make it coarse for all others.
-    """
-    seen: dict[tuple[str, bool], list[np.ndarray]] = {}
-    rng = np.random.default_rng(0)
-
-    def hook(name: str) -> Callable[..., None]:
-        def look(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            for is_output, tensor in enumerate((inputs[0], output)):
-                values = tensor.detach().float().numpy().ravel(order="K")
-                some = rng.choice(values, min(SAMPLE, len(values)))
-                ends = np.array([values.min(), values.max()], np.float32)
-                seen.setdefault((name, bool(is_output)), []).append(np.concatenate([some, ends]))
-
-        return look
-
-    convolutions = {n: m for n, m in network.named_modules() if isinstance(m, PackedConv2d)}
-    handles = [m.register_forward_hook(hook(n)) for n, m in convolutions.items()]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    spans = {key: best_range(np.concatenate(values)) for key, values in seen.items()}
-    return {n: Ranges(spans[n, False], spans[n, True]) for n in convolutions if (n, True) in spans}
-
-
-def best_range(values: np.ndarray) -> Range:
-    """The share of the range of ``values`` whose grid has the least mean square error."""
-
-    def error(span: Range) -> float:
-        grid = Grid.over(span)
-        steps = np.clip(np.round(values / grid.scale + grid.zero), 0, 255)
-        return float(np.square((steps - grid.zero) * grid.scale - values).mean())
-
-    low, high = float(values.min()), float(values.max())
-    return min((Range(low * share, high * share) for share in SHARES), key=error)
 
 
 @functools.cache
@@ -358,7 +302,6 @@ def _example() -> tuple[Tensor, Tensor, QuantizedConv2d]:
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    """The shortest of some runs, the first not counted."""
     times = []
     for _ in range(8):
         begin = time.perf_counter()

@@ -39,7 +39,6 @@ class BasicBlock(nn.Module):
         return self.relu(out)
 
     def packed(self) -> PackedResidual:
-        """The block for inference on a CPU."""
         return PackedResidual((self.conv1, self.conv2), self.downsample, relu=True)
 
 
@@ -70,14 +69,11 @@ class Bottleneck(nn.Module):
         return self.relu(out)
 
     def packed(self) -> PackedResidual:
-        """The block for inference on a CPU."""
         return PackedResidual((self.conv1, self.conv2, self.conv3), self.downsample, relu=True)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Block type, blocks per stage and width of the first stage of a ResNet."""
-
     block: type[BasicBlock] | type[Bottleneck]
     depths: tuple[int, int, int, int]
     width: int = 64
@@ -92,10 +88,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 #: Stride and dilation of the four stages for each output stride.
-STAGES = {
-    8: ((1, 1), (2, 1), (1, 2), (1, 4)),
-    16: ((1, 1), (2, 1), (2, 1), (1, 2)),
-}
+STAGES = {8: ((1, 1), (2, 1), (1, 2), (1, 4)), 16: ((1, 1), (2, 1), (2, 1), (1, 2))}
 
 
 class ResNet(nn.Module):
@@ -136,7 +129,6 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def _split(self, config: NetworkConfig) -> tuple[list[str], list[str]]:
-        """Names of the blocks of Sl and of Sh, in order."""
         names = [
             f"layer{stage}.{index}"
             for stage in range(1, 5)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig
 from lowlat_seg_ros.network import warping
-from lowlat_seg_ros.network.efficientnet_lite import EfficientNetLite
 from lowlat_seg_ros.network.encoder import DDREncoder, TrunkEncoder
 from lowlat_seg_ros.network.fast_track import (
     AdaptNet,
@@ -23,10 +22,9 @@ from lowlat_seg_ros.network.fast_track import (
 )
 from lowlat_seg_ros.network.heads import Classifier, ContextHead, PyramidHead
 from lowlat_seg_ros.network.layers import resized
-from lowlat_seg_ros.network.mobilenet_edgetpu import MobileNetEdgeTPU
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.resnet import ResNet
-from lowlat_seg_ros.network.trunk import IMAGENET, Trunk
+from lowlat_seg_ros.network.trunk import IMAGENET, EfficientNetLite, MobileNetEdgeTPU, Trunk
 
 #: Strides of F_l and F_h; image sides must be multiples of it.
 STRIDE = 8
@@ -37,7 +35,6 @@ def _no_pause() -> None:
 
 
 def _call(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Run a slice of Sh as it is."""
     return function(*inputs)
 
 
@@ -105,14 +102,12 @@ class Segmenter(nn.Module):
 
     @property
     def low_channels(self) -> int:
-        """Channels of the F_l that :meth:`lower` returns."""
         if not self.config.shared_reduction:
             return self.encoded_channels
         from_sl = self.encoded_channels if self.encoder is None else 0
         return from_sl + self.config.module_channels
 
     def normalise(self, image: Tensor) -> Tensor:
-        """RGB in [0, 1] (N, 3, H, W) -> what Sl and Sh expect."""
         return self.statistics.normalise(image)
 
     def lower(self, image: Tensor, pause: Callable[[], None] = _no_pause) -> Tensor:
@@ -201,11 +196,7 @@ class Segmenter(nn.Module):
         return spatially_variant_convolution(key_high, weights)
 
     def evidence(
-        self,
-        reduced_key: Tensor,
-        reduced: Tensor,
-        age_s: Tensor,
-        residual: Tensor | None = None,
+        self, reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: Tensor | None = None
     ) -> Tensor:
         """What the gate needs to know of both frames, see :func:`.fast_track.evidence_of`.
 
@@ -282,7 +273,7 @@ def new_trunk(name: str, whole: bool) -> Trunk:
     """The trunk ``name`` of :data:`~lowlat_seg_ros.config.TRUNKS`; ``whole``: to its last stage."""
     if name == "mobilenet_edgetpu":
         return MobileNetEdgeTPU(whole)
-    return EfficientNetLite(name, whole)
+    return EfficientNetLite(whole)
 
 
 def new_encoder(config: NetworkConfig) -> DDREncoder | TrunkEncoder | None:

@@ -108,23 +108,21 @@ def compiled() -> Callable[[Tensor, Tensor, int], Tensor] | None:
     first call of a process takes a second or more.
     """
 
-    def make() -> Callable[[Tensor, Tensor, int], Tensor]:
-        kernel = machine_code.compiled(_warp, SIGNATURE, fastmath=True)
+    kernel = machine_code.compiled(_warp, SIGNATURE, "carrying answers will be slow", fastmath=True)
+    if kernel is None:
+        return None
 
-        def warp(answers: Tensor, flow: Tensor, points: int) -> Tensor:
-            rows, moves = (x[0].permute(1, 2, 0).contiguous().numpy() for x in (answers, flow))
-            height, width, classes = rows.shape
-            out = np.empty((height // points, width // points, classes * points**2), np.float32)
-            kernel(rows, moves, points, out)
-            return torch.from_numpy(out).permute(2, 0, 1).unsqueeze(0)  # NHWC in memory
+    def warp(answers: Tensor, flow: Tensor, points: int) -> Tensor:
+        rows, moves = (x[0].permute(1, 2, 0).contiguous().numpy() for x in (answers, flow))
+        height, width, classes = rows.shape
+        out = np.empty((height // points, width // points, classes * points**2), np.float32)
+        kernel(rows, moves, points, out)
+        return torch.from_numpy(out).permute(2, 0, 1).unsqueeze(0)  # NHWC in memory
 
-        return warp
-
-    return machine_code.if_possible(make, "carrying answers will be slow")
+    return warp
 
 
 def _warp(answers: Any, flow: Any, points: int, out: Any) -> None:
-    """What numba compiles."""
     height, width, classes = answers.shape
     squared = points * points
     # In numba an integer and a float32 make a float64, which would halve the speed.

@@ -29,14 +29,17 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 
-from lowlat_seg_ros.ros.camera_topics import (
+from lowlat_seg_ros.ros.doctor import (
     CAMERA_INFO,
     SUFFIXES,
+    End,
+    Input,
+    Output,
     Subscription,
     Topic,
+    fix,
     transport_of,
 )
-from lowlat_seg_ros.ros.doctor import End, Input, Output, fix
 from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES, RosError, profile
 
 #: Seconds from which on a duration stands for "infinite": rmw has 2^63 - 1 ns, Fast DDS 2^31 - 1 s

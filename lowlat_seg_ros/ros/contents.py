@@ -87,7 +87,6 @@ class ContentMonitor:
 
     @property
     def state(self) -> ContentState:
-        """How things stand now."""
         return self._state
 
     def _unchanged(self, image: np.ndarray, grid: np.ndarray, stamp_ns: int) -> int:
@@ -180,7 +179,6 @@ def _correlation(green: np.ndarray, shifted: np.ndarray) -> float:
 
 
 def examine_contents(state: ContentState) -> list[Finding]:
-    """What is wrong with the newest images, if they show nothing."""
     content, count = state.content, state.unchanged + 1
     if content is not None:
         text = f"the camera's images are {content.value}"

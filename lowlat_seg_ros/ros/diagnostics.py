@@ -71,7 +71,6 @@ def diagnostics(
 
 
 def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticStatus]:
-    """All states of one camera stream, named after it."""
     times, rates, counters = stream.times, stream.rates, stream.counters
     camera = camera_status(stream, settings.node)
     # While no image comes the status of the camera says why: one cause, one error.
@@ -106,7 +105,6 @@ def lifecycle_status(
 
 
 def camera_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
-    """Whether images come in."""
     values: Values = {"topic": stream.topic, "publishers": stream.publishers}
     why = "".join(f": {found.text}" for found in stream.findings[:1])
     why += "".join(f"; {found.text}" for found in stream.findings[1:])
@@ -201,7 +199,6 @@ def deadline_status(newest: Deadline, counters: Counters, limit_ms: float) -> Di
 def slow_track_status(
     state: SlowTrackState, counters: Counters, config: NodeConfig
 ) -> DiagnosticStatus:
-    """Whether exact features arrive."""
     values: Values = {f"slow_track_{name}": v for name, v in vars(state).items()}
     values |= vars(counters)
     level, text = OK, "the slow track works"
@@ -238,7 +235,6 @@ def key_frames_status(
 
 
 def ledger_status(ledger: Ledger, rates: Rates, config: NodeConfig) -> DiagnosticStatus:
-    """What became of every image message."""
     level, text = OK, "every image is accounted for"
     if rates.refused:
         text = f"{rates.refused} images since the last message gave no mask; see log"

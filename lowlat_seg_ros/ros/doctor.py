@@ -1,17 +1,35 @@
 """The QoS doctor: why a camera's images do not come or go missing, and what fixes it.
 
-Everything here is a function of what :mod:`connections` has seen; nothing knows the middleware.
+Everything here is a function of what :mod:`connections` has seen, topics as the graph names them;
+nothing knows the middleware.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from lowlat_seg_ros.ros.camera_topics import Subscription, Topic, advice, usable, way_to
+from lowlat_seg_ros.messages import IMAGE
 from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES
+from lowlat_seg_ros.ros.transports import TRANSPORTS
+
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+
+#: What ``image_transport`` adds to the topic of raw images, by the type of its messages.
+SUFFIXES = {transport.kind: transport.below for transport in TRANSPORTS.values()}
+
+#: The value of the parameter ``image_transport`` for each type.
+NAMES = {transport.kind: name for name, transport in TRANSPORTS.items()}
+
+#: Plugins of image_transport whose pictures this node does not read, by the end of their topics.
+#: Some of them send CompressedImage as well.
+FOREIGN = ("compressedDepth", "theora", "zstd", "h264", "h265")
+
+#: How many other topics are named beside the closest one.
+NAMED = 3
 
 #: A node busier than this share of the time supersedes images itself, as it is meant to.
 BUSY_SHARE = 0.5
@@ -38,6 +56,23 @@ class Finding:
     severity: Severity
     text: str
     kind: str = ""
+
+
+@dataclass(frozen=True)
+class Topic:
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """What the node listens to: ``image`` is the name to remap, ``base`` the topic that it stands
+    for now, below which compressed images are, and ``kind`` the type of messages.
+    """
+
+    image: str
+    base: str
+    kind: str = IMAGE
 
 
 @dataclass(frozen=True)
@@ -79,8 +114,6 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """A topic of the node, and the subscribers on it."""
-
     topic: str
     kind: str
     ends: tuple[End, ...] = ()
@@ -150,7 +183,6 @@ def fix(topic: str, side: str, policy: str) -> str:
 
 
 def names(ends: Sequence[End]) -> str:
-    """Whose ``ends`` are, each once, with how many where a node has several."""
     counted = Counter(end.node for end in ends)
     return ", ".join(f"{node} ({n})" if n > 1 else node for node, n in sorted(counted.items()))
 
@@ -200,7 +232,6 @@ def _silence(state: Input, publishers: int) -> str:
 
 
 def _room(state: Input) -> str:
-    """What to do about images that are lost on their way."""
     if 0 < state.image_bytes <= DATAGRAM:
         depth = f"qos_overrides.{state.topic}.subscription.depth"
         return f"set the parameter {depth} to 5, and see whether the network loses packets"
@@ -210,3 +241,66 @@ def _room(state: Input) -> str:
     if state.profile:
         return f"start the camera with {state.profile_file} as well ({variables})"
     return f"set {variables} to {state.profile_file} for this node and for the camera"
+
+
+def transport_of(topic: Topic) -> str:
+    """The last part of its name where that is a plugin of image_transport unknown to this node."""
+    last = topic.name.rpartition("/")[2]
+    return last if last in FOREIGN else ""
+
+
+def usable(topics: Sequence[Topic]) -> list[Topic]:
+    """Those of ``topics`` that this node can segment, if it listens to them."""
+    return [topic for topic in topics if topic.kind in SUFFIXES and not transport_of(topic)]
+
+
+def way_to(topic: Topic, now: Subscription) -> str:
+    """What to set so that the node listens to ``topic``, which is usable, instead of ``now``."""
+    suffix, steps = SUFFIXES[topic.kind], []
+    below = topic.name.removesuffix(suffix)
+    if topic.name.endswith(suffix) and below:
+        if below != now.base:
+            steps.append(f"remap {now.image} to {below}")
+    else:  # compressed images under a name that image_transport would not give them
+        steps.append(f"remap {now.base}{suffix} to {topic.name}")
+    if topic.kind != now.kind:
+        steps.append(f"set the parameter image_transport to {NAMES[topic.kind]}")
+    return " and ".join(steps) or f"leave out the remapping of {now.base}{suffix}"
+
+
+def advice(topics: Sequence[Topic], now: Subscription) -> str:
+    """What to do where nobody publishes what the node listens to, and ``topics`` are there."""
+    found = sorted(usable(topics), key=lambda topic: _distance(topic, now))
+    if found:
+        text = f"{way_to(found[0], now)}, where {found[0].kind} comes, or start the camera"
+        if len(found) > 1:
+            names = ", ".join(topic.name for topic in found[1 : NAMED + 1])
+            more = " and others" if len(found) > NAMED + 1 else ""
+            text += f"; there are also {names}{more}"
+        return text
+    if foreign := [topic for topic in topics if transport_of(topic)]:
+        name, kind = foreign[0].name, transport_of(foreign[0])
+        if kind == "compressedDepth":
+            return f"{name} alone is there, which is depth; start the camera's colour images"
+        return (
+            f"{name} alone is there, and this node does not read {kind}; let the camera send raw "
+            f"images, or convert them with image_transport's republish"
+        )
+    if infos := [topic.name for topic in topics if topic.kind == CAMERA_INFO]:
+        return (
+            f"{infos[0]} alone is there: the camera's images are switched off in its driver, or "
+            "were not recorded; switch them on, or play a bag that has them"
+        )
+    return (
+        "no other topic has images; start the camera, or, if it runs, give it and this node the "
+        "same ROS_DOMAIN_ID"
+    )
+
+
+def _distance(topic: Topic, now: Subscription) -> tuple[float, bool, str]:
+    """Topics in the order in which they are likely to be meant."""
+    below = topic.name.removesuffix(SUFFIXES[topic.kind])
+    # A name that was remapped to its own compressed topic is meant as that.
+    base = now.base.removesuffix(SUFFIXES[topic.kind])
+    alike = difflib.SequenceMatcher(None, base, below).ratio()
+    return (-alike, topic.kind != now.kind, topic.name)

@@ -8,12 +8,7 @@ from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.context import Context
-from rclpy.executors import (
-    ConditionReachedException,
-    Executor,
-    ShutdownException,
-    TimeoutException,
-)
+from rclpy.executors import ConditionReachedException, Executor, ShutdownException, TimeoutException
 from rclpy.task import Task
 
 

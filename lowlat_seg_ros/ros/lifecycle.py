@@ -23,7 +23,6 @@ class ManagedNode(LifecycleNode, ABC):
     expected: tuple[type[Exception], ...] = ()
 
     def __init__(self, name: str, **options: Any) -> None:
-        """``options``: those of :class:`rclpy.node.Node`."""
         super().__init__(name, **options)
         self._problem = ""
         # rclpy lets the error of a transition that there is not end the executor, so the process.
@@ -61,7 +60,6 @@ class ManagedNode(LifecycleNode, ABC):
         """Release everything, in any state; False if something did not end in time."""
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Called by rclpy, as are those below."""
         return self._take("configure", self.configure)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -74,12 +74,10 @@ class StreamMonitor:
         self._late_since_ns: int | None = None  # monotonic
 
     def start(self) -> None:
-        """Images are listened to from now on."""
         self._started_ns, self._image = self._ros_now_ns(), None
         self._stamps = StampMonitor()
 
     def image(self, stamp_ns: int) -> None:
-        """An image with this stamp has come in."""
         now_ns = self._ros_now_ns()
         self._image = stamp_ns, now_ns
         self._plausible = self._stamps.image(stamp_ns, now_ns)
@@ -108,7 +106,6 @@ class StreamMonitor:
         self._published = self._ros_now_ns(), newest
 
     def times(self) -> StreamTimes:
-        """How things stand now."""
         now, image, published = self._ros_now_ns(), self._image, self._published
         processing_ms, age_ms = self._processing.percentiles(), self._age.percentiles()
         if image is None:
@@ -159,12 +156,7 @@ class RateMeter:
         received, published = ledger.received - old.received, ledger.published - old.published
         superseded = ledger.superseded - old.superseded
         return Rates(
-            received / elapsed_s,
-            published / elapsed_s,
-            refused,
-            received,
-            superseded,
-            busy_share,
+            received / elapsed_s, published / elapsed_s, refused, received, superseded, busy_share
         )
 
 

@@ -27,7 +27,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos_overriding_options import InvalidQosOverridesError
 
 from lowlat_seg_ros import __version__
-from lowlat_seg_ros.config import ConfigError, name_of
+from lowlat_seg_ros.config import ConfigError, EngineConfig, name_of
 from lowlat_seg_ros.engine.cpu_threads import realtime_allowed, run_in_temporary_thread
 from lowlat_seg_ros.engine.frame_cost import FrameCost, measure
 from lowlat_seg_ros.engine.preprocess import plan
@@ -128,10 +128,7 @@ class SegmentationNode(ManagedNode):
             post_callback=self._on_time_jump,
         )
         self._diagnostics = self.create_publisher(
-            DiagnosticArray,
-            "/diagnostics",
-            output_qos(),
-            qos_overriding_options=overridable_qos(),
+            DiagnosticArray, "/diagnostics", output_qos(), qos_overriding_options=overridable_qos()
         )
         self._model: Model | None = None  # these two from configure to cleanup
         self._cameras: Cameras | None = None
@@ -139,7 +136,6 @@ class SegmentationNode(ManagedNode):
 
     @property
     def autostart(self) -> bool:
-        """Whether the process configures and activates the node by itself."""
         return self._settings.current.node.autostart
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
@@ -160,15 +156,18 @@ class SegmentationNode(ManagedNode):
         self._model = model
         self._settings.fixed = True
         self._start_timer()  # its period may be another
-        threshold = effective_threshold(model.header.threshold, settings.engine)
-        cost, cameras = model.cost, len(self._cameras.topics)
+        self._log_model(model, settings.engine, len(self._cameras.topics))
+
+    def _log_model(self, model: Model, config: EngineConfig, cameras: int) -> None:
+        """What was loaded, what a frame costs, and what that means for the settings."""
+        threshold, cost = effective_threshold(model.header.threshold, config), model.cost
         self.get_logger().info(
             f"lowlat_seg_ros {__version__}: {name_of(model.header.network)} with "
             f"{len(model.table)} classes on {model.device}, from {model.path} (SHA-256 "
             f"{model.sha256}), deviation threshold {threshold:.3f}"
         )
         height, width = plan(
-            (cost.height, cost.width), settings.engine.inference_height,
+            (cost.height, cost.width), config.inference_height,
             trained_height=model.segmenter.trained_height,
         ).scaled  # fmt: skip
         self.get_logger().info(
@@ -177,13 +176,13 @@ class SegmentationNode(ManagedNode):
             f"background, {cost.full_frame_ms:.0f} ms for a first frame; at most "
             f"{cost.rate_hz(cameras):.1f} Hz with {cameras} camera(s)"
         )
-        if 0 < settings.engine.max_latency_ms < cost.fast_track_ms:
+        if 0 < config.max_latency_ms < cost.fast_track_ms:
             self.get_logger().warning(
                 f"A frame takes {cost.fast_track_ms:.0f} ms, which is over max_latency_ms "
-                f"{settings.engine.max_latency_ms:g}, so load will be shed; set a smaller "
+                f"{config.max_latency_ms:g}, so load will be shed; set a smaller "
                 f"inference_height than {height}, or a larger max_latency_ms"
             )
-        if settings.engine.foreground_priority == "realtime":
+        if config.foreground_priority == "realtime":
             if realtime_allowed():
                 self.get_logger().info("Frames have real-time priority (SCHED_RR) until their mask")
             else:
@@ -196,7 +195,6 @@ class SegmentationNode(ManagedNode):
             self.get_logger().warning(sentence)
 
     def activate(self) -> None:
-        """Subscribe to the cameras."""
         assert self._cameras is not None
         self._cameras.start()
         for sentence in self._settings.unknown():
@@ -306,7 +304,6 @@ def _run(files: list[str]) -> int:
 
 
 def _start(node: SegmentationNode) -> bool:
-    """Configure and activate; whether both succeeded."""
     steps = (node.trigger_configure, node.trigger_activate)
     try:
         return all(step() == TransitionCallbackReturn.SUCCESS for step in steps)
@@ -317,7 +314,6 @@ def _start(node: SegmentationNode) -> bool:
 
 
 def _spin(executor: OwnThreadExecutor) -> None:
-    """Until a signal comes; those that follow it are ignored."""
     try:
         try:
             executor.spin()

@@ -30,8 +30,6 @@ _CAMERA = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """What the node does around the engine."""
-
     autostart: bool = setting(
         True,
         "whether the node configures and activates itself when it starts; false to leave that to "

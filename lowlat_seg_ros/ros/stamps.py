@@ -30,7 +30,6 @@ SYSTEM_NS = 60 * 1_000_000_000
 #: Stamps before this (2001-09-09) are no dates but the time since something was switched on.
 EPOCH_NS = 1_000_000_000 * 1_000_000_000
 
-
 #: Seconds over which resets are counted.
 RESETS_S = 10.0
 
@@ -40,17 +39,11 @@ STORM, STORM_SHARE = 3, 0.25
 #: What a loop of a bag may cost: the clock and the stamps go back on two topics.
 LOOP = 2
 
-#: Those that nobody asked for.
-_REASONS = [
-    reason
-    for reason in ResetReason
-    if reason not in (ResetReason.FIRST_FRAME, ResetReason.REQUESTED, ResetReason.ACTIVATED)
-]
+#: Those that somebody asked for.
+_ASKED = (ResetReason.FIRST_FRAME, ResetReason.REQUESTED, ResetReason.ACTIVATED)
 
 
 class StampFault(Enum):
-    """Why a stamp cannot be true."""
-
     ZERO = "zero"
     NO_CLOCK = "no clock"  # the node's clock stands at zero
     AHEAD = "ahead"
@@ -96,7 +89,6 @@ class StampMonitor:
         return fault is None
 
     def state(self) -> StampState:
-        """How things stand now."""
         last, faults = self._last, Counter(self._newest.copy())
         skew_ms, stamp = (0.0, 0) if last is None else (last[1], last[0])
         del faults[None]
@@ -116,30 +108,30 @@ def judge(stamp_ns: int, arrived_ns: int) -> StampFault | None:
     return StampFault.AHEAD if skew_ms < 0 else StampFault.OLD
 
 
+#: Of the faults whose cause is known at once.
+_SENTENCES = {
+    StampFault.ZERO: "the images' stamps are zero: the camera's driver does not set them; let it "
+    "write the time of exposure into header.stamp, as ages, gaps and order are known by nothing "
+    "else",
+    StampFault.NO_CLOCK: "images come, but no time on /clock though use_sim_time is true; play the "
+    "bag with --clock, start the simulation, or set use_sim_time to false",
+    StampFault.REPEATED: "images bear the stamp of the one before: the clock that stamps them "
+    "stands still, or the driver sends one image several times; see whether the simulation is "
+    "paused",
+}
+
+
 def examine_stamps(state: StampState, clocks: Clocks) -> list[Finding]:
     """What is wrong with the stamps of the newest images, with the likely cause and its fix."""
     fault, off = state.fault, duration(abs(state.skew_ms))
     if fault is None:
         return []
-    if fault is StampFault.ZERO:
-        text = (
-            "the images' stamps are zero: the camera's driver does not set them; let it write the "
-            "time of exposure into header.stamp, as ages, gaps and order are known by nothing else"
-        )
-    elif fault is StampFault.NO_CLOCK:
-        text = (
-            "images come, but no time on /clock though use_sim_time is true; play the bag with "
-            "--clock, start the simulation, or set use_sim_time to false"
-        )
-    elif fault is StampFault.REPEATED:
-        text = (
-            "images bear the stamp of the one before: the clock that stamps them stands still, or "
-            "the driver sends one image several times; see whether the simulation is paused"
-        )
-    elif fault is StampFault.AHEAD:
+    if fault is StampFault.AHEAD:
         text = f"the images' stamps are {off} ahead of the node's clock: {_cause(state, clocks)}"
-    else:
+    elif fault is StampFault.OLD:
         text = f"the images come {off} after their stamps: {_cause(state, clocks)}"
+    else:
+        text = _SENTENCES[fault]
     return [Finding(Severity.WARN, text, f"stamps {fault.value}")]
 
 
@@ -170,7 +162,6 @@ def _cause(state: StampState, clocks: Clocks) -> str:
 
 
 def duration(ms: float) -> str:
-    """``ms`` in the unit that people would say it in."""
     seconds = ms / 1e3
     for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
@@ -188,12 +179,10 @@ class Resets:
 
     @property
     def count(self) -> int:
-        """All of them."""
         return sum(self.by_reason.values())
 
     @property
     def share(self) -> float:
-        """Of the masks."""
         return self.count / max(self.frames, 1)
 
 
@@ -209,12 +198,11 @@ class ResetMeter:
         while self._seen[1][0] <= now_s - RESETS_S:
             self._seen.popleft()
         began_s, old = self._seen[0]
-        counted = {
-            reason: getattr(counters, name) - getattr(old, name)
-            for reason in _REASONS
-            for name in [f"resets_{reason.value}"]
-        }
-        by_reason = {reason: count for reason, count in counted.items() if count}
+        by_reason = {}
+        for reason in (reason for reason in ResetReason if reason not in _ASKED):
+            name = f"resets_{reason.value}"
+            if count := getattr(counters, name) - getattr(old, name):
+                by_reason[reason] = count
         return Resets(now_s - began_s, counters.frames - old.frames, by_reason)
 
 

@@ -85,7 +85,6 @@ def names_file(words: Sequence[str], file: str, package: str) -> bool:
 
 
 def params_files(arguments: Sequence[str]) -> list[str]:
-    """The files of ``--params-file`` on the command line ``arguments`` of a node."""
     pairs = itertools.pairwise(arguments)
     return [word for option, word in pairs if option == "--params-file"]
 
@@ -152,6 +151,5 @@ def _sections(content: Any, name: str = "") -> Iterator[str]:
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """The full names that ``name`` stands for: ``/*`` is any one part, ``/**`` any or none."""
     parts = {"**": r"(/\w+)*", "*": r"/\w+"}
     return re.compile("".join(parts.get(p, f"/{re.escape(p)}") for p in name.split("/")[1:]))

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lowlat_seg_ros.config import NETWORKS, NetworkConfig
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
+from lowlat_seg_ros.lab.ranges import prepare_in_8_bits
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.inference import precision_of
@@ -59,7 +60,7 @@ def ddrnet(segmenter: Segmenter, precision: str, image: np.ndarray) -> DDRNet23S
     if segmenter.input_dtype == torch.uint8:
         seen = [torch.from_numpy(image).permute(2, 0, 1)[None]]
         dtype = precision_of(precision, device)
-        return inference.prepare_in_8_bits(network.eval(), seen, segmenter.statistics, dtype)
+        return prepare_in_8_bits(network.eval(), seen, segmenter.statistics, dtype)
     return _ready(network, device, precision)
 
 

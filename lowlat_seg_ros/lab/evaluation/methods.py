@@ -38,6 +38,7 @@ from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, sing
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
 from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import Method, Unavailable
+from lowlat_seg_ros.lab.ranges import prepare_in_8_bits
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.inference import precision_of
@@ -186,7 +187,7 @@ def factory_for(
         frames = [torch.from_numpy(f.image).permute(2, 0, 1)[None] for f in clip.frames[::10]]
         for name in set(IMAGE_METHODS) & set(baselines):
             own = baselines[name].learned["network"].eval()
-            inference.prepare_in_8_bits(own, frames, segmenter.statistics, dtype)
+            prepare_in_8_bits(own, frames, segmenter.statistics, dtype)
     inference.prepare(segmenter.eval(), dtype, ranges)
     for part in (*baselines.values(), *([coarse] if coarse is not None else [])):
         inference.prepare(part.eval(), dtype)

