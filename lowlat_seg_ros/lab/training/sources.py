@@ -16,8 +16,15 @@ from tqdm import trange
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.data.camvid import CamVid
-from lowlat_seg_ros.lab.data.pairs import Pair, make_pair, rendered_pair
-from lowlat_seg_ros.lab.data.sequence import LabelledFrame, Sequence, Subset, split_holdout, stack
+from lowlat_seg_ros.lab.data.pairs import Pair, make_pair, pair_of
+from lowlat_seg_ros.lab.data.sequence import (
+    LabelledFrame,
+    Sequence,
+    Subset,
+    frames_of,
+    split_holdout,
+    stack,
+)
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 
 #: Frames a second of rendered drives, and the lags in frames of training pairs (Sec. 4 has 2 to 10;
@@ -33,25 +40,20 @@ NEIGHBOURS_S = 1.5
 TRAINED_SEED, HELD_OUT_SEED, CALIBRATION_SEED = 1_000_000, 2_000_000, 3_000_000
 
 
-@dataclass(frozen=True)
 class Bank:
-    """Images uint8 (N, 3, H, W) RGB and labels uint8 (N, H, W)."""
+    """Images uint8 (N, 3, H, W) RGB and labels uint8 (N, H, W), of one size."""
 
-    images: Tensor
-    labels: Tensor
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
 
     @classmethod
-    def of(cls, sequence: Sequence, device: torch.device) -> Bank:
-        """All frames of ``sequence``; they must have one size."""
-        images, labels = stack(sequence)
-        return cls(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+    def of(cls, frames: list[LabelledFrame], device: torch.device) -> Bank:
+        return cls(*(torch.from_numpy(part).to(device) for part in stack(frames)))
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``count`` frames at random, with replacement."""
-        index = torch.randint(
-            len(self.images), (count,), generator=generator, device=self.images.device
-        )
-        return self.images[index], self.labels[index]
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Indices (count,) of frames at random, with replacement."""
+        device = self.images.device
+        return torch.randint(len(self.images), (count,), generator=generator, device=device)
 
 
 @dataclass(frozen=True)
@@ -61,39 +63,38 @@ class Mixture:
     banks: tuple[Bank, ...]
     shares: tuple[float, ...]
 
-    def counts(self, batch_size: int) -> list[int]:
-        """How many of ``batch_size`` come from each bank; the first takes what rounding leaves."""
-        counts = [round(batch_size * share) for share in self.shares]
-        counts[0] += batch_size - sum(counts)
-        return counts
+    def batch(
+        self, size: int, augment: Augment, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Augmented frames of all banks: float [0, 1] (N, 3, h, w) and labels int64 (N, h, w)."""
+        counts = [round(size * share) for share in self.shares]
+        counts[0] += size - sum(counts)  # what rounding leaves
+        drawn = []
+        for bank, count in zip(self.banks, counts, strict=True):
+            if count:
+                index = bank.draw(count, generator)
+                drawn.append(augment(bank.images[index], bank.labels[index], generator))
+        images, labels = zip(*drawn, strict=True)
+        return torch.cat(images), torch.cat(labels)
 
 
-@dataclass(frozen=True)
-class PairBank:
-    """Key and current images uint8 (N, 3, H, W), the current labels uint8 (N, H, W).
+class PairBank(Bank):
+    """A bank of current frames, with the key images uint8 (N, 3, H, W) before them.
 
     ``ages`` (N,): seconds from the key to the current frame.
     """
 
-    key_images: Tensor
-    images: Tensor
-    labels: Tensor
-    ages: Tensor
+    def __init__(self, key_images: Tensor, images: Tensor, labels: Tensor, ages: Tensor) -> None:
+        super().__init__(images, labels)
+        self.key_images, self.ages = key_images, ages
 
-    def draw(
-        self, count: int, augment: Augment, generator: torch.Generator
+    def batch(
+        self, size: int, augment: Augment, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``count`` augmented pairs, with replacement.
-
-        Key and current images float [0, 1] (N, 3, h, w), labels int64 (N, h, w) and ages (N,).
-        """
-        index = torch.randint(
-            len(self.images), (count,), generator=generator, device=self.images.device
-        )
-        key, current, label = augment.pair(
-            self.key_images[index], self.images[index], self.labels[index], generator
-        )
-        return key, current, label, self.ages[index]
+        """Augmented pairs: key and current images float [0, 1] (N, 3, h, w), labels, ages (N,)."""
+        index = self.draw(size, generator)
+        pair = self.key_images[index], self.images[index], self.labels[index]
+        return *augment.pair(*pair, generator), self.ages[index]
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,7 @@ class TrainingData:
 
     def camvid(self) -> tuple[Sequence, Sequence]:
         """CamVid's train split: (train, held out), as ``hold_out`` says."""
-        if self.root is None:
-            raise ConfigError("there is no CamVid folder; give --root")
+        assert self.root is not None
         frames = CamVid(self.root, "train")
         if self.hold_out == "ends":
             return split_holdout(frames)
@@ -133,14 +133,26 @@ class TrainingData:
         others = [index for index, drive in enumerate(drives) if drive != self.hold_out]
         return Subset(frames, others), Subset(frames, held)
 
+    def drive(self, seed: int, frames: int) -> RenderedDrive:
+        return RenderedDrive(seed=seed, frames=frames, rate_hz=RATE_HZ, size=self.size)
+
+    def drives(self, count: int, seed: int, frames: int) -> list[list[LabelledFrame]]:
+        """``count`` drives of ``frames`` consecutive rendered frames."""
+        seeds = trange(seed, seed + count, desc="rendering", unit="drive")
+        return [frames_of(self.drive(seed, frames)) for seed in seeds]
+
+
+def clip_of(frames: list[LabelledFrame], device: torch.device) -> Tensor:
+    """Images uint8 (T, 3, H, W) of consecutive frames."""
+    return torch.from_numpy(stack(frames)[0]).to(device)
+
 
 def frame_banks(data: TrainingData, rendered_share: float) -> tuple[Mixture, Bank]:
     """Labelled stills to train on, CamVid's first, and the bank to judge on."""
     if data.root is None:
         held_out = _rendered_bank(data, 32, HELD_OUT_SEED)
         return Mixture((_rendered_bank(data, data.rendered, TRAINED_SEED),), (1.0,)), held_out
-    train, held = data.camvid()
-    stills, held_out = Bank.of(train, data.device), Bank.of(held, data.device)
+    stills, held_out = (Bank.of(frames_of(part), data.device) for part in data.camvid())
     if data.rendered == 0:
         return Mixture((stills,), (1.0,)), held_out
     rendered = _rendered_bank(data, data.rendered, TRAINED_SEED)
@@ -149,13 +161,7 @@ def frame_banks(data: TrainingData, rendered_share: float) -> tuple[Mixture, Ban
 
 def _rendered_bank(data: TrainingData, count: int, seed: int) -> Bank:
     """``count`` frames, each of a drive of its own, so that as many scenes as possible are seen."""
-    frames: list[LabelledFrame] = []
-    for n in trange(count, desc="rendering", unit="frame"):
-        drive = RenderedDrive(seed=seed + n, frames=1, rate_hz=RATE_HZ, size=data.size)
-        frames.append(drive[0])
-    images = torch.from_numpy(np.stack([f.image.transpose(2, 0, 1) for f in frames]))
-    labels = torch.from_numpy(np.stack([f.label for f in frames]))
-    return Bank(images.to(data.device), labels.to(data.device))
+    return Bank.of([drive[0] for drive in data.drives(count, seed, frames=1)], data.device)
 
 
 def pair_banks(data: TrainingData, warped: int) -> tuple[PairBank, PairBank]:
@@ -180,12 +186,11 @@ def _bank_of(pairs: list[Pair], device: torch.device) -> PairBank:
 
 def _real_pairs(stills: Sequence) -> list[Pair]:
     """Neighbours in the drives, a second apart in CamVid: what is really seen after so long."""
-    frames, pairs = [stills[index] for index in range(len(stills))], []
+    frames, pairs = frames_of(stills), []
     for index in range(1, len(frames)):
-        key, frame = frames[index - 1], frames[index]
-        seconds = (frame.stamp_ns - key.stamp_ns) / 1e9
-        if stills.drive(index) == stills.drive(index - 1) and 0 < seconds <= NEIGHBOURS_S:
-            pairs.append(Pair(key.image, key.label, frame.image, frame.label, seconds))
+        pair = pair_of(frames[index - 1], frames[index])
+        if stills.drive(index) == stills.drive(index - 1) and 0 < pair.seconds <= NEIGHBOURS_S:
+            pairs.append(pair)
     return pairs
 
 
@@ -202,31 +207,11 @@ def _rendered_pairs(data: TrainingData, count: int, seed: int) -> list[Pair]:
     rng, pairs = np.random.default_rng(seed), []
     for index in trange(count, desc="rendering", unit="pair"):
         lag = _lag(rng)
-        drive = RenderedDrive(seed=seed + index, frames=lag + 1, rate_hz=RATE_HZ, size=data.size)
-        pairs.append(rendered_pair(drive, lag, lag))
+        drive = data.drive(seed + index, lag + 1)
+        pairs.append(pair_of(drive[0], drive[lag]))
     return pairs
 
 
 def _lag(rng: np.random.Generator) -> int:
     """One of :data:`LAGS`, half of them in the first quarter: features are mostly young."""
     return LAGS[0] + int((LAGS[1] + 1 - LAGS[0]) * rng.random() ** 2)
-
-
-def rendered_clips(data: TrainingData, count: int, seed: int, frames: int = 16) -> list[Tensor]:
-    """``count`` clips uint8 (frames, 3, H, W) of consecutive rendered frames."""
-    clips = []
-    for index in trange(count, desc="rendering", unit="clip"):
-        drive = RenderedDrive(seed=seed + index, frames=frames, rate_hz=RATE_HZ, size=data.size)
-        clips.append(torch.from_numpy(stack(drive)[0]).to(data.device))
-    return clips
-
-
-def rendered_drives(
-    data: TrainingData, count: int, seed: int, frames: int
-) -> list[list[LabelledFrame]]:
-    """``count`` drives of ``frames`` consecutive rendered frames with their labels."""
-    drives = []
-    for index in trange(count, desc="rendering", unit="drive"):
-        drive = RenderedDrive(seed=seed + index, frames=frames, rate_hz=RATE_HZ, size=data.size)
-        drives.append([drive[frame] for frame in range(frames)])
-    return drives
