@@ -15,7 +15,7 @@ import training_runs
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from training_runs import changed, loop_of, pair_bank, same, step_to
+from training_runs import changed, loop_of, random_pairs, same, step_to
 
 from lowlat_seg_ros import cli as commands
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
@@ -60,7 +60,9 @@ def pair_stage(tiny: Segmenter, *names: str) -> PairStage:
         method = METHODS[name](tiny)
         assert isinstance(method, PairMethod)
         methods[name] = method
-    return PairStage("+".join(names), methods, pair_bank(), pair_bank(), Augment((32, 32)), 0.5)
+    return PairStage(
+        "+".join(names), methods, random_pairs(), random_pairs(), Augment((32, 32)), 0.5
+    )
 
 
 def test_all_that_have_weights_are_in_the_catalogue() -> None:
@@ -253,6 +255,19 @@ def test_the_names_of_methods() -> None:
     ):
         with pytest.raises(argparse.ArgumentTypeError, match=told):
             methods(wrong)
+
+
+@pytest.mark.slow
+def test_training_a_baseline_lowers_its_loss(tiny: Segmenter, tmp_path: Path) -> None:
+    stage = pair_stage(tiny, "dff")
+
+    def loss() -> float:
+        with torch.inference_mode():
+            return stage.loss(4, torch.Generator().manual_seed(1))[0].item()
+
+    first = loss()
+    assert loop_of(stage, tmp_path, steps=30, batch_size=4, warmup_steps=1).run()
+    assert loss() < first
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_ddr", "resnet18"])

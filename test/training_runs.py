@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch.utils.data import TensorDataset
 
 from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.training import cli
 from lowlat_seg_ros.lab.training.loop import Loop, LoopConfig, Stage
-from lowlat_seg_ros.lab.training.sources import Bank, Mixture, PairBank
+from lowlat_seg_ros.lab.training.sources import Mixture
 from lowlat_seg_ros.lab.training.stills import BaseStage
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -31,19 +32,19 @@ def train(*words: str | Path) -> int:
     return cli.run(options(*words))
 
 
-def pair_bank() -> PairBank:
+def random_pairs() -> TensorDataset:
     """Four pairs of random pixels."""
     torch.manual_seed(0)
     images = torch.randint(0, 256, (2, 4, 3, 48, 64), dtype=torch.uint8)
     labels, ages = torch.randint(0, 11, (4, 48, 64), dtype=torch.uint8), torch.rand(4)
-    return PairBank(images[0], images[1], labels, ages)
+    return TensorDataset(*images, labels, ages)
 
 
 def base_stage(network: str = "tiny") -> BaseStage:
     """On four images of random pixels."""
-    pairs = pair_bank()
-    bank, segmenter = Bank(pairs.images, pairs.labels), Segmenter(NETWORKS[network])
-    return BaseStage(segmenter, Mixture((bank,), (1.0,)), bank, Augment((32, 32)))
+    stills = TensorDataset(*random_pairs().tensors[1:3])
+    segmenter = Segmenter(NETWORKS[network])
+    return BaseStage(segmenter, Mixture((stills,), (1.0,)), stills, Augment((32, 32)))
 
 
 def loop_of(stage: Stage, out: Path, **settings: float) -> Loop:

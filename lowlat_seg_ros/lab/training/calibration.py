@@ -114,7 +114,7 @@ def _answers(
     low = net.lower(both)
     high = net.higher(net.source(both[:1], low[:1]))
     seconds = torch.tensor([(now.stamp_ns - key.stamp_ns) / 1e9], device=device)
-    carried, answers, known = carry_all(net, low, high, images, seconds)
+    carried, answers, known = carry_all(net, low.chunk(2), high, images.chunk(2), seconds)
     assert answers is not None
     assert known is not None
     assert net.gate is not None

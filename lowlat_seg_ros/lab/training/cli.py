@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import TensorDataset
 
 from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError
@@ -29,7 +30,7 @@ from lowlat_seg_ros.lab.training.pairs import PairStage, PropagationLoss, Propag
 from lowlat_seg_ros.lab.training.parallel import Ranks, device_of, joined
 from lowlat_seg_ros.lab.training.pretrained import load_initial
 from lowlat_seg_ros.lab.training.selector import SelectorStage, deviation_bank
-from lowlat_seg_ros.lab.training.sources import Bank, Mixture, TrainingData, clip_of
+from lowlat_seg_ros.lab.training.sources import TrainingData
 from lowlat_seg_ros.lab.training.stills import BaseStage, EncoderStage, ImageStage
 from lowlat_seg_ros.lab.training.transfer import transfer
 from lowlat_seg_ros.labels import CAMVID
@@ -126,7 +127,7 @@ def _stage(
             segmenter.eval()
             for count, seed in ((args.clips, sources.TRAINED_SEED), (held, sources.HELD_OUT_SEED)):
                 drives = data.drives(count, seed, frames=16)
-                clips = [clip_of(drive, data.device) for drive in drives]
+                clips = [data.clip(drive) for drive in drives]
                 banks.append(deviation_bank(segmenter, clips, dtype))
             return SelectorStage(segmenter, *banks)
     return _baseline(segmenter, data, args, config.seed)
@@ -134,8 +135,8 @@ def _stage(
 
 def _stills(
     data: TrainingData, args: argparse.Namespace
-) -> tuple[Mixture, Bank, Augment, Teacher | None]:
-    """Banks, augmentation and teacher of a stage on stills."""
+) -> tuple[sources.Mixture, TensorDataset, Augment, Teacher | None]:
+    """Data, augmentation and teacher of a stage on stills."""
     if not 0.0 <= args.rendered_share <= 1.0:
         raise ConfigError(f"--rendered-share is {args.rendered_share}; it must lie in [0, 1]")
     if not 0 < args.min_scale <= args.max_scale:
@@ -149,15 +150,15 @@ def _stills(
     if args.teacher is not None:
         teacher = Teacher(args.teacher, args.teacher_classes, CAMVID, data.device)
     augment = Augment(args.crop, scale, degrade=args.degrade, restyle=args.restyle)
-    return *sources.frame_banks(data, args.rendered_share), augment, teacher
+    return *sources.stills(data, args.rendered_share), augment, teacher
 
 
 def _pairs(
     data: TrainingData, args: argparse.Namespace
-) -> tuple[sources.PairBank, sources.PairBank, Augment]:
-    """Banks and augmentation of a stage on pairs."""
+) -> tuple[TensorDataset, TensorDataset, Augment]:
+    """Data and augmentation of a stage on pairs."""
     augment = Augment(args.crop, PAIR_SCALE, degrade=args.degrade)
-    return *sources.pair_banks(data, args.pairs), augment
+    return *sources.pairs(data, args.pairs), augment
 
 
 def _baseline(
@@ -192,7 +193,7 @@ def _calibrated(
 ) -> tuple[float, dict[str, Any]]:
     """The threshold for this share of key frames, and figures; the gate is calibrated as well."""
     drives = data.drives(4, sources.CALIBRATION_SEED, frames=40)
-    curve = calibration.key_shares(segmenter, [clip_of(d, data.device) for d in drives[:3]])
+    curve = calibration.key_shares(segmenter, [data.clip(drive) for drive in drives[:3]])
     figures: dict[str, Any] = {"wanted_key_share": key_share, "calibration": curve}
     if segmenter.config.flow_evidence:
         figures |= calibration.calibrate_gate(segmenter, drives)

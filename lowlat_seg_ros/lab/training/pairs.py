@@ -7,12 +7,13 @@ current frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from lowlat_seg_ros.config import check, setting
 from lowlat_seg_ros.lab.baselines.flow import half_size, photometric
@@ -26,7 +27,7 @@ from lowlat_seg_ros.lab.training.losses import (
     scores,
     segmentation_loss,
 )
-from lowlat_seg_ros.lab.training.sources import PairBank
+from lowlat_seg_ros.lab.training.sources import draw
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.network.warping import luma_of, motion
 
@@ -71,12 +72,12 @@ class PropagationStage:
     name = "propagation"
 
     def __init__(
-        self, segmenter: Segmenter, pairs: PairBank, held_out: PairBank, augment: Augment,
+        self, segmenter: Segmenter, pairs: TensorDataset, held_out: TensorDataset, augment: Augment,
         loss_weights: PropagationLoss = PropagationLoss(),
     ) -> None:  # fmt: skip
         self.segmenter, self.pairs, self.held_out = segmenter, pairs, held_out
         self.augment, self.loss_weights = augment, loss_weights
-        self.weights = class_weights(pairs.labels, segmenter.config.num_classes)
+        self.weights = class_weights(pairs.tensors[2], segmenter.config.num_classes)
 
     def trained(self) -> list[list[nn.Module]]:
         """Kernel predictor, AdaptNet, fusion, the two classifiers and an encoder of its own."""
@@ -88,9 +89,10 @@ class PropagationStage:
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch of pairs."""
         net, weigh = self.segmenter, self.loss_weights
-        key, current, label, ages = self.pairs.batch(batch_size, self.augment, generator)
-        images = torch.cat([key, current])
-        both = net.normalise(images).contiguous(memory_format=torch.channels_last)
+        *pair, ages = draw(self.pairs, batch_size, generator)
+        key, current, label = self.augment.pair(*pair, generator)
+        both = net.normalise(torch.cat([key, current]))
+        both = both.contiguous(memory_format=torch.channels_last)
         # Only an encoder of its own is trained here: Sh stands on a Sl that it shares.
         with torch.set_grad_enabled(net.encoder is not None):
             low = net.lower(both)
@@ -99,10 +101,10 @@ class PropagationStage:
             teacher = net.classify_high(high)
         chance = torch.rand((), generator=generator, device=low.device)
         chained = bool(chance < weigh.chained_share)
-        carried, answers, known = carry_all(net, low, high_key, images, ages, chained)
-        low_now = low[batch_size:]
-        fused = net.classify_fused(carried, low_now, known, answers)
-        own = net.classify_low(low_now)
+        lows = low.chunk(2)
+        carried, answers, known = carry_all(net, lows, high_key, (key, current), ages, chained)
+        fused = net.classify_fused(carried, lows[1], known, answers)
+        own = net.classify_low(lows[1])
         parts = {
             "fused": segmentation_loss(fused, label, self.weights),
             "aux": AUXILIARY * segmentation_loss(own, label, self.weights),
@@ -122,14 +124,14 @@ class PropagationStage:
         }
 
     def _answers(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        net, held = self.segmenter, self.held_out
-        banks = (held.key_images, held.images, held.labels, held.ages)
-        for key, image, label, age in zip(*banks, strict=True):
+        net = self.segmenter
+        for key, image, label, age in self.held_out:
             images = torch.stack([key, image]).float() / 255
             both = net.normalise(images)
             low = net.lower(both)
             high = net.higher(net.source(both, low))
-            carried, answers, known = carry_all(net, low, high[:1], images, age[None])
+            lows, pair = low.chunk(2), images.chunk(2)
+            carried, answers, known = carry_all(net, lows, high[:1], pair, age[None])
             yield (
                 label,
                 {
@@ -141,21 +143,20 @@ class PropagationStage:
 
 
 def carry_all(
-    net: Segmenter, low: Tensor, high_key: Tensor, images: Tensor, ages: Tensor,
-    chained: bool = False,
+    net: Segmenter, lows: Sequence[Tensor], high_key: Tensor, images: Sequence[Tensor],
+    ages: Tensor, chained: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     """What the fast track has of the key frame: carried F_h, carried answers, the gate's evidence.
 
-    ``low`` (2 N, Cl, H/8, W/8) and ``images``, RGB in [0, 1] (2 N, 3, H, W), are of all key frames,
-    then of all current ones, which are ``ages`` (N,) seconds later. The last two are None where the
+    ``lows`` (N, Cl, H/8, W/8) and ``images``, RGB in [0, 1] (N, 3, H, W), are of the key frames and
+    of the current ones, which are ``ages`` (N,) seconds later. The last two are None where the
     network carries no answers or has no gate.
     """
-    (low_key, low_now), (keys, current) = low.chunk(2), images.chunk(2)
-    carried = carry(net, low_key, high_key, low_now, chained)
-    answers, residual = warped(net, high_key, keys, current)
+    carried = carry(net, lows[0], high_key, lows[1], chained)
+    answers, residual = warped(net, high_key, *images)
     if net.gate is None:
         return carried, answers, None
-    reduced = net.predictor.reduce(low_key), net.predictor.reduce(low_now)
+    reduced = (net.predictor.reduce(low) for low in lows)
     return carried, answers, net.evidence(*reduced, ages, residual)
 
 
@@ -224,14 +225,14 @@ class PairStage:
     """
 
     def __init__(
-        self, name: str, methods: dict[str, PairMethod], pairs: PairBank, held_out: PairBank,
-        augment: Augment, distillation: float,
+        self, name: str, methods: dict[str, PairMethod], pairs: TensorDataset,
+        held_out: TensorDataset, augment: Augment, distillation: float,
     ) -> None:  # fmt: skip
         self.name, self.methods, self.augment = name, methods, augment
         self.pairs, self.held_out, self.distillation = pairs, held_out, distillation
         self.base = next(iter(methods.values())).base
         self.segmenter = SideBySide(self.base, methods)
-        self.weights = class_weights(pairs.labels, self.base.config.num_classes)
+        self.weights = class_weights(pairs.tensors[2], self.base.config.num_classes)
 
     def trained(self) -> list[list[nn.Module]]:
         """The methods' own weights, each a group."""
@@ -239,7 +240,8 @@ class PairStage:
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Sum of the methods' losses of one augmented batch of pairs; their parts are named."""
-        key, current, label, _ = self.pairs.batch(batch_size, self.augment, generator)
+        *pair, _ = draw(self.pairs, batch_size, generator)
+        key, current, label = self.augment.pair(*pair, generator)
         before, now = self._encode(key, current)
         with torch.no_grad():
             teacher = self.base.classify_high(now.high)
@@ -289,8 +291,7 @@ class PairStage:
         return figures | {"full_miou": found["full"].miou}
 
     def _answers(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        held = self.held_out
-        for key, image, label in zip(held.key_images, held.images, held.labels, strict=True):
+        for key, image, label, _ in self.held_out:
             before, now = self._encode(key[None].float() / 255, image[None].float() / 255)
             own = {name: method.pair(before, now) for name, method in self.methods.items()}
             yield label, own | {"full": self.base.classify_high(now.high)}

@@ -1,6 +1,8 @@
 """Where the stages get their data: CamVid's train split, rendered drives, warped stills.
 
-All of it is held in memory as uint8, on the device where it is augmented.
+All of it is held in memory on the device where it is augmented. Stills are images uint8 (N, 3, H,
+W) RGB and labels uint8 (N, H, W); pairs are key images, current images, current labels, and seconds
+from key to current frame float32 (N,).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 from tqdm import trange
 
 from lowlat_seg_ros.config import ConfigError
@@ -40,61 +43,35 @@ NEIGHBOURS_S = 1.5
 TRAINED_SEED, HELD_OUT_SEED, CALIBRATION_SEED = 1_000_000, 2_000_000, 3_000_000
 
 
-class Bank:
-    """Images uint8 (N, 3, H, W) RGB and labels uint8 (N, H, W), of one size."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    @classmethod
-    def of(cls, frames: list[LabelledFrame], device: torch.device) -> Bank:
-        return cls(*(torch.from_numpy(part).to(device) for part in stack(frames)))
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Indices (count,) of frames at random, with replacement."""
-        device = self.images.device
-        return torch.randint(len(self.images), (count,), generator=generator, device=device)
+def draw(data: TensorDataset, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """``count`` rows at random, with replacement."""
+    device = data.tensors[0].device
+    rows: tuple[Tensor, ...] = data[
+        torch.randint(len(data), (count,), generator=generator, device=device)
+    ]
+    return rows
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Banks and the share of each batch that comes from each; shares sum to one."""
+    """Stills (images, labels) and the share of each batch that comes from each; they sum to one."""
 
-    banks: tuple[Bank, ...]
+    parts: tuple[TensorDataset, ...]
     shares: tuple[float, ...]
 
     def batch(
         self, size: int, augment: Augment, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Augmented frames of all banks: float [0, 1] (N, 3, h, w) and labels int64 (N, h, w)."""
+        """Augmented frames of all parts: float [0, 1] (N, 3, h, w) and labels int64 (N, h, w)."""
         counts = [round(size * share) for share in self.shares]
         counts[0] += size - sum(counts)  # what rounding leaves
-        drawn = []
-        for bank, count in zip(self.banks, counts, strict=True):
-            if count:
-                index = bank.draw(count, generator)
-                drawn.append(augment(bank.images[index], bank.labels[index], generator))
+        drawn = [
+            augment(*draw(part, count, generator), generator)
+            for part, count in zip(self.parts, counts, strict=True)
+            if count
+        ]
         images, labels = zip(*drawn, strict=True)
         return torch.cat(images), torch.cat(labels)
-
-
-class PairBank(Bank):
-    """A bank of current frames, with the key images uint8 (N, 3, H, W) before them.
-
-    ``ages`` (N,): seconds from the key to the current frame.
-    """
-
-    def __init__(self, key_images: Tensor, images: Tensor, labels: Tensor, ages: Tensor) -> None:
-        super().__init__(images, labels)
-        self.key_images, self.ages = key_images, ages
-
-    def batch(
-        self, size: int, augment: Augment, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Augmented pairs: key and current images float [0, 1] (N, 3, h, w), labels, ages (N,)."""
-        index = self.draw(size, generator)
-        pair = self.key_images[index], self.images[index], self.labels[index]
-        return *augment.pair(*pair, generator), self.ages[index]
 
 
 @dataclass(frozen=True)
@@ -141,47 +118,49 @@ class TrainingData:
         seeds = trange(seed, seed + count, desc="rendering", unit="drive")
         return [frames_of(self.drive(seed, frames)) for seed in seeds]
 
+    def clip(self, frames: list[LabelledFrame]) -> Tensor:
+        """Images uint8 (T, 3, H, W) of consecutive frames."""
+        return torch.from_numpy(stack(frames)[0]).to(self.device)
 
-def clip_of(frames: list[LabelledFrame], device: torch.device) -> Tensor:
-    """Images uint8 (T, 3, H, W) of consecutive frames."""
-    return torch.from_numpy(stack(frames)[0]).to(device)
 
-
-def frame_banks(data: TrainingData, rendered_share: float) -> tuple[Mixture, Bank]:
-    """Labelled stills to train on, CamVid's first, and the bank to judge on."""
+def stills(data: TrainingData, rendered_share: float) -> tuple[Mixture, TensorDataset]:
+    """Labelled stills to train on, CamVid's first, and those to judge on."""
     if data.root is None:
-        held_out = _rendered_bank(data, 32, HELD_OUT_SEED)
-        return Mixture((_rendered_bank(data, data.rendered, TRAINED_SEED),), (1.0,)), held_out
-    stills, held_out = (Bank.of(frames_of(part), data.device) for part in data.camvid())
+        held_out = _rendered_stills(data, 32, HELD_OUT_SEED)
+        return Mixture((_rendered_stills(data, data.rendered, TRAINED_SEED),), (1.0,)), held_out
+    camvid, held_out = (_tensors(data, *stack(frames_of(part))) for part in data.camvid())
     if data.rendered == 0:
-        return Mixture((stills,), (1.0,)), held_out
-    rendered = _rendered_bank(data, data.rendered, TRAINED_SEED)
-    return Mixture((stills, rendered), (1 - rendered_share, rendered_share)), held_out
+        return Mixture((camvid,), (1.0,)), held_out
+    rendered = _rendered_stills(data, data.rendered, TRAINED_SEED)
+    return Mixture((camvid, rendered), (1 - rendered_share, rendered_share)), held_out
 
 
-def _rendered_bank(data: TrainingData, count: int, seed: int) -> Bank:
+def _tensors(data: TrainingData, *arrays: np.ndarray) -> TensorDataset:
+    return TensorDataset(*(torch.from_numpy(array).to(data.device) for array in arrays))
+
+
+def _rendered_stills(data: TrainingData, count: int, seed: int) -> TensorDataset:
     """``count`` frames, each of a drive of its own, so that as many scenes as possible are seen."""
-    return Bank.of([drive[0] for drive in data.drives(count, seed, frames=1)], data.device)
+    return _tensors(data, *stack([drive[0] for drive in data.drives(count, seed, frames=1)]))
 
 
-def pair_banks(data: TrainingData, warped: int) -> tuple[PairBank, PairBank]:
-    """Pairs to train on: warped stills and rendered ones; and pairs to judge on, never seen."""
-    pairs = _rendered_pairs(data, data.rendered, TRAINED_SEED)
+def pairs(data: TrainingData, warped: int) -> tuple[TensorDataset, TensorDataset]:
+    """Pairs to train on, warped stills and rendered ones, and pairs to judge on, never seen."""
+    own = _rendered_pairs(data, data.rendered, TRAINED_SEED)
     if data.root is None:
         held_out = _rendered_pairs(data, 24, HELD_OUT_SEED)
     else:
         train, held = data.camvid()
-        pairs += _warped_pairs(train, warped, seed=0) + _real_pairs(train)
+        own += _warped_pairs(train, warped, seed=0) + _real_pairs(train)
         held_out = _warped_pairs(held, len(held), seed=1)
-    return _bank_of(pairs, data.device), _bank_of(held_out, data.device)
+    return _stacked(data, own), _stacked(data, held_out)
 
 
-def _bank_of(pairs: list[Pair], device: torch.device) -> PairBank:
+def _stacked(data: TrainingData, pairs: list[Pair]) -> TensorDataset:
     key = np.stack([pair.key_image.transpose(2, 0, 1) for pair in pairs])
     image = np.stack([pair.image.transpose(2, 0, 1) for pair in pairs])
     label = np.stack([pair.label for pair in pairs])
-    ages = np.array([pair.seconds for pair in pairs], np.float32)
-    return PairBank(*(torch.from_numpy(part).to(device) for part in (key, image, label, ages)))
+    return _tensors(data, key, image, label, np.array([p.seconds for p in pairs], np.float32))
 
 
 def _real_pairs(stills: Sequence) -> list[Pair]:

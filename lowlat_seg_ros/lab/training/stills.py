@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError
 from lowlat_seg_ros.lab.baselines.learned import Baseline
@@ -22,7 +23,7 @@ from lowlat_seg_ros.lab.training.losses import (
     segmentation_loss,
     taught_loss,
 )
-from lowlat_seg_ros.lab.training.sources import Bank, Mixture
+from lowlat_seg_ros.lab.training.sources import Mixture
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: Smallest crop of DDRNet in pixels: with one cell at 1/64 its gradients explode.
@@ -36,14 +37,14 @@ class StillStage(ABC):
     segmenter: nn.Module
 
     def __init__(
-        self, base: Segmenter, data: Mixture, held_out: Bank, augment: Augment,
+        self, base: Segmenter, data: Mixture, held_out: TensorDataset, augment: Augment,
         teacher: Teacher | None = None,
     ) -> None:  # fmt: skip
         self.segmenter = self.base = base
         self.data, self.held_out, self.augment = data, held_out, augment
         self.teacher = teacher
-        # The first bank is the one that the network is judged on.
-        self.weights = class_weights(data.banks[0].labels, base.config.num_classes)
+        # The first part is the one that the network is judged on.
+        self.weights = class_weights(data.parts[0].tensors[1], base.config.num_classes)
 
     @abstractmethod
     def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -70,7 +71,7 @@ class StillStage(ABC):
         """Held-out confusions of the :meth:`answers`."""
         return scores(
             (label, self.answers(self.base.normalise(image[None].float() / 255)))
-            for image, label in zip(self.held_out.images, self.held_out.labels, strict=True)
+            for image, label in self.held_out
         )
 
 
@@ -152,7 +153,7 @@ class ImageStage(StillStage):
     """
 
     def __init__(
-        self, name: str, method: Baseline, data: Mixture, held_out: Bank, augment: Augment,
+        self, name: str, method: Baseline, data: Mixture, held_out: TensorDataset, augment: Augment,
         teacher: Teacher | None = None, distillation: float = 0.0,
     ) -> None:  # fmt: skip
         if name == "ddrnet23_slim" and min(augment.crop) < SMALLEST_CROP:
