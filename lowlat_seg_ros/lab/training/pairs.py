@@ -89,8 +89,8 @@ class PropagationStage:
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one augmented batch of pairs."""
         net, weigh = self.segmenter, self.loss_weights
-        *pair, ages = draw(self.pairs, batch_size, generator)
-        key, current, label = self.augment.pair(*pair, generator)
+        key, current, label, ages = draw(self.pairs, batch_size, generator)
+        key, current, label = self.augment.pair(key, current, label, generator)
         both = net.normalise(torch.cat([key, current]))
         both = both.contiguous(memory_format=torch.channels_last)
         # Only an encoder of its own is trained here: Sh stands on a Sl that it shares.
@@ -125,7 +125,7 @@ class PropagationStage:
 
     def _answers(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         net = self.segmenter
-        for key, image, label, age in self.held_out:
+        for key, image, label, age in zip(*self.held_out.tensors, strict=True):
             images = torch.stack([key, image]).float() / 255
             both = net.normalise(images)
             low = net.lower(both)
@@ -156,8 +156,8 @@ def carry_all(
     answers, residual = warped(net, high_key, *images)
     if net.gate is None:
         return carried, answers, None
-    reduced = (net.predictor.reduce(low) for low in lows)
-    return carried, answers, net.evidence(*reduced, ages, residual)
+    before, now = (net.predictor.reduce(low) for low in lows)
+    return carried, answers, net.evidence(before, now, ages, residual)
 
 
 def carry(
@@ -240,8 +240,8 @@ class PairStage:
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Sum of the methods' losses of one augmented batch of pairs; their parts are named."""
-        *pair, _ = draw(self.pairs, batch_size, generator)
-        key, current, label = self.augment.pair(*pair, generator)
+        key, current, label, _ = draw(self.pairs, batch_size, generator)
+        key, current, label = self.augment.pair(key, current, label, generator)
         before, now = self._encode(key, current)
         with torch.no_grad():
             teacher = self.base.classify_high(now.high)
@@ -291,7 +291,7 @@ class PairStage:
         return figures | {"full_miou": found["full"].miou}
 
     def _answers(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        for key, image, label, _ in self.held_out:
+        for key, image, label, _ in zip(*self.held_out.tensors, strict=True):
             before, now = self._encode(key[None].float() / 255, image[None].float() / 255)
             own = {name: method.pair(before, now) for name, method in self.methods.items()}
             yield label, own | {"full": self.base.classify_high(now.high)}

@@ -65,13 +65,12 @@ class Mixture:
         """Augmented frames of all parts: float [0, 1] (N, 3, h, w) and labels int64 (N, h, w)."""
         counts = [round(size * share) for share in self.shares]
         counts[0] += size - sum(counts)  # what rounding leaves
-        drawn = [
-            augment(*draw(part, count, generator), generator)
-            for part, count in zip(self.parts, counts, strict=True)
-            if count
-        ]
-        images, labels = zip(*drawn, strict=True)
-        return torch.cat(images), torch.cat(labels)
+        drawn = []
+        for part, count in zip(self.parts, counts, strict=True):
+            if count:
+                images, labels = draw(part, count, generator)
+                drawn.append(augment(images, labels, generator))
+        return torch.cat([images for images, _ in drawn]), torch.cat([label for _, label in drawn])
 
 
 @dataclass(frozen=True)

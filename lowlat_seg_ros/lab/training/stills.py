@@ -71,7 +71,7 @@ class StillStage(ABC):
         """Held-out confusions of the :meth:`answers`."""
         return scores(
             (label, self.answers(self.base.normalise(image[None].float() / 255)))
-            for image, label in self.held_out
+            for image, label in zip(*self.held_out.tensors, strict=True)
         )
 
 
