@@ -10,8 +10,8 @@ from lowlat_seg_ros.lab.baselines.carry import (
     Carrier,
     Flow,
     FusedHead,
+    Head,
     ImageDifference,
-    PlainHead,
     Reuse,
     Unified,
 )
@@ -125,7 +125,7 @@ def test_image_difference_has_nothing_to_learn() -> None:
 
 def test_only_what_reads_low_level_features_asks_for_them(tiny: Segmenter) -> None:
     assert not any(c.needs_low for c in (Reuse(), Unified(3), ImageDifference(3), Flow(4)))
-    assert not PlainHead(tiny.high_classifier).needs_low
+    assert not Head(tiny.high_classifier).needs_low
     carrier = Adaptive(tiny.predictor)
     head = FusedHead(tiny.adapt, tiny.fusion, tiny.classifier, tiny.low_classifier, None)
     assert carrier.needs_low

@@ -184,22 +184,6 @@ def test_a_network_of_another_configuration_takes_what_fits(tiny: Segmenter) -> 
         assert torch.equal(tensor, weights(target)[name])
 
 
-def test_a_shared_convolution_begins_as_adaptnets(tiny_ddr: Segmenter) -> None:
-    """For which it stands, so that the frame's own answer stays what it was."""
-    apart = dataclasses.replace(tiny_ddr.config, shared_reduction=0)
-    source, target = Segmenter(apart).eval(), tiny_ddr
-    assert transfer(source, target) == []
-    image = torch.randn(1, 3, 48, 64)
-    with torch.inference_mode():
-        expected = source.classify_low(source.lower(image))
-        assert torch.equal(target.classify_low(target.lower(image)), expected)
-        again = Segmenter(apart).eval()
-        assert set(transfer(target, again)) == {"predictor.reduction", "selector.reduction"}
-        assert torch.equal(again.classify_low(again.lower(image)), expected)
-    one = Segmenter(dataclasses.replace(apart, shared_reduction=1))
-    assert transfer(source, one) == ["shared.reduce"]  # BatchNorm and all
-
-
 def test_a_network_of_other_widths_begins_anew_where_it_differs(tiny: Segmenter) -> None:
     wider = dataclasses.replace(NETWORKS["tiny"], high_channels=16)
     target = Segmenter(wider)

@@ -71,8 +71,9 @@ def test_missing_label_and_wrong_id_are_named(yard: Path) -> None:
 def test_missing_folders_and_tables_are_named(yard: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"empty/images is missing"):
         ImageFolder(tmp_path / "empty")
-    with pytest.raises(DataError, match=r"nothing.yaml is missing"):
-        ImageFolder(yard, classes=yard / "nothing.yaml")
+    (yard / "classes.json").unlink()
+    with pytest.raises(DataError, match=r"classes.yaml is missing"):
+        ImageFolder(yard)
 
 
 @pytest.mark.parametrize("text", ["classes: [{name: a}]", "- 1", "{", "classes: 3", ""])

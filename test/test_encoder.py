@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from training_runs import changed, train
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, NetworkConfig
 from lowlat_seg_ros.engine.preprocess import plan, resample
 from lowlat_seg_ros.frames import Frame
-from lowlat_seg_ros.lab.baselines import weights
-from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim, begin_as
-from lowlat_seg_ros.lab.baselines.learned import METHODS
 from lowlat_seg_ros.lab.baselines.stream import FullEngine
-from lowlat_seg_ros.lab.training import cli
 from lowlat_seg_ros.network import checkpoint
-from lowlat_seg_ros.network.encoder import DDREncoder
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("rendered_once")
-
-
-def train(*words: str) -> int:
-    common = "--size 136x136 --crop 128x128 --rendered 3 --steps 2 --batch-size 2 --device cpu"
-    parser = argparse.ArgumentParser()
-    cli.configure(parser)
-    return cli.run(parser.parse_args([words[0], *common.split(), *words[1:]]))
 
 
 @torch.inference_mode()
@@ -130,75 +116,34 @@ def test_an_image_is_resampled_as_features_are() -> None:
     assert torch.allclose(half[0, 0, 0, 1:31], 2 * torch.arange(1.0, 31) + 0.5, atol=0.51)
 
 
-@torch.inference_mode()
-@pytest.mark.parametrize("blocks", [(1, 1, 1), (2, 1, 2), (2, 2, 2)])
-def test_it_begins_as_ddrnet(blocks: tuple[int, ...]) -> None:
-    """It has the first blocks of every stage."""
-    network, encoder = DDRNet23Slim(11).eval(), DDREncoder(32, blocks).eval()
-    begin_as(encoder, network)
-    count = dict(zip(("layer1", "layer2", "coarse3", "fine3"), (*blocks, blocks[-1]), strict=True))
-    for name, number in count.items():
-        own, whole = encoder.get_submodule(name), network.get_submodule(name)
-        x = torch.randn(1, whole[0].body[0][0].in_channels, 16, 24)
-        ends = [layer for layer in own[2 * number - 1 :] if isinstance(layer, nn.ReLU)]
-        assert len(ends) == int(name.startswith("layer"))
-        expected = whole[: 2 * number - 1](x)
-        assert torch.equal(own(x), expected.relu() if ends else expected)
-    for own, whole in (("stem", "stem"), ("up4", "up4"), ("coarse4", "coarse4.0")):
-        state = network.get_submodule(whole).state_dict()
-        for name, tensor in encoder.get_submodule(own).state_dict().items():
-            assert torch.equal(tensor, state[name]), (own, name)
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        begin_as(DDREncoder(16), network)
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A network whose Sl is the lower part of its backbone, trained on CamVid."""
+    colours = tuple((i, i, i) for i in range(11))
+    stages = {"stages": [{"stage": "base", "data": ["CamVid train"], "options": {}}]}
+    header = checkpoint.Header(NETWORKS["tiny"], tuple("abcdefghijk"), colours, 0.2, stages)
+    checkpoint.save(tmp_path / "base", Segmenter(NETWORKS["tiny"]), header, torch.float32)
+    return tmp_path / "base"
 
 
 @pytest.mark.slow
-def test_it_is_trained_between_base_and_propagation(tmp_path: Path) -> None:
-    """From a trained DDRNet; the stage after it trains it on."""
-    wide = dataclasses.replace(NETWORKS["tiny_ddr"], encoder_width=32)
-    base = Segmenter(NETWORKS["tiny"])
-    colours = tuple((i, i, i) for i in range(11))
-    header = checkpoint.Header(NETWORKS["tiny"], tuple("abcdefghijk"), colours, 0.2)
-    checkpoint.save(tmp_path / "base", base, header, torch.float32)
-    method = METHODS["ddrnet23_slim"](base)
-    told = {"stages": [{"stage": "baseline", "data": ["CamVid train"], "options": {}}]}
-    weights.save(tmp_path, "ddrnet23_slim", method, told)
-
-    start = ["--start-from", f"{tmp_path}/base", "--network", "tiny_ddr"]
-    with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
-        train("encoder", *start, "--encoder", str(tmp_path), "--out", f"{tmp_path}/2")
-    with pytest.raises(ConfigError, match="DDRNet's first stages"):
-        train("encoder", *start[:2], "--encoder", str(tmp_path), "--out", f"{tmp_path}/2")
-
-    checkpoint.save(
-        tmp_path / "wide", Segmenter(wide), dataclasses.replace(header, network=wide), torch.float32
-    )
-    start = ["--start-from", f"{tmp_path}/wide", "--encoder", str(tmp_path)]
-    assert train("encoder", *start, "--out", f"{tmp_path}/3") == 0
-    after = ["--start-from", f"{tmp_path}/3/encoder.safetensors"]
-    assert train("propagation", *after, "--out", f"{tmp_path}/4") == 0
-    assert train("propagation", *after, "--out", f"{tmp_path}/5", "--eight-bit") == 0
-    sizes = [(tmp_path / n / "propagation.safetensors").stat().st_size for n in "45"]
-    assert sizes[1] < 0.7 * sizes[0]
-    trained, header = checkpoint.load(tmp_path / "4" / "propagation.safetensors")
+def test_it_is_trained_between_base_and_propagation(base: Path, tmp_path: Path) -> None:
+    """The stage after it trains it on."""
+    start = ["--start-from", base, "--network", "tiny_ddr"]
+    assert train("encoder", *start, "--out", tmp_path) == 0
+    after = ["--start-from", tmp_path / "encoder.safetensors"]
+    assert train("propagation", *after, "--out", tmp_path) == 0
+    trained, header = checkpoint.load(tmp_path / "propagation.safetensors")
     names = [stage["stage"] for stage in header.provenance["stages"]]
-    assert names == ["baseline", "encoder", "propagation"]
+    assert names == ["base", "encoder", "propagation"]
     assert header.provenance["licence"] == "research use only (CamVid)"
-    before, _ = checkpoint.load(tmp_path / "3" / "encoder.safetensors")
-    changed = {
-        name.split(".")[0]
-        for name, tensor in checkpoint.weights(trained).items()
-        if not torch.equal(tensor, checkpoint.weights(before)[name])
-    }
-    assert changed == {
+    before, _ = checkpoint.load(tmp_path / "encoder.safetensors")
+    parts = changed(checkpoint.weights(before), checkpoint.weights(trained))
+    assert parts == {
         "encoder", "shared", "predictor", "fusion", "classifier", "low_classifier",
     }  # fmt: skip
 
 
-def test_the_stage_refuses_a_network_without_one(tmp_path: Path) -> None:
-    header = checkpoint.Header(
-        NETWORKS["tiny"], tuple("abcdefghijk"), tuple((i, i, i) for i in range(11)), 0.2
-    )
-    checkpoint.save(tmp_path / "base", Segmenter(NETWORKS["tiny"]), header, torch.float32)
+def test_the_stage_refuses_a_network_without_one(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"--network {DEFAULT_NETWORK}"):
-        train("encoder", "--start-from", f"{tmp_path}/base", "--out", f"{tmp_path}/1")
+        train("encoder", "--start-from", base, "--out", tmp_path)

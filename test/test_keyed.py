@@ -13,7 +13,7 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Frame, FrameError, MaskKind, ResetReason
-from lowlat_seg_ros.lab.baselines.carry import Adaptive, PlainHead
+from lowlat_seg_ros.lab.baselines.carry import Adaptive, Head
 from lowlat_seg_ros.lab.baselines.keyed import (
     FeatureChange,
     Fixed,
@@ -59,7 +59,7 @@ def test_between_key_frames_masks_are_the_engine_s(
 def test_without_fusion_the_current_frame_s_own_features_do_not_show(
     tiny: Segmenter, make_frame: MakeFrame
 ) -> None:
-    carrier, head = Adaptive(tiny.predictor), PlainHead(tiny.high_classifier)
+    carrier, head = Adaptive(tiny.predictor), Head(tiny.high_classifier)
     plain = KeyedEngine(tiny, carrier, head, Fixed(5), ONE_THREAD)
     fused = adaptive(tiny, Fixed(5), ONE_THREAD)
     masks = [[e.process(make_frame(i)).mask for i in range(2)] for e in (plain, fused)]

@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.training.losses import Teacher, taught_loss
-from lowlat_seg_ros.lab.training.sources import Bank, Mixture
+from lowlat_seg_ros.lab.training.sources import Mixture
 from lowlat_seg_ros.lab.training.stills import BaseStage, EncoderStage
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network.segmenter import Segmenter
-
-CPU = torch.device("cpu")
 
 
 class Colours(nn.Module):
@@ -26,27 +25,26 @@ class Colours(nn.Module):
         return 50 * nn.functional.avg_pool2d(image, 4)
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """:class:`Colours`, exported for batches and images of any size."""
-    path, dim = tmp_path / "teacher.pt2", torch.export.Dim
+    path, dim = tmp_path_factory.mktemp("teacher") / "teacher.pt2", torch.export.Dim
     sizes = {0: dim("batch"), 2: 4 * dim("rows"), 3: 4 * dim("columns")}
     example = (torch.rand(2, 3, 16, 24),)
     torch.export.save(torch.export.export(Colours(), example, dynamic_shapes=(sizes,)), path)
     return path
 
 
-def named(tmp_path: Path, text: str) -> Path:
+def load(program: Path, tmp_path: Path, classes: str) -> Teacher:
     path = tmp_path / "classes.yaml"
-    path.write_text(text)
-    return path
+    path.write_text(classes)
+    return Teacher(program, path, CAMVID, torch.device("cpu"))
 
 
 def test_classes_are_translated_and_those_without_a_counterpart_left_out(
     program: Path, tmp_path: Path
 ) -> None:
-    names = named(tmp_path, "[road, Sky, null]")
-    teacher = Teacher.load(program, names, CAMVID, CPU)
+    teacher = load(program, tmp_path, "[road, Sky, null]")
     image = torch.zeros(3, 3, 8, 12)
     image[0, 0], image[1, 1] = 1.0, 1.0
     image[2, 2], image[2, 1] = 1.0, 0.5  # mostly what we have no class for
@@ -58,32 +56,22 @@ def test_classes_are_translated_and_those_without_a_counterpart_left_out(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("classes", "said"),
     [
         ("[Road, Cow, null]", "names 'Cow'"),
         ("Road: 1", "must be a list"),
         ("[null, null, null]", "must be a list"),
+        ("[Road, Sky]", "names 2 classes"),
     ],
 )
-def test_a_wrong_list_is_refused(program: Path, tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_list_is_refused(program: Path, tmp_path: Path, classes: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Teacher.load(program, named(tmp_path, text), CAMVID, CPU)
+        load(program, tmp_path, classes).logits(torch.rand(1, 3, 8, 8))
 
 
-def test_a_file_that_is_no_program_and_a_list_too_short_are_refused(
-    program: Path, tmp_path: Path
-) -> None:
-    names = named(tmp_path, "[Road, Sky]")
+def test_a_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        Teacher.load(names, names, CAMVID, CPU)
-    with pytest.raises(ConfigError, match="names 2 classes"):
-        Teacher.load(program, names, CAMVID, CPU).logits(torch.rand(1, 3, 8, 8))
-
-
-def bank() -> Bank:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (4, 3, 48, 64), dtype=torch.uint8, generator=generator)
-    return Bank(images, torch.full((4, 48, 64), 3, dtype=torch.uint8))
+        load(Path(__file__), tmp_path, "[Road, Sky, Car]")
 
 
 @pytest.mark.parametrize("kind", [BaseStage, EncoderStage])
@@ -91,13 +79,12 @@ def test_a_step_towards_the_teacher(
     kind: type, tiny_ddr: Segmenter, program: Path, tmp_path: Path
 ) -> None:
     """What is learned from it is one more part of the loss, and reaches what is trained."""
-    teacher = Teacher.load(program, named(tmp_path, "[Road, Sky, Car]"), CAMVID, CPU)
-    data = Mixture((bank(),), (1.0,))
+    images = torch.randint(0, 256, (4, 3, 48, 64), dtype=torch.uint8)
+    stills = TensorDataset(images, torch.full((4, 48, 64), 3, dtype=torch.uint8))
     losses = []
-    for own in (None, teacher):
-        stage = kind(tiny_ddr, data, bank(), Augment((32, 32)), own)
-        total, parts = stage.loss(2, torch.Generator().manual_seed(5))
-        losses.append((total, parts))
+    for teacher in (None, load(program, tmp_path, "[Road, Sky, Car]")):
+        stage = kind(tiny_ddr, Mixture((stills,), (1.0,)), stills, Augment((32, 32)), teacher)
+        losses.append(stage.loss(2, torch.Generator().manual_seed(5)))
     (without, _), (with_it, parts) = losses
     assert parts["teacher"] > 0
     assert with_it.item() == pytest.approx(without.item() + parts["teacher"], rel=1e-5)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from training_runs import COMMON, base_stage, changed, loop_of, random_pairs, same, step_to, train
 
 from lowlat_seg_ros.cli import main
 from lowlat_seg_ros.config import NETWORKS, ConfigError
 from lowlat_seg_ros.lab.data.augment import Augment
-from lowlat_seg_ros.lab.training import cli
-from lowlat_seg_ros.lab.training.loop import Loop, LoopConfig
+from lowlat_seg_ros.lab.training.calibration import threshold_for
 from lowlat_seg_ros.lab.training.losses import (
     class_weights,
     distillation_loss,
     feature_loss,
     segmentation_loss,
 )
-from lowlat_seg_ros.lab.training.propagation import (
-    PropagationLoss,
-    PropagationStage,
-    carry,
-)
-from lowlat_seg_ros.lab.training.selector import CalibrationPoint, threshold_for
-from lowlat_seg_ros.lab.training.sources import Bank, Mixture, PairBank, TrainingData, pair_banks
-from lowlat_seg_ros.lab.training.stills import BaseStage
+from lowlat_seg_ros.lab.training.pairs import PropagationLoss, PropagationStage, carry
+from lowlat_seg_ros.lab.training.sources import TrainingData, pairs
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.network.encoder import TrunkEncoder
@@ -37,119 +32,122 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rendered_once")]
 
-COMMON = "--size 48x64 --crop 32x32 --rendered 4 --steps 2 --batch-size 2 --device cpu"
+
+def gated_stage() -> PropagationStage:
+    """With a network whose Sl is an encoder of its own, and a gate."""
+    pairs = random_pairs()  # which also sets the seed
+    augment, net = Augment((32, 32), degrade=0.5), Segmenter(NETWORKS["tiny_gated"])
+    weights = PropagationLoss(auxiliary_distillation=0.4)
+    return PropagationStage(net, pairs, pairs, augment, weights)
 
 
-def train(*words: str) -> int:
-    """Run ``lowlat-seg train`` in this process."""
-    parser = argparse.ArgumentParser()
-    cli.configure(parser)
-    return cli.run(parser.parse_args([words[0], *COMMON.split(), *words[1:]]))
+@pytest.mark.parametrize(
+    ("make", "trained"),
+    [
+        (base_stage, {"backbone", "context", "high_classifier", "adapt", "low_classifier"}),
+        # Without gate_corrects the classifier of the correction has nothing to do.
+        (gated_stage, {"encoder", "shared", "predictor", "fusion", "gate", "low_classifier"}),
+    ],
+)
+def test_a_stopped_run_goes_on_exactly_and_only_the_stage_s_modules_change(
+    make: Callable[[], PropagationStage], trained: set[str], tmp_path: Path
+) -> None:
+    states, averages = [], []
+    for name, stops in (("unbroken", [5]), ("broken", [1, 3, 5])):
+        for stop in stops:  # every time in a new process' worth of objects
+            stage = make()
+            before = {k: v.clone() for k, v in stage.segmenter.state_dict().items()}
+            loop = loop_of(stage, tmp_path / name, steps=5)
+            step_to(loop, stop)
+        states.append(stage.segmenter.state_dict())
+        averages.append(loop.average)
+    assert same(*states)
+    assert same(*averages)
+    assert changed(before, states[0]) == trained
+    with loop.averaged(), torch.inference_mode():
+        assert {"miou", "aux_miou"} < set(stage.evaluate())
 
 
-def base_stage() -> BaseStage:
-    torch.manual_seed(0)
-    images = torch.randint(0, 256, (4, 3, 48, 64), dtype=torch.uint8)
-    labels = torch.randint(0, 11, (4, 48, 64), dtype=torch.uint8)
-    bank = Bank(images, labels)
-    return BaseStage(Segmenter(NETWORKS["tiny"]), Mixture((bank,), (1.0,)), bank, Augment((32, 32)))
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state | {"origin": "another"}, "other weights"),
+        (lambda state: state | {"device": "cuda"}, "begun on cuda"),
+        (lambda state: state | {"generator": state["generator"].repeat(2, 1)}, "2 processes"),
+        # Such were written before several processes could train.
+        (lambda state: state | {"generator": state["generator"][0]}, None),
+    ],
+)
+def test_what_a_run_can_go_on_from(
+    change: Callable[[dict], dict], said: str | None, tmp_path: Path
+) -> None:
+    step_to(loop_of(base_stage(), tmp_path), 1)
+    path = tmp_path / "base.resume.pt"
+    torch.save(change(torch.load(path, weights_only=True)), path)
+    loop = loop_of(base_stage(), tmp_path)
+    if said is None:
+        assert loop.resume()
+        assert loop.step == 1
+    else:
+        with pytest.raises(ConfigError, match=said):
+            loop.resume()
 
 
-def run(out: Path, steps: list[int]) -> dict[str, torch.Tensor]:
-    """Train to each of ``steps`` in turn, every time in a new process' worth of objects."""
-    for stop in steps:
-        stage = base_stage()
-        loop = Loop(stage, LoopConfig(steps=6, batch_size=2, precision="fp32", save_every=1), out)
-        loop.resume()
-        while loop.step < stop:
-            loop._train_step()
-            loop.step += 1
-        loop.save()
-    return stage.segmenter.state_dict() | {f"average.{k}": v for k, v in loop.average.items()}
-
-
-def test_resume_gives_the_same_weights_as_an_unbroken_run(tmp_path: Path) -> None:
-    unbroken, broken = run(tmp_path / "a", [6]), run(tmp_path / "b", [2, 3, 6])
-    assert unbroken.keys() == broken.keys()
-    for name, tensor in unbroken.items():
-        assert torch.equal(tensor, broken[name]), name
-
-
-def test_a_state_with_one_bare_generator_is_read(tmp_path: Path) -> None:
-    """Such were written before several processes could train."""
-    unbroken = run(tmp_path / "a", [3])
-    run(tmp_path / "b", [2])
-    path = tmp_path / "b" / "base.resume.pt"
-    state = torch.load(path, weights_only=True)
-    torch.save(state | {"generator": state["generator"][0]}, path)
-    broken = run(tmp_path / "b", [3])
-    assert all(torch.equal(tensor, broken[name]) for name, tensor in unbroken.items())
-
-
-def test_resume_refuses_other_weights(tmp_path: Path) -> None:
-    run(tmp_path, [1])
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
     stage = base_stage()
-    torch.nn.init.ones_(stage.segmenter.low_classifier.weight)
-    with pytest.raises(ConfigError, match="other weights"):
-        Loop(stage, LoopConfig(), tmp_path).resume()
+    first = stage.loss(4, torch.Generator().manual_seed(1))[0].item()
+    assert loop_of(stage, tmp_path, steps=40, batch_size=4, warmup_steps=1).run()
+    stage.segmenter.train()
+    assert stage.loss(4, torch.Generator().manual_seed(1))[0].item() < first
+
+
+def test_all_three_stages_in_a_row_and_what_the_checkpoint_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train("base", "--network", "tiny", "--output-stride", "16", "--out", tmp_path) == 0
+    start = tmp_path / "base.safetensors"
+    assert checkpoint.read_header(start).network.output_stride == 16
+    again = ("--start-from", start, "--output-stride", "8", "--out", tmp_path / "8")
+    assert train("base", *again) == 0
+    start = tmp_path / "8" / "base.safetensors"
+    assert checkpoint.read_header(start).network.output_stride == 8
+    assert train("propagation", "--start-from", start, "--out", tmp_path) == 0
+    start = tmp_path / "propagation.safetensors"
+    monkeypatch.setattr(checkpoint, "LARGE", 100)
+    words = ("--clips", "1", "--eight-bit", "--start-from", start, "--out", tmp_path)
+    assert train("selector", *words) == 0
+    with safe_open(tmp_path / "selector.safetensors", framework="pt") as file:
+        assert file.get_tensor("backbone.conv1.weight").dtype == torch.int8
+    header = checkpoint.read_header(tmp_path / "selector.safetensors")
+    stages = header.provenance["stages"]
+    assert [stage["stage"] for stage in stages] == ["base", "base", "propagation", "selector"]
+    assert header.provenance["licence"] == "Apache-2.0"
+    assert 0.0 <= header.threshold <= 0.5
+    shares = [share for _, share in stages[-1]["figures"]["calibration"]]
+    assert shares[0] >= shares[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--rendered 0", "--root or --rendered"),
+        ("--init a.pth --start-from b.safetensors", "choose one"),
+        ("--rendered-share 1.5", r"--rendered-share is 1.5; it must lie in \[0, 1\]"),
+        ("--min-scale 2 --max-scale 1", "the first not above the second"),
+        ("--teacher a.pt2", "give both or neither"),
+        ("--learning-rate 2", "--learning-rate is 2.0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(words: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        train("base", "--network", "tiny", *words.split(), "--out", tmp_path)
 
 
 def test_a_wrong_initial_file_is_named(tmp_path: Path) -> None:
     wrong = tmp_path / "resnet18.pth"
     torch.save({"conv1.weight": torch.zeros(1)}, wrong)
     with pytest.raises(CheckpointError, match=r"resnet18\.pth"):
-        train("base", "--network", "tiny", "--init", str(wrong), "--out", str(tmp_path))
-
-
-def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    stage = base_stage()
-    loop = Loop(
-        stage, LoopConfig(steps=40, batch_size=4, warmup_steps=1, precision="fp32"), tmp_path
-    )
-    first = stage.loss(4, torch.Generator().manual_seed(1))[0].item()
-    assert loop.run()
-    stage.segmenter.train()
-    assert stage.loss(4, torch.Generator().manual_seed(1))[0].item() < first
-
-
-def test_only_the_stage_s_modules_change(tmp_path: Path) -> None:
-    stage = base_stage()
-    before = {k: v.clone() for k, v in stage.segmenter.state_dict().items()}
-    Loop(stage, LoopConfig(steps=2, batch_size=2, precision="fp32"), tmp_path).run()
-    after = stage.segmenter.state_dict()
-    changed = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
-    assert changed == {"backbone", "context", "high_classifier", "adapt", "low_classifier"}
-
-
-def test_all_three_stages_in_a_row_and_what_the_checkpoint_says(tmp_path: Path) -> None:
-    assert train("base", "--network", "tiny", "--out", f"{tmp_path}/1") == 0
-    start = f"{tmp_path}/1/base.safetensors"
-    assert train("propagation", "--start-from", start, "--out", f"{tmp_path}/2") == 0
-    start = f"{tmp_path}/2/propagation.safetensors"
-    assert train("selector", "--clips", "1", "--start-from", start, "--out", f"{tmp_path}/3") == 0
-    header = checkpoint.read_header(tmp_path / "3" / "selector.safetensors")
-    stages = header.provenance["stages"]
-    assert [stage["stage"] for stage in stages] == ["base", "propagation", "selector"]
-    assert header.provenance["licence"] == "Apache-2.0"
-    assert 0.0 <= header.threshold <= 0.5
-    assert stages[2]["figures"]["calibration"][0][1] >= stages[2]["figures"]["calibration"][-1][1]
-
-
-def test_the_output_stride_can_change_between_stages(tmp_path: Path) -> None:
-    assert (
-        train("base", "--network", "tiny", "--output-stride", "16", "--out", f"{tmp_path}/1") == 0
-    )
-    start = f"{tmp_path}/1/base.safetensors"
-    assert (
-        train("base", "--start-from", start, "--output-stride", "8", "--out", f"{tmp_path}/2") == 0
-    )
-    header = checkpoint.read_header(tmp_path / "2" / "base.safetensors")
-    assert header.network.output_stride == 8
-
-
-def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--root or --rendered"):
-        train("base", "--network", "tiny", "--out", str(tmp_path), "--rendered", "0")
+        train("base", "--network", "tiny", "--init", wrong, "--out", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99"])
@@ -187,17 +185,17 @@ def test_distillation_vanishes_only_for_equal_answers() -> None:
     assert distillation_loss(logits, -logits).item() > 0.1
 
 
-def test_threshold_for_a_wanted_key_share() -> None:
-    curve = [CalibrationPoint(0.0, 1.0), CalibrationPoint(0.1, 0.3), CalibrationPoint(0.2, 0.1)]
-    assert threshold_for(curve, 0.3) == 0.1
-    assert threshold_for(curve, 0.05) == 0.2
-
-
 def test_the_feature_loss_is_a_share_of_the_variance() -> None:
     high = 7.0 * torch.randn(4, 3, 40, 40) + 2.0
     assert feature_loss(high, high).item() == 0.0
     means = high.mean(dim=(0, 2, 3), keepdim=True).expand_as(high)
     assert feature_loss(means, high).item() == pytest.approx(1.0, abs=0.01)
+
+
+def test_threshold_for_a_wanted_key_share() -> None:
+    curve = [(0.0, 1.0), (0.1, 0.3), (0.2, 0.1)]
+    assert threshold_for(curve, 0.3) == 0.1
+    assert threshold_for(curve, 0.05) == 0.2
 
 
 def test_features_can_be_carried_there_and_back_and_there_again(tiny: Segmenter) -> None:
@@ -210,64 +208,13 @@ def test_features_can_be_carried_there_and_back_and_there_again(tiny: Segmenter)
         assert not torch.allclose(there, again)
 
 
-def test_an_initial_file_and_a_checkpoint_are_one_too_many(tmp_path: Path) -> None:
-    both = ("--init", "a.pth", "--start-from", "b.safetensors")
-    with pytest.raises(ConfigError, match="choose one"):
-        train("base", *both, "--out", str(tmp_path))
-
-
-def test_a_state_of_another_kind_of_device_is_refused(tmp_path: Path) -> None:
-    run(tmp_path, [1])
-    path = next(tmp_path.glob("*.resume.pt"))
-    torch.save(torch.load(path, weights_only=True) | {"device": "cuda"}, path)
-    with pytest.raises(ConfigError, match="begun on cuda"):
-        run(tmp_path, [2])
-
-
-def gated_stage() -> PropagationStage:
-    """On pairs of random pixels, with a network whose Sl is an encoder of its own, and a gate."""
-    torch.manual_seed(0)
-    images = torch.randint(0, 256, (2, 4, 3, 48, 64), dtype=torch.uint8)
-    labels, ages = torch.randint(0, 11, (4, 48, 64), dtype=torch.uint8), torch.rand(4)
-    bank = PairBank(images[0], images[1], labels, ages)
-    weights = PropagationLoss(auxiliary_distillation=0.4)
-    net = Segmenter(NETWORKS["tiny_gated"])
-    return PropagationStage(net, bank, bank, Augment((32, 32), degrade=0.5), weights)
-
-
-def test_the_gate_is_trained_and_a_stopped_run_goes_on_exactly(tmp_path: Path) -> None:
-    states = []
-    for name, stops in (("unbroken", (4,)), ("broken", (1, 3, 4))):
-        for stop in stops:
-            stage = gated_stage()
-            before = {k: v.clone() for k, v in stage.segmenter.state_dict().items()}
-            loop = Loop(stage, LoopConfig(steps=4, batch_size=2, precision="fp32"), tmp_path / name)
-            loop.resume()
-            while loop.step < stop:
-                loop._train_step()
-                loop.step += 1
-            loop.save()
-        states.append(stage.segmenter.state_dict())
-    unbroken, broken = states
-    assert all(torch.equal(unbroken[name], broken[name]) for name in unbroken)
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], broken[name])}
-    # Without gate_corrects the classifier of the correction has nothing to do.
-    assert changed == {"encoder", "shared", "predictor", "fusion", "gate", "low_classifier"}
-    figures = stage.evaluate()
-    assert set(figures) == {"miou", "full_miou", "aux_miou"}
-
-
 def test_what_began_from_real_images_learns_slower(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    bank = Bank(torch.zeros(1, 3, 48, 64, dtype=torch.uint8), torch.zeros(1, 48, 64).byte())
-    stage = BaseStage(
-        Segmenter(NETWORKS["edgetpu"]), Mixture((bank,), (1.0,)), bank, Augment((32, 32))
-    )
-    config = LoopConfig(steps=10, learning_rate=1e-2, pretrained_rate=0.1, warmup_steps=0)
-    loop = Loop(stage, config, tmp_path)
-    loop._train_step()
+    stage = base_stage("edgetpu")
+    rates = {"learning_rate": 1e-2, "pretrained_rate": 0.1, "warmup_steps": 0}
+    loop = loop_of(stage, tmp_path, steps=10, **rates)
+    loop.train_step()
     rates = {id(p): group["lr"] for group in loop.optimiser.param_groups for p in group["params"]}
-    net = stage.segmenter
+    net = stage.base
     assert isinstance(net.encoder, TrunkEncoder)
     for module, rate in ((net.backbone, 1e-3), (net.encoder.trunk, 1e-3), (net.context, 1e-2),
                          (net.encoder.lateral, 1e-2), (net.shared, 1e-2)):  # fmt: skip
@@ -302,9 +249,8 @@ def test_a_drive_can_be_left_out_and_neighbours_are_real_pairs(tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"choose ends, none or one of the drives 0001TP, 0016E5"):
         dataclasses.replace(ends, hold_out="0006R0").camvid()
     # Frames 60 and 150 are three seconds apart, and no pair reaches from drive to drive.
-    pairs, judged = pair_banks(dataclasses.replace(ends, hold_out="none"), 4)
-    assert len(pairs.images) == 4 + 2
-    assert pairs.ages[-2:].tolist() == [1.0, 1.0]
-    assert pairs.key_images[-1].unique().tolist() == [30]
-    assert pairs.images[-1].unique().tolist() == [40]
-    assert len(judged.ages) == 2
+    trained, judged = pairs(dataclasses.replace(ends, hold_out="none"), 4)
+    assert (len(trained), len(judged)) == (4 + 2, 2)
+    key, image, _, seconds = trained[-1]
+    assert (key.unique().tolist(), image.unique().tolist(), seconds) == ([30], [40], 1.0)
+    assert trained[-2][3] == 1.0

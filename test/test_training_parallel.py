@@ -5,39 +5,26 @@ This file is also what the two processes run, see the end.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from training_runs import base_stage, loop_of, options, same
 
-from lowlat_seg_ros.config import NETWORKS, ConfigError
-from lowlat_seg_ros.lab.data.augment import Augment
+from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.lab.training import cli
 from lowlat_seg_ros.lab.training.loop import Loop, LoopConfig
 from lowlat_seg_ros.lab.training.parallel import Ranks, device_of, joined
-from lowlat_seg_ros.lab.training.sources import Bank, Mixture
-from lowlat_seg_ros.lab.training.stills import BaseStage
-from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rendered_once")]
 
 ROOT = Path(__file__).parents[1]
-TRAIN = "base --network tiny --size 32x32 --crop 32x32 --rendered 4 --batch-size 2 --device cpu"
-TRAIN += " --precision fp32 --steps 3 --evaluate-every 100"
-
-
-def options(out: Path, *more: str) -> argparse.Namespace:
-    """Those of a ``lowlat-seg train`` that writes to ``out``."""
-    parser = argparse.ArgumentParser()
-    cli.configure(parser)
-    return parser.parse_args([*TRAIN.split(), "--out", str(out), *more])
+TRAIN = ("base", "--network", "tiny", "--size", "32x32", "--steps", "3", "--out")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -46,14 +33,9 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Whether two sets of tensors are the same to the last bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder with what :func:`_work` leaves in two processes, and what they printed.
+    """A folder with what :func:`work` leaves in two processes, and what they printed.
 
     One start for all tests, because starting costs more than all else.
     """
@@ -77,8 +59,7 @@ def test_both_processes_take_the_mean_step_and_stay_the_same(
     trained: tuple[Path, str], tmp_path: Path
 ) -> None:
     first, second = (load(trained[0] / f"rank{rank}.pt") for rank in range(2))
-    configs = [replace(CONFIG, seed=seed) for seed in range(2)]
-    alone = [_gradient(Loop(_stage(), config, tmp_path)) for config in configs]
+    alone = [gradient(loop_of(base_stage(), tmp_path, seed=seed)) for seed in range(2)]
     mean = {name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]}
     assert not same(alone[0], alone[1])
     assert same(first["gradient"], mean)
@@ -105,12 +86,6 @@ def test_stopped_and_resumed_equals_unbroken(trained: tuple[Path, str]) -> None:
     assert (folder / "resumed" / "base.safetensors").exists()
 
 
-def test_one_process_refuses_to_go_on_from_two(trained: tuple[Path, str], tmp_path: Path) -> None:
-    shutil.copytree(trained[0] / "stopped", tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ConfigError, match="begun with 2 processes, not with 1"):
-        cli.run(options(tmp_path))
-
-
 def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert device_of("cpu") == torch.device("cpu")
@@ -121,45 +96,33 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatc
         assert device_of("cuda") == torch.device("cuda:0")
 
 
-def _stage() -> BaseStage:
-    torch.manual_seed(0)
-    images = torch.randint(0, 256, (4, 3, 48, 64), dtype=torch.uint8)
-    labels = torch.randint(0, 11, (4, 48, 64), dtype=torch.uint8)
-    bank = Bank(images, labels)
-    return BaseStage(Segmenter(NETWORKS["tiny"]), Mixture((bank,), (1.0,)), bank, Augment((32, 32)))
-
-
-CONFIG = LoopConfig(steps=4, batch_size=2, warmup_steps=0, precision="fp32")
-
-
-def _gradient(loop: Loop) -> dict[str, torch.Tensor]:
+def gradient(loop: Loop) -> dict[str, torch.Tensor]:
     """What the loop's next step is made of."""
-    for module in loop.modules:
-        module.train()
-    loop._gradients()
+    loop.gradients()
     named = loop.stage.segmenter.named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
-def _work(ranks: Ranks, out: Path) -> None:
+def work(ranks: Ranks, out: Path) -> None:
     """One of two processes: trainings with the command, then one whose gradient is kept."""
     cpu = torch.device("cpu")
-    assert cli._run(options(out / "unbroken"), cpu, ranks) == 0
+    assert cli.train(options(*TRAIN, out / "unbroken"), cpu, ranks) == 0
     # The time is over with the first step.
-    status = cli._run(options(out / "stopped", "--max-minutes", "1e-9"), cpu, ranks)
+    status = cli.train(options(*TRAIN, out / "stopped", "--max-minutes", "1e-9"), cpu, ranks)
     if ranks.first:
         assert status == 3
         shutil.copytree(out / "stopped", out / "resumed")
     torch.distributed.barrier()  # the other process waits for the copy
-    assert cli._run(options(out / "resumed"), cpu, ranks) == 0
-    stage = _stage()
+    assert cli.train(options(*TRAIN, out / "resumed"), cpu, ranks) == 0
+    stage = base_stage()
     if not ranks.first:  # the first one's weights count
-        torch.nn.init.ones_(stage.segmenter.backbone.conv1.weight)
-    loop = Loop(stage, CONFIG, out / "loop", ranks)
-    gradient = _gradient(loop)
+        torch.nn.init.ones_(stage.base.backbone.conv1.weight)
+    config = LoopConfig(steps=4, batch_size=2, precision="fp32")
+    loop = Loop(stage, config, out / "loop", ranks)
+    kept = gradient(loop)
     assert loop.run()
     saved = {
-        "gradient": gradient,
+        "gradient": kept,
         "weights": stage.segmenter.state_dict(),
         "average": loop.average,
         "generator": loop.generator.get_state(),
@@ -172,4 +135,4 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     with joined(torch.device("cpu")) as ranks, render_once():
-        _work(ranks, Path(sys.argv[1]))
+        work(ranks, Path(sys.argv[1]))

@@ -6,8 +6,6 @@ nothing else (the paper's Tables 1 and 2). In shapes r is ``classifier_upsamplin
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +17,7 @@ from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_varian
 from lowlat_seg_ros.network.segmenter import STRIDE
 
 
-class Carrier(nn.Module, ABC):
+class Carrier(nn.Module):
     """Carries F_h (N, Ch, H/8, W/8) from the key frame to the current one.
 
     All methods map tensors to one tensor, so that an engine can run each as one CUDA graph.
@@ -28,34 +26,28 @@ class Carrier(nn.Module, ABC):
     #: Whether :meth:`view` reads F_l; if not, Sl need not run on frames between key frames.
     needs_low = False
 
-    @abstractmethod
     def view(self, image: Tensor, low: Tensor | None) -> Tensor:
-        """What is compared of a frame, key frame or not.
+        """What is compared of a frame, key frame or not; by default nothing is.
 
         ``image``: normalised (N, 3, H, W); ``low``: F_l, None where it was not computed.
         """
+        return image.new_zeros(1)
 
     def remember(self, view: Tensor) -> Tensor:
         """What :meth:`motion` needs of the key frame's view; computed once for each key frame."""
         return view
 
-    @abstractmethod
     def motion(self, remembered: Tensor, view: Tensor) -> Tensor:
         """How features move from the key frame to the current one."""
+        return remembered
 
-    @abstractmethod
     def move(self, high: Tensor, motion: Tensor) -> Tensor:
-        """F_h of the key frame, moved."""
+        """F_h of the key frame, moved; by default by kernels ``motion`` (N, K*K, H/8, W/8)."""
+        return spatially_variant_convolution(high, motion)
 
 
 class Reuse(Carrier):
     """Clockwork (Shelhamer et al., ECCV-W 2016): F_h of the key frame as it is."""
-
-    def view(self, image: Tensor, low: Tensor | None) -> Tensor:
-        return image.new_zeros(1)  # nothing is compared
-
-    def motion(self, remembered: Tensor, view: Tensor) -> Tensor:
-        return remembered
 
     def move(self, high: Tensor, motion: Tensor) -> Tensor:
         return high
@@ -72,9 +64,6 @@ class Unified(Carrier):
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(kernel_size**2))
         self.kernel_size = kernel_size
-
-    def view(self, image: Tensor, low: Tensor | None) -> Tensor:
-        return image.new_zeros(1)  # nothing is compared
 
     def motion(self, remembered: Tensor, view: Tensor) -> Tensor:
         """The kernel (1, 1, K, K)."""
@@ -109,7 +98,6 @@ class ImageDifference(Carrier):
         return F.avg_pool2d(image.float(), STRIDE)  # in bfloat16 the means would be rounded
 
     def motion(self, remembered: Tensor, view: Tensor) -> Tensor:
-        """Kernels (N, K*K, H/8, W/8)."""
         count, channels, height, width = view.shape
         padded = F.pad(remembered, (self.kernel_size // 2,) * 4, mode="replicate")
         windows = F.unfold(padded, self.kernel_size)
@@ -117,9 +105,6 @@ class ImageDifference(Carrier):
         shifted = windows.view(count, channels, self.kernel_size**2, height, width).flip(2)
         difference = (shifted - view[:, :, None]).abs().mean(dim=1)
         return (-difference / self.TEMPERATURE).softmax(dim=1)
-
-    def move(self, high: Tensor, motion: Tensor) -> Tensor:
-        return spatially_variant_convolution(high, motion)
 
 
 class Flow(Carrier):
@@ -158,36 +143,25 @@ class Adaptive(Carrier):
         return self.predictor.remember(view)
 
     def motion(self, remembered: Tensor, view: Tensor) -> Tensor:
-        """Kernels (N, K*K, H/8, W/8)."""
         weights: Tensor = self.predictor(remembered, view)
         return weights
 
-    def move(self, high: Tensor, motion: Tensor) -> Tensor:
-        return spatially_variant_convolution(high, motion)
 
-
-class Head(nn.Module, ABC):
-    """Classifies carried F_h."""
+class Head(nn.Module):
+    """Classifies carried F_h as it is."""
 
     needs_low = False
-
-    @abstractmethod
-    def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
-        """Logits (N, classes, r*H/8, r*W/8) of the current frame.
-
-        ``carried``: F_h (N, Ch, H/8, W/8) of the key frame, moved. ``low``: the current frame's
-        F_l, None where it was not computed.
-        """
-
-
-class PlainHead(Head):
-    """Carried F_h, classified as it is."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
     def forward(self, carried: Tensor, low: Tensor | None) -> Tensor:
+        """Logits (N, classes, r*H/8, r*W/8) of the current frame.
+
+        ``carried``: F_h (N, Ch, H/8, W/8) of the key frame, moved. ``low``: the current frame's
+        F_l, None where it was not computed.
+        """
         logits: Tensor = self.classifier(carried)
         return logits
 
@@ -202,14 +176,10 @@ class FusedHead(Head):
     needs_low = True
 
     def __init__(
-        self,
-        adapt: AdaptNet,
-        fusion: Fusion,
-        classifier: Classifier,
-        low_classifier: Classifier,
+        self, adapt: AdaptNet, fusion: Fusion, classifier: Classifier, low_classifier: Classifier,
         residual: Classifier | None,
-    ) -> None:
-        super().__init__()
+    ) -> None:  # fmt: skip
+        nn.Module.__init__(self)
         self.adapt, self.fusion, self.classifier = adapt, fusion, classifier
         self.low_classifier, self.residual = low_classifier, residual
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.encoder import DDREncoder, Residual, make_stem, stage
+from lowlat_seg_ros.network.encoder import Residual, make_stem, stage
 from lowlat_seg_ros.network.layers import conv_bn
 
 WIDTH = 32  # channels of the first stages
@@ -26,6 +26,10 @@ def _preactivated(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
         nn.ReLU(True),
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
     )
+
+
+def _to(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[2:], mode="bilinear")
 
 
 class DAPPM(nn.Module):
@@ -44,8 +48,7 @@ class DAPPM(nn.Module):
         """(N, C, h, w) -> (N, 128, h, w)."""
         branches = [self.reduce[0](x)]
         for pool, reduce, refine in zip(self.pools[1:], self.reduce[1:], self.refine, strict=True):
-            pooled = F.interpolate(reduce(pool(x)), x.shape[2:], mode="bilinear")
-            branches.append(refine(pooled + branches[-1]))
+            branches.append(refine(_to(reduce(pool(x)), x) + branches[-1]))
         return self.compress(torch.cat(branches, dim=1)) + self.shortcut(x)
 
 
@@ -68,10 +71,8 @@ class DDRNet23Slim(nn.Module):
         self.down4 = nn.Sequential(
             conv_bn(2 * w, 4 * w, 3, 2), nn.ReLU(True), conv_bn(4 * w, 8 * w, 3, 2)
         )
-        self.coarse5, self.fine5 = (
-            Residual(8 * w, 8 * w, 2, widen=2),
-            Residual(2 * w, 2 * w, widen=2),
-        )
+        self.coarse5 = Residual(8 * w, 8 * w, 2, widen=2)
+        self.fine5 = Residual(2 * w, 2 * w, widen=2)
         self.context = DAPPM(16 * w)
         self.head, self.auxiliary = _head(4 * w, num_classes), _head(2 * w, num_classes)
         for module in self.modules():
@@ -80,21 +81,13 @@ class DDRNet23Slim(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         shared = self.layer2(self.layer1(self.stem(image)))  # 1/8
-        size = shared.shape[2:]
         coarse, fine = self.coarse3(shared), self.fine3(shared)
-        coarse, fine = (
-            coarse + self.down3(F.relu(fine)),
-            fine + F.interpolate(self.up3(F.relu(coarse)), size, mode="bilinear"),
-        )
+        coarse, fine = coarse + self.down3(F.relu(fine)), fine + _to(self.up3(F.relu(coarse)), fine)
         early = F.relu(fine)
         coarse, fine = self.coarse4(F.relu(coarse)), self.fine4(early)
-        coarse, fine = (
-            coarse + self.down4(F.relu(fine)),
-            fine + F.interpolate(self.up4(F.relu(coarse)), size, mode="bilinear"),
-        )
+        coarse, fine = coarse + self.down4(F.relu(fine)), fine + _to(self.up4(F.relu(coarse)), fine)
         coarse, fine = self.coarse5(F.relu(coarse)), self.fine5(F.relu(fine))  # 1/64 and 1/8
-        context = F.interpolate(self.context(coarse), size, mode="bilinear")
-        logits = self.head(context + fine)
+        logits = self.head(_to(self.context(coarse), fine) + fine)
         return (logits, self.auxiliary(early)) if self.training else logits
 
 
@@ -105,17 +98,3 @@ def _head(inputs: int, num_classes: int) -> nn.Sequential:
         nn.ReLU(True),
         nn.Conv2d(HEAD, num_classes, 1),
     )
-
-
-def begin_as(encoder: DDREncoder, network: DDRNet23Slim) -> None:
-    """Copy the first stages of a trained DDRNet-23-slim into ``encoder``, an Sl of its kind.
-
-    Raises ``RuntimeError`` if the widths differ.
-    """
-    state = network.state_dict()
-    own = {}
-    for name in encoder.state_dict():
-        # The fourth stage's blocks are numbered there; the encoder has the first of two.
-        whole = name if name in state else name.replace("4.", "4.0.", 1)
-        own[name] = state[whole]
-    encoder.load_state_dict(own)

@@ -60,10 +60,7 @@ class GatedRecurrentWarp(nn.Module):
 
 
 class GrfpEngine(Stream):
-    """The full network's cost on every frame, plus the cell's.
-
-    It is a baseline for temporal consistency, not for speed.
-    """
+    """The full network on every frame, and from the second one on the cell: it is not fast."""
 
     def __init__(
         self,
@@ -76,7 +73,6 @@ class GrfpEngine(Stream):
         self._past: tuple[Tensor, Tensor] | None = None  # probabilities and image of the last frame
 
     def step(self, now: Now) -> tuple[Tensor, MaskKind]:
-        """The network's answer on the first frame, the cell's on all others."""
         runner = self.runner
         with now.watch.stage("lower_ms"):
             source = runner.source(now.image)
@@ -96,5 +92,4 @@ class GrfpEngine(Stream):
         return answer
 
     def forget(self) -> None:
-        """The next frame is answered by the network alone."""
         self._past = None

@@ -6,7 +6,6 @@ or when a measure of change says so (the three schedules of the paper's Fig. 5).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,22 +56,10 @@ class PredictedDeviation:
         return runner.deviation(reduced_key, reduced)
 
 
-class Schedule(ABC):
-    """Decides for every frame but the first whether it becomes a key frame."""
-
-    #: Whether F_l of every frame is needed.
-    needs_low = False
-
-    @abstractmethod
-    def is_key(self, runner: Runner, key_age: int, low: Tensor | None) -> bool:
-        """Whether a frame ``key_age`` frames after the key frame becomes the next one."""
-
-    def promote(self, runner: Runner, low: Tensor) -> None:  # noqa: B027 - not all need it
-        """The frame with these features is the key frame from now on."""
-
-
-class Fixed(Schedule):
+class Fixed:
     """A key frame every ``interval`` frames."""
+
+    needs_low = False
 
     def __init__(self, interval: int) -> None:
         if interval < 1:
@@ -82,9 +69,12 @@ class Fixed(Schedule):
     def is_key(self, runner: Runner, key_age: int, low: Tensor | None) -> bool:
         return key_age >= self.interval
 
+    def promote(self, runner: Runner, low: Tensor) -> None:
+        pass
 
-class Threshold(Schedule):
-    """A key frame where ``measure`` exceeds ``threshold``."""
+
+class Threshold:
+    """A key frame where ``measure`` exceeds ``threshold``; needs F_l of every frame."""
 
     needs_low = True
 
@@ -94,16 +84,21 @@ class Threshold(Schedule):
         self._chosen: Tensor | None = None  # of the frame that is about to become the key frame
 
     def is_key(self, runner: Runner, key_age: int, low: Tensor | None) -> bool:
-        if low is None or self._key is None:
-            raise ValueError("F_l of this frame and of the key frame are needed to compare them")
+        """Whether a frame ``key_age`` frames after the key frame becomes the next one."""
+        assert low is not None
+        assert self._key is not None
         reduced = self.measure.reduce(runner, low)
         chosen = self.measure.change(runner, self._key, reduced) > self.threshold
         self._chosen = reduced if chosen else None
         return chosen
 
     def promote(self, runner: Runner, low: Tensor) -> None:
+        """The frame with these features is the key frame from now on."""
         reduced = self.measure.reduce(runner, low) if self._chosen is None else self._chosen
         self._key, self._chosen = runner.clone(reduced), None
+
+
+Schedule = Fixed | Threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +135,6 @@ class KeyedEngine(Stream):
         self._key: Key | None = None
 
     def step(self, now: Now) -> tuple[Tensor, MaskKind]:
-        """The full mask of a key frame, the carried one of all others."""
         runner, carrier, head, key, low = self.runner, self._carrier, self._head, self._key, None
         if self._needs_low:
             with now.watch.stage("lower_ms"):
@@ -184,7 +178,6 @@ class KeyedEngine(Stream):
             return runner.classify_high(high)
 
     def forget(self) -> None:
-        """The next frame is a key frame."""
         self._key = None
 
 

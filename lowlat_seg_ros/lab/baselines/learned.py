@@ -24,7 +24,6 @@ from lowlat_seg_ros.lab.baselines.carry import (
     FusedHead,
     Head,
     ImageDifference,
-    PlainHead,
     Reuse,
     Unified,
 )
@@ -89,9 +88,8 @@ class CarriedMethod(PairMethod):
                 "this network carries its answers besides F_h (fine_carry), which the compared "
                 "ways to carry F_h do not; give --start-from a network without, such as resnet18"
             )
-        head: Head
         if fuse:
-            head = FusedHead(
+            head: Head = FusedHead(
                 own(base.adapt),
                 Fusion(config.high_channels, config.module_channels),
                 new_classifier(config),
@@ -99,17 +97,15 @@ class CarriedMethod(PairMethod):
                 own(base.high_classifier) if config.residual_fusion else None,
             )
         else:
-            head = PlainHead(own(base.high_classifier))
+            head = Head(own(base.high_classifier))
         super().__init__(base, carrier=make(base), head=head)
 
     @property
     def carrier(self) -> Carrier:
-        """How F_h is carried."""
         return cast(Carrier, self.learned["carrier"])
 
     @property
     def head(self) -> Head:
-        """How it is classified."""
         return cast(Head, self.learned["head"])
 
     def pair(self, key: Encoded, now: Encoded) -> Tensor:
@@ -133,8 +129,8 @@ class GrfpMethod(PairMethod):
         before, current = (
             self.base.classify_high(part.high).float().softmax(dim=1) for part in (key, now)
         )
-        cell = self.learned["cell"]
-        logits: Tensor = cell(before, half_size(key.image), half_size(now.image), current)
+        images = half_size(key.image), half_size(now.image)
+        logits: Tensor = self.learned["cell"](before, *images, current)
         return logits
 
 
@@ -156,30 +152,20 @@ class SingleFrameMethod(PairMethod):
             stem = (backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)
             own = (*stem, *backbone.lower_blocks())
         width = equal_width(base) if wide else config.module_channels
-        adapt = AdaptNet(
-            base.encoded_channels,
-            width,
-            config.adapt_context,
-            depth=config.adapt_depth,
-            kernel=config.shared_reduction or 3,
-        )
+        kernel = config.shared_reduction or 3
+        far, depth = config.adapt_context, config.adapt_depth
+        adapt = AdaptNet(base.encoded_channels, width, far, depth=depth, kernel=kernel)
         classifier = Classifier(width, config.num_classes, config.classifier_upsampling)
-        _begin_as(_adaptation(base), adapt.state_dict())
-        _begin_as(base.low_classifier.state_dict(), classifier.state_dict())
+        # Its first convolution is the one that all readers of F_l share, where there is one.
+        shared = {k.replace("reduce.", "first."): v for k, v in base.shared.state_dict().items()}
+        _begin_as(shared | base.adapt.state_dict(), adapt)
+        _begin_as(base.low_classifier.state_dict(), classifier)
         lower = (copy.deepcopy(part) for part in own)
-        network = nn.Sequential(*lower, adapt, classifier)
-        super().__init__(base, network=network)
+        super().__init__(base, network=nn.Sequential(*lower, adapt, classifier))
 
     def pair(self, key: Encoded, now: Encoded) -> Tensor:
         logits: Tensor = self.learned["network"](now.image)
         return logits
-
-
-def _adaptation(base: Segmenter) -> dict[str, Tensor]:
-    """AdaptNet's weights, its first convolution being what stands for it."""
-    shared = base.shared.state_dict().items()
-    own = {name.replace("reduce.", "first."): tensor for name, tensor in shared}
-    return own | base.adapt.state_dict()
 
 
 def embed(narrow: Tensor, wide: Tensor) -> None:
@@ -194,9 +180,9 @@ def embed(narrow: Tensor, wide: Tensor) -> None:
         wide[tuple(slice(0, size) for size in narrow.shape)] = narrow
 
 
-def _begin_as(narrow: dict[str, Tensor], wide: dict[str, Tensor]) -> None:
-    """Set the weights ``wide`` so that until they are trained they answer as ``narrow`` do."""
-    for name, parameter in wide.items():
+def _begin_as(narrow: dict[str, Tensor], wide: nn.Module) -> None:
+    """Set the weights of ``wide`` so that until they are trained they answer as ``narrow`` do."""
+    for name, parameter in wide.state_dict().items():
         embed(narrow[name], parameter)
 
 
@@ -207,22 +193,21 @@ def equal_width(base: Segmenter) -> int:
     far branch, which both have, is left out.
     """
     config, adapt = base.config, base.adapt
-    near = (base.shared, adapt.first, adapt.second, adapt.third)
-    parts = (*near, base.predictor, base.fusion, base.classifier)
-    convolutions = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)]
-    budget = sum(conv.weight.numel() for conv in convolutions)
+    parts: list[nn.Module] = [base.shared, adapt.first, adapt.second, adapt.third, base.predictor]
+    parts += [base.fusion, base.classifier]
     if config.residual_fusion:
-        budget += base.high_classifier.weight.numel()
+        parts.append(base.high_classifier)
     if base.gate is not None:
-        gate = [m for m in base.gate.modules() if isinstance(m, nn.Conv2d)]
-        budget += base.low_classifier.weight.numel() + sum(m.weight.numel() for m in gate)
-    budget += config.kernel_size**2 * config.high_channels  # Eq. (1)
+        parts += [base.gate, base.low_classifier]
+    convolutions = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)]
+    fast_track = sum(conv.weight.numel() for conv in convolutions)
+    fast_track += config.kernel_size**2 * config.high_channels  # Eq. (1)
     inputs, width = base.encoded_channels * (config.shared_reduction or 3) ** 2, 4
 
     def cost(w: int) -> int:
         return w * (inputs + 9 * (config.adapt_depth - 1) * w + base.classifier.out_channels)
 
-    while cost(width + 4) <= budget:
+    while cost(width + 4) <= fast_track:
         width += 4
     return width
 
@@ -256,64 +241,50 @@ class SmallSh(nn.Module):
 
 
 def _adaptive(base: Segmenter) -> Carrier:
-    config = base.config
-    shares = config.shared_reduction > 0
+    config, shares = base.config, base.config.shared_reduction > 0
     return Adaptive(
         KernelPredictor(base.low_channels, config.module_channels, config.kernel_size, shares)
     )
 
 
-def _reuse(base: Segmenter) -> Carrier:
-    return Reuse()
+#: Ways to carry F_h, made for a base network.
+CARRIERS: dict[str, Callable[[Segmenter], Carrier]] = {
+    "clockwork": lambda base: Reuse(),
+    "dff": lambda base: Flow(base.config.high_channels),
+    "unified": lambda base: Unified(base.config.kernel_size),
+    "image_difference": lambda base: ImageDifference(base.config.kernel_size),
+    "adaptive": _adaptive,
+}
 
 
-def _unified(base: Segmenter) -> Carrier:
-    return Unified(base.config.kernel_size)
+def _carried(carrier: str, fuse: bool) -> Callable[[Segmenter], Baseline]:
+    return partial(CarriedMethod, CARRIERS[carrier], fuse)
 
-
-def _image_difference(base: Segmenter) -> Carrier:
-    return ImageDifference(base.config.kernel_size)
-
-
-def _flow(base: Segmenter) -> Carrier:
-    return Flow(base.config.high_channels)
-
-
-def _ddrnet(base: Segmenter) -> Baseline:
-    """DDRNet-23-slim, which shares only the preparation of images with ``base``."""
-    return Baseline(base, network=DDRNet23Slim(base.config.num_classes))
-
-
-def _small_sh(base: Segmenter) -> Baseline:
-    """Sh's own network on an input so small that it costs what the fast track costs."""
-    return Baseline(base, network=SmallSh(base))
-
-
-Builder = Callable[[Segmenter], Baseline]
 
 #: Trained on pairs, as the paper's own propagation is. Table 1 compares with AdaptNet (``dff`` and
 #: ``clockwork`` here), Table 2 without. ``adaptive_equal`` is the paper's own, trained with exactly
 #: as many steps as the others.
-PAIR_METHODS: dict[str, Builder] = {
-    "clockwork": partial(CarriedMethod, _reuse, True),
-    "clockwork_no_fuse": partial(CarriedMethod, _reuse, False),
-    "dff": partial(CarriedMethod, _flow, True),
-    "dff_no_fuse": partial(CarriedMethod, _flow, False),
-    "unified": partial(CarriedMethod, _unified, False),
-    "unified_fused": partial(CarriedMethod, _unified, True),
-    "image_difference": partial(CarriedMethod, _image_difference, False),
-    "image_difference_fused": partial(CarriedMethod, _image_difference, True),
-    "adaptive_no_fuse": partial(CarriedMethod, _adaptive, False),
-    "adaptive_equal": partial(CarriedMethod, _adaptive, True),
+PAIR_METHODS: dict[str, Callable[[Segmenter], Baseline]] = {
+    "clockwork": _carried("clockwork", fuse=True),
+    "clockwork_no_fuse": _carried("clockwork", fuse=False),
+    "dff": _carried("dff", fuse=True),
+    "dff_no_fuse": _carried("dff", fuse=False),
+    "unified": _carried("unified", fuse=False),
+    "unified_fused": _carried("unified", fuse=True),
+    "image_difference": _carried("image_difference", fuse=False),
+    "image_difference_fused": _carried("image_difference", fuse=True),
+    "adaptive_no_fuse": _carried("adaptive", fuse=False),
+    "adaptive_equal": _carried("adaptive", fuse=True),
     "grfp": GrfpMethod,
     "single_frame_trained": partial(SingleFrameMethod, wide=False),
     "single_frame_wide": partial(SingleFrameMethod, wide=True),
 }
 
-#: Trained on single labelled images, as the base network is.
-IMAGE_METHODS: dict[str, Builder] = {
-    "ddrnet23_slim": _ddrnet,
-    "sh_small": _small_sh,
+#: Trained on single labelled images, as the base network is. DDRNet-23-slim shares only the
+#: preparation of images with the base network.
+IMAGE_METHODS: dict[str, Callable[[Segmenter], Baseline]] = {
+    "ddrnet23_slim": lambda base: Baseline(base, network=DDRNet23Slim(base.config.num_classes)),
+    "sh_small": lambda base: Baseline(base, network=SmallSh(base)),
 }
 
 METHODS = PAIR_METHODS | IMAGE_METHODS

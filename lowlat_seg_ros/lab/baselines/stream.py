@@ -21,14 +21,7 @@ from lowlat_seg_ros.engine import preprocess, schedule
 from lowlat_seg_ros.engine.cpu_threads import use_threads
 from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.engine.timing import Clock, Stopwatch
-from lowlat_seg_ros.frames import (
-    Counters,
-    Frame,
-    MaskKind,
-    Provenance,
-    ResetReason,
-    Segmentation,
-)
+from lowlat_seg_ros.frames import Counters, Frame, MaskKind, Provenance, ResetReason, Segmentation
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 
@@ -36,10 +29,8 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 class Now:
     """The current frame: its normalised image (1, 3, H, W), luma, and the watch for its stages.
 
-    ``luma`` is uint8 (H/2, W/2), None where the network carries no answers.
-
-    ``key_age``, ``key_age_s``: frames and seconds since the key frame, 0 on the first frame after
-    :meth:`Stream.forget`.
+    ``luma`` is uint8 (H/2, W/2), None where the network carries no answers. ``key_age``,
+    ``key_age_s``: frames and seconds since the key frame, 0 on the first frame after a reset.
     """
 
     image: Tensor
@@ -97,7 +88,7 @@ class Stream(ABC):
 
     @torch.inference_mode()
     def process(self, frame: Frame) -> Segmentation:
-        """Segment ``frame``; raises ``FrameError`` for a frame of impossible size."""
+        """Segment ``frame``; raises ``FrameError`` for one of impossible size."""
         use_threads(self._config.foreground_threads)
         reason = schedule.needs_reset(self._previous, frame, self._config)
         if reason is not None and self._key_at is not None:
@@ -142,7 +133,6 @@ class FullEngine(Stream):
     """The full network on every frame: the reference for accuracy, and what the engine saves."""
 
     def step(self, now: Now) -> tuple[Tensor, MaskKind]:
-        """Sl, Sh and the classifier on F_h: every frame is a key frame."""
         with now.watch.stage("lower_ms"):
             source = self.runner.source(now.image)
         with now.watch.stage("higher_ms"):
@@ -170,7 +160,6 @@ class PerFrameEngine(Stream):
         self._network, self._kind = network, kind
 
     def step(self, now: Now) -> tuple[Tensor, MaskKind]:
-        """The network's answer."""
         with now.watch.stage("lower_ms"):
             return self.run("network", self._network, now.image), self._kind
 

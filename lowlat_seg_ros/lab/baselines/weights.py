@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from lowlat_seg_ros.lab.baselines.learned import IMAGE_METHODS, METHODS, Baseline
 from lowlat_seg_ros.network import checkpoint
@@ -33,8 +32,7 @@ def fingerprint(base: Segmenter) -> str:
     Taken in half precision, in which they are shipped; propagation's modules are not part of it.
     """
     digest = hashlib.sha256()
-    parts = (base.backbone, base.encoder, base.shared, base.context, base.high_classifier)
-    for part in parts:
+    for part in (base.backbone, base.encoder, base.shared, base.context, base.high_classifier):
         state = {} if part is None else checkpoint.weights(part)
         for name, tensor in sorted(state.items()):
             digest.update(name.encode() + tensor.detach().half().cpu().numpy().tobytes())
@@ -46,9 +44,8 @@ def save(folder: Path, name: str, method: Baseline, provenance: dict[str, Any]) 
 
     Raises ``CheckpointError`` when a weight is not finite.
     """
-    path, half = path_of(folder, name), torch.float16
-    state = checkpoint.weights(method.learned)
-    tensors = {k: v.detach().to(half).contiguous() for k, v in state.items()}
+    path, state = path_of(folder, name), checkpoint.weights(method.learned)
+    tensors = {k: v.detach().to(torch.float16).contiguous() for k, v in state.items()}
     bad = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
     if bad:
         raise CheckpointError(f"{path}: {bad[0]} is not finite; train with a lower learning rate")
@@ -64,13 +61,6 @@ def save(folder: Path, name: str, method: Baseline, provenance: dict[str, Any]) 
     return path
 
 
-def provenance(folder: Path, name: str) -> dict[str, Any]:
-    """How the weights of the method ``name`` were trained; raises ``CheckpointError``."""
-    metadata, _ = _read(path_of(folder, name))
-    found: dict[str, Any] = json.loads(metadata.get("provenance", "{}"))
-    return found
-
-
 def load(folder: Path, name: str, base: Segmenter) -> Baseline:
     """The method ``name`` on ``base``, in eval mode on its device.
 
@@ -78,25 +68,20 @@ def load(folder: Path, name: str, base: Segmenter) -> Baseline:
     another base network.
     """
     path = path_of(folder, name)
-    metadata, state = _read(path)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            # What it gives is no mapping, though it has keys.
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from error
     _check(path, metadata, name, base)
     method = METHODS[name](base)
     checkpoint.restore(method.learned, state, str(path))
-    device = next(base.parameters()).device
-    method.learned.eval().to(device)
+    method.learned.eval().to(next(base.parameters()).device)
     # PyTorch has this overload, its type stubs do not.
     method.learned.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            # What it gives is no mapping, though it has keys.
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from error
 
 
 def _check(path: Path, metadata: dict[str, str], name: str, base: Segmenter) -> None:

@@ -45,13 +45,18 @@ class Augment:
 
         Outside the image pixels are grey and labels 255.
         """
+        count, device = len(images), images.device
         # Training runs in mixed precision; its images are as exact as those of evaluation.
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             grid = self._grid(images, generator)
             seen, label = warp_images(images, grid), warp_labels(labels, grid)
             if self.restyle > 0:
                 seen = restyled(seen, label, self.restyle, generator)
-            seen = self._colour(seen, generator)
+            seen = jitter_colours(seen, self.jitter * _signed((count, 4), generator, device))
+            seen = rotate_hue(seen, self.hue * _signed((count,), generator, device))
+            u = torch.rand(2, count, generator=generator, device=device)
+            if self.blur > 0:  # a width of zero leaves an image as it is
+                seen = gaussian_blur(seen, torch.where(u[0] < self.blur, BLUR_SIGMA * u[1], 0.0))
             if self.degrade > 0:
                 seen = degraded(seen, self.degrade, generator)
             return seen, label
@@ -63,13 +68,14 @@ class Augment:
 
         Their colours are jittered alike, then a little apart, as exposure drifts in a drive.
         """
-        with torch.autocast(images.device.type, enabled=False):
+        count, device = len(images), images.device
+        with torch.autocast(device.type, enabled=False):
             grid = self._grid(images, generator)
             both = torch.cat([warp_images(key_images, grid), warp_images(images, grid)])
-            amounts = self._amounts(len(images), images.device, generator)
-            drift = 0.15 * self._amounts(len(images), images.device, generator)
+            amounts = self.jitter * _signed((count, 4), generator, device)
+            drift = 0.15 * (self.jitter * _signed((count, 4), generator, device))
             jittered = jitter_colours(both, torch.cat([amounts, amounts + drift]))
-            angles = self._angles(len(images), images.device, generator)
+            angles = self.hue * _signed((count,), generator, device)
             seen = rotate_hue(jittered, torch.cat([angles, angles]))
             if self.degrade > 0:
                 seen = degraded(seen, self.degrade, generator, views=2)
@@ -92,21 +98,10 @@ class Augment:
         theta[:, 1, 1], theta[:, 1, 2] = half_y, centre_y
         return F.affine_grid(theta, [count, 3, *self.crop], align_corners=False)
 
-    def _amounts(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
-        """Jitter amounts (N, 4) in [-jitter, jitter]."""
-        return self.jitter * (2 * torch.rand(count, 4, generator=generator, device=device) - 1)
 
-    def _angles(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
-        """Angles (N,) in [-hue, hue]."""
-        return self.hue * (2 * torch.rand(count, generator=generator, device=device) - 1)
-
-    def _colour(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        out = jitter_colours(images, self._amounts(len(images), images.device, generator))
-        out = rotate_hue(out, self._angles(len(images), images.device, generator))
-        u = torch.rand(2, len(images), generator=generator, device=images.device)
-        # A width of zero leaves an image as it is.
-        sigma = torch.where(u[0] < self.blur, BLUR_SIGMA * u[1], 0.0)
-        return gaussian_blur(out, sigma) if self.blur > 0 else out
+def _signed(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Uniform numbers in [-1, 1]."""
+    return 2 * torch.rand(shape, generator=generator, device=device) - 1
 
 
 def warp_images(images: Tensor, grid: Tensor) -> Tensor:
@@ -155,24 +150,32 @@ def restyled(images: Tensor, labels: Tensor, share: float, generator: torch.Gene
     domain randomisation (Tobin et al., IROS 2017), here on images that are there already.
     ``labels`` int64 (N, H, W), 255 where nothing is known, which gets a look of its own.
     """
-    chances = torch.rand(len(images), generator=generator, device=images.device) < share
+    device = images.device
+    chances = torch.rand(len(images), generator=generator, device=device) < share
     if not bool(chances.any()):
         return images
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn((int(chances.sum()), *shape), generator=generator, device=device)
+
+    classes, size = IGNORE_LABEL + 1, (images.shape[2], images.shape[3])
+    mix = torch.eye(3, device=device) + MIX * normal(classes, 3, 3)
+    seen = _recoloured(images[chances], labels[chances], mix, SHIFT * normal(classes, 3))
+    for cell in TEXTURE_CELLS:
+        noise = normal(3, -(-size[0] // cell), -(-size[1] // cell))
+        strength = torch.rand(len(seen), generator=generator, device=device) ** 2
+        grain = F.interpolate(noise, size, mode="bilinear")
+        seen = seen + TEXTURE * strength.view(-1, 1, 1, 1) * grain
+    # Brighter here and darker there, slowly, as sun and shadow make it.
+    light = F.interpolate(normal(1, LIGHT_POINTS, LIGHT_POINTS), size, mode="bicubic")
+    seen = seen * torch.exp(LIGHT * light)
     out = images.clone()
-    seen, where = out[chances], labels[chances]
-    seen = _relit(_textured(_recoloured(seen, where, generator), generator), generator)
-    exponents = torch.exp(CURVE * _normal((len(seen), 3, 1, 1), generator, seen))
-    out[chances] = seen.clamp(1e-4, 1) ** exponents
+    out[chances] = seen.clamp(1e-4, 1) ** torch.exp(CURVE * normal(3, 1, 1))
     return out
 
 
-def _recoloured(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Every class of every image has its colours mixed in a way of its own."""
-    count = IGNORE_LABEL + 1
-    shape = (len(images), count)
-    eye = torch.eye(3, device=images.device)
-    mix = eye + MIX * _normal((*shape, 3, 3), generator, images)
-    shift = SHIFT * _normal((*shape, 3), generator, images)
+def _recoloured(images: Tensor, labels: Tensor, mix: Tensor, shift: Tensor) -> Tensor:
+    """Every class of every image with its colours mixed by ``mix`` (N, 256, 3, 3), and shifted."""
     out = torch.empty_like(images)
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         for number in label.unique().tolist():
@@ -182,25 +185,3 @@ def _recoloured(images: Tensor, labels: Tensor, generator: torch.Generator) -> T
             moved = mix[index, number] @ (pixels - middle) + middle
             out[index][:, mask] = moved + shift[index, number][:, None]
     return out
-
-
-def _textured(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise of several cell sizes, strong in some images and weak in others."""
-    height, width = images.shape[2:]
-    for cells in TEXTURE_CELLS:
-        size = (len(images), 3, -(-height // cells), -(-width // cells))
-        noise = F.interpolate(_normal(size, generator, images), (height, width), mode="bilinear")
-        strength = torch.rand(len(images), generator=generator, device=images.device) ** 2
-        images = images + TEXTURE * strength.view(-1, 1, 1, 1) * noise
-    return images
-
-
-def _relit(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Brighter here and darker there, slowly, as sun and shadow make it."""
-    points = _normal((len(images), 1, LIGHT_POINTS, LIGHT_POINTS), generator, images)
-    size = (images.shape[2], images.shape[3])
-    return images * torch.exp(LIGHT * F.interpolate(points, size, mode="bicubic"))
-
-
-def _normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.randn(shape, generator=generator, device=like.device)

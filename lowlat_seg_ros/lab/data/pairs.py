@@ -13,21 +13,16 @@ import cv2
 import numpy as np
 
 from lowlat_seg_ros.frames import IGNORE_LABEL
-from lowlat_seg_ros.lab.data.sequence import Sequence
-from lowlat_seg_ros.labels import CAMVID, ClassTable
+from lowlat_seg_ros.lab.data.sequence import LabelledFrame
+from lowlat_seg_ros.labels import CAMVID
 
 #: Frames a second that the motion of warped pairs is drawn for.
 WARPED_HZ = 20.0
 
-#: Roles of classes by the names that CamVid and Cityscapes give them, in lower case.
-_FLAT = {"road", "pavement", "sidewalk", "terrain"}
-_FAR = {"sky"}
-_OBJECTS = {
-    "pole", "signsymbol", "traffic light", "traffic sign", "car", "truck", "bus", "train",
-    "motorcycle", "bicycle", "pedestrian", "person", "bicyclist", "rider",
-}  # fmt: skip
-#: Those that move by themselves.
-_MOVING = _OBJECTS - {"pole", "signsymbol", "traffic light", "traffic sign"}
+#: Roles of CamVid's classes.
+_FLAT, _FAR = {"Road", "Pavement"}, {"Sky"}
+_MOVING = {"Car", "Pedestrian", "Bicyclist"}
+_OBJECTS = _MOVING | {"Pole", "SignSymbol"}
 
 #: Height of the camera in metres, and the share of the way to a thing that a pair may cover.
 _CAMERA_HEIGHT = 1.4
@@ -57,59 +52,40 @@ class Pair:
     seconds: float
 
 
-def rendered_pair(drive: Sequence, index: int, lag: int) -> Pair:
-    """Frames ``index - lag`` and ``index`` of a drive all of whose frames are labelled."""
-    if not 0 <= index - lag < len(drive) or index >= len(drive):
-        raise ValueError(f"index {index} and lag {lag} leave the drive of {len(drive)} frames")
-    key, frame = drive[index - lag], drive[index]
+def pair_of(key: LabelledFrame, frame: LabelledFrame) -> Pair:
+    """Two labelled frames of a drive as they are."""
     seconds = (frame.stamp_ns - key.stamp_ns) / 1e9
     return Pair(key.image, key.label, frame.image, frame.label, seconds)
 
 
-def make_pair(
-    image: np.ndarray,
-    label: np.ndarray,
-    lag: int,
-    rng: np.random.Generator,
-    table: ClassTable = CAMVID,
-) -> Pair:
+def make_pair(image: np.ndarray, label: np.ndarray, lag: int, rng: np.random.Generator) -> Pair:
     """A pair ``lag`` frames apart at 15 to 30 Hz from one still (uint8 (H, W, 3) and (H, W)).
 
     The still is the key frame or the later one, as chance has it; the other is warped from it.
     """
-    if lag < 0:
-        raise ValueError(f"lag is {lag}; it must be 0 frames or more")
     motion = draw_motion(lag, image.shape[1], rng)
     still_is_key = bool(rng.random() < 0.5)
     seconds = lag / WARPED_HZ
-    scene = guess_scene(label, seconds if still_is_key else -seconds, rng, table)
+    scene = guess_scene(label, seconds if still_is_key else -seconds, rng)
     moved = move(image, label, scene, motion if still_is_key else motion.reversed())
-    views = [(image, label), moved]
-    if not still_is_key:
-        views.reverse()
+    views = [(image, label), moved] if still_is_key else [moved, (image, label)]
     if rng.random() < 0.3:
-        views = _occluded(views, image, label, lag, rng, table)
+        views = _with_passing_thing(views, image, label, lag, rng)
     (key_image, key_label), (later_image, later_label) = views
     # The two exposures differ a little, and each image has grain of its own.
     key_image, later_image = _exposed(key_image, rng), _exposed(later_image, rng)
     return Pair(key_image, key_label, later_image, later_label, seconds)
 
 
-def _occluded(
-    views: list[View],
-    image: np.ndarray,
-    label: np.ndarray,
-    lag: int,
-    rng: np.random.Generator,
-    table: ClassTable,
+def _with_passing_thing(
+    views: list[View], image: np.ndarray, label: np.ndarray, lag: int, rng: np.random.Generator
 ) -> list[View]:
     """Both views with a thing of the still pasted in, which has moved between them."""
-    ids = [number for number, name in enumerate(table.names) if name.lower() in _MOVING]
-    mask = np.isin(label, ids).astype(np.uint8)
-    count, regions, stats, _ = cv2.connectedComponentsWithStats(mask)
+    mask = np.isin(label, _ids(_MOVING)).astype(np.uint8)
+    _, regions, stats, _ = cv2.connectedComponentsWithStats(mask)
     areas = stats[1:, cv2.CC_STAT_AREA]
     large = 1 + np.flatnonzero((areas >= 80) & (areas < 0.15 * label.size))
-    if count == 1 or len(large) == 0:
+    if len(large) == 0:
         return views
     number = int(rng.choice(large))
     x, y, w, h = (int(v) for v in stats[number, :4])
@@ -157,7 +133,6 @@ class Motion:
     roll: float = 0.0  # rad
 
     def reversed(self) -> Motion:
-        """The way back."""
         return Motion(-self.forward, -self.sideways, -self.yaw, -self.pitch, -self.roll)
 
 
@@ -198,9 +173,7 @@ class Scene:
     things: list[Thing]
 
 
-def guess_scene(
-    label: np.ndarray, seconds: float, rng: np.random.Generator, table: ClassTable
-) -> Scene:
+def guess_scene(label: np.ndarray, seconds: float, rng: np.random.Generator) -> Scene:
     """A guess at the scene behind ``label``; camera and street are drawn at random."""
     height, width = label.shape
     focal, horizon = width * rng.uniform(0.9, 1.2), height * rng.uniform(0.48, 0.56)
@@ -210,20 +183,21 @@ def guess_scene(
     left, right = rng.uniform(4.0, 14.0, 2)
     offset = x - width / 2
     walls = np.maximum(np.where(offset < 0, -offset / left, offset / right) / focal, 1 / 200)
-    names = [name.lower() for name in table.names]
-    flat = np.isin(label, [i for i, name in enumerate(names) if name in _FLAT])
-    far = np.isin(label, [i for i, name in enumerate(names) if name in _FAR])
-    standing = [i for i, name in enumerate(names) if name in _OBJECTS]
     # What lies behind things, and what is unlabelled low in the picture, is ground as a rule.
-    low = np.isin(label, [*standing, IGNORE_LABEL]) & (y > horizon)
+    low = np.isin(label, [*_ids(_OBJECTS), IGNORE_LABEL]) & (y > horizon)
+    flat, far = np.isin(label, _ids(_FLAT)), np.isin(label, _ids(_FAR))
     depth = np.where(far, 0.0, np.where(flat | low, ground, walls)).astype(np.float32)
     things = [
         thing
-        for i in standing
-        for thing in _things(label == i, ground[:, 0], names[i] in _MOVING, seconds, rng)
+        for i in _ids(_OBJECTS)
+        for thing in _things(label == i, ground[:, 0], i in _ids(_MOVING), seconds, rng)
     ]
     things.sort(key=lambda thing: thing.inverse_depth)
     return Scene(cv2.GaussianBlur(depth, (0, 0), 1.0), things)
+
+
+def _ids(names: set[str]) -> list[int]:
+    return [number for number, name in enumerate(CAMVID.names) if name in names]
 
 
 def _things(
@@ -342,6 +316,5 @@ def warp_label(label: np.ndarray, source: np.ndarray) -> np.ndarray:
 def _remap(picture: np.ndarray, source: np.ndarray, how: int, border: int) -> np.ndarray:
     # None: both coordinates are in the one map. OpenCV's type hints leave that case out.
     return cv2.remap(  # type: ignore[call-overload]
-        picture, source.astype(np.float32, copy=False), None, how,
-        borderMode=border, borderValue=float(IGNORE_LABEL),
-    )  # fmt: skip
+        picture, source, None, how, borderMode=border, borderValue=float(IGNORE_LABEL)
+    )

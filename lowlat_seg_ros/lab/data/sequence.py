@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from collections.abc import Sequence as Indices
 from dataclasses import dataclass
@@ -56,6 +57,74 @@ class Sequence(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Entry:
+    """The files of one frame; ``label`` is None where there is none, and all is ignored."""
+
+    image: Path
+    label: Path | None
+    drive: str
+    stamp_ns: int
+    name: str
+
+
+class Files(ABC):
+    """Frames in files, read when they are asked for.
+
+    ``size`` (H, W) resizes images (by area) and labels (nearest). DataError if a file is missing.
+    """
+
+    def __init__(
+        self,
+        entries: list[Entry],
+        table: ClassTable,
+        rate_hz: float,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        self.entries, self.table, self.rate_hz, self.size = entries, table, rate_hz, size
+        for entry in entries:
+            for path in (entry.image, entry.label):
+                if path is not None and not path.is_file():
+                    raise DataError(f"file {path} is missing; frame {entry.name} needs it")
+
+    @abstractmethod
+    def read_label(self, path: Path) -> np.ndarray:
+        """uint8 (H, W) class ids."""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def drive(self, index: int) -> str:
+        return self.entries[check_index(index, len(self))].drive
+
+    def __getitem__(self, index: int) -> LabelledFrame:
+        entry = self.entries[check_index(index, len(self))]
+        image = read_image(entry.image)
+        if entry.label is None:
+            label = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
+        else:
+            label = self.read_label(entry.label)
+            self._check(image, label, entry.label)
+        if self.size is not None:
+            size = self.size[::-1]
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            label = np.asarray(cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT))
+        return LabelledFrame(image, label, entry.stamp_ns, entry.name)
+
+    def _check(self, image: np.ndarray, label: np.ndarray, path: Path) -> None:
+        if image.shape[:2] != label.shape:
+            raise DataError(
+                f"label {path} is {label.shape}, its image {image.shape[:2]}; they must have one "
+                "size"
+            )
+        wrong = (label >= len(self.table)) & (label != IGNORE_LABEL)
+        if wrong.any():
+            raise DataError(
+                f"label {path} has the id {label[wrong][0]}; the class table "
+                f"{self.table.name!r} has 0 to {len(self.table) - 1}, and {IGNORE_LABEL} is ignored"
+            )
+
+
 class Subset:
     """The frames ``indices`` of ``sequence``, in that order."""
 
@@ -79,8 +148,6 @@ def split_holdout(sequence: Sequence, share: float = 0.12) -> tuple[Subset, Subs
     A block rather than scattered frames, because a neighbour one frame away gives the answer
     away; of every drive, so that each light and street counts.
     """
-    if not 0.0 < share < 1.0:
-        raise ValueError(f"share is {share}; it must lie between 0 and 1")
     drives: dict[str, list[int]] = {}
     for index in range(len(sequence)):
         drives.setdefault(sequence.drive(index), []).append(index)
@@ -93,26 +160,26 @@ def split_holdout(sequence: Sequence, share: float = 0.12) -> tuple[Subset, Subs
     return Subset(sequence, train), Subset(sequence, held)
 
 
-def stack(sequence: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """All frames in memory: images uint8 (N, 3, H, W) RGB and labels uint8 (N, H, W).
+def frames_of(sequence: Sequence) -> list[LabelledFrame]:
+    """All frames in memory."""
+    return [sequence[index] for index in range(len(sequence))]
 
-    DataError if the frames differ in size.
+
+def stack(frames: list[LabelledFrame]) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (N, 3, H, W) RGB and labels uint8 (N, H, W).
+
+    DataError if there are none, or if they differ in size.
     """
-    if len(sequence) == 0:
+    if not frames:
         raise DataError("the sequence has no frames; there is nothing to load")
-    height, width = sequence[0].label.shape
-    images = np.empty((len(sequence), 3, height, width), np.uint8)
-    labels = np.empty((len(sequence), height, width), np.uint8)
-    for index in range(len(sequence)):
-        frame = sequence[index]
-        if frame.label.shape != (height, width):
+    for frame in frames:
+        if frame.label.shape != frames[0].label.shape:
             raise DataError(
-                f"{frame.name} is {frame.label.shape} and the first frame {(height, width)}; "
+                f"{frame.name} is {frame.label.shape} and the first frame {frames[0].label.shape}; "
                 "frames held in memory must have one size"
             )
-        images[index] = frame.image.transpose(2, 0, 1)
-        labels[index] = frame.label
-    return images, labels
+    images = np.stack([frame.image.transpose(2, 0, 1) for frame in frames])
+    return images, np.stack([frame.label for frame in frames])
 
 
 def check_index(index: int, length: int) -> int:
@@ -204,28 +271,8 @@ def rgb_code(colours: np.ndarray) -> np.ndarray:
     return colours.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
 
 
-def resized(
-    image: np.ndarray, label: np.ndarray, size: tuple[int, int] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Image (by area) and label (nearest) at ``size`` (H, W); as they are without one."""
-    if size is None:
-        return image, label
-    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-    return image, cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def check_pair(image: np.ndarray, label: np.ndarray, path: Path) -> None:
-    """DataError if the label read from ``path`` differs in size from its image."""
-    if image.shape[:2] != label.shape:
-        raise DataError(
-            f"label {path} is {label.shape}, its image {image.shape[:2]}; they must have one size"
-        )
-
-
 def _decode(path: Path, flags: int) -> np.ndarray:
-    if not path.is_file():
-        raise DataError(f"file {path} is missing")
-    pixels = cv2.imread(str(path), flags)
+    pixels = cv2.imread(str(path), flags) if path.is_file() else None
     if pixels is None:
-        raise DataError(f"file {path} cannot be decoded as an image; it may be cut short")
+        raise DataError(f"file {path} cannot be decoded as an image; it is missing or cut short")
     return pixels

@@ -11,8 +11,8 @@ import numpy as np
 
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.data.camvid import CamVid
-from lowlat_seg_ros.lab.data.cityscapes import ANNOTATED, Cityscapes
-from lowlat_seg_ros.lab.data.sequence import DataError, LabelledFrame, Sequence, Subset, check_index
+from lowlat_seg_ros.lab.data.cityscapes import Cityscapes
+from lowlat_seg_ros.lab.data.sequence import DataError, LabelledFrame, Sequence, Subset
 from lowlat_seg_ros.labels import ClassTable
 
 #: Size of rendered drives, (H, W): that of CamVid's usual release.
@@ -128,23 +128,4 @@ def rendered(
 
 def cityscapes(root: Path, split: str, size: tuple[int, int] | None) -> tuple[str, Sequence]:
     """Name and frames of Cityscapes' snippets, each from its first to its annotated frame."""
-    return f"Cityscapes {split}", _Snippets(Cityscapes(root, split, size))
-
-
-class _Snippets:
-    """The first 20 frames of each snippet, one drive each; only the last one has labels."""
-
-    def __init__(self, annotated: Cityscapes) -> None:
-        self.table, self.rate_hz = annotated.table, annotated.rate_hz
-        self._clips = [annotated.clip(index) for index in range(len(annotated))]
-
-    def __len__(self) -> int:
-        return len(self._clips) * (ANNOTATED + 1)
-
-    def __getitem__(self, index: int) -> LabelledFrame:
-        clip, frame = divmod(check_index(index, len(self)), ANNOTATED + 1)
-        return self._clips[clip][frame]
-
-    def drive(self, index: int) -> str:
-        clip, frame = divmod(check_index(index, len(self)), ANNOTATED + 1)
-        return self._clips[clip].drive(frame)
+    return f"Cityscapes {split}", Cityscapes(root, split, size)

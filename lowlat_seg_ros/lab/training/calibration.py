@@ -1,13 +1,13 @@
-"""The gate's calibration: how far carried answers are trusted, by their age.
+"""What is chosen on rendered drives that nothing was trained on: threshold, and the gate's trust.
 
 The gate is trained on pairs, most of them warped stills, whose optical flow is worse than that of a
 video at 15 Hz: it trusts fresh answers too little. Two numbers, a constant and a share of the age,
-are chosen on rendered drives that nothing was trained on.
+say how far carried answers are trusted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,15 +17,46 @@ from tqdm import tqdm
 
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
-from lowlat_seg_ros.lab.training.propagation import carry, evidence, warped
+from lowlat_seg_ros.lab.training.pairs import carry_all
 from lowlat_seg_ros.network.fast_track import weighed
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
+
+#: Thresholds that are tried.
+THRESHOLDS = np.linspace(0.0, 0.5, 41)
 
 #: Frames from the one that Sh has seen to the current one; every so many of them one is judged.
 LAGS, EVERY = (1, 2, 3, 4, 6, 8, 12, 16), 6
 #: What may be added to the logit of the trust; the grid of constants and of shares of the age.
 SHIFTS = np.arange(-2.0, 3.01, 0.25)
 CONSTANTS, SHARES = np.arange(0.0, 3.01, 0.25), np.arange(-5.0, 0.01, 0.5)
+
+
+@torch.inference_mode()
+def key_shares(segmenter: Segmenter, clips: Iterable[Tensor]) -> list[tuple[float, float]]:
+    """(threshold, share of key frames) of the selector's schedule, replayed on ``clips``.
+
+    Every clip is uint8 (T, 3, H, W); its first frame counts as a key frame.
+    """
+    reduced = []
+    for clip in clips:
+        images = [segmenter.normalise(image[None].float() / 255) for image in clip]
+        reduced.append([segmenter.selector.reduce(segmenter.lower(image)) for image in images])
+    return [(float(t), _key_share(segmenter, reduced, float(t))) for t in THRESHOLDS]
+
+
+def _key_share(segmenter: Segmenter, clips: list[list[Tensor]], threshold: float) -> float:
+    keys = 0
+    for clip in clips:
+        key, keys = clip[0], keys + 1
+        for frame in clip[1:]:
+            if segmenter.selector.deviation(key, frame).item() > threshold:
+                key, keys = frame, keys + 1
+    return keys / sum(len(clip) for clip in clips)
+
+
+def threshold_for(curve: list[tuple[float, float]], key_share: float) -> float:
+    """The lowest threshold whose share of key frames is at most ``key_share``."""
+    return next((threshold for threshold, share in curve if share <= key_share), curve[-1][0])
 
 
 @torch.inference_mode()
@@ -37,21 +68,19 @@ def calibrate_gate(
     That is the mean over all lags of the mIoU, at the answers' own resolution. Returns both
     numbers, and that mean before and after.
     """
-    gate = segmenter.gate
+    gate, config = segmenter.gate, segmenter.config
     assert gate is not None
     assert gate.calibration is not None
     gate.calibration.zero_()
-    pairs = [(drive, t, lag) for drive in drives for lag in LAGS for t in _frames(drive, lag)]
-    confusion = {
-        (lag, shift): Confusion(segmenter.config.num_classes) for lag in LAGS for shift in SHIFTS
-    }
+    pairs = [(d[t - lag], d[t], lag) for d in drives for lag in LAGS
+             for t in range(lag, len(d), EVERY)]  # fmt: skip
+    confusion = {(lag, shift): Confusion(config.num_classes) for lag in LAGS for shift in SHIFTS}
     ages = {}
-    for drive, t, lag in tqdm(pairs, desc="calibrating the gate", unit="pair"):
-        own, carried, logit, age = _answers(segmenter, drive[t - lag], drive[t])
-        ages[lag] = age
-        points = segmenter.config.classifier_upsampling
-        step = STRIDE // points
-        label = drive[t].label[step // 2 :: step, step // 2 :: step]
+    points = config.classifier_upsampling
+    step = STRIDE // points
+    for key, now, lag in tqdm(pairs, desc="calibrating the gate", unit="pair"):
+        own, carried, logit, ages[lag] = _answers(segmenter, key, now)
+        label = now.label[step // 2 :: step, step // 2 :: step]
         for shift in SHIFTS:
             cells = weighed(own, carried, (logit + float(shift)).sigmoid())
             mask = F.pixel_shuffle(cells, points).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
@@ -66,17 +95,12 @@ def calibrate_gate(
 
     best = max(((c, s) for c in CONSTANTS for s in SHARES), key=lambda pair: mean(*pair))
     gate.calibration.copy_(torch.tensor(best))
-    constant, share = map(float, best)
     return {
-        "gate_constant": constant,
-        "gate_share_of_age": share,
+        "gate_constant": float(best[0]),
+        "gate_share_of_age": float(best[1]),
         "gate_miou_before": mean(0.0, 0.0),
         "gate_miou": mean(*best),
     }
-
-
-def _frames(drive: Sequence[LabelledFrame], lag: int) -> Iterator[int]:
-    yield from range(lag, len(drive), EVERY)
 
 
 def _answers(
@@ -90,14 +114,12 @@ def _answers(
     low = net.lower(both)
     high = net.higher(net.source(both[:1], low[:1]))
     seconds = torch.tensor([(now.stamp_ns - key.stamp_ns) / 1e9], device=device)
-    answers, residual = warped(net, high, images[:1], images[1:])
-    known = evidence(net, low[:1], low[1:], seconds, residual)
+    carried, answers, known = carry_all(net, low.chunk(2), high, images.chunk(2), seconds)
     assert answers is not None
     assert known is not None
     assert net.gate is not None
     adapted = net.adapt(low[1:])
-    fused = net.fusion(carry(net, low[:1], high, low[1:]), adapted)
-    own = net.low_classifier.cells(adapted)
+    fused, own = net.fusion(carried, adapted), net.low_classifier.cells(adapted)
     if net.config.gate_corrects:
         answers = answers + net.classifier.cells(fused)
     return own, answers, net.gate.logit(fused, answers, own, known), float(known[0, 1, 0, 0])

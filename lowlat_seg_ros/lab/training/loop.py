@@ -99,74 +99,67 @@ class Loop:
         self, stage: Stage, config: LoopConfig, out: Path, ranks: Ranks | None = None
     ) -> None:
         self.stage, self.config, self.out, self.ranks = stage, config, out, ranks or Ranks()
-        self.device = next(stage.segmenter.parameters()).device
+        network = stage.segmenter
+        self.device = next(network.parameters()).device
         self.dtype = precision_of(config.precision, self.device)
         seed = config.seed + self.ranks.rank
         self.generator = torch.Generator(self.device).manual_seed(seed)
         groups = stage.trained()
         self.modules = [module for group in groups for module in group]
-        for parameter in stage.segmenter.parameters():
-            parameter.requires_grad_(False)
         self.clipped = [[p for module in group for p in module.parameters()] for group in groups]
         self.parameters = [parameter for group in self.clipped for parameter in group]
-        for parameter in self.parameters:
-            parameter.requires_grad_(True)
+        network.requires_grad_(False)
+        for module in self.modules:
+            module.requires_grad_(True)
         self.optimiser = self._optimiser()
         self.step, self.seconds = 0, 0.0
         self.losses: list[dict[str, float]] = []  # of the steps since the last row of the log
         if self.ranks.count > 1:  # they began with one seed, though maybe on unlike machines
-            own = {name: tensor.cpu() for name, tensor in stage.segmenter.state_dict().items()}
-            stage.segmenter.load_state_dict(self.ranks.from_first(own))
+            own = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+            network.load_state_dict(self.ranks.from_first(own))
         # A digest of the weights that the stage begins with: a resumed run must have the same.
         digest = hashlib.sha256()
-        for tensor in stage.segmenter.state_dict().values():
+        for tensor in network.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         self.origin = digest.hexdigest()
         self.average = {k: v.clone() for k, v in self._state().items()}
+        self.checkpoint = out / f"{stage.name}.resume.pt"
         out.mkdir(parents=True, exist_ok=True)
 
     def _optimiser(self) -> torch.optim.Optimizer:
-        """AdamW, in one pass over the weights where this torch can do it on the device."""
-        try:
-            return torch.optim.AdamW(self._groups(), lr=self.config.learning_rate, fused=True)
-        except RuntimeError:
-            return torch.optim.AdamW(self._groups(), lr=self.config.learning_rate)
+        """AdamW, in one pass over the weights where this torch can do it on the device.
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Biases and BatchNorm's scales are not decayed; what began pretrained learns slower."""
+        Biases and BatchNorm's scales are not decayed; what began pretrained learns slower.
+        """
+        config = self.config
         trunks = [m for module in self.modules for m in module.modules() if isinstance(m, Trunk)]
-        slow = {id(p) for trunk in trunks for p in trunk.parameters()}
-        groups = []
-        for is_slow, share in ((False, 1.0), (True, self.config.pretrained_rate)):
-            own = [p for p in self.parameters if (id(p) in slow) == is_slow]
-            matrices = [p for p in own if p.ndim > 1]
-            vectors = [p for p in own if p.ndim <= 1]
-            for parameters, decay in ((matrices, self.config.weight_decay), (vectors, 0.0)):
+        pretrained = {id(p) for trunk in trunks for p in trunk.parameters()}
+        groups: list[dict[str, Any]] = []
+        for is_pretrained, share in ((False, 1.0), (True, config.pretrained_rate)):
+            own = [p for p in self.parameters if (id(p) in pretrained) == is_pretrained]
+            for is_matrix, decay in ((True, config.weight_decay), (False, 0.0)):
+                parameters = [p for p in own if (p.ndim > 1) == is_matrix]
                 groups.append({"params": parameters, "weight_decay": decay, "share": share})
-        return [group for group in groups if group["params"]]
+        groups = [group for group in groups if group["params"]]
+        try:
+            return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        except RuntimeError:
+            return torch.optim.AdamW(groups, lr=config.learning_rate)
 
     def _state(self) -> dict[str, Tensor]:
-        return {
-            name: tensor
-            for name, tensor in self.stage.segmenter.state_dict().items()
-            if tensor.is_floating_point()
-        }
+        """The tensors that are averaged."""
+        state = self.stage.segmenter.state_dict()
+        return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
 
     def _learning_rate(self) -> float:
         """Linear warm-up, then a cosine down to zero."""
         config = self.config
         warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
-        return (
-            config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / config.steps))
-        )
-
-    @property
-    def checkpoint(self) -> Path:
-        """The resumable state of this stage."""
-        return self.out / f"{self.stage.name}.resume.pt"
+        cosine = math.cos(math.pi * self.step / config.steps)
+        return config.learning_rate * warm * 0.5 * (1 + cosine)
 
     def resume(self) -> bool:
-        """Continue from :attr:`checkpoint` if it exists; the steps are those of an unbroken run.
+        """Continue from ``checkpoint`` if it exists; the steps are those of an unbroken run.
 
         The first process reads it for all. Raises ConfigError if it was begun from other weights
         or with another number of processes.
@@ -202,7 +195,7 @@ class Loop:
         return True
 
     def save(self) -> None:
-        """Write :attr:`checkpoint`, whole or not at all, with every process' generator."""
+        """Write ``checkpoint``, whole or not at all, with every process' generator."""
         generators = torch.stack(self.ranks.gather(self.generator.get_state()))
         if not self.ranks.first:
             return
@@ -222,21 +215,20 @@ class Loop:
 
     def run(self) -> bool:
         """Train until the last step or ``max_minutes``; True when the stage is finished."""
-        config, budget = self.config, self.config.max_minutes * 60
+        config, allowed = self.config, self.config.max_minutes * 60
         started, before = time.monotonic(), self.seconds
         name, first = self.stage.name, self.ranks.first
         bar = tqdm(None, name, config.steps, initial=self.step, unit="step", disable=not first)
         with bar, Log(self.out, name, self.step) if first else contextlib.nullcontext() as log:
             while self.step < config.steps:
-                parts = self._train_step()
-                self.step += 1
+                parts = self.train_step()
                 self.seconds = before + time.monotonic() - started
                 shown = itertools.islice(parts.items(), 5)  # the bar has no room for many methods'
                 bar.set_postfix({k: f"{v:.3f}" for k, v in shown}, refresh=False)
                 bar.update()
                 last = self.step == config.steps
                 # Clocks differ: the first process says when the time is over.
-                over = budget > 0 and self.ranks.from_first(time.monotonic() - started > budget)
+                over = allowed > 0 and self.ranks.from_first(time.monotonic() - started > allowed)
                 stop = last or over
                 if stop or self.step % config.log_every == 0:
                     self._write(log, "loss", self._mean_losses())
@@ -245,21 +237,19 @@ class Loop:
                 if log and (stop or self.step % config.evaluate_every == 0):
                     with self.averaged(), torch.inference_mode():
                         figures = self.stage.evaluate()
-                    said = "  ".join(f"{key} {figure:.4f}" for key, figure in figures.items())
-                    bar.write(f"step {self.step}: {said}")
+                    line = "  ".join(f"{key} {figure:.4f}" for key, figure in figures.items())
+                    bar.write(f"step {self.step}: {line}")
                     self._write(log, "held_out", figures)
                 if over and not last:
                     bar.write(f"{config.max_minutes} minutes are over; run it again to go on")
                     return False
         return True
 
-    def _train_step(self) -> dict[str, float]:
-        self.stage.segmenter.eval()
-        for module in self.modules:
-            module.train()
+    def train_step(self) -> dict[str, float]:
+        """One step of the optimiser, and of the averages; returns the losses."""
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate() * group.get("share", 1.0)
-        parts = self._gradients()
+        parts = self.gradients()
         for parameters in self.clipped:
             torch.nn.utils.clip_grad_norm_(parameters, 5.0)
         self.optimiser.step()
@@ -268,10 +258,14 @@ class Loop:
         for name, tensor in self._state().items():
             self.average[name].lerp_(tensor, 1 - decay)
         self.losses.append(parts)
+        self.step += 1
         return parts
 
-    def _gradients(self) -> dict[str, float]:
+    def gradients(self) -> dict[str, float]:
         """Leave the mean gradient of the processes' batches in the parameters; own losses."""
+        self.stage.segmenter.eval()
+        for module in self.modules:
+            module.train()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             loss, parts = self.stage.loss(self.config.batch_size, self.generator)
         self.optimiser.zero_grad(set_to_none=True)

@@ -1,16 +1,18 @@
-"""What the stages minimise: the errors against labels, the full network and a teacher."""
+"""What the stages minimise: the errors against labels, full network and teacher; and scores."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.frames import IGNORE_LABEL
+from lowlat_seg_ros.lab.evaluation.metrics import Confusion
 from lowlat_seg_ros.labels import ClassTable
 
 #: Weight of the auxiliary loss on Sl + AdaptNet, which makes F_l a good start for the fast track.
@@ -39,10 +41,7 @@ def segmentation_loss(logits: Tensor, label: Tensor, weights: Tensor) -> Tensor:
     full = F.interpolate(logits.float(), label.shape[1:], mode="bilinear")
     loss = F.cross_entropy(full, label, weights, ignore_index=IGNORE_LABEL, reduction="sum")
     # A crop can be all void; cross_entropy's own mean would then be NaN.
-    mass = (
-        weights.new_tensor(0.0)
-        + torch.cat([weights, weights.new_zeros(1)])[label.clamp(max=weights.numel())].sum()
-    )
+    mass = torch.cat([weights, weights.new_zeros(1)])[label.clamp(max=len(weights))].sum()
     return loss / mass.clamp(min=1.0)
 
 
@@ -65,56 +64,53 @@ def taught_loss(logits: Tensor, teacher: Tensor) -> Tensor:
     return distillation_loss(logits, F.interpolate(teacher, size, mode="bilinear"))
 
 
-def mask_of(logits: Tensor, label: Tensor) -> Tensor:
-    """Logits (1, classes, h, w) -> class ids (H, W) at the size of ``label`` (H, W)."""
-    size = (label.shape[0], label.shape[1])
-    return F.interpolate(logits.float(), size, mode="bilinear").argmax(dim=1)[0]
+def scores(answered: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, Confusion]:
+    """The confusions of each of the answers by name, pooled over labels (H, W).
+
+    With every label come the named logits (1, classes, h, w) that are judged by it.
+    """
+    found: dict[str, Confusion] = {}
+    for label, answers in answered:
+        size = (label.shape[0], label.shape[1])
+        for name, logits in answers.items():
+            mask = F.interpolate(logits.float(), size, mode="bilinear").argmax(dim=1)[0]
+            found.setdefault(name, Confusion(logits.shape[1])).update(label, mask)
+    return found
 
 
 class Teacher:
     """A network of the user's own that ours learn from besides the labels.
 
-    ``program``: from RGB in [0, 1] (N, 3, H, W) to logits (N, its classes, h, w). ``columns``: for
-    each of its classes the id of ours, or None where ours has no such class, which is then left out
-    of its probabilities.
+    ``path``: an exported program (``torch.export.save``), from RGB in [0, 1] (N, 3, H, W) to logits
+    (N, its classes, h, w). ``classes``: the YAML list that has for each of its classes the name of
+    ours, or null where ours has no such class, which is then left out of its probabilities. Raises
+    ``ConfigError`` naming the file, the rule and the fix.
     """
 
-    def __init__(
-        self, program: nn.Module, columns: list[int | None], num_classes: int, device: torch.device
-    ) -> None:
-        self._program = program
-        self._table = torch.zeros(len(columns), num_classes, device=device)
-        for theirs, ours in enumerate(columns):
-            if ours is not None:
-                self._table[theirs, ours] = 1.0
-
-    @classmethod
-    def load(cls, path: Path, classes: Path, table: ClassTable, device: torch.device) -> Teacher:
-        """An exported program (``torch.export.save``) and the YAML list that names its classes.
-
-        Raises ``ConfigError`` naming the file, the rule and the fix.
-        """
+    def __init__(self, path: Path, classes: Path, table: ClassTable, device: torch.device) -> None:
         try:
             names = yaml.safe_load(classes.read_text())
-            program = torch.export.load(path).module().to(device)
+            self._program = torch.export.load(path).module().to(device)
         except Exception as error:
             # torch.export raises whatever is inside of it.
             raise ConfigError(
                 f"--teacher {path} with --teacher-classes {classes} cannot be read ({error}); give "
                 "a file of torch.export.save and a YAML list"
             ) from error
-        known = {name.lower(): number for number, name in enumerate(table.names)}
         if not isinstance(names, list) or not any(names):
             raise ConfigError(
                 f"--teacher-classes {classes} must be a list with a name or null for each class"
             )
-        unknown = [name for name in names if name is not None and str(name).lower() not in known]
-        if unknown:
-            raise ConfigError(
-                f"--teacher-classes {classes} names {unknown[0]!r}; known: {', '.join(table.names)}"
-            )
-        columns = [None if name is None else known[str(name).lower()] for name in names]
-        return cls(program, columns, len(table.names), device)
+        known = {name.lower(): number for number, name in enumerate(table.names)}
+        self._table = torch.zeros(len(names), len(table), device=device)  # theirs by ours
+        for theirs, name in enumerate(names):
+            if name is None:
+                continue
+            if str(name).lower() not in known:
+                raise ConfigError(
+                    f"--teacher-classes {classes} names {name!r}; known: {', '.join(table.names)}"
+                )
+            self._table[theirs, known[str(name).lower()]] = 1.0
 
     @torch.no_grad()
     def logits(self, image: Tensor) -> Tensor:

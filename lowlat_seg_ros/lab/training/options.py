@@ -10,7 +10,7 @@ from lowlat_seg_ros.arguments import add_settings, size
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS
 from lowlat_seg_ros.lab.baselines.learned import IMAGE_METHODS, METHODS, PAIR_METHODS
 from lowlat_seg_ros.lab.training.loop import LoopConfig
-from lowlat_seg_ros.lab.training.propagation import PropagationLoss
+from lowlat_seg_ros.lab.training.pairs import PropagationLoss
 
 EXAMPLES = """\
 examples, the default network in three stages (CamVid in DIR, FILE being the public weights that
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the stages and their options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    add = parser.add_subparsers(dest="stage", required=True, metavar="STAGE").add_parser
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     shared, stills = _shared(), _stills()
     start = _parent("--start-from", type=Path, required=True, metavar="FILE",
         help="checkpoint of the stage before")  # fmt: skip
@@ -57,23 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     eight_bit = _parent("--eight-bit", action="store_true",
         help="write large convolutions in 8 bits, for shipping: half of the file")  # fmt: skip
 
-    parents = [stills, degrade, eight_bit, shared]
-    _base(add("base", help="Sl, Sh and classifier on labelled images", parents=parents))
-    parents = [start, stills, degrade, eight_bit, shared]
-    _encoder(add("encoder", help="an Sl of its own beside Sh, on labelled images", parents=parents))
-    parents = [start, pairs, degrade, eight_bit, shared]
-    _propagation(
-        add("propagation", help="predictor, AdaptNet and fusion on pairs", parents=parents)
-    )
-    # The selector is small, and its features are fixed, so large steps do it no harm.
-    parents = [start, eight_bit, _shared(learning_rate=5e-3)]
-    _selector(add("selector", help="deviation of pairs, then the threshold", parents=parents))
-    parents = [start, stills, pairs, degrade, shared]
-    _baseline(add("baseline", help="methods to compare with, on the base network", parents=parents))
-
-
-def _base(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = stages.add_parser("base", help="Sl, Sh and classifier on labelled images",
+        parents=[stills, degrade, eight_bit, shared]).add_argument  # fmt: skip
     add("--network", choices=sorted(NETWORKS),
         help=f"named configuration (default {DEFAULT_NETWORK}, or that of --start-from, of which "
         "another configuration takes what fits)")  # fmt: skip
@@ -85,46 +70,33 @@ def _base(parser: argparse.ArgumentParser) -> None:
     add("--output-stride", type=int, choices=(8, 16),
         help="stride of F_h; 16 trains about three times faster")  # fmt: skip
 
+    with_encoder = sorted(name for name, net in NETWORKS.items() if net.encoder != "backbone")
+    add = stages.add_parser("encoder", help="an Sl of its own beside Sh, on labelled images",
+        parents=[start, stills, degrade, eight_bit, shared]).add_argument  # fmt: skip
+    add("--network", choices=with_encoder,
+        help="named configuration with an encoder of its own (default that of --start-from)"
+    )  # fmt: skip
 
-def _encoder(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--network",
-        choices=sorted(name for name, config in NETWORKS.items() if config.encoder != "backbone"),
-        help="named configuration with an encoder of its own (default that of --start-from)",
-    )
-    add("--encoder", type=Path, metavar="DIR",
-        help="begin it with ddrnet23_slim.safetensors of this folder, which 'train baseline "
-        "--method ddrnet23_slim' wrote")  # fmt: skip
+    propagation = stages.add_parser("propagation", help="predictor, AdaptNet and fusion on pairs",
+        parents=[start, pairs, degrade, eight_bit, shared])  # fmt: skip
+    propagation.add_argument("--network", choices=sorted(NETWORKS),
+        help="named configuration that takes over what fits (default that of --start-from)"
+    )  # fmt: skip
+    add_settings(propagation, PropagationLoss)
 
-
-def _propagation(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--network",
-        choices=sorted(NETWORKS),
-        help="named configuration that takes over what fits (default that of --start-from)",
-    )
-    add_settings(parser, PropagationLoss)
-
-
-def _selector(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    # The selector is small, and its features are fixed, so large steps do it no harm.
+    add = stages.add_parser("selector", help="deviation of pairs, then the threshold",
+        parents=[start, eight_bit, _shared(learning_rate=5e-3)]).add_argument  # fmt: skip
     add("--key-share", type=float, default=0.2,
         help="share of key frames on rendered drives to aim at (default %(default)s)")  # fmt: skip
     add("--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)")
 
-
-def _baseline(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--method",
-        type=methods,
-        required=True,
-        metavar="NAME[,NAME...]",
+    add = stages.add_parser("baseline", help="methods to compare with, on the base network",
+        parents=[start, stills, pairs, degrade, shared]).add_argument  # fmt: skip
+    add("--method", type=methods, required=True, metavar="NAME[,NAME...]",
         help="all, or those that are trained side by side on the same batches: "
-        f"{', '.join(PAIR_METHODS)}; or, trained on stills, {', '.join(IMAGE_METHODS)}",
-    )
+        f"{', '.join(PAIR_METHODS)}; or, trained on stills, {', '.join(IMAGE_METHODS)}"
+    )  # fmt: skip
     add("--distillation", type=float, default=PropagationLoss().distillation,
         help="weight of the full network's answer (default %(default)s)")  # fmt: skip
 
@@ -162,9 +134,8 @@ def _shared(**defaults: Any) -> argparse.ArgumentParser:
     """Options of all stages; ``defaults`` override those of :class:`LoopConfig`."""
     parent = argparse.ArgumentParser(add_help=False)
     add = parent.add_argument
-    add(
-        "--root", type=Path, metavar="DIR", help="CamVid's folder; without it rendered drives alone"
-    )
+    add("--root", type=Path, metavar="DIR",
+        help="CamVid's folder; without it rendered drives alone")  # fmt: skip
     add("--hold-out", default="ends", metavar="WHAT",
         help="what of CamVid's train split is kept back to judge on: the ends of all drives, "
         "the name of one drive, or none (default %(default)s)")  # fmt: skip

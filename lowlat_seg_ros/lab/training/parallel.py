@@ -10,7 +10,7 @@ communication with the backward pass: 50 MB a step for ``resnet18``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -46,14 +46,13 @@ class Ranks:
         return self.rank == 0
 
     @torch.no_grad()
-    def average(self, tensors: Iterable[Tensor]) -> None:
+    def average(self, tensors: list[Tensor]) -> None:
         """Put the mean over the processes into ``tensors``, float32 of any shapes, in place.
 
         The result is the same in all processes to the last bit, as each sum is made once and sent.
         """
         if self.count == 1:
             return
-        tensors = list(tensors)
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat)
         flat /= self.count
@@ -63,10 +62,9 @@ class Ranks:
 
     def from_first(self, value: Value) -> Value:
         """The first process' ``value``, in all of them; its tensors must lie on the CPU."""
-        if self.count == 1:
-            return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        if self.count > 1:
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def gather(self, value: Value) -> list[Value]:

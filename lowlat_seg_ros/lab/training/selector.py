@@ -17,6 +17,9 @@ from tqdm import tqdm
 
 from lowlat_seg_ros.network.segmenter import Segmenter
 
+#: Frames between those of a pair at the most.
+MAX_LAG = 10
+
 
 @dataclass(frozen=True)
 class DeviationBank:
@@ -29,17 +32,17 @@ class DeviationBank:
 
 @torch.inference_mode()
 def deviation_bank(
-    segmenter: Segmenter, clips: Iterable[Tensor], max_lag: int, dtype: torch.dtype
+    segmenter: Segmenter, clips: Iterable[Tensor], dtype: torch.dtype
 ) -> DeviationBank:
     """Run the frozen base network over ``clips``, each uint8 (T, 3, H, W) of consecutive frames.
 
-    All pairs up to ``max_lag`` frames apart are kept, in both directions of time.
+    All pairs up to :data:`MAX_LAG` frames apart are kept, in both directions of time.
     """
     lows: list[Tensor] = []
     pairs: list[tuple[int, int]] = []
     deviations: list[float] = []
     for clip in tqdm(list(clips), desc="deviation", unit="clip"):
-        masks = []
+        first, masks = len(lows), []
         for image in clip:
             with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
                 seen = segmenter.normalise(image[None].float() / 255)
@@ -47,17 +50,13 @@ def deviation_bank(
                 high = segmenter.higher(segmenter.source(seen, low))
                 masks.append(segmenter.classify_high(high).argmax(dim=1)[0])
             lows.append(low[0].half())
-        first = len(lows) - len(masks)
         for k in range(len(masks)):
-            for t in range(max(0, k - max_lag), min(len(masks), k + max_lag + 1)):
+            for t in range(max(0, k - MAX_LAG), min(len(masks), k + MAX_LAG + 1)):
                 pairs.append((first + k, first + t))
                 deviations.append(float((masks[k] != masks[t]).float().mean()))
     device = lows[0].device
-    return DeviationBank(
-        torch.stack(lows),
-        torch.tensor(pairs, device=device),
-        torch.tensor(deviations, device=device),
-    )
+    deviation = torch.tensor(deviations, device=device)
+    return DeviationBank(torch.stack(lows), torch.tensor(pairs, device=device), deviation)
 
 
 class SelectorStage:
@@ -73,15 +72,13 @@ class SelectorStage:
             segmenter.selector.unit.bias.copy_(usual.logit())
 
     def trained(self) -> list[list[torch.nn.Module]]:
-        """The selector alone."""
         return [[self.segmenter.selector]]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of a batch of pairs."""
         count, device = len(self.data.pairs), self.data.low.device
         index = torch.randint(count, (batch_size,), generator=generator, device=device)
-        logit = self._logit(self.data, index)
-        target = self.data.deviation[index]
+        logit, target = self._logit(self.data, index), self.data.deviation[index]
         error = (logit.sigmoid() - target).abs().mean().item()
         return F.binary_cross_entropy_with_logits(logit, target), {"error": error}
 
@@ -94,49 +91,7 @@ class SelectorStage:
         """Mean absolute error and correlation of the held-out deviations."""
         indices = torch.arange(len(self.held_out.pairs), device=self.held_out.low.device)
         logits = [self._logit(self.held_out, chunk) for chunk in indices.split(16)]
-        predicted = torch.cat(logits).sigmoid()
-        target = self.held_out.deviation
+        predicted, target = torch.cat(logits).sigmoid(), self.held_out.deviation
         correlation = np.corrcoef(predicted.cpu().numpy(), target.cpu().numpy())[0, 1]
         error = float((predicted - target).abs().mean())
         return {"error": error, "correlation": float(correlation)}
-
-
-@dataclass(frozen=True)
-class CalibrationPoint:
-    """The key-frame share that a threshold leads to."""
-
-    threshold: float
-    key_share: float
-
-
-@torch.inference_mode()
-def calibrate(
-    segmenter: Segmenter, clips: Iterable[Tensor], steps: int = 40
-) -> list[CalibrationPoint]:
-    """Key-frame share over threshold, the selector's schedule replayed on ``clips``.
-
-    Every clip is uint8 (T, 3, H, W); its first frame counts as a key frame.
-    """
-    reduced = []
-    for clip in clips:
-        images = [segmenter.normalise(image[None].float() / 255) for image in clip]
-        reduced.append([segmenter.selector.reduce(segmenter.lower(image)) for image in images])
-    thresholds = np.linspace(0.0, 0.5, steps + 1)
-    return [
-        CalibrationPoint(float(t), _key_share(segmenter, reduced, float(t))) for t in thresholds
-    ]
-
-
-def _key_share(segmenter: Segmenter, clips: list[list[Tensor]], threshold: float) -> float:
-    keys = 0
-    for clip in clips:
-        key, keys = clip[0], keys + 1
-        for frame in clip[1:]:
-            if segmenter.selector.deviation(key, frame).item() > threshold:
-                key, keys = frame, keys + 1
-    return keys / sum(len(clip) for clip in clips)
-
-
-def threshold_for(curve: list[CalibrationPoint], key_share: float) -> float:
-    """The lowest threshold whose key-frame share is at most ``key_share``."""
-    return next((p.threshold for p in curve if p.key_share <= key_share), curve[-1].threshold)

@@ -4,10 +4,11 @@ of its own beside a frozen Sh, and methods of the comparison that are one networ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError
 from lowlat_seg_ros.lab.baselines.learned import Baseline
@@ -18,62 +19,60 @@ from lowlat_seg_ros.lab.training.losses import (
     Teacher,
     class_weights,
     distillation_loss,
-    mask_of,
+    scores,
     segmentation_loss,
     taught_loss,
 )
-from lowlat_seg_ros.lab.training.sources import Bank, Mixture
+from lowlat_seg_ros.lab.training.sources import Mixture
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: Smallest crop of DDRNet in pixels: with one cell at 1/64 its gradients explode.
 SMALLEST_CROP = 128
 
 
-class StillStage:
-    """What the stages on stills share: data, class weights, and what a teacher adds to the loss."""
+class StillStage(ABC):
+    """What the stages on stills share: batches, class weights, and a teacher's part of the loss."""
 
+    name: str
     segmenter: nn.Module
 
     def __init__(
-        self,
-        base: Segmenter,
-        data: Mixture,
-        held_out: Bank,
-        augment: Augment,
+        self, base: Segmenter, data: Mixture, held_out: TensorDataset, augment: Augment,
         teacher: Teacher | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.segmenter = self.base = base
         self.data, self.held_out, self.augment = data, held_out, augment
         self.teacher = teacher
-        # The first bank is the one that the network is judged on.
-        self.weights = class_weights(data.banks[0].labels, base.config.num_classes)
+        # The first part is the one that the network is judged on.
+        self.weights = class_weights(data.parts[0].tensors[1], base.config.num_classes)
 
-    def batch(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A batch from all banks: float [0, 1] (N, 3, h, w) and labels int64 (N, h, w)."""
-        drawn = [
-            self.augment(*bank.draw(count, generator), generator)
-            for bank, count in zip(self.data.banks, self.data.counts(batch_size), strict=True)
-            if count
-        ]
-        return torch.cat([images for images, _ in drawn]), torch.cat([label for _, label in drawn])
+    @abstractmethod
+    def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Loss, its parts, and the logits that a teacher has a say in.
 
-    def with_teacher(
-        self, total: Tensor, parts: dict[str, float], logits: Tensor, pixels: Tensor
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Loss and named parts, with the teacher's where there is one."""
-        if self.teacher is None:
-            return total, parts
-        taught = taught_loss(logits, self.teacher.logits(pixels))
-        return total + taught, parts | {"teacher": taught.item()}
+        Of normalised images (N, 3, h, w) and labels (N, h, w).
+        """
 
-    def scores(self, answer: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Confusion]:
-        """Held-out confusions of each logits that ``answer`` gives of an image (1, 3, H, W)."""
-        scores: dict[str, Confusion] = {}
-        for image, label in zip(self.held_out.images, self.held_out.labels, strict=True):
-            for name, logits in answer(image[None].float() / 255).items():
-                confusion = scores.setdefault(name, Confusion(self.base.config.num_classes))
-                confusion.update(label, mask_of(logits, label))
-        return scores
+    @abstractmethod
+    def answers(self, image: Tensor) -> dict[str, Tensor]:
+        """The logits that are judged, of a normalised image (1, 3, H, W)."""
+
+    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one augmented batch, and its parts."""
+        pixels, label = self.data.batch(batch_size, self.augment, generator)
+        image = self.base.normalise(pixels).contiguous(memory_format=torch.channels_last)
+        total, parts, logits = self.losses(image, label)
+        if self.teacher is not None:
+            parts["teacher"] = taught_loss(logits, self.teacher.logits(pixels))
+            total = total + parts["teacher"]
+        return total, {name: part.item() for name, part in parts.items()}
+
+    def scores(self) -> dict[str, Confusion]:
+        """Held-out confusions of the :meth:`answers`."""
+        return scores(
+            (label, self.answers(self.base.normalise(image[None].float() / 255)))
+            for image, label in zip(*self.held_out.tensors, strict=True)
+        )
 
 
 class BaseStage(StillStage):
@@ -88,34 +87,23 @@ class BaseStage(StillStage):
         full = [net.backbone, net.shared, net.context, net.high_classifier]
         return [[*own, *full, net.adapt, net.low_classifier]]
 
-    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one augmented batch."""
-        net = self.base
-        pixels, label = self.batch(batch_size, generator)
-        image = net.normalise(pixels).contiguous(memory_format=torch.channels_last)
-        low = net.lower(image)
-        high = net.classify_high(net.higher(net.source(image, low)))
-        full = segmentation_loss(high, label, self.weights)
-        near = net.classify_low(low)
-        aux = segmentation_loss(near, label, self.weights)
+    def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        answers = self.answers(image)
+        parts = {k: segmentation_loss(v, label, self.weights) for k, v in answers.items()}
         # The full network's answer says more than the label does; it is not pulled towards aux.
-        distil = distillation_loss(near, high.detach())
-        total = full + AUXILIARY * (aux + distil)
-        parts = {"full": full.item(), "aux": aux.item(), "distil": distil.item()}
-        return self.with_teacher(total, parts, high, pixels)
+        parts["distil"] = distillation_loss(answers["aux"], answers["full"].detach())
+        total = parts["full"] + AUXILIARY * (parts["aux"] + parts["distil"])
+        return total, parts, answers["full"]
+
+    def answers(self, image: Tensor) -> dict[str, Tensor]:
+        net = self.base
+        low = net.lower(image)
+        high = net.higher(net.source(image, low))
+        return {"full": net.classify_high(high), "aux": net.classify_low(low)}
 
     def evaluate(self) -> dict[str, float]:
-        """mIoU and pixel accuracy of the full network, mIoU of the auxiliary mask, held out."""
-        net = self.base
-
-        def answer(image: Tensor) -> dict[str, Tensor]:
-            seen = net.normalise(image)
-            low = net.lower(seen)
-            high = net.higher(net.source(seen, low))
-            return {"full": net.classify_high(high), "aux": net.classify_low(low)}
-
-        scores = self.scores(answer)
-        full, aux = scores["full"], scores["aux"]
+        found = self.scores()
+        full, aux = found["full"], found["aux"]
         return {"miou": full.miou, "pixel_accuracy": full.pixel_accuracy, "aux_miou": aux.miou}
 
 
@@ -129,45 +117,32 @@ class EncoderStage(StillStage):
 
     name = "encoder"
 
-    def __init__(
-        self,
-        base: Segmenter,
-        data: Mixture,
-        held_out: Bank,
-        augment: Augment,
-        teacher: Teacher | None = None,
-    ) -> None:
-        if base.encoder is None:
+    def trained(self) -> list[list[nn.Module]]:
+        """What the auxiliary mask needs."""
+        net = self.base
+        if net.encoder is None:
             raise ConfigError(
                 "the network's Sl is the lower part of its backbone, which stage 'base' trains; "
                 f"give --network {DEFAULT_NETWORK} for one with an encoder of its own"
             )
-        super().__init__(base, data, held_out, augment, teacher)
-
-    def trained(self) -> list[list[nn.Module]]:
-        """What the auxiliary mask needs."""
-        net = self.base
-        assert net.encoder is not None
         return [[net.encoder, net.shared, net.adapt, net.low_classifier]]
 
-    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one augmented batch."""
-        net = self.base
-        pixels, label = self.batch(batch_size, generator)
-        image = net.normalise(pixels).contiguous(memory_format=torch.channels_last)
-        logits = net.classify_low(net.lower(image))
-        own = segmentation_loss(logits, label, self.weights)
+    def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        logits = self.answers(image)["aux"]
         with torch.no_grad():  # the full network's answer says more than the label does
-            full = net.classify_high(net.higher(net.source(image)))
-        distil = distillation_loss(logits, full)
-        parts = {"own": own.item(), "distil": distil.item()}
-        return self.with_teacher(own + distil, parts, logits, pixels)
+            full = self.base(image)
+        own, distil = (
+            segmentation_loss(logits, label, self.weights),
+            distillation_loss(logits, full),
+        )
+        return own + distil, {"own": own, "distil": distil}, logits
+
+    def answers(self, image: Tensor) -> dict[str, Tensor]:
+        return {"aux": self.base.classify_low(self.base.lower(image))}
 
     def evaluate(self) -> dict[str, float]:
-        """mIoU and pixel accuracy of the auxiliary mask, held out."""
-        net = self.base
-        aux = self.scores(lambda image: {"aux": net.classify_low(net.lower(net.normalise(image)))})
-        return {"aux_miou": aux["aux"].miou, "aux_pixel_accuracy": aux["aux"].pixel_accuracy}
+        aux = self.scores()["aux"]
+        return {"aux_miou": aux.miou, "aux_pixel_accuracy": aux.pixel_accuracy}
 
 
 class ImageStage(StillStage):
@@ -178,15 +153,9 @@ class ImageStage(StillStage):
     """
 
     def __init__(
-        self,
-        name: str,
-        method: Baseline,
-        data: Mixture,
-        held_out: Bank,
-        augment: Augment,
-        teacher: Teacher | None = None,
-        distillation: float = 0.0,
-    ) -> None:
+        self, name: str, method: Baseline, data: Mixture, held_out: TensorDataset, augment: Augment,
+        teacher: Teacher | None = None, distillation: float = 0.0,
+    ) -> None:  # fmt: skip
         if name == "ddrnet23_slim" and min(augment.crop) < SMALLEST_CROP:
             height, width = augment.crop
             raise ConfigError(
@@ -195,7 +164,7 @@ class ImageStage(StillStage):
             )
         super().__init__(method.base, data, held_out, augment, teacher)
         self.name, self.segmenter, self.distillation = name, method, distillation
-        self.methods, self.learned = {name: method}, method.learned
+        self.methods, self.network = {name: method}, method.learned["network"]
 
     def figures_of(self, name: str, figures: dict[str, float]) -> dict[str, float]:
         """The figures of :meth:`evaluate`, all of which are about the one method."""
@@ -203,29 +172,27 @@ class ImageStage(StillStage):
 
     def trained(self) -> list[list[nn.Module]]:
         """The whole network."""
-        return [[self.learned]]
+        return [[self.network]]
 
-    def loss(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one augmented batch, with that of the auxiliary head at its published weight."""
-        pixels, label = self.batch(batch_size, generator)
-        base = self.base
-        image = base.normalise(pixels).contiguous(memory_format=torch.channels_last)
-        answer = self.learned["network"](image)
+    def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        answer = self.network(image)
+        # While it is trained a network may answer a second time, by its auxiliary head.
         logits, *auxiliary = answer if isinstance(answer, tuple) else (answer,)
-        total = segmentation_loss(logits, label, self.weights)
-        parts = {"main": total.item()}
+        parts = {"main": segmentation_loss(logits, label, self.weights)}
+        total = parts["main"]
         for other in auxiliary:
-            aux = segmentation_loss(other, label, self.weights)
-            total, parts["aux"] = total + AUXILIARY * aux, aux.item()
+            parts["aux"] = segmentation_loss(other, label, self.weights)
+            total = total + AUXILIARY * parts["aux"]
         if self.distillation > 0:
             with torch.no_grad():
-                full = base.classify_high(base.higher(base.source(image)))
-            distil = self.distillation * taught_loss(logits, full)
-            total, parts["distil"] = total + distil, distil.item()
-        return self.with_teacher(total, parts, logits, pixels)
+                full = self.base(image)
+            parts["distil"] = self.distillation * taught_loss(logits, full)
+            total = total + parts["distil"]
+        return total, parts, logits
+
+    def answers(self, image: Tensor) -> dict[str, Tensor]:
+        return {"own": self.network(image)}
 
     def evaluate(self) -> dict[str, float]:
-        """mIoU and pixel accuracy, held out."""
-        base, network = self.base, self.learned["network"]
-        own = self.scores(lambda image: {"own": network(base.normalise(image))})["own"]
+        own = self.scores()["own"]
         return {"miou": own.miou, "pixel_accuracy": own.pixel_accuracy}
