@@ -77,7 +77,7 @@ def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
 
 
 #: Pretrained backbones (``lowlat-seg train base --init``), beside the ResNets.
-TRUNKS = ("mobilenet_edgetpu", "efficientnet_lite0")
+TRUNKS = ("mobilenet_edgetpu", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 #: Number formats of convolutions; ``auto`` is the fastest that checkpoint and hardware allow.
 PRECISIONS = ("auto", "int8", "bf16", "fp32")
@@ -207,10 +207,11 @@ class NetworkConfig:
                 f"backbone {self.backbone} cannot be split; set encoder to ddrnet or to one of "
                 f"{', '.join(TRUNKS)}"
             )
-        if self.encoder in TRUNKS and self.encoder != self.backbone:
+        if self.encoder in TRUNKS and _family(self.encoder) != _family(self.backbone):
             raise ConfigError(
                 f"encoder is {self.encoder} beside backbone {self.backbone}, which reads images "
-                "normalised in another way; choose the same trunk for both"
+                "normalised in another way; choose both of one family of trunks, which are "
+                f"{', '.join(TRUNKS)}"
             )
         if self.gate and (self.ensemble or not self.residual_fusion):
             raise ConfigError(
@@ -238,6 +239,11 @@ class NetworkConfig:
     def has_trunk(self) -> bool:
         """Whether Sh is a pretrained network that reads the image, see :data:`TRUNKS`."""
         return self.backbone in TRUNKS
+
+
+def _family(name: str) -> str:
+    """Backbones of one family normalise images alike."""
+    return name.rstrip("0123456789")
 
 
 _RESNET18 = NetworkConfig(
