@@ -65,7 +65,7 @@ COMMANDS = {
         "prepare a trained network for convolutions in 8 bits, the last step of training",
     ),
     "render": Command(
-        "lowlat_seg_ros.lab.evaluation.render",
+        "lowlat_seg_ros.tools.render",
         "render a drive with exact labels, write it as images, and say how fast that goes",
     ),
     "bag": Command(

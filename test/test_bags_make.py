@@ -16,13 +16,12 @@ from lowlat_seg_ros import cli
 from lowlat_seg_ros.images import to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.lab.evaluation.video import VideoWriter
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.messages import IMAGE, stamp_ns
 from lowlat_seg_ros.tools.bag import topics
 from lowlat_seg_ros.tools.bag.make import START_NS
-from lowlat_seg_ros.tools.bag.messages import CLOCK, to_ids
-from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
+from lowlat_seg_ros.tools.bag.storage import CLOCK, BagReader, BagWriter, Raw, to_ids
+from lowlat_seg_ros.tools.pictures import VideoWriter
 
 SIZE = (48, 80)
 

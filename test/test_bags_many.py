@@ -19,7 +19,7 @@ pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.tools.bag import topics
-from lowlat_seg_ros.tools.bag.many import PARTIAL
+from lowlat_seg_ros.tools.bag.run import PARTIAL
 from lowlat_seg_ros.tools.bag.storage import BagReader
 
 pytestmark = pytest.mark.slow

@@ -39,9 +39,15 @@ from lowlat_seg_ros.messages import IMAGE, record_of, segmentation, stamp_ns
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.tools.bag import topics
 from lowlat_seg_ros.tools.bag.make import FRAME_ID, START_NS
-from lowlat_seg_ros.tools.bag.messages import BagMessages, known_types, to_ids
-from lowlat_seg_ros.tools.bag.offline import VirtualTime, Waiting
-from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
+from lowlat_seg_ros.tools.bag.offline import VirtualTime, newest
+from lowlat_seg_ros.tools.bag.storage import (
+    BagMessages,
+    BagReader,
+    BagWriter,
+    Raw,
+    known_types,
+    to_ids,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -350,23 +356,21 @@ def test_wrong_files_are_told_in_one_line(
     assert "has masks already" in told(capsys)
 
 
-def test_only_the_newest_image_waits() -> None:
-    arrivals = [10, 20, 30, 60]
-    waiting = Waiting(
-        (Raw("", "", ms * 10**6, b"", None) for ms in arrivals), pace := VirtualTime(15)
-    )
-    seen = []
-    while (found := waiting.newest()) is not None:
-        raw, superseded, now_ns = found
-        seen.append((raw.time_ns // 10**6, superseded, now_ns // 10**6, pace.mask_out() // 10**6))
-    assert seen == [(10, 0, 10, 25), (20, 0, 25, 40), (30, 0, 40, 55), (60, 0, 60, 75)]
-    waiting = Waiting(
-        (Raw("", "", ms * 10**6, b"", None) for ms in arrivals), pace := VirtualTime(25)
-    )
-    seen = []
-    while (found := waiting.newest()) is not None:
-        seen.append((found[0].time_ns // 10**6, found[1], pace.mask_out() // 10**6))
-    assert seen == [(10, 0, 35), (30, 1, 60), (60, 0, 85)]
+@pytest.mark.parametrize(
+    ("latency_ms", "expected"),  # of each image that is taken: its time, the lost ones, now, done
+    [
+        (15, [(10, 0, 10, 25), (20, 0, 25, 40), (30, 0, 40, 55), (60, 0, 60, 75)]),
+        (25, [(10, 0, 10, 35), (30, 1, 35, 60), (60, 0, 60, 85)]),
+    ],
+)
+def test_only_the_newest_image_waits(latency_ms: int, expected: list[tuple[int, ...]]) -> None:
+    pace = VirtualTime(latency_ms)
+    images = (Raw("", "", ms * 10**6, b"", None) for ms in (10, 20, 30, 60))
+    seen = [
+        (raw.time_ns // 10**6, superseded, now_ns // 10**6, pace.mask_out() // 10**6)
+        for raw, superseded, now_ns in newest(images, pace)
+    ]
+    assert seen == expected
     with pytest.raises(ConfigError, match="latency-ms is -1"):
         VirtualTime(-1)
 

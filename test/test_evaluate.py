@@ -30,10 +30,10 @@ from lowlat_seg_ros.lab.baselines.keyed import (
     adaptive,
 )
 from lowlat_seg_ros.lab.baselines.stream import FullEngine
+from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
 from lowlat_seg_ros.lab.evaluation import methods
 from lowlat_seg_ros.lab.evaluation.catalogue import GROUPS, INTERVALS, catalogue, choose
-from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import measure
 from lowlat_seg_ros.lab.evaluation.evaluate import configure
 from lowlat_seg_ros.lab.evaluation.methods import Replay, low_features

@@ -16,8 +16,8 @@ from lowlat_seg_ros.frames import (
     Segmentation,
     StageTiming,
 )
+from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
-from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import assumed, measured, stream
 from lowlat_seg_ros.labels import ClassTable
 
@@ -60,8 +60,7 @@ def right(clip: Clip, oracle: Oracle, milliseconds: float) -> float:
     told: list[int] = []
     result = stream(oracle, clip, assumed(milliseconds), told.append)
     assert sum(told) == len(clip)
-    assert result.segmented == len(oracle.seen)
-    return result.miou
+    return result
 
 
 def test_a_mask_that_takes_no_time_is_there_at_once() -> None:

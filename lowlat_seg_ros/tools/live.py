@@ -28,11 +28,11 @@ from std_msgs.msg import Header
 
 from lowlat_seg_ros.frames import Counters
 from lowlat_seg_ros.images import Ledger, to_ids
-from lowlat_seg_ros.lab.evaluation.summary import Account, Answer
 from lowlat_seg_ros.messages import record_of, segmentation, stamp_ns
 from lowlat_seg_ros.msg import FrameReport, Statistics
 from lowlat_seg_ros.ros.environment import RosError
 from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.tools.account import Account, Answer
 
 NODE = "segmentation_node"
 
@@ -208,6 +208,12 @@ class Recorder:
         with self._changed:
             return list(self._reports)
 
+    def wait_for_last(self, played: int, process: NodeProcess) -> None:
+        """As :meth:`wait_for_all`, up to ``LAST_TIMEOUT_S``; RosError if the ``process`` ends."""
+        end = time.monotonic() + LAST_TIMEOUT_S
+        while not self.wait_for_all(played, 0.2) and time.monotonic() < end:
+            process.check()
+
     def wait_for_all(self, played: int, timeout_s: float) -> bool:
         """Until the node has counted ``played`` images and all masks are here; False if too late.
 
@@ -240,8 +246,7 @@ class Recorder:
     def account(self, played: int) -> Account:
         """What became of ``played`` images, by the masks received and the node's newest ledger."""
         with self._changed:
-            lost = (self._ledger.superseded, self._ledger.rejected, self._ledger.failed)
-            return Account(played, self._count, *lost)
+            return Account.of(played, self._count, self._ledger)
 
     def _on_mask(self, message: Image) -> None:
         now_ns, stamp = self._node.get_clock().now().nanoseconds, stamp_ns(message.header.stamp)
@@ -296,9 +301,7 @@ class LiveNode:
             self.process.check()
             progress(len(stamps), self._recorder.account(0).masks)
         elapsed = time.monotonic() - began
-        end = time.monotonic() + LAST_TIMEOUT_S
-        while not self._recorder.wait_for_all(len(stamps), 0.2) and time.monotonic() < end:
-            self.process.check()
+        self._recorder.wait_for_last(len(stamps), self.process)
         account = self._recorder.account(len(stamps))
         progress(len(stamps), account.masks)
         played_hz = (len(stamps) - 1) / elapsed if len(stamps) > 1 else 0.0

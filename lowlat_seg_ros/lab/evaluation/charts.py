@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
+from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import INTERVALS, MAIN, Spec
-from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import Comparison, Result, grid_rows
 from lowlat_seg_ros.lab.evaluation.metrics import deviation
-from lowlat_seg_ros.lab.evaluation.report import Chart
 from lowlat_seg_ros.labels import colour_mask
 
 #: Columns of the image grid, of the methods that were measured.
@@ -47,15 +46,15 @@ class Entry:
         return self.spec.name.startswith(("schedule_", "adaptive_low_latency_"))
 
 
-def draw(folder: Path, clip: Clip, done: Comparison) -> list[Chart]:
-    """Write the charts that the results allow to ``folder``, which is made if need be."""
+def draw(folder: Path, clip: Clip, done: Comparison) -> dict[Path, str]:
+    """Write the charts that the results allow to ``folder``; their files and captions."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = [Entry(s, done.results[s.name]) for s in done.specs if s.name in done.results]
-    title, charts = f"{clip.name}, {len(clip)} frames", []
+    title, charts = f"{clip.name}, {len(clip)} frames", dict[Path, str]()
 
     def chart(name: str, caption: str) -> Path:
-        charts.append(Chart(folder / f"{name}.png", caption))
-        return charts[-1].path
+        charts[path := folder / f"{name}.png"] = caption
+        return path
 
     timed = [e for e in entries if not e.in_sweep and np.isfinite(e.result.avg_ms)]
     if timed:
@@ -72,9 +71,8 @@ def draw(folder: Path, clip: Clip, done: Comparison) -> list[Chart]:
     if carrying:
         distance_chart(chart("distance", "mIoU by distance from the key frame."), carrying, title)
     if MAIN in done.results and "full" in done.results:
-        text = "Deviation from the key frame, measured and predicted (Fig. 3)."
-        full_masks = done.results["full"].masks
-        deviation_chart(chart("deviation", text), done.results[MAIN], full_masks, title)
+        path = chart("deviation", "Deviation from the key frame, measured and predicted (Fig. 3).")
+        deviation_chart(path, done.results[MAIN], done.results["full"].masks, title)
     path = chart("grid", "Masks side by side (Figs. 6 and 7).")
     image_grid(path, clip, [e for e in entries if e.spec.name in GRID_METHODS])
     return charts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,14 +17,13 @@ from lowlat_seg_ros.frames import (
     IGNORE_LABEL,
     Counters,
     Frame,
-    MaskKind,
     ResetReason,
     Segmentation,
     StageTiming,
 )
+from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
-from lowlat_seg_ros.lab.evaluation.clip import Clip
-from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Consistency, mious
+from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Consistency, is_key_frame, mious
 
 if TYPE_CHECKING:
     from lowlat_seg_ros.lab.evaluation.methods import MethodFactory
@@ -73,7 +73,7 @@ class Moment:
             answer.timing.latency_ms,
             first=source.reset is not None,
             key_index=index - source.key_age_frames,
-            is_key=source.kind is MaskKind.FULL or (selection is not None and selection.is_key),
+            is_key=is_key_frame(answer),
             deviation=selection.deviation if selection else None,
             threshold=selection.threshold if selection else None,
         )
@@ -109,6 +109,11 @@ class Result:
     moments: tuple[Moment, ...]
     matrices: tuple[np.ndarray, ...] = ()
     masks: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def draws(self) -> np.ndarray:
+        """The mIoU in every draw of a bootstrap; all methods have the same draws."""
+        return mious(self.matrices)
 
 
 def measure(
@@ -183,26 +188,16 @@ def assumed(milliseconds: float) -> Cost:
     return lambda timing: (milliseconds, milliseconds)
 
 
-@dataclass(frozen=True)
-class Streamed:
-    """``miou`` in [0, 1] over all arrivals; ``segmented`` counts the frames that were not skipped.
-
-    An instant before the first mask of a drive counts as missed in all pixels.
-    """
-
-    miou: float
-    segmented: int
-
-
-def stream(method: Method, clip: Clip, cost: Cost, progress: Callable[[int], object]) -> Streamed:
-    """Streaming accuracy: at each instant, that of the newest mask that is out by then.
+def stream(method: Method, clip: Clip, cost: Cost, progress: Callable[[int], object]) -> float:
+    """Streaming mIoU: at each instant, that of the newest mask that is out by then.
 
     After Li, Wang, Ramanan, "Towards Streaming Perception" (ECCV 2020): frames arrive at the
     camera's rate; a method that is busy takes the newest one when it is done and never sees the
     others; at each arrival the newest finished mask is scored against the label of the arriving
-    frame. So latency costs accuracy. ``progress`` is called with 1 for each arrival.
+    frame, and before the first mask of a drive all pixels are missed. So latency costs accuracy.
+    ``progress`` is called with 1 for each arrival.
     """
-    confusion, segmented = Confusion(len(clip.table)), 0
+    confusion = Confusion(len(clip.table))
     for number, drive in enumerate(clip.ranges()):
         if number > 0:
             method.reset()
@@ -218,13 +213,12 @@ def stream(method: Method, clip: Clip, cost: Cost, progress: Callable[[int], obj
             masks.append(answer.mask)
             out_ms.append(begin_ms + until_out_ms)
             free_ms, frame = begin_ms + until_free_ms, frame + 1
-        segmented += len(masks)
         for index, now_ms in zip(drive, arrivals_ms, strict=True):
             label, newest = clip.frames[index].label, bisect_right(out_ms, now_ms) - 1
             nothing = np.full_like(label, IGNORE_LABEL)
             confusion.update(label, masks[newest] if newest >= 0 else nothing)
             progress(1)
-    return Streamed(confusion.miou, segmented)
+    return confusion.miou
 
 
 @dataclass(frozen=True)
@@ -235,18 +229,11 @@ class Comparison:
     results: dict[str, Result] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     streaming: dict[str, float] = field(default_factory=dict)
-    _spread: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to be measured."""
         return len(self.results) + len(self.left_out) == len(self.specs)
-
-    def spread(self) -> dict[str, np.ndarray]:
-        """The mIoU of each method in every draw of a bootstrap; all methods have the same draws."""
-        for name in self.results.keys() - self._spread.keys():
-            self._spread[name] = mious(self.results[name].matrices)
-        return {name: self._spread[name] for name in self.results}
 
     @property
     def reasons(self) -> dict[str, list[str]]:
@@ -292,7 +279,7 @@ def compare(
                 result = measure(method, clip, kept if pictures else (), bar.update)
                 if streaming is not None:
                     again = factory.build(spec, skips_frames=True)
-                    done.streaming[spec.name] = stream(again, clip, streaming, bar.update).miou
+                    done.streaming[spec.name] = stream(again, clip, streaming, bar.update)
                 done.results[spec.name] = result
             after_each(done)
     return done

@@ -35,8 +35,8 @@ from lowlat_seg_ros.lab.baselines.learned import (
     SingleFrameMethod,
 )
 from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, single_frame
+from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
-from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import Method, Unavailable
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import Header

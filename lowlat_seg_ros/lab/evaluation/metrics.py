@@ -1,4 +1,4 @@
-"""How good masks are: accuracy against labels, temporal consistency, change between masks.
+"""How good masks are, and how late: accuracy, temporal consistency, change, latency.
 
 Labels and masks are arrays of class ids of any integer type, as numpy arrays or torch tensors on
 any device. Pixels labelled 255 are left out everywhere.
@@ -7,7 +7,8 @@ any device. Pixels labelled 255 are left out everywhere.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lowlat_seg_ros.frames import IGNORE_LABEL
+from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
+from lowlat_seg_ros.frames import IGNORE_LABEL, MaskKind, Segmentation
 
 ClassIds: TypeAlias = np.ndarray | Tensor
 
@@ -153,6 +155,12 @@ def deviation(mask_a: ClassIds, mask_b: ClassIds) -> float:
     return float((first != second).double().mean())
 
 
+def is_key_frame(result: Segmentation) -> bool:
+    """Whether the frame became the key frame; that of a full mask is it from the start."""
+    chosen = result.selection
+    return result.provenance.kind is MaskKind.FULL or (chosen is not None and chosen.is_key)
+
+
 def _same_shape(label: ClassIds, mask: ClassIds) -> tuple[Tensor, Tensor]:
     """Both as int64 on the device of ``label``."""
     if tuple(label.shape) != tuple(mask.shape):
@@ -210,3 +218,59 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     rest = 50 * (1 - SHARE)
     low, high = np.nanpercentile(values, [rest, 100 - rest])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds. ``first`` is the first frame's, which runs the whole network by design;
+    ``steady`` summarises all frames after it.
+    """
+
+    first: float
+    steady: Percentiles
+
+    @classmethod
+    def of(cls, milliseconds: Sequence[float]) -> Latency:
+        """Of at least one frame, in order."""
+        tracker = PercentileTracker(window=max(1, len(milliseconds)))
+        for value in milliseconds[1:]:
+            tracker.add(value)
+        return cls(milliseconds[0], tracker.percentiles())
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Scores in [0, 1] over the ``frames`` that have a mask, NaN where nothing could be scored.
+
+    ``vc8``: temporal consistency over 8 frames, see :class:`Consistency`; a frame
+    without a mask ends a window.
+    """
+
+    frames: int
+    miou: float
+    pixel_accuracy: float
+    class_accuracy: float
+    vc8: float
+    iou: dict[str, float]
+
+
+def accuracy(
+    labels: Sequence[np.ndarray], masks: Iterable[tuple[int, np.ndarray]], classes: Sequence[str]
+) -> Accuracy:
+    """Score ``masks``, pairs of a frame's index and its uint8 (H, W) mask, against ``labels``."""
+    confusion, consistency = Confusion(len(classes)), Consistency()
+    frames, previous = 0, -1
+    for index, mask in masks:
+        if index != previous + 1:
+            consistency.reset()
+        confusion.update(labels[index], mask)
+        consistency.update(labels[index], mask)
+        frames, previous = frames + 1, index
+    return Accuracy(
+        frames=frames,
+        miou=confusion.miou,
+        pixel_accuracy=confusion.pixel_accuracy,
+        class_accuracy=confusion.class_accuracy,
+        vc8=consistency.value,
+        iou=dict(zip(classes, confusion.iou.tolist(), strict=True)),
+    )

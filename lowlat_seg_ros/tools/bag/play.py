@@ -24,19 +24,14 @@ from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.images import ImageError, Ledger, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.summary import Account, Latency, write_json
+from lowlat_seg_ros.lab.evaluation.metrics import Latency
+from lowlat_seg_ros.lab.evaluation.report import write_json
 from lowlat_seg_ros.messages import COMPRESSED, IMAGE
 from lowlat_seg_ros.ros.messages import MESSAGES, message_class
 from lowlat_seg_ros.ros.params import as_parameters
-from lowlat_seg_ros.tools.bag.messages import CLOCK
-from lowlat_seg_ros.tools.bag.storage import BagReader, Raw
-from lowlat_seg_ros.tools.live import (
-    LAST_TIMEOUT_S,
-    NodeProcess,
-    Recorder,
-    spun_node,
-    wait_until_connected,
-)
+from lowlat_seg_ros.tools.account import Account
+from lowlat_seg_ros.tools.bag.storage import CLOCK, BagReader, Raw
+from lowlat_seg_ros.tools.live import NodeProcess, Recorder, spun_node, wait_until_connected
 
 #: Longest time between two messages on /clock, by the wall clock; one precedes each message, too.
 CLOCK_PERIOD_NS = 10_000_000
@@ -191,9 +186,7 @@ def replay(args: argparse.Namespace, config: EngineConfig) -> Replay:
                                 played += 1
                                 bar.update()
                                 process.check()
-                end = time.monotonic() + LAST_TIMEOUT_S
-                while not recorder.wait_for_all(played, 0.2) and time.monotonic() < end:
-                    process.check()
+                recorder.wait_for_last(played, process)
                 reports, account = recorder.reports, recorder.account(played)
                 _, ledger = recorder.counts
     if not reports:

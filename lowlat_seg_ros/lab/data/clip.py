@@ -55,54 +55,48 @@ class Clip:
     def ranges(self) -> list[range]:
         """The indices of each drive."""
         starts = [index for index in range(len(self)) if self.starts_drive(index)]
-        ends = [*starts[1:], len(self)]
-        return [range(start, end) for start, end in zip(starts, ends, strict=True)]
+        return [range(*ends) for ends in zip(starts, [*starts[1:], len(self)], strict=True)]
 
     def frame(self, index: int) -> Frame:
         """Frame ``index`` as the engine takes it."""
         return Frame(self.frames[index].image, self.frames[index].stamp_ns)
 
 
-def load(name: str, sequence: Sequence, frames: int, progress: Callable[[int], object]) -> Clip:
-    """The first ``frames`` frames of the first drive of ``sequence``, fewer if it is shorter.
+def load(
+    name: str,
+    sequence: Sequence,
+    frames: int,
+    progress: Callable[[int], object],
+    *,
+    one_drive: bool = False,
+) -> Clip:
+    """The first ``frames`` frames of ``sequence``, 0 for all; if ``one_drive``, of its first drive.
 
-    ``progress`` is called with the number of frames loaded so far. Raises ``DataError`` if there
-    are fewer than two.
+    ``progress`` is called with 1 for each. Raises ``DataError`` if there is none, or less than two
+    of one drive.
     """
     loaded: list[LabelledFrame] = []
-    for index in range(min(frames, len(sequence))):
-        if sequence.drive(index) != sequence.drive(0):
+    drives: list[str] = []
+    for index in range(min(frames or len(sequence), len(sequence))):
+        drive = sequence.drive(index)
+        if one_drive and drive != sequence.drive(0):
             break
         loaded.append(sequence[index])
-        progress(len(loaded))
-    if len(loaded) < 2:
-        raise DataError(f"{name} has {len(loaded)} frames in its first drive; a clip takes 2")
-    drives = (sequence.drive(0),) * len(loaded)
-    return Clip(name, sequence.table, sequence.rate_hz, tuple(loaded), drives)
-
-
-def load_all(name: str, sequence: Sequence, frames: int, progress: Callable[[int], object]) -> Clip:
-    """The first ``frames`` frames of ``sequence`` (0 for all), of as many drives as they span.
-
-    ``progress`` is called with 1 for each. Raises ``DataError`` if there is none.
-    """
-    count = min(frames, len(sequence)) if frames else len(sequence)
-    loaded = []
-    for index in range(count):
-        loaded.append(sequence[index])
+        drives.append(drive)
         progress(1)
+    if one_drive and len(loaded) < 2:
+        raise DataError(f"{name} has {len(loaded)} frames in its first drive; a clip takes 2")
     if not loaded:
         raise DataError(f"{name} has no frames; there is nothing to evaluate")
-    drives = tuple(sequence.drive(index) for index in range(count))
-    return Clip(name, sequence.table, sequence.rate_hz, tuple(loaded), drives)
+    return Clip(name, sequence.table, sequence.rate_hz, tuple(loaded), tuple(drives))
 
 
 def camvid(
     root: Path, split: str, size: tuple[int, int] | None, drive: str | None = None
 ) -> tuple[str, Sequence]:
-    """Name and frames of a split of CamVid, or of its ``drive`` alone.
+    """Name and frames of a split of CamVid, or of its ``drive`` alone, where there is such a one.
 
-    Raises ``DataError`` if it has no such drive.
+    Raises ``DataError``.
     """
     frames = CamVid(root, split, size)
     if drive is None:
