@@ -139,26 +139,6 @@ def test_a_bag_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(read(tmp_path / "bag", topics.CAMERA)) == 4
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (["--dataset", "camvid"], "--dataset camvid needs --root"),
-        (["--frames", "-1"], "--frames is -1"),
-        (["--rate", "nan"], "--rate is nan"),
-        (["--size", "8x80"], "--size is 8x80"),
-        (["--seed", "-1"], "--seed is -1"),
-    ],
-)
-def test_wrong_options_end_in_one_line(
-    options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert make("--out", tmp_path / "bag", *options) == 2
-    error = capsys.readouterr().err
-    assert expected in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "bag").exists()
-
-
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_a_damaged_bag_is_a_data_error(storage: str, damage: str, tmp_path: Path) -> None:

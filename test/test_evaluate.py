@@ -277,29 +277,6 @@ def test_choosing_methods() -> None:
             choose(wrong, specs)
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--dataset", "camvid"], "--root"),
-        (["--dataset", "folder", "--root", "."], "--size"),
-        (["--baselines", "nowhere"], "--baselines is nowhere"),
-        (["--speed", "0"], "--speed is 0"),
-        (["--frames", "-1"], "--frames is -1"),
-        (["--size", "8x80"], "--size is 8x80"),
-        (["--delay-frames", "-1"], "--delay-frames is -1"),
-        (["--max-latency-ms", "50"], "--max-latency-ms is 50"),
-        (["--confidence-threshold", "0.5"], "--confidence-threshold is 0.5"),
-        (["--rate", "nan"], "--rate is nan"),
-        (["--methods", "none"], "fits no method"),
-    ],
-)
-def test_wrong_options_end_in_one_line(
-    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert evaluate(*options) == 2
-    assert told in capsys.readouterr().err
-
-
 def test_a_checkpoint_for_other_classes_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

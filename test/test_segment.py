@@ -196,11 +196,6 @@ def test_a_camera_is_read_until_it_ends(monkeypatch: pytest.MonkeyPatch, images:
         ("text.mp4", [], "cannot be read as a video"),
         ("texts", [], "no picture that can be read"),
         ("/dev/video99", [], "camera /dev/video99 cannot be opened"),
-        ("9.png", ["--every", "0"], "--every is 0"),
-        ("9.png", ["--max-frames", "-1"], "--max-frames is -1"),
-        ("9.png", ["--alpha", "2"], "--alpha is 2.0"),
-        ("9.png", ["--rate", "nan"], "--rate is nan"),
-        ("9.png", ["--inference-height", "-2"], "--inference-height is -2"),
         ("9.png", ["--out", "text.png/out"], "cannot be written"),
     ],
 )

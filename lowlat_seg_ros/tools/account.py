@@ -10,31 +10,23 @@ from lowlat_seg_ros.images import Ledger
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The result for frame ``index`` of a clip; times in ms from the frame's stamp on.
-
-    ``published_ms``: when its mask was published; ``received_ms``: when its mask was in the
-    consumer's hands.
-    """
+    """The result for frame ``index`` of a clip."""
 
     index: int
     segmentation: Segmentation
-    published_ms: float
-    received_ms: float
+    published_ms: float  # from the frame's stamp until its mask was published
+    received_ms: float  # and until it was in the consumer's hands
 
 
 @dataclass(frozen=True)
 class Account:
-    """What became of every frame of a clip: ``played`` is the sum of all the others.
-
-    ``superseded`` frames were overwritten by a newer one while the node was busy, ``rejected``
-    ones were impossible, ``failed`` ones raised. ``masks`` counts masks in the consumer's hands.
-    """
+    """What became of every frame of a clip: ``played`` is the sum of all the others."""
 
     played: int
-    masks: int
-    superseded: int
-    rejected: int
-    failed: int
+    masks: int  # in the consumer's hands
+    superseded: int  # overwritten by a newer one while the node was busy
+    rejected: int  # impossible
+    failed: int  # raised
 
     @classmethod
     def of(cls, played: int, masks: int, ledger: Ledger) -> Account:

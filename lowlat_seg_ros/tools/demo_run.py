@@ -96,7 +96,6 @@ def _play(
 
 
 def _full_network(engine: FullEngine, clip: Clip, run: LiveRun, progress: Progress) -> Full:
-    """The whole network on the frames that have a mask."""
     frames = [answer.index for answer in run.answers]
     task = progress.add_task("full network on every frame", total=len(frames), note="")
     engine.process(Frame(clip.images[0], 0))  # warms up, as the node does
@@ -131,7 +130,6 @@ def _report(
     full: Full | None,
     console: Console,
 ) -> None:
-    """Chart, JSON and terminal."""
     (height, width), network = clip.size, name_of(header.network)
     title = f"{clip.name}, {width}x{height} at {run.played_hz:.1f} Hz, {network}"
     latencies = {

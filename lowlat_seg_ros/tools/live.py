@@ -75,7 +75,6 @@ class NodeProcess:
 
     @property
     def pid(self) -> int:
-        """Process id."""
         return self._process.pid
 
     def check(self) -> None:
@@ -158,7 +157,6 @@ class Player:
 
     @property
     def listeners(self) -> int:
-        """How many subscriptions there are."""
         return int(self._publisher.get_subscription_count())
 
     def play(self, images: Sequence[np.ndarray], rate_hz: float) -> Iterator[int]:
@@ -204,7 +202,6 @@ class Recorder:
 
     @property
     def reports(self) -> list[FrameReport]:
-        """Those that have come."""
         with self._changed:
             return list(self._reports)
 
@@ -239,7 +236,6 @@ class Recorder:
 
     @property
     def counts(self) -> tuple[Counters, Ledger]:
-        """What the node has counted, as it last said."""
         with self._changed:
             return self._counters, self._ledger
 
@@ -271,14 +267,9 @@ class Recorder:
 
 @dataclass(frozen=True, eq=False)
 class LiveRun:
-    """What came of a clip: ``answers`` in order, where every frame went, and the rate achieved.
-
-    ``counters``: the node's, after the last frame.
-    """
-
     answers: list[Answer]
     account: Account
-    counters: Counters
+    counters: Counters  # the node's, after the last frame
     played_hz: float
 
 

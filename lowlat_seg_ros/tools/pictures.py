@@ -35,18 +35,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures to be read once.
-
-    ``rate_hz``: frames per second of what was recorded in order; 0 for stills, which have nothing
-    to do with each other. ``count``: how many frames there are, 0 where nobody knows. ``endless``:
-    a camera. ``unreadable`` lists the files of a folder that were no pictures, as they are found.
-    """
+    """Pictures to be read once."""
 
     pictures: Iterator[Picture]
-    rate_hz: float
-    count: int
-    endless: bool = False
-    unreadable: list[str] = field(default_factory=list)
+    rate_hz: float  # frames per second; 0 for stills, which have nothing to do with each other
+    count: int  # how many frames there are, 0 where nobody knows
+    endless: bool = False  # a camera
+    unreadable: list[str] = field(default_factory=list)  # files that are no pictures, as found
 
 
 class Video:

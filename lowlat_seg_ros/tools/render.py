@@ -35,7 +35,6 @@ and writing files are not part of it.
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     add = parser.add_argument
@@ -52,7 +51,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render, write, say how fast."""
     if args.frames < 2:
         raise ConfigError(f"--frames is {args.frames}; render at least 2")
     check_camera(args)

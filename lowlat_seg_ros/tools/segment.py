@@ -35,7 +35,6 @@ exit status: 0 when done; 2 when something must be fixed first
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     add = parser.add_argument
@@ -60,7 +59,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, segment, write; the exit status."""
     try:
         EngineConfig(inference_height=args.inference_height or 0)
     except SettingError as error:

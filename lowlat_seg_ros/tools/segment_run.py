@@ -150,11 +150,9 @@ class Figures:
 
     @property
     def frames(self) -> int:
-        """How many masks were counted."""
         return len(self._latencies)
 
     def add(self, result: Segmentation) -> None:
-        """Count one mask."""
         self._latencies.append(result.timing.latency_ms)
         self._kinds[result.provenance.kind.value] += 1
         self._pixels += cv2.calcHist([result.mask], [0], None, [256], [0, 256]).ravel()

@@ -49,11 +49,9 @@ class Clip:
         return height, width
 
     def starts_drive(self, index: int) -> bool:
-        """Whether frame ``index`` is the first of its drive."""
         return index == 0 or self.drives[index] != self.drives[index - 1]
 
     def ranges(self) -> list[range]:
-        """The indices of each drive."""
         starts = [index for index in range(len(self)) if self.starts_drive(index)]
         return [range(*ends) for ends in zip(starts, [*starts[1:], len(self)], strict=True)]
 

@@ -37,21 +37,14 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Spec:
-    """One method: ``kind`` says how it is built, ``group`` (see :data:`GROUPS`) what it is for.
-
-    ``schedule``: fixed, threshold or adaptive, at mean ``interval`` frames. ``delay_frames``: how
-    long Sh takes in the background. ``weights``: whether it has a weights file of its own, which
-    is named after it.
-    """
-
     name: str
-    kind: str
-    group: str
+    kind: str  # how it is built
+    group: str  # what it is for, see GROUPS
     help: str
-    schedule: str = ""
-    interval: int = 0
-    delay_frames: int = 0
-    weights: bool = False
+    schedule: str = ""  # fixed, threshold or adaptive
+    interval: int = 0  # mean frames from key frame to key frame
+    delay_frames: int = 0  # how long Sh takes in the background
+    weights: bool = False  # whether it has a weights file of its own, which is named after it
 
 
 #: All but those of kind ``own_network`` share the base network; fused is with AdaptNet.

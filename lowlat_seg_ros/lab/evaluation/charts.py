@@ -35,8 +35,6 @@ _FARTHEST = 16
 
 @dataclass(frozen=True)
 class Entry:
-    """A method and what it achieved."""
-
     spec: Spec
     result: Result
 
@@ -79,7 +77,6 @@ def draw(folder: Path, clip: Clip, done: Comparison) -> dict[Path, str]:
 
 
 def new_axes(inches: tuple[float, float], title: str) -> tuple[Figure, Axes]:
-    """A figure with one chart."""
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -201,7 +198,6 @@ def schedule_chart(path: Path, entries: Sequence[Entry], title: str) -> None:
 
 
 def distance_chart(path: Path, entries: Sequence[Entry], title: str) -> None:
-    """mIoU by distance from the key frame."""
     figure, axes = new_axes((9, 5), title)
     for number, entry in enumerate(entries):
         points = [(d, 100 * v) for d, v in entry.result.by_distance.items() if d <= _FARTHEST]

@@ -49,24 +49,18 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame of a run: when its mask was out, and how it relates to its key frame.
-
-    ``first`` of an epoch. ``key_index`` is the index of the key frame behind its mask, ``is_key``
-    whether it became one itself. ``deviation`` and ``threshold`` are the selector's where it ran
-    after the mask, else None.
-    """
+    """One frame of a run: when its mask was out, and how it relates to its key frame."""
 
     index: int
     latency_ms: float
-    first: bool
-    key_index: int
-    is_key: bool
-    deviation: float | None
+    first: bool  # of an epoch
+    key_index: int  # of the key frame behind its mask
+    is_key: bool  # whether it became one itself
+    deviation: float | None  # the selector's, where it ran after the mask
     threshold: float | None
 
     @classmethod
     def of(cls, index: int, answer: Segmentation) -> Moment:
-        """Frame ``index`` of the clip, which got ``answer``."""
         source, selection = answer.provenance, answer.selection
         return cls(
             index,
@@ -83,14 +77,9 @@ class Moment:
 class Result:
     """What a method achieved; scores in [0, 1], NaN where nothing could be scored.
 
-    ``avg_ms`` and ``max_ms`` are latencies, frame in to mask out, of all frames but the first of
-    each epoch, which runs the whole network whatever the method (and warms up the machine once);
-    ``first_ms`` is the mean of those. With low-latency scheduling Sh runs beside the frames. In an
+    Latencies are frame in to mask out. With low-latency scheduling Sh runs beside the frames. In an
     evaluation it runs on a virtual clock, so its load on the machine is not part of the times, as
-    in the paper, whose 119 ms are a sum of parts. ``threads``: CPU threads that the method set
-    itself to use. ``other_cores``: those that other processes kept busy meanwhile. ``class_iou`` by
-    name. ``by_distance``: mIoU by frames since the key frame. ``matrices``: the confusion matrix of
-    each frame.
+    in the paper, whose 119 ms are a sum of parts.
     """
 
     frames: int
@@ -99,15 +88,15 @@ class Result:
     class_accuracy: float
     vc8: float
     key_share: float
-    avg_ms: float
+    avg_ms: float  # of all frames but the first of each epoch, as is max_ms
     max_ms: float
-    first_ms: float
-    threads: int
-    other_cores: float
+    first_ms: float  # mean of the first of each epoch, on which every method runs the whole network
+    threads: int  # CPU threads that the method set itself to use
+    other_cores: float  # those that other processes kept busy meanwhile
     class_iou: dict[str, float]
-    by_distance: dict[int, float]
+    by_distance: dict[int, float]  # mIoU by frames since the key frame
     moments: tuple[Moment, ...]
-    matrices: tuple[np.ndarray, ...] = ()
+    matrices: tuple[np.ndarray, ...] = ()  # the confusion matrix of each frame
     masks: dict[int, np.ndarray] = field(default_factory=dict)
 
     @cached_property
@@ -232,7 +221,6 @@ class Comparison:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to be measured."""
         return len(self.results) + len(self.left_out) == len(self.specs)
 
     @property

@@ -51,7 +51,6 @@ deviation.png, distance.png, grid.png, those that the chosen methods allow (the 
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     specs = catalogue(DEFAULT_DELAY)
     lines = "\n".join(f"  {spec.name + '*' * spec.weights:26}{spec.help}" for spec in specs)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

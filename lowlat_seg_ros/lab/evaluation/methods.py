@@ -52,22 +52,17 @@ _HALVINGS = 20
 
 @dataclass(frozen=True, eq=False)
 class MethodFactory:
-    """What methods are built from: one network, its header, and the settings of a run.
-
-    ``replays`` are those of the schedules by name, ``baselines`` those with weights of their own
-    that were found in the folder ``baselines_from``, ``lacking`` those that were asked for and not
-    found. ``coarse``: the network at output stride 16, None if it is or was not asked for.
-    """
+    """What methods are built from: one network, its header, and the settings of a run."""
 
     segmenter: Segmenter
     header: Header
     config: EngineConfig
     clip: Clip
-    replays: dict[str, Replay]
-    baselines: dict[str, Baseline]
+    replays: dict[str, Replay]  # by the schedule's name
+    baselines: dict[str, Baseline]  # those with weights of their own that were found
     baselines_from: Path | None = None
-    lacking: tuple[str, ...] = ()
-    coarse: Segmenter | None = None
+    lacking: tuple[str, ...] = ()  # those that were asked for and not found
+    coarse: Segmenter | None = None  # at output stride 16; None if it is, or was not asked for
 
     def build(self, spec: Spec, *, skips_frames: bool = False) -> Method:
         """The method ``spec``; raises :class:`Unavailable` if something for it is missing."""

@@ -222,12 +222,10 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds. ``first`` is the first frame's, which runs the whole network by design;
-    ``steady`` summarises all frames after it.
-    """
+    """Milliseconds."""
 
-    first: float
-    steady: Percentiles
+    first: float  # the first frame's, which runs the whole network by design
+    steady: Percentiles  # of all frames after it
 
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Latency:
@@ -240,17 +238,13 @@ class Latency:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Scores in [0, 1] over the ``frames`` that have a mask, NaN where nothing could be scored.
+    """Scores in [0, 1], NaN where nothing could be scored."""
 
-    ``vc8``: temporal consistency over 8 frames, see :class:`Consistency`; a frame
-    without a mask ends a window.
-    """
-
-    frames: int
+    frames: int  # those that have a mask
     miou: float
     pixel_accuracy: float
     class_accuracy: float
-    vc8: float
+    vc8: float  # see Consistency; a frame without a mask ends a window
     iou: dict[str, float]
 
 

@@ -39,18 +39,13 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Machine:
-    """What a time was measured on.
-
-    ``cores`` counts those that this process may use; ``instructions`` are those for small numbers
-    that the processor has; ``virtual``: whether a hypervisor runs it; ``gpu`` is empty for a run on
-    the CPU.
-    """
+    """What a time was measured on."""
 
     cpu: str
-    cores: int
-    instructions: str
-    virtual: bool
-    gpu: str
+    cores: int  # those that this process may use
+    instructions: str  # for small numbers, that the processor has
+    virtual: bool  # whether a hypervisor runs it
+    gpu: str  # empty for a run on the CPU
     python: str
     torch: str
 
@@ -119,34 +114,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Facts:
-    """What must be known to read the figures.
-
-    ``command``: what was run, without the places of files. ``precision``: of the networks' inner
-    convolutions. ``fast_track_threads``: CPU threads of the engine, which leaves some to Sh unless
-    they are set; those of each method stand with its figures. ``speed``: that of the machine
-    assumed for streaming, 1 for this one. ``load_average``: threads of all processes that were
-    ready to run in the minute before.
-    """
+    """What must be known to read the figures."""
 
     dataset: str
     classes: tuple[str, ...]
     frames: int
     size: tuple[int, int]
     rate_hz: float
-    command: str
+    command: str  # what was run, without the places of files
     checkpoint: str
     sha256: str
     provenance: dict[str, Any]
-    precision: str
-    fast_track_threads: int
-    speed: float | None
-    load_average: float
+    precision: str  # of the networks' inner convolutions
+    fast_track_threads: int  # the engine's, which leaves some to Sh; others stand with the methods
+    speed: float | None  # of the machine assumed for streaming, 1 for this one
+    load_average: float  # threads of all processes ready to run in the minute before
     machine: Machine
     note: str = ""
 
     @property
     def title(self) -> str:
-        """Data and weights in a few words."""
         height, width = self.size
         return f"{self.dataset}, {self.frames} frames of {width}x{height}, {self.checkpoint}"
 

@@ -127,7 +127,6 @@ def _engine(
     source: BagReader,
     topics: Topics,
 ) -> tuple[Engine, Pace]:
-    """The engine, and the time that it runs in."""
     if args.time == "virtual":
         pace = VirtualTime(args.latency_ms)
         engine = Engine.deterministic(

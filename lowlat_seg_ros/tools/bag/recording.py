@@ -47,18 +47,16 @@ STAGES = [item.name for item in dataclasses.fields(StageTiming) if item.name != 
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
-    """An image: its stamp, when it was recorded, and its label, uint8 (H, W), where it has one."""
-
     stamp_ns: int
-    arrived_ns: int
-    label: np.ndarray | None
+    arrived_ns: int  # when it was recorded
+    label: np.ndarray | None  # uint8 (H, W)
 
 
 @dataclass(frozen=True, eq=False)
 class Published:
     """A mask, for image ``index`` of the bag, and what its report says.
 
-    The mask itself has no pixels, shape (0, 0), where nobody asks for it: see :class:`Recording`.
+    The mask itself has no pixels, shape (0, 0), where nobody asks for it.
     """
 
     index: int
@@ -69,23 +67,17 @@ class Published:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """``arrivals`` and ``published`` in the order in which they were recorded.
+    """A run; without labels only masks that are shown are in memory, as hours fit into a bag."""
 
-    ``table``: the classes of the masks. ``counters`` and ``ledger`` are the newest; None where the
-    bag has none, and ``notes`` says so. ``labelled``: there are labels of the same classes; if
-    there are labels of others, ``notes`` says so. ``shown``: the images that pictures are made of.
-    Without labels only their masks are in memory, as hours fit into a bag.
-    """
-
-    arrivals: tuple[Arrival, ...]
+    arrivals: tuple[Arrival, ...]  # in the order in which they were recorded, as are masks
     published: tuple[Published, ...]
-    table: ClassTable
-    counters: Counters | None
+    table: ClassTable  # of the masks
+    counters: Counters | None  # the newest; None where the bag has none
     ledger: Ledger | None
-    labelled: bool
-    shown: tuple[int, ...]
+    labelled: bool  # there are labels of the same classes
+    shown: tuple[int, ...]  # the images that pictures are made of
     facts: dict[str, Any]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what is missing
 
 
 def read(bag: BagReader, topics: Topics, table: ClassTable, pictures: int) -> Recording:

@@ -123,7 +123,6 @@ def _mask(published: Published, label: np.ndarray | None) -> dict[str, Any]:
 
 
 def _right(mask: np.ndarray, label: np.ndarray | None) -> float | None:
-    """Share of labelled pixels that are right."""
     if label is None or label.shape != mask.shape or (label == IGNORE_LABEL).all():
         return None
     return float((mask == label)[label != IGNORE_LABEL].mean())

@@ -67,7 +67,7 @@ class Job:
 Result = Segmented | str
 
 
-def replay_offline(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Segment and write; the exit status, 1 if no image could be segmented."""
     settings_from(args, EngineConfig)  # what is wrong is said at once
     _check(args)
