@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -103,25 +102,6 @@ def test_a_bag_holds_one_drive_which_can_be_named(
         np.testing.assert_array_equal(to_rgb(message), drive[index].image)
     assert make(*common, "--drive", "x", "--out", tmp_path / "other") == 2
     assert "no drive 'x'; it has 'rendered_1', 'rendered_2'" in error_line(capsys)
-
-
-def test_a_portrait_video_is_turned_upright(tmp_path: Path) -> None:
-    path = tmp_path / "phone.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv420p"
-        if not hasattr(stream, "set_display_rotation"):
-            pytest.skip("this version of av writes no rotation")
-        stream.set_display_rotation(-90)  # the left half becomes the upper one
-        lying = np.zeros((*SIZE, 3), np.uint8)
-        lying[:, : SIZE[1] // 2] = 200
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(lying, "rgb24")))
-        container.mux(stream.encode(None))
-    assert make("--video", path, "--out", tmp_path / "bag") == 0
-    ((_, message),) = read(tmp_path / "bag", topics.CAMERA)
-    image = to_rgb(message)
-    assert image.shape == (SIZE[1], SIZE[0], 3)
-    assert image[: SIZE[1] // 2].mean() > 150 > 50 > image[SIZE[1] // 2 :].mean()
 
 
 def test_what_is_no_video_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ def frames() -> list[Frame]:
         shots.__getitem__, range(FRAMES))]  # fmt: skip
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     error = capsys.readouterr().err.splitlines()
     return [line for line in error if "frame/s" not in line][-1]
 
@@ -92,7 +92,7 @@ def without_times(result: Segmentation) -> Segmentation:
     """What does not depend on how fast this machine is."""
     return dataclasses.replace(
         result, timing=StageTiming(), deadline=Deadline(), mask=np.zeros(()), confidence=None,
-        counters=Counters(),  # the bag has them apart
+        counters=Counters(),  # the bag has them in another message
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_masks_and_reports_are_those_of_the_engine(
     config = EngineConfig(foreground_threads=1, max_key_interval=3, deviation_threshold=1.0)
     network, header = inference.load(weights, torch.device("cpu"))
     engine = Engine.deterministic(network, config, threshold=header.threshold, delay_frames=2)
-    wanted = [engine.process(frame, confidence=True) for frame in frames()]
+    expected = [engine.process(frame, confidence=True) for frame in frames()]
     assert engine.counters.refined > 0
     masks, reports = read(tmp_path / "out", topics.MASK), read(tmp_path / "out", topics.REPORT)
     surest = read(tmp_path / "out", topics.CONFIDENCE)
@@ -113,7 +113,7 @@ def test_masks_and_reports_are_those_of_the_engine(
     counted = read(tmp_path / "out", topics.STATISTICS)[-1][1]
     assert record_of(Counters, counted.counters) == engine.counters
     for result, (raw, mask), (_, report), (_, sure) in zip(
-        wanted, masks, reports, surest, strict=True
+        expected, masks, reports, surest, strict=True
     ):
         np.testing.assert_array_equal(to_ids(mask), result.mask)
         np.testing.assert_array_equal(to_ids(sure), result.confidence)
@@ -334,12 +334,12 @@ def test_wrong_files_are_told_in_one_line(
     (tmp_path / "folder").mkdir()
     for name in ("none", "x.txt", "x.mcap", "folder"):
         assert offline(bag=tmp_path / name) == 2
-        assert f"{name} cannot be read as a rosbag2 bag" in told(capsys)
+        assert f"{name} cannot be read as a rosbag2 bag" in error_line(capsys)
     assert offline(bag=tmp_path / "x.bag") == 2
-    assert "rosbags-convert" in told(capsys)
+    assert "rosbags-convert" in error_line(capsys)
     assert offline() == 0
     assert offline(bag=tmp_path / "out", out="again") == 2
-    assert "has masks already" in told(capsys)
+    assert "has masks already" in error_line(capsys)
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,11 @@ class Drives:
 
 @pytest.mark.parametrize(("frames", "length"), [(2, 2), (3, 3), (50, 3)])
 def test_clip_ends_with_its_drive(frames: int, length: int):
-    told: list[int] = []
-    clip = clips.load("two drives", Drives(), frames, told.append, one_drive=True)
+    steps: list[int] = []
+    clip = clips.load("two drives", Drives(), frames, steps.append, one_drive=True)
     assert [image[0, 0, 0] for image in clip.images] == list(range(length))
     assert [label[0, 0] for label in clip.labels] == list(range(length))
-    assert told == [1] * length
+    assert steps == [1] * length
     assert clip.size == (8, 16)
 
 

@@ -40,7 +40,6 @@ RATE_HZ = 5.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     dataset.configure(parser)
     parser.set_defaults(frames=dataset.RENDERED_FRAMES)  # ten seconds

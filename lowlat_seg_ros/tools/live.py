@@ -273,11 +273,13 @@ class LiveRun:
     played_hz: float
 
 
+@dataclass(frozen=True)
 class LiveNode:
     """A node that listens, with the camera and the recorder that are connected to it."""
 
-    def __init__(self, process: NodeProcess, player: Player, recorder: Recorder) -> None:
-        self.process, self._player, self._recorder = process, player, recorder
+    process: NodeProcess
+    player: Player
+    recorder: Recorder
 
     def play(
         self, images: Sequence[np.ndarray], rate_hz: float, progress: Callable[[int, int], None]
@@ -286,18 +288,16 @@ class LiveNode:
 
         ``progress`` is called with frames played and masks received. RosError if the node dies.
         """
-        began, stamps = time.monotonic(), []
-        for stamp in self._player.play(images, rate_hz):
+        began, stamps, recorder = time.monotonic(), [], self.recorder
+        for stamp in self.player.play(images, rate_hz):
             stamps.append(stamp)
             self.process.check()
-            progress(len(stamps), self._recorder.account(0).masks)
-        elapsed = time.monotonic() - began
-        self._recorder.wait_for_last(len(stamps), self.process)
-        account = self._recorder.account(len(stamps))
+            progress(len(stamps), recorder.account(0).masks)
+        played_hz = (len(stamps) - 1) / (time.monotonic() - began)
+        recorder.wait_for_last(len(stamps), self.process)
+        account = recorder.account(len(stamps))
         progress(len(stamps), account.masks)
-        played_hz = (len(stamps) - 1) / elapsed if len(stamps) > 1 else 0.0
-        counters, _ = self._recorder.counts
-        return LiveRun(self._recorder.answers(stamps), account, counters, played_hz)
+        return LiveRun(recorder.answers(stamps), account, recorder.counts[0], played_hz)
 
 
 @contextmanager

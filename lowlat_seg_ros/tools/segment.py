@@ -35,7 +35,6 @@ exit status: 0 when done; 2 when something must be fixed first
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     add = parser.add_argument
     # fmt: off

@@ -128,11 +128,7 @@ class Freshness:
 
 
 def freshness(
-    segmenter: Segmenter,
-    camera: Camera,
-    frames: int,
-    rate_hz: float,
-    progress: Progress,
+    segmenter: Segmenter, camera: Camera, frames: int, rate_hz: float, progress: Progress
 ) -> Freshness:
     """``frames`` frames at ``rate_hz``; ``progress`` is called for each."""
     warm_up = 10  # the first frame is full, and Sh warms up

@@ -53,7 +53,6 @@ deviation.png, distance.png, grid.png, those that the chosen methods allow (the 
 def configure(parser: argparse.ArgumentParser) -> None:
     specs = catalogue(DEFAULT_DELAY)
     lines = "\n".join(f"  {spec.name + '*' * spec.weights:26}{spec.help}" for spec in specs)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES.format(methods=lines)
     dataset.configure(parser)
     add = parser.add_argument

@@ -118,8 +118,7 @@ exit status: 0 when done; 1 when images are unaccounted for; 2 when something mu
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser.formatter_class, parser.epilog = raw, EXAMPLES
+    parser.epilog = EXAMPLES
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, help, examples, options in (
         ("make", "write a drive with labels, or a video file, as a bag", MAKE, _make),
@@ -131,9 +130,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         text = f"{help[0].upper()}{help[1:]}."
         options(
             actions.add_parser(
-                name, help=help, description=text, epilog=examples, formatter_class=raw
+                name, help=help, description=text, epilog=examples,
+                formatter_class=parser.formatter_class,
             )
-        )
+        )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

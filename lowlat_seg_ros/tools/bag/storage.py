@@ -265,25 +265,20 @@ class BagWriter:
 
     def write(self, topic: str, message: Any, time_ns: int) -> None:
         """Add ``message``, recorded at ``time_ns``."""
-        connection = self._connection(topic, message.__msgtype__)
+        connection = self._connection(topic, message.__msgtype__, typestore=self.messages.typestore)
         self._writer.write(connection, time_ns, self.messages.serialize(message))
 
     def copy(self, raw: Raw) -> None:
         """Add a message of another bag as it is, with its definition."""
-        key = (raw.topic, raw.kind)
-        if key not in self._connections:
-            source = raw.connection
-            given = {"msgdef": source.msgdef.data or None, "rihs01": source.digest or None}
-            if not all(given.values()):  # ROS 2 before Jazzy does not write both
-                given = {"typestore": raw.types or self.messages.typestore}
-            self._connections[key] = self._writer.add_connection(
-                raw.topic, raw.kind, offered_qos_profiles=source.ext.offered_qos_profiles, **given
-            )
-        self._writer.write(self._connections[key], raw.time_ns, raw.data)
+        source = raw.connection
+        given = {"msgdef": source.msgdef.data or None, "rihs01": source.digest or None}
+        if not all(given.values()):  # ROS 2 before Jazzy does not write both
+            given = {"typestore": raw.types or self.messages.typestore}
+        qos = source.ext.offered_qos_profiles
+        connection = self._connection(raw.topic, raw.kind, offered_qos_profiles=qos, **given)
+        self._writer.write(connection, raw.time_ns, raw.data)
 
-    def _connection(self, topic: str, kind: str) -> Any:
+    def _connection(self, topic: str, kind: str, **given: Any) -> Any:
         if (topic, kind) not in self._connections:
-            self._connections[topic, kind] = self._writer.add_connection(
-                topic, kind, typestore=self.messages.typestore
-            )
+            self._connections[topic, kind] = self._writer.add_connection(topic, kind, **given)
         return self._connections[topic, kind]
