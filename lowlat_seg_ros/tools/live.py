@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,14 @@ START_TIMEOUT_S = 120.0
 #: For the newest image, which nothing can supersede: the node finishes its frame, then this one.
 LAST_TIMEOUT_S = 30.0
 
+#: For the node to end by itself.
+STOP_TIMEOUT_S = 10.0
+
 #: How many lines of the log are shown when the node ends by itself.
 LOG_LINES = 15
 
 
-class NodeProcess:
+class NodeProcess(AbstractContextManager["NodeProcess"]):
     """``segmentation_node`` with ``parameters``, its output in ``log``; a context manager.
 
     It does not see the terminal's Ctrl-C: whoever made it stops it.
@@ -67,12 +70,6 @@ class NodeProcess:
                 start_new_session=True,
             )
 
-    def __enter__(self) -> NodeProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     @property
     def pid(self) -> int:
         return self._process.pid
@@ -86,17 +83,16 @@ class NodeProcess:
                 f"{self._log}:\n  " + "\n  ".join(lines or ["(nothing was logged)"])
             )
 
-    def stop(self, timeout_s: float = 10.0) -> int:
-        """Ask the node to end as Ctrl-C does, and kill it if it does not; its exit status."""
+    def __exit__(self, *_: object) -> None:
+        """Ask the node to end as Ctrl-C does, and kill it if it does not."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
         try:
-            status = self._process.wait(timeout_s)
+            self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            status = self._process.wait()
+            self._process.wait()
         self._folder.cleanup()
-        return status
 
 
 @contextmanager

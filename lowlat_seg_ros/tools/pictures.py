@@ -6,7 +6,7 @@ import itertools
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -44,7 +44,7 @@ class Source:
     unreadable: list[str] = field(default_factory=list)  # files that are no pictures, as found
 
 
-class Video:
+class Video(AbstractContextManager["Video"]):
     """A video file that is open for reading; a context manager. DataError if it is no video.
 
     ``rate_hz``: its average frame rate, 0 where it does not say. ``count``: its number of frames,
@@ -63,9 +63,6 @@ class Video:
         stream = self._container.streams.video[0]
         self.rate_hz = float(stream.average_rate or 0)
         self.count = stream.frames
-
-    def __enter__(self) -> Video:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -99,7 +96,7 @@ class Video:
         return DataError(f"{self._path} cannot be read as a video ({error}); check the file")
 
 
-class VideoWriter:
+class VideoWriter(AbstractContextManager["VideoWriter"]):
     """H.264 in MP4 (yuv420p, which every player knows); a context manager.
 
     ``size`` (H, W) of the pictures; an odd height or width is extended by a copy of its last line.
@@ -113,9 +110,6 @@ class VideoWriter:
         self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "20"})
         self._stream.height, self._stream.width = (side + side % 2 for side in size)
         self._stream.pix_fmt = "yuv420p"
-
-    def __enter__(self) -> VideoWriter:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

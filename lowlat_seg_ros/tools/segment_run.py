@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def _expected(args: argparse.Namespace, source: Source) -> int | None:
     return min((limit for limit in limits if limit), default=None)
 
 
-class Writer:
+class Writer(AbstractContextManager["Writer"]):
     """Writes masks, overlays and the video; a context manager. DataError where it cannot."""
 
     def __init__(self, args: argparse.Namespace, source: Source, table: ClassTable) -> None:
@@ -100,9 +100,6 @@ class Writer:
             raise DataError(
                 f"{args.out} cannot be written ({error}); choose another --out"
             ) from error
-
-    def __enter__(self) -> Writer:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._video is not None:

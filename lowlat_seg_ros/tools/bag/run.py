@@ -104,10 +104,10 @@ def _run_many(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     results: dict[Path, Result] = {}
     here = ((job, _segment(job)) for job in jobs)
-    done_one = here if args.ray is None else _on_a_cluster(jobs, args.ray)
+    finished = here if args.ray is None else _on_a_cluster(jobs, args.ray)
     try:
         with tqdm(total=len(jobs), unit="bag", disable=None) as bar:
-            for job, result in done_one:
+            for job, result in finished:
                 results[job.out] = result
                 bar.update()
     finally:

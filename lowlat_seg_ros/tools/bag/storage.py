@@ -9,7 +9,7 @@ import sqlite3
 import struct
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class Raw:
     types: Any = None
 
 
-class BagReader:
+class BagReader(AbstractContextManager["BagReader"]):
     """A bag that is open for reading; a context manager. DataError if it cannot be read.
 
     ``path``: a bag's folder, or one .mcap or .db3 file. ``topics``: type of each topic's messages,
@@ -146,9 +146,6 @@ class BagReader:
             self.counts = {name: info.msgcount for name, info in self._reader.topics.items()}
             metadata = self._reader.readers[0].storage.metadata
             self.facts: dict[str, Any] = json.loads((metadata.custom or {}).get(_FACTS, "{}"))
-
-    def __enter__(self) -> BagReader:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._reader.close()
@@ -231,7 +228,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix in (".mcap", ".db3"))
 
 
-class BagWriter:
+class BagWriter(AbstractContextManager["BagWriter"]):
     """A new bag in the folder ``path``; a context manager. DataError if it is there already.
 
     ``facts`` are written into the bag's metadata on leaving. What raises inside leaves no bag: one
@@ -252,9 +249,6 @@ class BagWriter:
             raise DataError(f"{path} cannot be written ({error}); choose another folder") from error
         self._connections: dict[tuple[str, str], Any] = {}
         self.facts: dict[str, Any] = {}
-
-    def __enter__(self) -> BagWriter:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         if kind is None and self.facts:
