@@ -13,7 +13,8 @@ from lowlat_seg_ros.config import ConfigError, EngineConfig, name_of
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.lab.data import dataset
-from lowlat_seg_ros.lab.data.clip import Clip, load
+from lowlat_seg_ros.lab.data.clip import Clip, load, one_drive
+from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation.metrics import Accuracy, Latency, accuracy
 from lowlat_seg_ros.lab.evaluation.report import describe, write_json
 from lowlat_seg_ros.labels import ClassTable
@@ -68,11 +69,12 @@ def run_demo(args: argparse.Namespace, config: EngineConfig) -> int:
 
 
 def _load_clip(args: argparse.Namespace, progress: Progress) -> Clip:
-    name, sequence = dataset.chosen(args, args.rate)
+    name, sequence = one_drive(*dataset.chosen(args, args.rate))
     total = min(args.frames or len(sequence), len(sequence))
     task = progress.add_task(f"loading {name}", total=total, note="")
-    clip = load(name, sequence, args.frames, lambda n: progress.advance(task, n), one_drive=True)
-    progress.update(task, total=len(clip))
+    clip = load(name, sequence, args.frames, lambda n: progress.advance(task, n))
+    if len(clip) < 2:
+        raise DataError(f"{name} has {len(clip)} frames; a clip takes 2")
     return clip
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from lowlat_seg_ros.frames import Frame
-from lowlat_seg_ros.lab.data.camvid import CamVid
 from lowlat_seg_ros.lab.data.cityscapes import ANNOTATED, Cityscapes
 from lowlat_seg_ros.lab.data.sequence import DataError, LabelledFrame, Sequence, Subset, check_index
 from lowlat_seg_ros.labels import ClassTable
@@ -60,52 +59,35 @@ class Clip:
         return Frame(self.frames[index].image, self.frames[index].stamp_ns)
 
 
-def load(
-    name: str,
-    sequence: Sequence,
-    frames: int,
-    progress: Callable[[int], object],
-    *,
-    one_drive: bool = False,
-) -> Clip:
-    """The first ``frames`` frames of ``sequence``, 0 for all; if ``one_drive``, of its first drive.
+def load(name: str, sequence: Sequence, frames: int, progress: Callable[[int], object]) -> Clip:
+    """The first ``frames`` frames of ``sequence``, 0 for all, of as many drives as they span.
 
-    ``progress`` is called with 1 for each. Raises ``DataError`` if there is none, or less than two
-    of one drive.
+    ``progress`` is called with 1 for each. Raises ``DataError`` if there is none.
     """
-    loaded: list[LabelledFrame] = []
-    drives: list[str] = []
-    for index in range(min(frames or len(sequence), len(sequence))):
-        drive = sequence.drive(index)
-        if one_drive and drive != sequence.drive(0):
-            break
+    indices = range(min(frames or len(sequence), len(sequence)))
+    loaded = []
+    for index in indices:
         loaded.append(sequence[index])
-        drives.append(drive)
         progress(1)
-    if one_drive and len(loaded) < 2:
-        raise DataError(f"{name} has {len(loaded)} frames in its first drive; a clip takes 2")
     if not loaded:
         raise DataError(f"{name} has no frames; there is nothing to evaluate")
-    return Clip(name, sequence.table, sequence.rate_hz, tuple(loaded), tuple(drives))
+    drives = tuple(map(sequence.drive, indices))
+    return Clip(name, sequence.table, sequence.rate_hz, tuple(loaded), drives)
 
 
-def camvid(
-    root: Path, split: str, size: tuple[int, int] | None, drive: str | None = None
-) -> tuple[str, Sequence]:
-    """Name and frames of a split of CamVid, or of its ``drive`` alone, where there is such a one.
-
-    Raises ``DataError``.
-    """
-    frames = CamVid(root, split, size)
-    if drive is None:
-        return f"CamVid {split}", frames
-    drives = [frames.drive(index) for index in range(len(frames))]
-    indices = [index for index, name in enumerate(drives) if name == drive]
-    if not indices:
+def one_drive(name: str, sequence: Sequence, drive: str | None = None) -> tuple[str, Sequence]:
+    """Name and frames of ``drive``, or of the first one; ``DataError`` if there is none."""
+    drives: dict[str, list[int]] = {}
+    for index in range(len(sequence)):
+        drives.setdefault(sequence.drive(index), []).append(index)
+    chosen = next(iter(drives), "") if drive is None else drive
+    if chosen not in drives:
         raise DataError(
-            f"CamVid {split} has no drive {drive!r}; choose one of {', '.join(sorted(set(drives)))}"
+            f"{name} has no drive {chosen!r}; it has {', '.join(map(repr, drives)) or 'none'}"
         )
-    return f"CamVid {split}, drive {drive}", Subset(frames, indices)
+    if len(drives) == 1 and drive is None:
+        return name, sequence
+    return f"{name}, drive {chosen}", Subset(sequence, drives[chosen])
 
 
 def rendered(

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--split", default="val",
         help="of CamVid, where only val is continuous video, or Cityscapes (default %(default)s)")
     add("--frames", type=int, default=0, metavar="N",
-        help=f"first frames, 0 for all; of a drive {RENDERED_FRAMES} are rendered")
+        help=f"first frames; 0 for all, or {RENDERED_FRAMES} of a drive (default %(default)s)")
     add("--size", type=size, metavar="HxW", help="of the images (360x480, or the data's own)")
     add("--only-drive", metavar="NAME",
         help="of CamVid, the frames of this drive alone, such as one that training left out")
@@ -82,12 +82,15 @@ def chosen(args: argparse.Namespace, rate_hz: float) -> tuple[str, Sequence]:
     Raises ``DataError`` where they cannot be read.
     """
     from lowlat_seg_ros.lab.data import clip  # late, as is all that --help does not need
+    from lowlat_seg_ros.lab.data.camvid import CamVid
     from lowlat_seg_ros.lab.data.degrading import Degraded
     from lowlat_seg_ros.lab.data.folder import ImageFolder
 
     sequence: Sequence
     if args.dataset == "camvid":
-        name, sequence = clip.camvid(args.root, args.split, args.size, args.only_drive)
+        name, sequence = f"CamVid {args.split}", CamVid(args.root, args.split, args.size)
+        if args.only_drive is not None:
+            name, sequence = clip.one_drive(name, sequence, args.only_drive)
     elif args.dataset == "cityscapes":
         name, sequence = clip.cityscapes(args.root, args.split, args.size)
     elif args.dataset == "folder":

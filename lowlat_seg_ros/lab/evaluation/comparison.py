@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad
 from lowlat_seg_ros.frames import (
-    IGNORE_LABEL,
     Counters,
     Frame,
     ResetReason,
@@ -23,7 +22,13 @@ from lowlat_seg_ros.frames import (
 )
 from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
-from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Consistency, is_key_frame, mious
+from lowlat_seg_ros.lab.evaluation.metrics import (
+    Confusion,
+    Consistency,
+    count_newest,
+    is_key_frame,
+    mious,
+)
 
 if TYPE_CHECKING:
     from lowlat_seg_ros.lab.evaluation.methods import MethodFactory
@@ -180,11 +185,9 @@ def assumed(milliseconds: float) -> Cost:
 def stream(method: Method, clip: Clip, cost: Cost, progress: Callable[[int], object]) -> float:
     """Streaming mIoU: at each instant, that of the newest mask that is out by then.
 
-    After Li, Wang, Ramanan, "Towards Streaming Perception" (ECCV 2020): frames arrive at the
-    camera's rate; a method that is busy takes the newest one when it is done and never sees the
-    others; at each arrival the newest finished mask is scored against the label of the arriving
-    frame, and before the first mask of a drive all pixels are missed. So latency costs accuracy.
-    ``progress`` is called with 1 for each arrival.
+    Frames arrive at the camera's rate; a method that is busy takes the newest one when it is done
+    and never sees the others; see :func:`~.metrics.count_newest` for the score. So latency costs
+    accuracy. ``progress`` is called with the arrivals of each drive.
     """
     confusion = Confusion(len(clip.table))
     for number, drive in enumerate(clip.ranges()):
@@ -202,11 +205,9 @@ def stream(method: Method, clip: Clip, cost: Cost, progress: Callable[[int], obj
             masks.append(answer.mask)
             out_ms.append(begin_ms + until_out_ms)
             free_ms, frame = begin_ms + until_free_ms, frame + 1
-        for index, now_ms in zip(drive, arrivals_ms, strict=True):
-            label, newest = clip.frames[index].label, bisect_right(out_ms, now_ms) - 1
-            nothing = np.full_like(label, IGNORE_LABEL)
-            confusion.update(label, masks[newest] if newest >= 0 else nothing)
-            progress(1)
+        labels = [clip.frames[index].label for index in drive]
+        count_newest(confusion, zip(arrivals_ms, labels, strict=True), masks, out_ms)
+        progress(len(drive))
     return confusion.miou
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lowlat_seg_ros.lab.data import dataset
+from lowlat_seg_ros.lab.data.clip import one_drive
 from lowlat_seg_ros.lab.data.sequence import DataError, Sequence
 from lowlat_seg_ros.tools.bag.storage import CLOCK, BagWriter
 from lowlat_seg_ros.tools.bag.topics import CLOCK as CLOCK_TOPIC
@@ -33,8 +34,9 @@ def make(args: argparse.Namespace) -> int:
         name, total, shots = args.video.name, args.frames, _of_video(args)
     else:
         name, sequence = dataset.chosen(args, args.rate or dataset.RATE_HZ)
-        name, indices = _drive(name, sequence, args.drive, args.frames)
-        total, shots, table = len(indices), _of_drive(sequence, indices), sequence.table
+        name, sequence = one_drive(name, sequence, args.drive)
+        total = min(args.frames or len(sequence), len(sequence))
+        shots, table = _of_drive(sequence, total), sequence.table
         facts = {"classes": list(table.names), "colours": list(map(list, table.colours))}
     topics, count = Topics.of(args), 0
     with BagWriter(args.out, args.storage) as bag:
@@ -57,25 +59,9 @@ def make(args: argparse.Namespace) -> int:
     return 0
 
 
-def _drive(name: str, sequence: Sequence, drive: str | None, frames: int) -> tuple[str, list[int]]:
-    """Name and indices of the first ``frames`` frames, 0 for all, of ``drive`` or the first drive.
-
-    DataError if there is no such drive.
-    """
-    drives: dict[str, list[int]] = {}
-    for index in range(len(sequence)):
-        drives.setdefault(sequence.drive(index), []).append(index)
-    chosen = next(iter(drives), "") if drive is None else drive
-    if chosen not in drives:
-        raise DataError(
-            f"{name} has no drive {chosen!r}; it has {', '.join(map(repr, drives)) or 'none'}"
-        )
-    return name if len(drives) == 1 else f"{name}, {chosen}", drives[chosen][: frames or None]
-
-
-def _of_drive(sequence: Sequence, indices: list[int]) -> Iterator[Shot]:
+def _of_drive(sequence: Sequence, count: int) -> Iterator[Shot]:
     first_ns = None
-    for frame in map(sequence.__getitem__, indices):
+    for frame in map(sequence.__getitem__, range(count)):
         first_ns = frame.stamp_ns if first_ns is None else first_ns
         yield frame.image, frame.label, frame.stamp_ns - first_ns
 

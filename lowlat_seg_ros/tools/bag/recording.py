@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lowlat_seg_ros.frames import IGNORE_LABEL, Counters, NodeTiming, Segmentation, StageTiming
+from lowlat_seg_ros.frames import Counters, NodeTiming, Segmentation, StageTiming
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation.metrics import (
@@ -22,6 +22,8 @@ from lowlat_seg_ros.lab.evaluation.metrics import (
     Confusion,
     Latency,
     accuracy,
+    count_newest,
+    fitted,
     is_key_frame,
 )
 from lowlat_seg_ros.labels import ClassTable
@@ -287,22 +289,16 @@ def _at_publish(recording: Recording) -> Confusion:
         # A recorder may get a mask before its image; the frame seen is not older than its own.
         label = recording.arrivals[max(newest, published.index)].label
         if label is not None:
-            confusion.update(label, _sized(published.segmentation.mask, label))
+            confusion.update(label, fitted(published.segmentation.mask, label))
     return confusion
 
 
 def _streaming(recording: Recording) -> Confusion:
-    confusion = Confusion(len(recording.table))
-    times = [published.published_ns for published in recording.published]
-    for arrival in recording.arrivals:
-        if arrival.label is None:
-            continue
-        newest = bisect_right(times, arrival.arrived_ns) - 1
-        mask = recording.published[newest].segmentation.mask if newest >= 0 else NO_MASK
-        confusion.update(arrival.label, _sized(mask, arrival.label))
+    confusion, published = Confusion(len(recording.table)), recording.published
+    count_newest(
+        confusion,
+        ((a.arrived_ns, a.label) for a in recording.arrivals if a.label is not None),
+        [mask.segmentation.mask for mask in published],
+        [mask.published_ns for mask in published],
+    )
     return confusion
-
-
-def _sized(mask: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """``mask``, or nothing in all pixels where there is none or the camera's size has changed."""
-    return mask if mask.shape == label.shape else np.full_like(label, IGNORE_LABEL)
