@@ -1,7 +1,8 @@
-"""The command line: instant help, and errors in one line."""
+"""The command line: instant help, errors in one line, options from the settings records."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 import lowlat_seg_ros
+from lowlat_seg_ros.arguments import add_settings, changed, settings_from
 from lowlat_seg_ros.cli import COMMANDS, main
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.lab.evaluation.evaluate import configure
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -159,3 +163,36 @@ def test_interrupted_while_importing_it_ends_in_one_line(
     monkeypatch.setattr(importlib, "import_module", interrupted)
     assert main(["bag", "make", "--out", "x"]) == 130
     assert capsys.readouterr().err == "lowlat-seg: interrupted\n"
+
+
+@pytest.fixture
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    add_settings(parser, EngineConfig, inference_height=360)
+    return parser
+
+
+def test_settings_have_their_defaults_or_what_is_given(parser: argparse.ArgumentParser) -> None:
+    args = parser.parse_args(["--max-gap-ms", "50"])
+    assert settings_from(args, EngineConfig) == EngineConfig(max_gap_ms=50.0, inference_height=360)
+
+
+def test_value_out_of_range_is_named_as_the_option(parser: argparse.ArgumentParser) -> None:
+    args = parser.parse_args(["--max-gap-ms", "-5"])
+    with pytest.raises(ConfigError, match=r"^--max-gap-ms is -5.0; it must lie in \[0.0, "):
+        settings_from(args, EngineConfig)
+
+
+def test_help_names_no_class(parser: argparse.ArgumentParser) -> None:
+    text = parser.format_help()
+    assert "engine settings:" in text
+    assert "EngineConfig" not in text
+
+
+def test_a_command_line_is_known_by_its_changes_and_without_folders() -> None:
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    words = ["--methods", "full*", "--size", "48x64", "--baselines", "/home/me/runs", "--streaming"]
+    expected = "--size 48x64 --methods 'full*' --baselines runs --streaming"
+    assert " ".join(changed(parser.parse_args(words), configure)) == expected
+    assert changed(parser.parse_args([]), configure) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
@@ -18,7 +17,6 @@ import pytest
 import torch
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.arguments import changed
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
@@ -35,7 +33,6 @@ from lowlat_seg_ros.lab.data.sequence import LabelledFrame
 from lowlat_seg_ros.lab.evaluation import methods
 from lowlat_seg_ros.lab.evaluation.catalogue import GROUPS, INTERVALS, catalogue, choose
 from lowlat_seg_ros.lab.evaluation.comparison import measure
-from lowlat_seg_ros.lab.evaluation.evaluate import configure
 from lowlat_seg_ros.lab.evaluation.methods import Replay, low_features
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
 from lowlat_seg_ros.labels import CAMVID, CITYSCAPES
@@ -132,7 +129,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(methods, "adaptive", interrupted)
+    monkeypatch.setattr(methods.keyed, "adaptive", interrupted)
     path, chosen = tmp_path / "figures.json", "full,dff,adaptive"
     assert evaluate("--checkpoint", weights, "--methods", chosen, "--json", path) == 130
     found = figures(path)
@@ -161,15 +158,6 @@ def test_the_page_says_what_was_run_but_not_where(weights: Path, tmp_path: Path)
     ]  # fmt: skip
     assert "- `grfp`: no weights in the folder given" in page
     assert "| IoU in % | Sky | Building |" in page
-
-
-def test_a_command_line_is_told_by_its_changes_and_without_folders() -> None:
-    parser = argparse.ArgumentParser()
-    configure(parser)
-    words = ["--methods", "full*", "--size", "48x64", "--baselines", "/home/me/runs", "--streaming"]
-    expected = "--size 48x64 --methods 'full*' --baselines runs --streaming"
-    assert " ".join(changed(parser.parse_args(words), configure)) == expected
-    assert changed(parser.parse_args([]), configure) == []
 
 
 def test_accuracy_is_the_same_on_every_run(weights: Path, tmp_path: Path) -> None:

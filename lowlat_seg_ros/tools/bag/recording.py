@@ -17,15 +17,8 @@ import numpy as np
 from lowlat_seg_ros.frames import Counters, NodeTiming, Segmentation, StageTiming
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.metrics import (
-    Accuracy,
-    Confusion,
-    Latency,
-    accuracy,
-    count_newest,
-    fitted,
-    is_key_frame,
-)
+from lowlat_seg_ros.lab.evaluation import metrics
+from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Latency
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.messages import (
     COMPRESSED,
@@ -180,7 +173,7 @@ def figures(recording: Recording) -> dict[str, Any]:
     if recording.counters is not None:
         keys = recording.counters.key_frames
     else:
-        keys = sum(is_key_frame(mask.segmentation) for mask in masks)
+        keys = sum(metrics.is_key_frame(mask.segmentation) for mask in masks)
 
     def latency(of: Callable[[Published], float]) -> Latency:
         return Latency.of([of(mask) for mask in masks])
@@ -257,7 +250,7 @@ class Scores:
     before the first one (Li, Wang, Ramanan, ECCV 2020), so that dropped frames count as well.
     """
 
-    own: Accuracy
+    own: metrics.Accuracy
     miou_at_publish: float
     miou_streaming: float
 
@@ -267,7 +260,7 @@ def score(recording: Recording) -> Scores:
     labels = [arrival.label for arrival in recording.arrivals]
     classes = recording.table.names
     try:
-        own = accuracy(
+        own = metrics.accuracy(
             [label if label is not None else NO_MASK for label in labels],
             [(p.index, p.segmentation.mask) for p in recording.published
              if labels[p.index] is not None],
@@ -289,13 +282,13 @@ def _at_publish(recording: Recording) -> Confusion:
         # A recorder may get a mask before its image; the frame seen is not older than its own.
         label = recording.arrivals[max(newest, published.index)].label
         if label is not None:
-            confusion.update(label, fitted(published.segmentation.mask, label))
+            confusion.update(label, metrics.fitted(published.segmentation.mask, label))
     return confusion
 
 
 def _streaming(recording: Recording) -> Confusion:
     confusion, published = Confusion(len(recording.table)), recording.published
-    count_newest(
+    metrics.count_newest(
         confusion,
         ((a.arrived_ns, a.label) for a in recording.arrivals if a.label is not None),
         [mask.segmentation.mask for mask in published],
