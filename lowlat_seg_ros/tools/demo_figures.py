@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -44,7 +43,6 @@ def latency_chart(path: Path, answers: Sequence[Answer], played: int, title: str
     ``answers`` are those of a clip of ``played`` frames, at least one. Key frames are marked.
     """
     figure = Figure(figsize=(12, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     stages, selection = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     _draw_stages(stages, answers, played)
     _draw_selection(selection, answers)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
@@ -78,7 +77,6 @@ def draw(folder: Path, clip: Clip, done: Comparison) -> dict[Path, str]:
 
 def new_axes(inches: tuple[float, float], title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=inches, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
@@ -217,7 +215,6 @@ def image_grid(path: Path, clip: Clip, entries: Sequence[Entry]) -> None:
     height, width = clip.size
     inches = (2.4 * len(names), 2.4 * len(rows) * height / width + 0.8)
     figure = Figure(figsize=inches, layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(rows), len(names), squeeze=False)
     for axes_row, index in zip(grid, rows, strict=True):
         frame = clip.frames[index]
