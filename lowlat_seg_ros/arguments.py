@@ -48,7 +48,6 @@ def settings_from(args: argparse.Namespace, kind: type[Record]) -> Record:
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add ``--checkpoint`` and ``--device``."""
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="weights (default: those of the package)"
     )

@@ -65,7 +65,7 @@ COMMANDS = {
         "prepare a trained network for convolutions in 8 bits, the last step of training",
     ),
     "render": Command(
-        "lowlat_seg_ros.lab.evaluation.render",
+        "lowlat_seg_ros.tools.render",
         "render a drive with exact labels, write it as images, and say how fast that goes",
     ),
     "bag": Command(
@@ -108,7 +108,10 @@ def parser_for(argv: list[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     named = next((word for word in argv if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
-        subparser = commands.add_parser(name, help=command.help, description=_sentence(command))
+        subparser = commands.add_parser(
+            name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.",
+            formatter_class=parser.formatter_class,  # epilogues are examples, to be kept as written
+        )  # fmt: skip
         if name == named:
             importlib.import_module(command.module).configure(subparser)
     return parser
@@ -123,10 +126,6 @@ def user_errors() -> tuple[type[Exception], ...]:
     from lowlat_seg_ros.ros.environment import RosError
 
     return (ConfigError, DataError, FrameError, CheckpointError, RosError)
-
-
-def _sentence(command: Command) -> str:
-    return f"{command.help[0].upper()}{command.help[1:]}."
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -16,13 +15,12 @@ from lowlat_seg_ros import cli
 from lowlat_seg_ros.images import to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.lab.evaluation.video import VideoWriter
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.messages import IMAGE, stamp_ns
 from lowlat_seg_ros.tools.bag import topics
 from lowlat_seg_ros.tools.bag.make import START_NS
-from lowlat_seg_ros.tools.bag.messages import CLOCK, to_ids
-from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
+from lowlat_seg_ros.tools.bag.storage import CLOCK, BagReader, BagWriter, Raw, to_ids
+from lowlat_seg_ros.tools.pictures import VideoWriter
 
 SIZE = (48, 80)
 
@@ -106,25 +104,6 @@ def test_a_bag_holds_one_drive_which_can_be_named(
     assert "no drive 'x'; it has 'rendered_1', 'rendered_2'" in error_line(capsys)
 
 
-def test_a_portrait_video_is_turned_upright(tmp_path: Path) -> None:
-    path = tmp_path / "phone.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv420p"
-        if not hasattr(stream, "set_display_rotation"):
-            pytest.skip("this version of av writes no rotation")
-        stream.set_display_rotation(-90)  # the left half becomes the upper one
-        lying = np.zeros((*SIZE, 3), np.uint8)
-        lying[:, : SIZE[1] // 2] = 200
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(lying, "rgb24")))
-        container.mux(stream.encode(None))
-    assert make("--video", path, "--out", tmp_path / "bag") == 0
-    ((_, message),) = read(tmp_path / "bag", topics.CAMERA)
-    image = to_rgb(message)
-    assert image.shape == (SIZE[1], SIZE[0], 3)
-    assert image[: SIZE[1] // 2].mean() > 150 > 50 > image[SIZE[1] // 2 :].mean()
-
-
 def test_what_is_no_video_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.mp4").write_text("no video")
     assert make("--video", tmp_path / "x.mp4", "--out", tmp_path / "bag") == 2
@@ -138,26 +117,6 @@ def test_a_bag_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert drive_bag(tmp_path / "bag") == 2
     assert "bag is there already" in error_line(capsys)
     assert len(read(tmp_path / "bag", topics.CAMERA)) == 4
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (["--dataset", "camvid"], "--dataset camvid needs --root"),
-        (["--frames", "-1"], "--frames is -1"),
-        (["--rate", "nan"], "--rate is nan"),
-        (["--size", "8x80"], "--size is 8x80"),
-        (["--seed", "-1"], "--seed is -1"),
-    ],
-)
-def test_wrong_options_end_in_one_line(
-    options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert make("--out", tmp_path / "bag", *options) == 2
-    error = capsys.readouterr().err
-    assert expected in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "bag").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])

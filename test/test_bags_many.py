@@ -19,7 +19,7 @@ pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.tools.bag import topics
-from lowlat_seg_ros.tools.bag.many import PARTIAL
+from lowlat_seg_ros.tools.bag.run import PARTIAL
 from lowlat_seg_ros.tools.bag.storage import BagReader
 
 pytestmark = pytest.mark.slow
@@ -77,14 +77,14 @@ def test_what_cannot_be_is_told_before_anything_is_written(
     good, out = bags[:2], tmp_path / "out"
     taken = tmp_path / "taken"
     (taken / "monday_drive").mkdir(parents=True)
-    for command, wanted in (
+    for command, expected in (
         (words([*good, good[0]], out, weights), "is given more than once; give each bag once"),
         (words(good, taken, weights), "monday_drive is there already; remove it"),
         ([*words(good, out, weights), "--ray", str(good[1])], "write --ray last"),
         ([*words(good, out, weights), "--latency-ms", "-1"], "--latency-ms is -1"),
     ):
         assert cli.main(command) == 2
-        assert wanted in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -25,8 +25,8 @@ from lowlat_seg_ros.lab.baselines import weights
 from lowlat_seg_ros.lab.baselines.learned import METHODS, PAIR_METHODS, Encoded, PairMethod
 from lowlat_seg_ros.lab.baselines.stream import Stream
 from lowlat_seg_ros.lab.data.augment import Augment
+from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import WITH_WEIGHTS, Spec
-from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.methods import MethodFactory
 from lowlat_seg_ros.lab.training.options import methods
 from lowlat_seg_ros.lab.training.pairs import PairStage

@@ -1,7 +1,8 @@
-"""The command line: instant help, and errors in one line."""
+"""The command line: instant help, errors in one line, options from the settings records."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 import lowlat_seg_ros
+from lowlat_seg_ros.arguments import add_settings, changed, settings_from
 from lowlat_seg_ros.cli import COMMANDS, main
+from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.lab.evaluation.evaluate import configure
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -73,21 +77,54 @@ def test_no_command_and_unknown_command_are_usage_errors(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("line", "expected"),
     [
-        (["--dataset", "camvid"], "--root"),
-        (["--rate", "0"], "--rate is 0.0"),
-        (["--rate", "nan"], "--rate is nan"),
-        (["--frames", "1"], "--frames is 1"),
-        (["--deviation-threshold", "2"], "--deviation-threshold is 2.0; it must lie in"),
+        ("demo --dataset camvid", "--dataset camvid needs --root"),
+        ("demo --rate 0", "--rate is 0.0"),
+        ("demo --rate nan", "--rate is nan"),
+        ("demo --frames 1", "--frames is 1"),
+        ("demo --deviation-threshold 2", "--deviation-threshold is 2.0; it must lie in"),
+        ("evaluate --dataset camvid", "--dataset camvid needs --root"),
+        ("evaluate --dataset folder --root . --size 48x64", "--size does not resize"),
+        ("evaluate --baselines nowhere", "--baselines is nowhere"),
+        ("evaluate --speed 0", "--speed is 0"),
+        ("evaluate --frames -1", "--frames is -1"),
+        ("evaluate --size 8x80", "--size is 8x80"),
+        ("evaluate --delay-frames -1", "--delay-frames is -1"),
+        ("evaluate --max-latency-ms 50", "--max-latency-ms is 50"),
+        ("evaluate --confidence-threshold 0.5", "--confidence-threshold is 0.5"),
+        ("evaluate --rate nan", "--rate is nan"),
+        ("evaluate --methods none", "fits no method"),
+        ("render --frames 1", "--frames is 1"),
+        ("render --seed -1", "--seed is -1"),
+        ("render --rate inf", "--rate is inf"),
+        ("render --size 8x80", "--size is 8x80"),
+        ("render --video", "--video needs --out"),
+        ("segment x.png --out out --every 0", "--every is 0"),
+        ("segment x.png --out out --max-frames -1", "--max-frames is -1"),
+        ("segment x.png --out out --alpha 2", "--alpha is 2.0"),
+        ("segment x.png --out out --rate nan", "--rate is nan"),
+        ("segment x.png --out out --inference-height -2", "--inference-height is -2"),
+        ("bag make --out bag --dataset camvid", "--dataset camvid needs --root"),
+        ("bag make --out bag --frames -1", "--frames is -1"),
+        ("bag make --out bag --rate nan", "--rate is nan"),
+        ("bag make --out bag --size 8x80", "--size is 8x80"),
+        ("bag make --out bag --seed -1", "--seed is -1"),
+        ("bag run in --out bag --delay-frames -1", "--delay-frames is -1"),
+        ("bag run in --out bag --latency-ms nan", "--latency-ms is nan"),
+        ("bag run in --out bag --max-latency-ms 50", "--max-latency-ms is 50.0"),
+        ("bag run in --out bag --time real --latency-ms 50", "--latency-ms is 50.0"),
     ],
 )
-def test_wrong_settings_end_in_one_line(
-    options: list[str], expected: str, capsys: pytest.CaptureFixture[str]
-):
-    status, error = exit_of(capsys, "demo", *options)
+def test_wrong_options_end_in_one_line(
+    line: str, expected: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    status, error = exit_of(capsys, *line.split())
     assert status == 2
     assert expected in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_file_ends_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -126,3 +163,36 @@ def test_interrupted_while_importing_it_ends_in_one_line(
     monkeypatch.setattr(importlib, "import_module", interrupted)
     assert main(["bag", "make", "--out", "x"]) == 130
     assert capsys.readouterr().err == "lowlat-seg: interrupted\n"
+
+
+@pytest.fixture
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    add_settings(parser, EngineConfig, inference_height=360)
+    return parser
+
+
+def test_settings_have_their_defaults_or_what_is_given(parser: argparse.ArgumentParser) -> None:
+    args = parser.parse_args(["--max-gap-ms", "50"])
+    assert settings_from(args, EngineConfig) == EngineConfig(max_gap_ms=50.0, inference_height=360)
+
+
+def test_value_out_of_range_is_named_as_the_option(parser: argparse.ArgumentParser) -> None:
+    args = parser.parse_args(["--max-gap-ms", "-5"])
+    with pytest.raises(ConfigError, match=r"^--max-gap-ms is -5.0; it must lie in \[0.0, "):
+        settings_from(args, EngineConfig)
+
+
+def test_help_names_no_class(parser: argparse.ArgumentParser) -> None:
+    text = parser.format_help()
+    assert "engine settings:" in text
+    assert "EngineConfig" not in text
+
+
+def test_a_command_line_is_known_by_its_changes_and_without_folders() -> None:
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    words = ["--methods", "full*", "--size", "48x64", "--baselines", "/home/me/runs", "--streaming"]
+    expected = "--size 48x64 --methods 'full*' --baselines runs --streaming"
+    assert " ".join(changed(parser.parse_args(words), configure)) == expected
+    assert changed(parser.parse_args([]), configure) == []

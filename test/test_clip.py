@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from lowlat_seg_ros.lab.data import clip as clips
 from lowlat_seg_ros.lab.data.sequence import DataError, LabelledFrame
-from lowlat_seg_ros.lab.evaluation import clip as clips
 from lowlat_seg_ros.labels import CAMVID
 
 
@@ -28,29 +26,26 @@ class Drives:
         return "first" if index < 3 else "second"
 
 
-@pytest.mark.parametrize(("frames", "length"), [(2, 2), (3, 3), (50, 3)])
-def test_clip_ends_with_its_drive(frames: int, length: int):
-    told: list[int] = []
-    clip = clips.load("two drives", Drives(), frames, told.append)
-    assert [image[0, 0, 0] for image in clip.images] == list(range(length))
-    assert [label[0, 0] for label in clip.labels] == list(range(length))
-    assert told == list(range(1, length + 1))
-    assert clip.size == (8, 16)
-
-
-def test_clip_of_one_frame_is_refused():
-    with pytest.raises(DataError, match="two drives has 1 frames"):
-        clips.load("two drives", Drives(), 1, lambda _: None)
-
-
-def test_camvid_that_is_not_there_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match="nowhere"):
-        clips.camvid(tmp_path / "nowhere", "val", None)
+def test_a_clip_spans_drives_or_holds_one():
+    steps: list[int] = []
+    clip = clips.load("two drives", Drives(), 0, steps.append)
+    assert (clip.ranges(), steps) == ([range(0, 3), range(3, 4)], [1] * 4)
+    assert [image[0, 0, 0] for image in clip.images] == [0, 1, 2, 3]
+    for drive, title, expected in (
+        (None, "two drives, drive first", [0, 1]),
+        ("second", "two drives, drive second", [3]),
+    ):
+        one = clips.load(*clips.one_drive("two drives", Drives(), drive), 2, steps.append)
+        assert one.name == title
+        assert [label[0, 0] for label in one.labels] == expected
+        assert one.size == (8, 16)
+    with pytest.raises(DataError, match="two drives has no drive 'x'; it has 'first', 'second'"):
+        clips.one_drive("two drives", Drives(), "x")
 
 
 def test_rendered_drive_has_the_size_asked_for():
-    name, drive = clips.rendered(seed=1, frames=3, rate_hz=5.0, size=(96, 128))
+    name, drive = clips.one_drive(*clips.rendered(seed=1, frames=3, rate_hz=5.0, size=(96, 128)))
     clip = clips.load(name, drive, 3, lambda _: None)
-    assert (len(clip.images), clip.size) == (3, (96, 128))
+    assert (clip.name, len(clip), clip.size) == ("rendered drive 1", 3, (96, 128))
     assert clip.images[0].shape == (96, 128, 3)
     assert (clip.images[0] != clip.images[2]).any()

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.lab.data.degrading import BLUR_PX, BY_NAME, FOG, NOISE, Degraded, degraded
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.lab.evaluation import dataset
 
 
 def generator() -> torch.Generator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
@@ -18,7 +17,6 @@ import pytest
 import torch
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.arguments import changed
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
@@ -30,12 +28,11 @@ from lowlat_seg_ros.lab.baselines.keyed import (
     adaptive,
 )
 from lowlat_seg_ros.lab.baselines.stream import FullEngine
+from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
 from lowlat_seg_ros.lab.evaluation import methods
 from lowlat_seg_ros.lab.evaluation.catalogue import GROUPS, INTERVALS, catalogue, choose
-from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import measure
-from lowlat_seg_ros.lab.evaluation.evaluate import configure
 from lowlat_seg_ros.lab.evaluation.methods import Replay, low_features
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion
 from lowlat_seg_ros.labels import CAMVID, CITYSCAPES
@@ -100,21 +97,15 @@ def test_every_method_is_in_the_table_and_in_the_json(
         assert 0 <= row["miou"] <= 1
         assert 0 < row["avg_ms"] <= row["max_ms"]
         assert name in shown
+        assert list(row["class_iou"]) == list(CAMVID.names)
+        known = [iou for iou in row["class_iou"].values() if iou is not None]
+        assert row["miou"] == pytest.approx(sum(known) / len(known), abs=1e-5)
     assert found["methods"]["full"]["key_share"] == 1.0
     assert found["methods"]["single_frame"]["key_share"] == 0.0
     assert found["methods"]["schedule_fixed_2"]["key_share"] == 0.5
     assert found["facts"]["provenance"] == {"licence": "none"}
     assert found["facts"]["frames"] == 6
     assert found["complete"] is True
-
-
-def test_iou_of_each_class_stands_beside_their_mean(weights: Path, tmp_path: Path) -> None:
-    path = tmp_path / "figures.json"
-    assert evaluate("--checkpoint", weights, "--methods", "full,adaptive", "--json", path) == 0
-    for row in figures(path)["methods"].values():
-        assert list(row["class_iou"]) == list(CAMVID.names)
-        known = [iou for iou in row["class_iou"].values() if iou is not None]
-        assert row["miou"] == pytest.approx(sum(known) / len(known), abs=1e-5)
 
 
 def test_each_method_says_how_many_threads_it_used(weights: Path, tmp_path: Path) -> None:
@@ -138,7 +129,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(methods, "adaptive", interrupted)
+    monkeypatch.setattr(methods.keyed, "adaptive", interrupted)
     path, chosen = tmp_path / "figures.json", "full,dff,adaptive"
     assert evaluate("--checkpoint", weights, "--methods", chosen, "--json", path) == 130
     found = figures(path)
@@ -167,15 +158,6 @@ def test_the_page_says_what_was_run_but_not_where(weights: Path, tmp_path: Path)
     ]  # fmt: skip
     assert "- `grfp`: no weights in the folder given" in page
     assert "| IoU in % | Sky | Building |" in page
-
-
-def test_a_command_line_is_told_by_its_changes_and_without_folders() -> None:
-    parser = argparse.ArgumentParser()
-    configure(parser)
-    words = ["--methods", "full*", "--size", "48x64", "--baselines", "/home/me/runs", "--streaming"]
-    told = "--size 48x64 --methods 'full*' --baselines runs --streaming"
-    assert " ".join(changed(parser.parse_args(words), configure)) == told
-    assert changed(parser.parse_args([]), configure) == []
 
 
 def test_accuracy_is_the_same_on_every_run(weights: Path, tmp_path: Path) -> None:
@@ -275,29 +257,6 @@ def test_choosing_methods() -> None:
     for wrong in ("full,flying", " "):
         with pytest.raises(ConfigError, match="--methods"):
             choose(wrong, specs)
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--dataset", "camvid"], "--root"),
-        (["--dataset", "folder", "--root", "."], "--size"),
-        (["--baselines", "nowhere"], "--baselines is nowhere"),
-        (["--speed", "0"], "--speed is 0"),
-        (["--frames", "-1"], "--frames is -1"),
-        (["--size", "8x80"], "--size is 8x80"),
-        (["--delay-frames", "-1"], "--delay-frames is -1"),
-        (["--max-latency-ms", "50"], "--max-latency-ms is 50"),
-        (["--confidence-threshold", "0.5"], "--confidence-threshold is 0.5"),
-        (["--rate", "nan"], "--rate is nan"),
-        (["--methods", "none"], "fits no method"),
-    ],
-)
-def test_wrong_options_end_in_one_line(
-    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert evaluate(*options) == 2
-    assert told in capsys.readouterr().err
 
 
 def test_a_checkpoint_for_other_classes_is_refused(

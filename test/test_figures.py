@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lowlat_seg_ros import cli
+from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.charts import front_of
-from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import grid_rows
 from lowlat_seg_ros.labels import CAMVID
 

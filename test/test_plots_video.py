@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from lowlat_seg_ros.frames import MaskKind, Provenance, Segmentation, Selection, StageTiming
-from lowlat_seg_ros.lab.evaluation.plots import latency_chart
-from lowlat_seg_ros.lab.evaluation.summary import Answer
-from lowlat_seg_ros.lab.evaluation.video import Storyboard, VideoWriter
 from lowlat_seg_ros.labels import CAMVID, overlay
+from lowlat_seg_ros.tools.account import Answer
+from lowlat_seg_ros.tools.demo_figures import Storyboard, latency_chart
+from lowlat_seg_ros.tools.pictures import VideoWriter
 
 SIZE = (48, 64)
 RED = (255, 0, 0)  # of the crosses that mark frames without a mask

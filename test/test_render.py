@@ -84,22 +84,3 @@ def test_without_a_folder_nothing_is_written(
     assert render() == 0
     assert "frames/s" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--frames", "1"], "--frames is 1"),
-        (["--seed", "-1"], "--seed is -1"),
-        (["--rate", "inf"], "--rate is inf"),
-        (["--size", "8x80"], "--size is 8x80"),
-        (["--video"], "--video needs --out"),
-    ],
-)
-def test_wrong_options_end_in_one_line(
-    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert render(*options) == 2
-    error = capsys.readouterr().err
-    assert told in error
-    assert error.count("\n") == 1

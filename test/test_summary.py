@@ -12,25 +12,11 @@ import numpy as np
 import pytest
 
 from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad, busy_s
-from lowlat_seg_ros.frames import Counters, MaskKind, Provenance, Segmentation, StageTiming
-from lowlat_seg_ros.lab.evaluation.summary import (
-    Account,
-    Answer,
-    Latency,
-    accuracy,
-    describe,
-    summarise,
-    write_json,
-)
+from lowlat_seg_ros.lab.evaluation.metrics import Latency, accuracy
+from lowlat_seg_ros.lab.evaluation.report import describe, write_json
+from lowlat_seg_ros.tools.account import Account
 
 CLASSES = ("road", "sky")
-
-
-def answer(index: int, mask: np.ndarray, latency_ms: float) -> Answer:
-    source = Provenance(MaskKind.PROPAGATED, 0, index, 0.0, True, 0)
-    timing = StageTiming(latency_ms=latency_ms)
-    result = Segmentation(mask, index, "camera", source, timing)
-    return Answer(index, result, published_ms=latency_ms + 1, received_ms=latency_ms + 2)
 
 
 def plain(value: int) -> np.ndarray:
@@ -68,18 +54,6 @@ def test_missing_frame_ends_a_window_of_consistency():
     broken = accuracy(labels, [(i, plain(0)) for i in range(15) if i != 7], CLASSES)
     assert whole.vc8 == 1.0
     assert math.isnan(broken.vc8)
-
-
-def test_summary_of_a_run():
-    answers = [answer(0, plain(0), 50.0), answer(2, plain(0), 10.0)]
-    account = Account(3, masks=2, superseded=1, rejected=0, failed=0)
-    summary = summarise(
-        account, answers, [plain(0), plain(0), plain(1)], CLASSES, Counters(key_frames=2)
-    )
-    assert (summary.engine.first, summary.engine.steady.p50) == (50.0, 10.0)
-    assert (summary.published.first, summary.received.first) == (51.0, 52.0)
-    assert (summary.key_frames, summary.key_share) == (2, 1.0)
-    assert summary.accuracy.pixel_accuracy == 0.5
 
 
 def test_json_holds_records_and_null_for_what_is_not_a_number(tmp_path: Path):

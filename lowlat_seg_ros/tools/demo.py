@@ -7,8 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
-from lowlat_seg_ros.arguments import add_network, add_settings, check_camera, settings_from, size
+from lowlat_seg_ros.arguments import add_network, add_settings, settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.ros.environment import isolate, require_ros
 
 EXAMPLES = """\
@@ -37,68 +38,29 @@ exit status: 0 when done; 1 when frames are unaccounted for; 2 when something mu
 #: frame; a camera of 5 Hz leaves room for both on slower machines, too.
 RATE_HZ = 5.0
 
-#: Ten seconds at that rate; CamVid's labelled clip has as many.
-FRAMES = 50
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "--dataset",
-        choices=("drive", "camvid"),
-        default="drive",
-        help="what is played: a rendered drive, or CamVid (default %(default)s)",
-    )
-    parser.add_argument("--root", type=Path, metavar="DIR", help="CamVid's folder")
-    parser.add_argument(
-        "--split",
-        default="val",
-        help="CamVid's split; only val is continuous video (default %(default)s)",
-    )
-    parser.add_argument(
-        "--rate",
-        type=float,
-        default=RATE_HZ,
-        metavar="HZ",
-        help="camera rate; the default is what two laptop cores sustain (default %(default)s)",
-    )
-    parser.add_argument(
-        "--frames",
-        type=int,
-        default=FRAMES,
-        metavar="N",
-        help="frames to play (default %(default)s)",
-    )
-    parser.add_argument(
-        "--size",
-        type=size,
-        metavar="HxW",
-        help="size of the images (default 360x480, or CamVid's own)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=1, help="which drive is rendered (default %(default)s)"
-    )
+    dataset.configure(parser)
+    parser.set_defaults(frames=dataset.RENDERED_FRAMES)  # ten seconds
+    add = parser.add_argument
+    # fmt: off
+    add("--rate", type=float, default=RATE_HZ, metavar="HZ",
+        help="camera rate; the default is what two laptop cores sustain (default %(default)s)")
     add_network(parser)
-    parser.add_argument(
-        "--no-full",
-        action="store_true",
-        help="skip the comparison with the full network on every frame",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("demo_output"),
-        metavar="DIR",
-        help="folder of the results (default %(default)s)",
-    )
+    add("--no-full", action="store_true",
+        help="skip the comparison with the full network on every frame")
+    add("--out", type=Path, default=Path("demo_output"), metavar="DIR",
+        help="folder of the results (default %(default)s)")
     add_settings(parser, EngineConfig)
+    # fmt: on
 
 
 def run(args: argparse.Namespace) -> int:
     """Play, record, measure, write; 1 if a frame is unaccounted for."""
-    _check(args)
+    dataset.check(args)
+    if args.frames == 1:
+        raise ConfigError(f"--frames is {args.frames}; play at least 2")
     config = settings_from(args, EngineConfig)
     require_ros()
     isolate()
@@ -107,11 +69,3 @@ def run(args: argparse.Namespace) -> int:
     from lowlat_seg_ros.tools.demo_run import run_demo  # late: it imports rclpy
 
     return run_demo(args, config)
-
-
-def _check(args: argparse.Namespace) -> None:
-    if args.dataset == "camvid" and args.root is None:
-        raise ConfigError("--dataset camvid needs --root, the folder that holds CamVid")
-    check_camera(args)
-    if args.frames < 2:
-        raise ConfigError(f"--frames is {args.frames}; play at least 2")

@@ -12,26 +12,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lowlat_seg_ros.config import ConfigError, EngineConfig, name_of
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines.stream import FullEngine
-from lowlat_seg_ros.lab.evaluation import clip as clips
-from lowlat_seg_ros.lab.evaluation.clip import Clip
-from lowlat_seg_ros.lab.evaluation.plots import latency_chart
-from lowlat_seg_ros.lab.evaluation.summary import (
-    Accuracy,
-    Latency,
-    accuracy,
-    describe,
-    print_summary,
-    summarise,
-    write_json,
-)
-from lowlat_seg_ros.lab.evaluation.video import Storyboard, VideoWriter
+from lowlat_seg_ros.lab.data import dataset
+from lowlat_seg_ros.lab.data.clip import Clip, load, one_drive
+from lowlat_seg_ros.lab.data.sequence import DataError
+from lowlat_seg_ros.lab.evaluation.metrics import Accuracy, Latency, accuracy
+from lowlat_seg_ros.lab.evaluation.report import describe, write_json
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.network import inference
-from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, read_header
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, read_header
 from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.ros.environment import RosError
 from lowlat_seg_ros.ros.params import as_parameters
+from lowlat_seg_ros.tools.demo_figures import Storyboard, latency_chart, print_figures
 from lowlat_seg_ros.tools.live import LiveRun, live_node
+from lowlat_seg_ros.tools.pictures import VideoWriter
 
 #: Latency and accuracy of the full network on each frame.
 Full = tuple[Latency, Accuracy]
@@ -41,43 +35,30 @@ def run_demo(args: argparse.Namespace, config: EngineConfig) -> int:
     """Play, record, measure, write; the exit status, 1 if a frame is unaccounted for."""
     checkpoint, console = args.checkpoint or DEFAULT_CHECKPOINT, Console()
     header, log = read_header(checkpoint), args.out / "node.log"
-    resolve_device(args.device)  # raises where there is no such device
+    device = resolve_device(args.device)  # raises where there is no such device
     args.out.mkdir(parents=True, exist_ok=True)
-    with _progress(console) as progress:
+    progress = Progress(
+        TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console,
+    )  # fmt: skip
+    full = None
+    with progress:
         clip = _load_clip(args, progress)
         if header.classes != clip.table.names:
             raise ConfigError(
                 f"{checkpoint} knows the classes {', '.join(header.classes)}, but {clip.name} has "
                 f"{', '.join(clip.table.names)}; masks can be scored only where they are the same"
             )
-
-        height, width = clip.size
-        parameters: dict[str, Any] = vars(config) | {
-            "checkpoint": str(checkpoint.resolve()),
-            "device": args.device,
-            "expected_height": height,
-            "expected_width": width,
-        }
-        start = progress.add_task("starting the node", total=1, note="")
-        with live_node(as_parameters(parameters), log) as node:
-            progress.update(start, completed=1)
-            title = f"playing at {args.rate:g} Hz over DDS"
-            task = progress.add_task(title, total=len(clip.images), note="")
-            run = node.play(
-                clip.images, args.rate,
-                lambda count, masks: progress.update(task, completed=count, note=f"{masks} masks"),
-            )  # fmt: skip
+        run = _play(args, vars(config) | {"checkpoint": str(checkpoint.resolve())}, clip, progress)
         if not run.answers:
             raise RosError(f"no mask came back; see what the node says in {log}")
-
-        full = None
         if not args.no_full:  # in this process, now that the node is gone
-            segmenter, _ = inference.load(checkpoint, resolve_device(args.device), config.precision)
+            segmenter, _ = inference.load(checkpoint, device, config.precision)
             full = _full_network(FullEngine(segmenter, config), clip, run, progress)
         table = ClassTable(clip.table.name, header.classes, header.colours)
         _write_video(args.out / "overlay.mp4", clip, run, table, args.rate, progress)
 
-    _report(args, config, checkpoint, clip, run, full, console)
+    _report(args, config, checkpoint, header, clip, run, full, console)
     if run.account.unaccounted:
         console.print(
             f"[bold red]{run.account.unaccounted} of {run.account.played} frames are unaccounted "
@@ -87,27 +68,36 @@ def run_demo(args: argparse.Namespace, config: EngineConfig) -> int:
     return 0
 
 
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console,
-    )  # fmt: skip
-
-
 def _load_clip(args: argparse.Namespace, progress: Progress) -> Clip:
-    if args.dataset == "camvid":
-        name, sequence = clips.camvid(args.root, args.split, args.size)
-    else:
-        name, sequence = clips.rendered(args.seed, args.frames, args.rate, args.size)
-    total = min(args.frames, len(sequence))
+    name, sequence = one_drive(*dataset.chosen(args, args.rate))
+    total = min(args.frames or len(sequence), len(sequence))
     task = progress.add_task(f"loading {name}", total=total, note="")
-    clip = clips.load(name, sequence, args.frames, lambda n: progress.update(task, completed=n))
-    progress.update(task, total=len(clip.images))
+    clip = load(name, sequence, args.frames, lambda n: progress.advance(task, n))
+    if len(clip) < 2:
+        raise DataError(f"{name} has {len(clip)} frames; a clip takes 2")
     return clip
 
 
+def _play(
+    args: argparse.Namespace, settings: dict[str, Any], clip: Clip, progress: Progress
+) -> LiveRun:
+    """The clip through a live node with ``settings``."""
+    height, width = clip.size
+    size = {"expected_height": height, "expected_width": width}
+    parameters = as_parameters({**settings, "device": args.device, **size})
+    start = progress.add_task("starting the node", total=1, note="")
+    with live_node(parameters, args.out / "node.log") as node:
+        progress.update(start, completed=1)
+        title = f"playing at {args.rate:g} Hz over DDS"
+        task = progress.add_task(title, total=len(clip), note="")
+
+        def show(count: int, masks: int) -> None:
+            progress.update(task, completed=count, note=f"{masks} masks")
+
+        return node.play(clip.images, args.rate, show)
+
+
 def _full_network(engine: FullEngine, clip: Clip, run: LiveRun, progress: Progress) -> Full:
-    """The whole network on the frames that have a mask."""
     frames = [answer.index for answer in run.answers]
     task = progress.add_task("full network on every frame", total=len(frames), note="")
     engine.process(Frame(clip.images[0], 0))  # warms up, as the node does
@@ -123,9 +113,9 @@ def _full_network(engine: FullEngine, clip: Clip, run: LiveRun, progress: Progre
 def _write_video(
     path: Path, clip: Clip, run: LiveRun, table: ClassTable, rate_hz: float, progress: Progress
 ) -> None:
-    board = Storyboard(len(clip.images), clip.size, table)
+    board = Storyboard(len(clip), clip.size, table)
     by_index = {answer.index: answer for answer in run.answers}
-    task = progress.add_task("writing the video", total=len(clip.images), note="")
+    task = progress.add_task("writing the video", total=len(clip), note="")
     with VideoWriter(path, board.size, rate_hz) as video:
         for index, image in enumerate(clip.images):
             video.write(board.picture(index, image, by_index.get(index)))
@@ -136,21 +126,25 @@ def _report(
     args: argparse.Namespace,
     config: EngineConfig,
     checkpoint: Path,
+    header: Header,
     clip: Clip,
     run: LiveRun,
     full: Full | None,
     console: Console,
 ) -> None:
-    """Chart, JSON and terminal."""
-    (height, width), header = clip.size, read_header(checkpoint)
-    network, machine = name_of(header.network), describe(args.device)
+    (height, width), network = clip.size, name_of(header.network)
     title = f"{clip.name}, {width}x{height} at {run.played_hz:.1f} Hz, {network}"
-    summary = summarise(run.account, run.answers, clip.labels, header.classes, run.counters)
-    latency_chart(args.out / "latency.png", run.answers, len(clip.images), title)
-    write_json(args.out / "summary.json", {
+    latencies = {
+        "engine": Latency.of([answer.segmentation.timing.latency_ms for answer in run.answers]),
+        "published": Latency.of([answer.published_ms for answer in run.answers]),
+        "received": Latency.of([answer.received_ms for answer in run.answers]),
+    }
+    masks = [(answer.index, answer.segmentation.mask) for answer in run.answers]
+    keys = run.counters.key_frames
+    figures: dict[str, Any] = {
         "clip": {
             "name": clip.name,
-            "frames": len(clip.images),
+            "frames": len(clip),
             "width": width,
             "height": height,
             "rate_hz": args.rate,
@@ -160,19 +154,17 @@ def _report(
             "checkpoint": checkpoint.name, "name": network, "threshold": header.threshold,
         },
         "settings": config,
-        "machine": machine,
-        "latency_ms": {
-            "engine": summary.engine,
-            "published": summary.published,
-            "received": summary.received,
-        },
-        "key_frames": {"count": summary.key_frames, "share": summary.key_share},
-        "accuracy": summary.accuracy,
+        "machine": describe(args.device),
+        "latency_ms": latencies,
+        "key_frames": {"count": keys, "share": keys / len(masks)},
+        "accuracy": accuracy(clip.labels, masks, header.classes),
         "full_network": {"latency_ms": full[0], "accuracy": full[1]} if full else None,
-        "account": vars(summary.account) | {"unaccounted": summary.account.unaccounted},
-        "counters": summary.counters,
-    })  # fmt: skip
-    print_summary(console, title, summary, machine, full)
+        "account": vars(run.account) | {"unaccounted": run.account.unaccounted},
+        "counters": run.counters,
+    }  # fmt: skip
+    latency_chart(args.out / "latency.png", run.answers, len(clip), title)
+    write_json(args.out / "summary.json", figures)
+    print_figures(console, title, figures, run.account)
     names = ", ".join(path.name for path in sorted(args.out.iterdir()))
     console.print(f"Written to {args.out}: {names}")
     console.print("Your own pictures, video or camera: lowlat-seg segment INPUT --out DIR")

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ from std_msgs.msg import Header
 
 from lowlat_seg_ros.frames import Counters
 from lowlat_seg_ros.images import Ledger, to_ids
-from lowlat_seg_ros.lab.evaluation.summary import Account, Answer
 from lowlat_seg_ros.messages import record_of, segmentation, stamp_ns
 from lowlat_seg_ros.msg import FrameReport, Statistics
 from lowlat_seg_ros.ros.environment import RosError
 from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.tools.account import Account, Answer
 
 NODE = "segmentation_node"
 
@@ -42,11 +42,14 @@ START_TIMEOUT_S = 120.0
 #: For the newest image, which nothing can supersede: the node finishes its frame, then this one.
 LAST_TIMEOUT_S = 30.0
 
+#: For the node to end by itself.
+STOP_TIMEOUT_S = 10.0
+
 #: How many lines of the log are shown when the node ends by itself.
 LOG_LINES = 15
 
 
-class NodeProcess:
+class NodeProcess(AbstractContextManager["NodeProcess"]):
     """``segmentation_node`` with ``parameters``, its output in ``log``; a context manager.
 
     It does not see the terminal's Ctrl-C: whoever made it stops it.
@@ -67,15 +70,8 @@ class NodeProcess:
                 start_new_session=True,
             )
 
-    def __enter__(self) -> NodeProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     @property
     def pid(self) -> int:
-        """Process id."""
         return self._process.pid
 
     def check(self) -> None:
@@ -87,17 +83,16 @@ class NodeProcess:
                 f"{self._log}:\n  " + "\n  ".join(lines or ["(nothing was logged)"])
             )
 
-    def stop(self, timeout_s: float = 10.0) -> int:
-        """Ask the node to end as Ctrl-C does, and kill it if it does not; its exit status."""
+    def __exit__(self, *_: object) -> None:
+        """Ask the node to end as Ctrl-C does, and kill it if it does not."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
         try:
-            status = self._process.wait(timeout_s)
+            self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            status = self._process.wait()
+            self._process.wait()
         self._folder.cleanup()
-        return status
 
 
 @contextmanager
@@ -158,7 +153,6 @@ class Player:
 
     @property
     def listeners(self) -> int:
-        """How many subscriptions there are."""
         return int(self._publisher.get_subscription_count())
 
     def play(self, images: Sequence[np.ndarray], rate_hz: float) -> Iterator[int]:
@@ -204,9 +198,14 @@ class Recorder:
 
     @property
     def reports(self) -> list[FrameReport]:
-        """Those that have come."""
         with self._changed:
             return list(self._reports)
+
+    def wait_for_last(self, played: int, process: NodeProcess) -> None:
+        """As :meth:`wait_for_all`, up to ``LAST_TIMEOUT_S``; RosError if the ``process`` ends."""
+        end = time.monotonic() + LAST_TIMEOUT_S
+        while not self.wait_for_all(played, 0.2) and time.monotonic() < end:
+            process.check()
 
     def wait_for_all(self, played: int, timeout_s: float) -> bool:
         """Until the node has counted ``played`` images and all masks are here; False if too late.
@@ -233,15 +232,13 @@ class Recorder:
 
     @property
     def counts(self) -> tuple[Counters, Ledger]:
-        """What the node has counted, as it last said."""
         with self._changed:
             return self._counters, self._ledger
 
     def account(self, played: int) -> Account:
         """What became of ``played`` images, by the masks received and the node's newest ledger."""
         with self._changed:
-            lost = (self._ledger.superseded, self._ledger.rejected, self._ledger.failed)
-            return Account(played, self._count, *lost)
+            return Account.of(played, self._count, self._ledger)
 
     def _on_mask(self, message: Image) -> None:
         now_ns, stamp = self._node.get_clock().now().nanoseconds, stamp_ns(message.header.stamp)
@@ -266,22 +263,19 @@ class Recorder:
 
 @dataclass(frozen=True, eq=False)
 class LiveRun:
-    """What came of a clip: ``answers`` in order, where every frame went, and the rate achieved.
-
-    ``counters``: the node's, after the last frame.
-    """
-
     answers: list[Answer]
     account: Account
-    counters: Counters
+    counters: Counters  # the node's, after the last frame
     played_hz: float
 
 
+@dataclass(frozen=True)
 class LiveNode:
     """A node that listens, with the camera and the recorder that are connected to it."""
 
-    def __init__(self, process: NodeProcess, player: Player, recorder: Recorder) -> None:
-        self.process, self._player, self._recorder = process, player, recorder
+    process: NodeProcess
+    player: Player
+    recorder: Recorder
 
     def play(
         self, images: Sequence[np.ndarray], rate_hz: float, progress: Callable[[int, int], None]
@@ -290,20 +284,16 @@ class LiveNode:
 
         ``progress`` is called with frames played and masks received. RosError if the node dies.
         """
-        began, stamps = time.monotonic(), []
-        for stamp in self._player.play(images, rate_hz):
+        began, stamps, recorder = time.monotonic(), [], self.recorder
+        for stamp in self.player.play(images, rate_hz):
             stamps.append(stamp)
             self.process.check()
-            progress(len(stamps), self._recorder.account(0).masks)
-        elapsed = time.monotonic() - began
-        end = time.monotonic() + LAST_TIMEOUT_S
-        while not self._recorder.wait_for_all(len(stamps), 0.2) and time.monotonic() < end:
-            self.process.check()
-        account = self._recorder.account(len(stamps))
+            progress(len(stamps), recorder.account(0).masks)
+        played_hz = (len(stamps) - 1) / (time.monotonic() - began)
+        recorder.wait_for_last(len(stamps), self.process)
+        account = recorder.account(len(stamps))
         progress(len(stamps), account.masks)
-        played_hz = (len(stamps) - 1) / elapsed if len(stamps) > 1 else 0.0
-        counters, _ = self._recorder.counts
-        return LiveRun(self._recorder.answers(stamps), account, counters, played_hz)
+        return LiveRun(recorder.answers(stamps), account, recorder.counts[0], played_hz)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Reads pictures, folders of pictures, videos and cameras, frame by frame, as RGB."""
+"""Pictures, folders of pictures, videos and cameras, frame by frame, as RGB; videos are written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import itertools
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -34,21 +35,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures to be read once.
-
-    ``rate_hz``: frames per second of what was recorded in order; 0 for stills, which have nothing
-    to do with each other. ``count``: how many frames there are, 0 where nobody knows. ``endless``:
-    a camera. ``unreadable`` lists the files of a folder that were no pictures, as they are found.
-    """
+    """Pictures to be read once."""
 
     pictures: Iterator[Picture]
-    rate_hz: float
-    count: int
-    endless: bool = False
-    unreadable: list[str] = field(default_factory=list)
+    rate_hz: float  # frames per second; 0 for stills, which have nothing to do with each other
+    count: int  # how many frames there are, 0 where nobody knows
+    endless: bool = False  # a camera
+    unreadable: list[str] = field(default_factory=list)  # files that are no pictures, as found
 
 
-class Video:
+class Video(AbstractContextManager["Video"]):
     """A video file that is open for reading; a context manager. DataError if it is no video.
 
     ``rate_hz``: its average frame rate, 0 where it does not say. ``count``: its number of frames,
@@ -67,9 +63,6 @@ class Video:
         stream = self._container.streams.video[0]
         self.rate_hz = float(stream.average_rate or 0)
         self.count = stream.frames
-
-    def __enter__(self) -> Video:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -101,6 +94,38 @@ class Video:
 
     def _unreadable(self, error: Exception) -> DataError:
         return DataError(f"{self._path} cannot be read as a video ({error}); check the file")
+
+
+class VideoWriter(AbstractContextManager["VideoWriter"]):
+    """H.264 in MP4 (yuv420p, which every player knows); a context manager.
+
+    ``size`` (H, W) of the pictures; an odd height or width is extended by a copy of its last line.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], rate_hz: float) -> None:
+        self._size = size
+        # The index goes to the front, so that browsers play before all is loaded.
+        self._container = av.open(str(path), "w", options={"movflags": "faststart"})
+        rate = Fraction(rate_hz).limit_denominator(1000)
+        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "20"})
+        self._stream.height, self._stream.width = (side + side % 2 for side in size)
+        self._stream.pix_fmt = "yuv420p"
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, picture: np.ndarray) -> None:
+        """Add one picture, uint8 (H, W, 3) RGB; ValueError if it has another size."""
+        if picture.shape != (*self._size, 3):
+            raise ValueError(f"picture is {picture.shape}; it must be {(*self._size, 3)}")
+        odd = [(0, side % 2) for side in self._size]
+        even = np.pad(picture, (*odd, (0, 0)), mode="edge")
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, "rgb24")))
+
+    def close(self) -> None:
+        """Write what is still in the encoder, and the index."""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
 
 
 def upright(image: np.ndarray, degrees: int) -> np.ndarray:

@@ -35,43 +35,29 @@ exit status: 0 when done; 2 when something must be fixed first
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "input", type=Path, metavar="INPUT",
-        help="picture, video, folder of pictures, or camera: a number, or /dev/videoN",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add = parser.add_argument
+    # fmt: off
+    add("input", type=Path, metavar="INPUT",
+        help="picture, video, folder of pictures, or camera: a number, or /dev/videoN")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     add_network(parser)
-    parser.add_argument(
-        "--inference-height", type=int, metavar="PX",
+    add("--inference-height", type=int, metavar="PX",
         help="height at which the network runs, 0 for the input's own (default: that of the "
-        "pictures it was trained on; in a portrait format that is the width)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--stills", action="store_true", help="pictures of a folder are no sequence"
-    )
-    parser.add_argument(
-        "--rate", type=float, metavar="HZ",
-        help="frames per second of a folder in order (10), or of a video instead of its own times",
-    )  # fmt: skip
-    parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="segment one frame in N (default: all)"
-    )
-    parser.add_argument(
-        "--max-frames", type=int, default=0, metavar="N",
-        help="end after N masks, 0 for no limit (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--alpha", type=float, default=0.5, metavar="SHARE",
-        help="share of the classes' colours in an overlay, from 0 to 1 (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--mask-only", action="store_true", help="write no overlays")
+        "pictures it was trained on; in a portrait format that is the width)")
+    add("--stills", action="store_true", help="pictures of a folder are no sequence")
+    add("--rate", type=float, metavar="HZ",
+        help="frames per second of a folder in order (10), or of a video instead of its own times")
+    add("--every", type=int, default=1, metavar="N", help="segment one frame in N (default: all)")
+    add("--max-frames", type=int, default=0, metavar="N",
+        help="end after N masks, 0 for no limit (default %(default)s)")
+    add("--alpha", type=float, default=0.5, metavar="SHARE",
+        help="share of the classes' colours in an overlay, from 0 to 1 (default %(default)s)")
+    add("--mask-only", action="store_true", help="write no overlays")
+    # fmt: on
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, segment, write; the exit status."""
     try:
         EngineConfig(inference_height=args.inference_height or 0)
     except SettingError as error:

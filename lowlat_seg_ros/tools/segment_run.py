@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, Segmentation
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.summary import Latency, write_json
-from lowlat_seg_ros.lab.evaluation.video import VideoWriter
+from lowlat_seg_ros.lab.evaluation.metrics import Latency
+from lowlat_seg_ros.lab.evaluation.report import write_json
 from lowlat_seg_ros.labels import ClassTable, Legend, overlay
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, read_header
-from lowlat_seg_ros.tools.pictures import Picture, Source, open_source
+from lowlat_seg_ros.tools.pictures import Picture, Source, VideoWriter, open_source
 
 #: Height in px at which a network runs whose checkpoint does not say what it was trained at.
 USUAL_HEIGHT = 360
@@ -84,7 +84,7 @@ def _expected(args: argparse.Namespace, source: Source) -> int | None:
     return min((limit for limit in limits if limit), default=None)
 
 
-class Writer:
+class Writer(AbstractContextManager["Writer"]):
     """Writes masks, overlays and the video; a context manager. DataError where it cannot."""
 
     def __init__(self, args: argparse.Namespace, source: Source, table: ClassTable) -> None:
@@ -100,9 +100,6 @@ class Writer:
             raise DataError(
                 f"{args.out} cannot be written ({error}); choose another --out"
             ) from error
-
-    def __enter__(self) -> Writer:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._video is not None:
@@ -150,17 +147,15 @@ class Figures:
 
     @property
     def frames(self) -> int:
-        """How many masks were counted."""
         return len(self._latencies)
 
     def add(self, result: Segmentation) -> None:
-        """Count one mask."""
         self._latencies.append(result.timing.latency_ms)
         self._kinds[result.provenance.kind.value] += 1
         self._pixels += cv2.calcHist([result.mask], [0], None, [256], [0, 256]).ravel()
 
     def as_json(self) -> dict[str, Any]:
-        """For :func:`~lowlat_seg_ros.lab.evaluation.summary.write_json`."""
+        """For :func:`~lowlat_seg_ros.lab.evaluation.report.write_json`."""
         shares = self._pixels / max(1.0, self._pixels.sum())
         return {
             "frames": self.frames,

@@ -71,68 +71,34 @@ QUICK = 6
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "--config",
-        choices=tuple(NETWORKS),
-        default=DEFAULT_NETWORK,
-        help="network (default %(default)s)",
-    )
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="its network, instead of --config"
-    )
-    parser.add_argument("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
-    parser.add_argument(
-        "--only",
-        default=",".join(PARTS),
-        metavar="PART[,PART]",
-        help="measure these parts alone (default %(default)s)",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)"
-    )
-    parser.add_argument(
-        "--resolution", type=size, metavar="HxW", help="of the frames, in pixels (default 360x480)"
-    )
-    parser.add_argument(
-        "--rate",
-        type=float,
-        default=5.0,
-        metavar="HZ",
-        help="of the camera, for the fast track and what is paced (default %(default)s)",
-    )
-    parser.add_argument(
-        "--frames",
-        type=int,
-        default=200,
-        metavar="N",
-        help="of each method, size and number of cameras (default %(default)s)",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help=f"{QUICK} frames of each, whatever --frames says"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default=EngineConfig.precision,
-        help="of the inner convolutions of all networks (default %(default)s)",
-    )
-    parser.add_argument(
-        "--priority",
-        choices=("normal", "realtime"),
-        default=EngineConfig.foreground_priority,
-        help="of the fast track's frames (default %(default)s)",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write a page with tables and charts to this folder"
-    )
+    add = parser.add_argument
+    # fmt: off
+    add("--config", choices=tuple(NETWORKS), default=DEFAULT_NETWORK,
+        help="network (default %(default)s)")
+    add("--checkpoint", type=Path, metavar="FILE", help="its network, instead of --config")
+    add("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
+    add("--only", default=",".join(PARTS), metavar="PART[,PART]",
+        help="measure these parts alone (default %(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    add("--resolution", type=size, metavar="HxW",
+        help="of the frames, in pixels (default 360x480)")
+    add("--rate", type=float, default=5.0, metavar="HZ",
+        help="of the camera, for the fast track and what is paced (default %(default)s)")
+    add("--frames", type=int, default=200, metavar="N",
+        help="of each method, size and number of cameras (default %(default)s)")
+    add("--quick", action="store_true", help=f"{QUICK} frames of each, whatever --frames says")
+    add("--precision", choices=PRECISIONS, default=EngineConfig.precision,
+        help="of the inner convolutions of all networks (default %(default)s)")
+    add("--priority", choices=("normal", "realtime"), default=EngineConfig.foreground_priority,
+        help="of the fast track's frames (default %(default)s)")
+    add("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    add("--out", type=Path, metavar="DIR",
+        help="write a page with tables and charts to this folder")
+    # fmt: on
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print, write."""
     if not set(args.only.split(",")) <= set(PARTS):
         raise ConfigError(f"--only is {args.only!r}; choose of {', '.join(PARTS)}")
     if args.frames < 2:
@@ -148,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from lowlat_seg_ros.lab.benchmark import measure, report
-    from lowlat_seg_ros.lab.evaluation.summary import write_json
+    from lowlat_seg_ros.lab.evaluation.report import write_json
 
     # The options that shape the figures, without the places of files on this machine.
     words = changed(argparse.Namespace(**{**vars(args), "json": None, "out": None}), configure)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -63,13 +64,11 @@ def take_turns(
 class Limits:
     """What this machine can do at best: the lines of a roofline, measured.
 
-    In float32 on one CPU thread, in bfloat16 on a GPU. ``memory_gb_per_s``: 1e9 bytes read or
-    written per second when copying much more than caches hold. ``multiply_adds_g_per_s``: 1e9
-    multiply-adds per second in a matrix product or a 3x3 convolution, whichever does more.
+    In float32 on one CPU thread, in bfloat16 on a GPU.
     """
 
-    memory_gb_per_s: float
-    multiply_adds_g_per_s: float
+    memory_gb_per_s: float  # 1e9 bytes read or written, copying much more than caches hold
+    multiply_adds_g_per_s: float  # 1e9 in a matrix product or 3x3 convolution, whichever does more
 
     def least_ms(self, bytes_moved: int, multiply_adds: int) -> float:
         """Milliseconds that such a work takes at least (roofline)."""
@@ -95,9 +94,9 @@ def measure_limits(device: torch.device, seconds: float) -> Limits:
     )
     taken = take_turns(
         {
-            "copy": (lambda: target.copy_(source), 1),
-            "product": (lambda: torch.mm(left, right, out=product), 1),
-            "convolution": (lambda: convolution(features), 1),
+            "copy": (partial(target.copy_, source), 1),
+            "product": (partial(torch.mm, left, right, out=product), 1),
+            "convolution": (partial(convolution, features), 1),
         },
         seconds,
     )
@@ -113,16 +112,13 @@ def measure_limits(device: torch.device, seconds: float) -> Limits:
 
 @dataclass(frozen=True)
 class Shape:
-    """Features (1, channels, height, width) and a kernel x kernel weight for each location.
-
-    ``dtype``: of both, by its name in torch.
-    """
+    """Features (1, channels, height, width) and a kernel x kernel weight for each location."""
 
     channels: int
     height: int
     width: int
     kernel: int
-    dtype: str = "float32"
+    dtype: str = "float32"  # of both, by its name in torch
 
     @property
     def multiply_adds(self) -> int:
@@ -149,7 +145,7 @@ PAPER_GPU = Shape(256, 128, 256, 9, "bfloat16")
 
 @dataclass(frozen=True)
 class Times:
-    """Medians in ms; ``vs_unfold``, ``vs_conv3x3``: how many times as fast as the other."""
+    """Medians in ms, and how many times as fast as the other operators ours is."""
 
     ms: float
     unfold_ms: float
@@ -166,19 +162,12 @@ class Times:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Propagation of one ``shape``: ``alone`` and beside another process that keeps a core busy.
-
-    ``roofline_ms``: what it takes at least, by the machine's measured limits;
-    ``roofline_fraction``: share of what the machine allows that is reached.
-    ``largest_difference``: between its answer and unfold's.
-    """
-
     shape: Shape
     alone: Times
-    beside_busy_core: Times
-    roofline_ms: float
-    roofline_fraction: float
-    largest_difference: float
+    beside_busy_core: Times  # beside another process that keeps a core busy
+    roofline_ms: float  # what it takes at least, by the machine's measured limits
+    roofline_fraction: float  # share of what the machine allows that is reached
+    largest_difference: float  # between its answer and unfold's
 
 
 @torch.inference_mode()
@@ -200,16 +189,12 @@ def measure_kernel(
     convolution = nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
     convolution.weight.data = convolution.weight.data.contiguous(memory_format=layout)
 
-    def ours() -> Tensor:
-        return spatially_variant_convolution(features, weights)
-
-    def unfold() -> Tensor:
-        return propagate_by_unfold(features, weights)
-
+    ours = partial(spatially_variant_convolution, features, weights)
+    unfold = partial(propagate_by_unfold, features, weights)
     works: dict[str, tuple[Callable[[], object], int]] = {
         "ours": (ours, 1),
         "unfold": (unfold, threads),
-        "conv3x3": (lambda: convolution(features), threads),
+        "conv3x3": (partial(convolution, features), threads),
     }
     calls = 1
     if device.type == "cuda":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from lowlat_seg_ros.config import NETWORKS, NetworkConfig
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.lab.ranges import prepare_in_8_bits
 from lowlat_seg_ros.network import inference
-from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, sha256
 from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.layers import PackedConv2d
 from lowlat_seg_ros.network.quantization import QuantizedConv2d
@@ -38,7 +37,7 @@ def loaded(path: Path, device: torch.device, precision: str) -> tuple[Segmenter,
     Raises ``CheckpointError``.
     """
     segmenter, _ = inference.load(path, device, precision)
-    return segmenter, f"{path.name}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return segmenter, f"{path.name}, SHA-256 {sha256(path)}"
 
 
 def with_random_weights(config: str, device: torch.device, precision: str) -> tuple[Segmenter, str]:
@@ -73,16 +72,15 @@ def _ready(network: Network, device: torch.device, precision: str) -> Network:
 class MultiplyAdds:
     """1e9 multiply-adds of convolutions and Eq. (1) for one frame.
 
-    ``full_g``: Sl, Sh and the classifier on F_h. ``fast_g``: the fast track up to its mask;
-    ``selector_g``: what comes after it. The kernel predictor is counted whole, though a packed
-    one does the key frame's half of its mixing only once. The ratios are shares of ``full_g``.
+    The kernel predictor is counted whole, though a packed one does the key frame's half of its
+    mixing only once.
     """
 
     lower_g: float
     higher_g: float
-    full_g: float
-    fast_g: float
-    selector_g: float
+    full_g: float  # Sl, Sh and the classifier on F_h
+    fast_g: float  # the fast track up to its mask
+    selector_g: float  # what comes after it
     fast_over_full: float
     fast_and_selector_over_full: float
 
@@ -128,20 +126,14 @@ def _giga(work: Callable[[], Tensor]) -> tuple[Tensor, float]:
 
 @dataclass(frozen=True)
 class Memory:
-    """Megabytes (1e6 bytes); NaN where the system does not say.
+    """Megabytes (1e6 bytes); NaN where the system does not say."""
 
-    ``weights_mb``, ``ddrnet_weights_mb``: parameters and buffers of the two networks.
-    ``before_mb``: the process with its libraries and images, before any network. ``peak_mb``: the
-    most until all methods had run. ``gpu_peak_mb``: the same on the GPU, 0 without one.
-    ``camera_mb``: what each further camera takes, NaN if that was not measured either.
-    """
-
-    weights_mb: float
+    weights_mb: float  # parameters and buffers
     ddrnet_weights_mb: float
-    before_mb: float
-    peak_mb: float
-    gpu_peak_mb: float
-    camera_mb: float
+    before_mb: float  # the process with its libraries and images, before any network
+    peak_mb: float  # the most until all methods had run
+    gpu_peak_mb: float  # 0 without a GPU
+    camera_mb: float  # what each further camera takes, NaN if that was not measured
 
 
 def memory(segmenter: Segmenter, ddrnet: DDRNet23Slim, before_mb: float) -> Memory:
@@ -176,7 +168,6 @@ def memory_mb(device: torch.device) -> float:
 
 
 def resident_mb() -> float:
-    """Main memory that this process holds now."""
     return _status("VmRSS")
 
 

@@ -28,11 +28,10 @@ from lowlat_seg_ros.lab.evaluation.charts import (
 )
 from lowlat_seg_ros.lab.evaluation.report import (
     QUIET,
-    Chart,
     Row,
     Table,
     markdown,
-    picture,
+    pictures,
     terminal_table,
 )
 
@@ -217,17 +216,15 @@ def write_page(folder: Path, done: Benchmark) -> Path:
     """Write the page and, in ``figures``, its charts to ``folder``; returns the page's path."""
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    charts = []
+    charts: dict[Path, str] = {}
     if done.comparison is not None:
-        charts.append(
-            Chart(figures / "latency.png", "Share of the frames whose mask is out within a time.")
-        )
-        latency_chart(charts[-1].path, done.facts.title, done.comparison)
+        path = figures / "latency.png"
+        charts[path] = "Share of the frames whose mask is out within a time."
+        latency_chart(path, done.facts.title, done.comparison)
     if done.resolutions is not None and done.cameras:
-        charts.append(
-            Chart(figures / "scaling.png", "Fast track over the resolution and over cameras.")
-        )
-        scaling_chart(charts[-1].path, done.resolutions, done.cameras)
+        path = figures / "scaling.png"
+        charts[path] = "Fast track over the resolution and over cameras."
+        scaling_chart(path, done.resolutions, done.cameras)
     blocks = [
         f"# Benchmark: {done.facts.title}",
         f"Made by this command:\n\n```\n{done.facts.command}\n```",
@@ -236,7 +233,7 @@ def write_page(folder: Path, done: Benchmark) -> Path:
     for title, table in tables(done).items():
         blocks += [f"## {title}", markdown(table)]
     if charts:
-        blocks += ["## Charts", *(picture(chart, folder) for chart in charts)]
+        blocks += ["## Charts", *pictures(charts, folder)]
     path = folder / PAGE
     path.write_text("\n\n".join(blocks) + "\n")
     return path

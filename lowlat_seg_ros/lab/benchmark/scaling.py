@@ -41,15 +41,12 @@ class Sized:
 
 @dataclass(frozen=True)
 class Resolutions:
-    """``sizes``, and the line ``base_ms + ms_per_megapixel * megapixels`` through their p50.
-
-    ``linear_deviation``: largest share by which a p50 is off the line.
-    """
+    """``sizes``, and the line ``base_ms + ms_per_megapixel * megapixels`` through their p50."""
 
     sizes: tuple[Sized, ...]
     base_ms: float
     ms_per_megapixel: float
-    linear_deviation: float
+    linear_deviation: float  # largest share by which a p50 is off the line
 
 
 def over_resolutions(
@@ -83,15 +80,11 @@ def fit(amounts: Sequence[float], costs: Sequence[float]) -> tuple[float, float,
 
 @dataclass(frozen=True)
 class Cameras:
-    """``cameras`` of one size, each with an engine and a network of its own.
-
-    ``latency``: from their frames in until all masks are out and the next frames can be taken.
-    ``memory_mb``: what the process holds, see :func:`~.networks.memory_mb`.
-    """
+    """``cameras`` of one size, each with an engine and a network of its own."""
 
     cameras: int
-    latency: Latency
-    memory_mb: float
+    latency: Latency  # from their frames in until all masks are out and the next can be taken
+    memory_mb: float  # what the process holds then
 
 
 def over_cameras(
@@ -123,25 +116,19 @@ class Freshness:
     """How old exact features are when they arrive, and how many arrive, the engine as by default.
 
     What a mask is worth depends on the age of the features behind it more than on what computed
-    them. ``per_s``: exact results of Sh a second, those that were used. ``age_frames``: mean and
-    largest number of frames from the one that Sh has seen to the first that may use the result.
-    ``compute_ms``: median time of Sh beside the frames, what it yields to them included.
+    them.
     """
 
     rate_hz: float
     frames: int
-    per_s: float
-    age_frames: float
+    per_s: float  # exact results of Sh that were used
+    age_frames: float  # mean number of frames from the one that Sh saw to the first that may use it
     oldest_frames: int
-    compute_ms: float
+    compute_ms: float  # median time of Sh beside the frames, what it yields to them included
 
 
 def freshness(
-    segmenter: Segmenter,
-    camera: Camera,
-    frames: int,
-    rate_hz: float,
-    progress: Progress,
+    segmenter: Segmenter, camera: Camera, frames: int, rate_hz: float, progress: Progress
 ) -> Freshness:
     """``frames`` frames at ``rate_hz``; ``progress`` is called for each."""
     warm_up = 10  # the first frame is full, and Sh warms up

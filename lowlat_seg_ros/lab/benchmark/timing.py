@@ -39,7 +39,6 @@ class Latency:
 
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Latency:
-        """The percentiles of ``milliseconds``."""
         points = np.percentile(milliseconds, (0, 50, 95, 99, 100))
         return cls(len(milliseconds), *(float(point) for point in points))
 
@@ -62,7 +61,6 @@ class Camera:
         return Frame(next(self._next), time.perf_counter_ns())
 
     def resized(self, height: int, width: int) -> Camera:
-        """A camera that sees the same at another size."""
         return Camera([cv2.resize(image, (width, height)) for image in self.images])
 
 
@@ -77,21 +75,16 @@ def control_ms() -> float:
 
 @dataclass
 class Run(Generic[Answer]):
-    """What the counted steps gave and took.
-
-    ``spent_ms``: of each step; ``window_s``: from the first one's beginning to the end of the last
-    one's period; ``other_work_s``: core seconds of other processes meanwhile; ``control_ms``: of a
-    fixed convolution after each step, which tells the machine's bad spells from ours.
-    """
+    """What the counted steps gave and took."""
 
     answers: list[Answer] = field(default_factory=list)
-    spent_ms: list[float] = field(default_factory=list)
-    window_s: float = 0.0
-    other_work_s: float = 0.0
+    spent_ms: list[float] = field(default_factory=list)  # of each step
+    window_s: float = 0.0  # from the first one's beginning to the end of the last one's period
+    other_work_s: float = 0.0  # core seconds of other processes meanwhile
+    # Of a fixed convolution after each step, which tells the machine's bad spells from ours.
     control_ms: list[float] = field(default_factory=list)
 
     def add(self, other: Run[Answer]) -> None:
-        """Continue with another run of the same method."""
         self.answers += other.answers
         self.spent_ms += other.spent_ms
         self.control_ms += other.control_ms

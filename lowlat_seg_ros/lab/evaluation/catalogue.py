@@ -37,59 +37,46 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Spec:
-    """One method: ``kind`` says how it is built, ``group`` (see :data:`GROUPS`) what it is for.
-
-    ``schedule``: fixed, threshold or adaptive, at mean ``interval`` frames. ``delay_frames``: how
-    long Sh takes in the background. ``weights``: whether it has a weights file of its own, which
-    is named after it.
-    """
-
     name: str
-    kind: str
-    group: str
+    kind: str  # how it is built
+    group: str  # what it is for, see GROUPS
     help: str
-    schedule: str = ""
-    interval: int = 0
-    delay_frames: int = 0
-    weights: bool = False
-
-
-def _own_network(name: str, text: str) -> Spec:
-    return Spec(name, "own_network", "per_frame", text, weights=True)
-
-
-def _table_1(name: str, text: str) -> Spec:
-    return Spec(name, "carried", "table_1", text, "fixed", INTERVAL, weights=True)
-
-
-def _table_2(name: str, text: str) -> Spec:
-    return Spec(name, "carried", "table_2", text, "fixed", INTERVAL, weights=True)
+    schedule: str = ""  # fixed, threshold or adaptive
+    interval: int = 0  # mean frames from key frame to key frame
+    delay_frames: int = 0  # how long Sh takes in the background
+    weights: bool = False  # whether it has a weights file of its own, which is named after it
 
 
 #: All but those of kind ``own_network`` share the base network; fused is with AdaptNet.
 WITH_WEIGHTS = (
-    _own_network("single_frame_trained", "single_frame with an Sl trained for it alone"),
-    _own_network("single_frame_wide", "the same, as wide as the fast track's cost allows"),
-    _own_network("ddrnet23_slim", "a real-time network on every frame"),
-    _own_network("sh_small", "Sh's network on a small image, at the cost of the fast track"),
-    _table_1("clockwork", "F_h of the key frame as it is, fused"),
-    _table_1("dff", "F_h warped along learned flow, fused"),
-    _table_1("adaptive_equal", "the paper's own, trained with exactly as many steps as the others"),
-    Spec(
-        "grfp",
-        "grfp",
-        "table_1",
-        "full network and gated recurrent warp on every frame",
-        weights=True,
+    *(
+        Spec(name, "own_network", "per_frame", text, weights=True)
+        for name, text in (
+            ("single_frame_trained", "single_frame with an Sl trained for it alone"),
+            ("single_frame_wide", "the same, as wide as the fast track's cost allows"),
+            ("ddrnet23_slim", "a real-time network on every frame"),
+            ("sh_small", "Sh's network on a small image, at the cost of the fast track"),
+        )
     ),
-    _table_2("clockwork_no_fuse", "clockwork without AdaptNet"),
-    _table_2("dff_no_fuse", "dff without AdaptNet, as published"),
-    _table_2("unified", "one learned kernel everywhere"),
-    _table_2("unified_fused", "the same, fused"),
-    _table_2("image_difference", "kernels from differences of the images"),
-    _table_2("image_difference_fused", "the same, fused"),
-    _table_2("adaptive_no_fuse", "predicted kernels without AdaptNet"),
-)
+    *(
+        Spec(name, "carried", group, text, "fixed", INTERVAL, weights=True)
+        for name, group, text in (
+            ("clockwork", "table_1", "F_h of the key frame as it is, fused"),
+            ("dff", "table_1", "F_h warped along learned flow, fused"),
+            ("adaptive_equal", "table_1",
+             "the paper's own, trained with exactly as many steps as the others"),
+            ("clockwork_no_fuse", "table_2", "clockwork without AdaptNet"),
+            ("dff_no_fuse", "table_2", "dff without AdaptNet, as published"),
+            ("unified", "table_2", "one learned kernel everywhere"),
+            ("unified_fused", "table_2", "the same, fused"),
+            ("image_difference", "table_2", "kernels from differences of the images"),
+            ("image_difference_fused", "table_2", "the same, fused"),
+            ("adaptive_no_fuse", "table_2", "predicted kernels without AdaptNet"),
+        )
+    ),
+    Spec("grfp", "grfp", "table_1", "full network and gated recurrent warp on every frame",
+         weights=True),
+)  # fmt: skip
 
 PER_FRAME = tuple(
     Spec(name, name, "per_frame", text)
@@ -104,32 +91,28 @@ PER_FRAME = tuple(
 _ADAPTIVE_HELP = "the paper's propagation, every fifth frame a key frame"
 ADAPTIVE = Spec("adaptive", "keyed", "table_1", _ADAPTIVE_HELP, "fixed", INTERVAL)
 
+SCHEDULES = tuple(
+    Spec(f"schedule_{kind}_{n}", "keyed", "schedules", f"adaptive, {text.format(n)}", kind, n)
+    for kind, text in (
+        ("fixed", "a key frame every {}"),
+        ("threshold", "key frames by the change of F_l, {} frames on average"),
+        ("adaptive", "key frames by the selector, {} frames on average"),
+    )
+    for n in INTERVALS
+    if (kind, n) != ("fixed", INTERVAL)  # that is the method ``adaptive``
+)
+
 
 def catalogue(delay_frames: int) -> tuple[Spec, ...]:
     """All methods, in the order of the tables; ``delay_frames`` is the main one's Sh delay."""
-    specs = (*PER_FRAME, *WITH_WEIGHTS, ADAPTIVE, *_schedules(), *_low_latency(delay_frames))
-    return tuple(sorted(specs, key=lambda spec: list(GROUPS).index(spec.group)))
-
-
-def _schedules() -> list[Spec]:
-    return [
-        Spec(f"schedule_{kind}_{n}", "keyed", "schedules", f"adaptive, {text.format(n)}", kind, n)
-        for kind, text in (
-            ("fixed", "a key frame every {}"),
-            ("threshold", "key frames by the change of F_l, {} frames on average"),
-            ("adaptive", "key frames by the selector, {} frames on average"),
-        )
-        for n in INTERVALS
-        if (kind, n) != ("fixed", INTERVAL)  # that is the method ``adaptive``
+    low_latency = [(MAIN, f"the engine; Sh takes {delay_frames} frames", delay_frames)]
+    low_latency += [(f"{MAIN}_{n}", f"the same with {n}", n) for n in DELAYS if n != delay_frames]
+    specs = [*PER_FRAME, *WITH_WEIGHTS, ADAPTIVE, *SCHEDULES]
+    specs += [
+        Spec(name, "low_latency", "low_latency", text, delay_frames=delay)
+        for name, text, delay in low_latency
     ]
-
-
-def _low_latency(delay_frames: int) -> list[Spec]:
-    def spec(name: str, text: str, frames: int) -> Spec:
-        return Spec(name, "low_latency", "low_latency", text, delay_frames=frames)
-
-    others = [spec(f"{MAIN}_{n}", f"the same with {n}", n) for n in DELAYS if n != delay_frames]
-    return [spec(MAIN, f"the engine; Sh takes {delay_frames} frames", delay_frames), *others]
+    return tuple(sorted(specs, key=lambda spec: list(GROUPS).index(spec.group)))
 
 
 def choose(patterns: str, specs: tuple[Spec, ...]) -> list[Spec]:

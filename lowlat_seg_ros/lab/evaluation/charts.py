@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
+from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import INTERVALS, MAIN, Spec
-from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import Comparison, Result, grid_rows
 from lowlat_seg_ros.lab.evaluation.metrics import deviation
-from lowlat_seg_ros.lab.evaluation.report import Chart
 from lowlat_seg_ros.labels import colour_mask
 
 #: Columns of the image grid, of the methods that were measured.
@@ -36,8 +34,6 @@ _FARTHEST = 16
 
 @dataclass(frozen=True)
 class Entry:
-    """A method and what it achieved."""
-
     spec: Spec
     result: Result
 
@@ -47,15 +43,15 @@ class Entry:
         return self.spec.name.startswith(("schedule_", "adaptive_low_latency_"))
 
 
-def draw(folder: Path, clip: Clip, done: Comparison) -> list[Chart]:
-    """Write the charts that the results allow to ``folder``, which is made if need be."""
+def draw(folder: Path, clip: Clip, done: Comparison) -> dict[Path, str]:
+    """Write the charts that the results allow to ``folder``; their files and captions."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = [Entry(s, done.results[s.name]) for s in done.specs if s.name in done.results]
-    title, charts = f"{clip.name}, {len(clip)} frames", []
+    title, charts = f"{clip.name}, {len(clip)} frames", dict[Path, str]()
 
     def chart(name: str, caption: str) -> Path:
-        charts.append(Chart(folder / f"{name}.png", caption))
-        return charts[-1].path
+        charts[path := folder / f"{name}.png"] = caption
+        return path
 
     timed = [e for e in entries if not e.in_sweep and np.isfinite(e.result.avg_ms)]
     if timed:
@@ -72,18 +68,15 @@ def draw(folder: Path, clip: Clip, done: Comparison) -> list[Chart]:
     if carrying:
         distance_chart(chart("distance", "mIoU by distance from the key frame."), carrying, title)
     if MAIN in done.results and "full" in done.results:
-        text = "Deviation from the key frame, measured and predicted (Fig. 3)."
-        full_masks = done.results["full"].masks
-        deviation_chart(chart("deviation", text), done.results[MAIN], full_masks, title)
+        path = chart("deviation", "Deviation from the key frame, measured and predicted (Fig. 3).")
+        deviation_chart(path, done.results[MAIN], done.results["full"].masks, title)
     path = chart("grid", "Masks side by side (Figs. 6 and 7).")
     image_grid(path, clip, [e for e in entries if e.spec.name in GRID_METHODS])
     return charts
 
 
 def new_axes(inches: tuple[float, float], title: str) -> tuple[Figure, Axes]:
-    """A figure with one chart."""
     figure = Figure(figsize=inches, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
@@ -203,7 +196,6 @@ def schedule_chart(path: Path, entries: Sequence[Entry], title: str) -> None:
 
 
 def distance_chart(path: Path, entries: Sequence[Entry], title: str) -> None:
-    """mIoU by distance from the key frame."""
     figure, axes = new_axes((9, 5), title)
     for number, entry in enumerate(entries):
         points = [(d, 100 * v) for d, v in entry.result.by_distance.items() if d <= _FARTHEST]
@@ -223,7 +215,6 @@ def image_grid(path: Path, clip: Clip, entries: Sequence[Entry]) -> None:
     height, width = clip.size
     inches = (2.4 * len(names), 2.4 * len(rows) * height / width + 0.8)
     figure = Figure(figsize=inches, layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(rows), len(names), squeeze=False)
     for axes_row, index in zip(grid, rows, strict=True):
         frame = clip.frames[index]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,17 +14,21 @@ from tqdm import tqdm
 
 from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad
 from lowlat_seg_ros.frames import (
-    IGNORE_LABEL,
     Counters,
     Frame,
-    MaskKind,
     ResetReason,
     Segmentation,
     StageTiming,
 )
+from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
-from lowlat_seg_ros.lab.evaluation.clip import Clip
-from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Consistency, mious
+from lowlat_seg_ros.lab.evaluation.metrics import (
+    Confusion,
+    Consistency,
+    count_newest,
+    is_key_frame,
+    mious,
+)
 
 if TYPE_CHECKING:
     from lowlat_seg_ros.lab.evaluation.methods import MethodFactory
@@ -49,31 +54,25 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame of a run: when its mask was out, and how it relates to its key frame.
-
-    ``first`` of an epoch. ``key_index`` is the index of the key frame behind its mask, ``is_key``
-    whether it became one itself. ``deviation`` and ``threshold`` are the selector's where it ran
-    after the mask, else None.
-    """
+    """One frame of a run: when its mask was out, and how it relates to its key frame."""
 
     index: int
     latency_ms: float
-    first: bool
-    key_index: int
-    is_key: bool
-    deviation: float | None
+    first: bool  # of an epoch
+    key_index: int  # of the key frame behind its mask
+    is_key: bool  # whether it became one itself
+    deviation: float | None  # the selector's, where it ran after the mask
     threshold: float | None
 
     @classmethod
     def of(cls, index: int, answer: Segmentation) -> Moment:
-        """Frame ``index`` of the clip, which got ``answer``."""
         source, selection = answer.provenance, answer.selection
         return cls(
             index,
             answer.timing.latency_ms,
             first=source.reset is not None,
             key_index=index - source.key_age_frames,
-            is_key=source.kind is MaskKind.FULL or (selection is not None and selection.is_key),
+            is_key=is_key_frame(answer),
             deviation=selection.deviation if selection else None,
             threshold=selection.threshold if selection else None,
         )
@@ -83,14 +82,9 @@ class Moment:
 class Result:
     """What a method achieved; scores in [0, 1], NaN where nothing could be scored.
 
-    ``avg_ms`` and ``max_ms`` are latencies, frame in to mask out, of all frames but the first of
-    each epoch, which runs the whole network whatever the method (and warms up the machine once);
-    ``first_ms`` is the mean of those. With low-latency scheduling Sh runs beside the frames. In an
+    Latencies are frame in to mask out. With low-latency scheduling Sh runs beside the frames. In an
     evaluation it runs on a virtual clock, so its load on the machine is not part of the times, as
-    in the paper, whose 119 ms are a sum of parts. ``threads``: CPU threads that the method set
-    itself to use. ``other_cores``: those that other processes kept busy meanwhile. ``class_iou`` by
-    name. ``by_distance``: mIoU by frames since the key frame. ``matrices``: the confusion matrix of
-    each frame.
+    in the paper, whose 119 ms are a sum of parts.
     """
 
     frames: int
@@ -99,16 +93,21 @@ class Result:
     class_accuracy: float
     vc8: float
     key_share: float
-    avg_ms: float
+    avg_ms: float  # of all frames but the first of each epoch, as is max_ms
     max_ms: float
-    first_ms: float
-    threads: int
-    other_cores: float
+    first_ms: float  # mean of the first of each epoch, on which every method runs the whole network
+    threads: int  # CPU threads that the method set itself to use
+    other_cores: float  # those that other processes kept busy meanwhile
     class_iou: dict[str, float]
-    by_distance: dict[int, float]
+    by_distance: dict[int, float]  # mIoU by frames since the key frame
     moments: tuple[Moment, ...]
-    matrices: tuple[np.ndarray, ...] = ()
+    matrices: tuple[np.ndarray, ...] = ()  # the confusion matrix of each frame
     masks: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def draws(self) -> np.ndarray:
+        """The mIoU in every draw of a bootstrap; all methods have the same draws."""
+        return mious(self.matrices)
 
 
 def measure(
@@ -183,26 +182,14 @@ def assumed(milliseconds: float) -> Cost:
     return lambda timing: (milliseconds, milliseconds)
 
 
-@dataclass(frozen=True)
-class Streamed:
-    """``miou`` in [0, 1] over all arrivals; ``segmented`` counts the frames that were not skipped.
+def stream(method: Method, clip: Clip, cost: Cost, progress: Callable[[int], object]) -> float:
+    """Streaming mIoU: at each instant, that of the newest mask that is out by then.
 
-    An instant before the first mask of a drive counts as missed in all pixels.
+    Frames arrive at the camera's rate; a method that is busy takes the newest one when it is done
+    and never sees the others; see :func:`~.metrics.count_newest` for the score. So latency costs
+    accuracy. ``progress`` is called with the arrivals of each drive.
     """
-
-    miou: float
-    segmented: int
-
-
-def stream(method: Method, clip: Clip, cost: Cost, progress: Callable[[int], object]) -> Streamed:
-    """Streaming accuracy: at each instant, that of the newest mask that is out by then.
-
-    After Li, Wang, Ramanan, "Towards Streaming Perception" (ECCV 2020): frames arrive at the
-    camera's rate; a method that is busy takes the newest one when it is done and never sees the
-    others; at each arrival the newest finished mask is scored against the label of the arriving
-    frame. So latency costs accuracy. ``progress`` is called with 1 for each arrival.
-    """
-    confusion, segmented = Confusion(len(clip.table)), 0
+    confusion = Confusion(len(clip.table))
     for number, drive in enumerate(clip.ranges()):
         if number > 0:
             method.reset()
@@ -218,13 +205,10 @@ def stream(method: Method, clip: Clip, cost: Cost, progress: Callable[[int], obj
             masks.append(answer.mask)
             out_ms.append(begin_ms + until_out_ms)
             free_ms, frame = begin_ms + until_free_ms, frame + 1
-        segmented += len(masks)
-        for index, now_ms in zip(drive, arrivals_ms, strict=True):
-            label, newest = clip.frames[index].label, bisect_right(out_ms, now_ms) - 1
-            nothing = np.full_like(label, IGNORE_LABEL)
-            confusion.update(label, masks[newest] if newest >= 0 else nothing)
-            progress(1)
-    return Streamed(confusion.miou, segmented)
+        labels = [clip.frames[index].label for index in drive]
+        count_newest(confusion, zip(arrivals_ms, labels, strict=True), masks, out_ms)
+        progress(len(drive))
+    return confusion.miou
 
 
 @dataclass(frozen=True)
@@ -235,18 +219,10 @@ class Comparison:
     results: dict[str, Result] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     streaming: dict[str, float] = field(default_factory=dict)
-    _spread: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to be measured."""
         return len(self.results) + len(self.left_out) == len(self.specs)
-
-    def spread(self) -> dict[str, np.ndarray]:
-        """The mIoU of each method in every draw of a bootstrap; all methods have the same draws."""
-        for name in self.results.keys() - self._spread.keys():
-            self._spread[name] = mious(self.results[name].matrices)
-        return {name: self._spread[name] for name in self.results}
 
     @property
     def reasons(self) -> dict[str, list[str]]:
@@ -292,7 +268,7 @@ def compare(
                 result = measure(method, clip, kept if pictures else (), bar.update)
                 if streaming is not None:
                     again = factory.build(spec, skips_frames=True)
-                    done.streaming[spec.name] = stream(again, clip, streaming, bar.update).miou
+                    done.streaming[spec.name] = stream(again, clip, streaming, bar.update)
                 done.results[spec.name] = result
             after_each(done)
     return done

@@ -7,14 +7,15 @@ import dataclasses
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lowlat_seg_ros.arguments import HIGH_SCALE, add_network, add_settings, changed, settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.lab.evaluation import dataset
-from lowlat_seg_ros.lab.evaluation.catalogue import DELAYS, catalogue, choose
+from lowlat_seg_ros.lab.data import dataset
+from lowlat_seg_ros.lab.evaluation.catalogue import DELAYS, Spec, catalogue, choose
 
 if TYPE_CHECKING:
+    from lowlat_seg_ros.lab.data.clip import Clip
     from lowlat_seg_ros.lab.evaluation.comparison import Comparison
 
 #: Default number of frames that Sh takes: about a quarter of a second at CamVid's 15 Hz.
@@ -50,54 +51,30 @@ deviation.png, distance.png, grid.png, those that the chosen methods allow (the 
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     specs = catalogue(DEFAULT_DELAY)
     lines = "\n".join(f"  {spec.name + '*' * spec.weights:26}{spec.help}" for spec in specs)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES.format(methods=lines)
     dataset.configure(parser)
-    parser.add_argument(
-        "--methods", default="all", help="all, or names with * and ?, comma-separated (all)"
-    )
-    parser.add_argument(
-        "--rate",
-        type=float,
-        default=dataset.RATE_HZ,
-        metavar="HZ",
-        help="of drive or folder (%(default)s)",
-    )
-    parser.add_argument(
-        "--delay-frames",
-        type=int,
-        default=DEFAULT_DELAY,
-        metavar="N",
-        help="frames that Sh takes in adaptive_low_latency (default %(default)s)",
-    )
+    add = parser.add_argument
+    # fmt: off
+    add("--methods", default="all", help="all, or names with * and ?, comma-separated (all)")
+    add("--rate", type=float, default=dataset.RATE_HZ, metavar="HZ",
+        help="of drive or folder (%(default)s)")
+    add("--delay-frames", type=int, default=DEFAULT_DELAY, metavar="N",
+        help="frames that Sh takes in adaptive_low_latency (default %(default)s)")
     add_network(parser)
-    parser.add_argument("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
-    parser.add_argument(
-        "--baselines",
-        type=Path,
-        metavar="DIR",
-        help="weights of the methods that have their own, from 'lowlat-seg train baseline'",
-    )
-    parser.add_argument(
-        "--streaming",
-        action="store_true",
-        help="also score the newest mask that is out at each instant, at the latencies measured",
-    )
-    parser.add_argument(
-        "--speed",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="for --streaming, a machine X times as fast as this one (default %(default)s)",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write a page with tables and charts to this folder"
-    )
+    add("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
+    add("--baselines", type=Path, metavar="DIR",
+        help="weights of the methods that have their own, from 'lowlat-seg train baseline'")
+    add("--streaming", action="store_true",
+        help="also score the newest mask that is out at each instant, at the latencies measured")
+    add("--speed", type=float, default=1.0, metavar="X",
+        help="for --streaming, a machine X times as fast as this one (default %(default)s)")
+    add("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    add("--out", type=Path, metavar="DIR",
+        help="write a page with tables and charts to this folder")
     add_settings(parser, EngineConfig, inference_height=0)
+    # fmt: on
 
 
 def check(args: argparse.Namespace) -> None:
@@ -125,32 +102,30 @@ def run(args: argparse.Namespace) -> int:
     """Measure the methods, and write what they achieved."""
     check(args)
     config = settings_from(args, EngineConfig)
-    specs = choose(args.methods, catalogue(args.delay_frames))
+    return _compare(args, config, choose(args.methods, catalogue(args.delay_frames)))
+
+
+def _compare(args: argparse.Namespace, config: EngineConfig, specs: list[Spec]) -> int:
     # Imported late: torch is slow to load, and --help needs none of this.
     from rich.console import Console
     from tqdm import tqdm
 
     from lowlat_seg_ros.engine.cpu_threads import foreground_threads
     from lowlat_seg_ros.lab.evaluation import report
-    from lowlat_seg_ros.lab.evaluation.clip import load_all
+    from lowlat_seg_ros.lab.evaluation.charts import draw
     from lowlat_seg_ros.lab.evaluation.comparison import compare, measured
     from lowlat_seg_ros.lab.evaluation.methods import factory_for
-    from lowlat_seg_ros.lab.evaluation.summary import describe, write_json
     from lowlat_seg_ros.network import checkpoint
-    from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load
     from lowlat_seg_ros.network.inference import precision_name, resolve_device
 
     load_average = os.getloadavg()[0]
-    path, device = args.checkpoint or DEFAULT_CHECKPOINT, resolve_device(args.device)
-    segmenter, header = load(path, device)
+    path = args.checkpoint or checkpoint.DEFAULT_CHECKPOINT
+    segmenter, header = checkpoint.load(path, resolve_device(args.device))
     if args.high_scale is not None:
         segmenter.read_at(args.high_scale)
     if config.inference_height < 0:  # all methods are compared at one size
         config = dataclasses.replace(config, inference_height=header.trained_height)
-    name, sequence = dataset.chosen(args, args.rate)
-    count = min(args.frames or len(sequence), len(sequence))
-    with tqdm(total=count, unit="frame", desc="loading") as bar:
-        clip = load_all(name, sequence, args.frames, bar.update)
+    clip = _load(args)
     if len(clip.table) != header.network.num_classes:
         raise ConfigError(
             f"{path} has {header.network.num_classes} classes and {clip.name} "
@@ -159,41 +134,60 @@ def run(args: argparse.Namespace) -> int:
     with tqdm(total=len(clip), unit="frame", desc="low-level features", leave=False) as bar:
         factory = factory_for(specs, segmenter, header, config, clip, args.baselines, bar.update)
 
-    # The options that shape the figures, without the places of files on this machine.
-    words = {**vars(args), "json": None, "out": None} | ({"root": "DIR"} if args.root else {})
-    facts = report.Facts.of(
-        clip,
-        command=" ".join(["lowlat-seg evaluate", *changed(argparse.Namespace(**words), configure)]),
+    facts = report.Facts(
+        **_facts(args, clip),
         checkpoint=path.name,
         sha256=checkpoint.sha256(path),
         provenance=header.provenance,
         precision=precision_name(segmenter),
         fast_track_threads=foreground_threads(config),
-        speed=args.speed if args.streaming else None,
         load_average=load_average,
-        machine=describe(args.device),
+        machine=report.describe(args.device),
     )
 
     def save(done: Comparison) -> None:
         if args.json is not None:
             args.json.parent.mkdir(parents=True, exist_ok=True)
-            write_json(args.json, report.as_json(facts, done))
+            report.write_json(args.json, report.as_json(facts, done))
 
-    done = compare(
-        factory,
-        specs,
-        clip,
-        pictures=args.out is not None,
-        streaming=measured(args.speed) if args.streaming else None,
-        after_each=save,
-    )
+    cost = measured(args.speed) if args.streaming else None
+    pictures = args.out is not None
+    done = compare(factory, specs, clip, pictures=pictures, streaming=cost, after_each=save)
     console = Console()
     report.print_report(console, facts, done)
     if args.out is not None:
-        from lowlat_seg_ros.lab.evaluation.charts import draw
-
         args.out.mkdir(parents=True, exist_ok=True)
-        charts = draw(args.out / "figures", clip, done) if done.results else []
+        charts = draw(args.out / "figures", clip, done) if done.results else {}
         page = report.write_page(args.out, facts, done, charts)
         console.print(f"Written: {page}, {len(charts)} charts beside it", soft_wrap=True)
     return 0
+
+
+def _load(args: argparse.Namespace) -> Clip:
+    from tqdm import tqdm
+
+    from lowlat_seg_ros.lab.data.clip import load
+
+    name, sequence = dataset.chosen(args, args.rate)
+    count = min(args.frames or len(sequence), len(sequence))
+    with tqdm(total=count, unit="frame", desc="loading") as bar:
+        return load(name, sequence, args.frames, bar.update)
+
+
+def _facts(args: argparse.Namespace, clip: Clip) -> dict[str, Any]:
+    """Those of :class:`~.report.Facts` that options and data say."""
+    from lowlat_seg_ros.lab.evaluation.report import CLOSE_TO_THE_CLIP
+
+    # The options that shape the figures, without the places of files on this machine.
+    options = {**vars(args), "json": None, "out": None} | ({"root": "DIR"} if args.root else {})
+    words = changed(argparse.Namespace(**options), configure)
+    return {
+        "dataset": clip.name,
+        "classes": clip.table.names,
+        "frames": len(clip),
+        "size": clip.size,
+        "rate_hz": clip.rate_hz,
+        "command": " ".join(["lowlat-seg evaluate", *words]),
+        "speed": args.speed if args.streaming else None,
+        "note": CLOSE_TO_THE_CLIP if clip.name == "CamVid val" else "",
+    }

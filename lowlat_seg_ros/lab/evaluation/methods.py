@@ -15,28 +15,11 @@ from lowlat_seg_ros.engine import preprocess
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import MaskKind
-from lowlat_seg_ros.lab.baselines import weights
+from lowlat_seg_ros.lab.baselines import keyed, learned, weights
 from lowlat_seg_ros.lab.baselines.grfp import GatedRecurrentWarp, GrfpEngine
-from lowlat_seg_ros.lab.baselines.keyed import (
-    FeatureChange,
-    Fixed,
-    KeyedEngine,
-    Measure,
-    PredictedDeviation,
-    Schedule,
-    Threshold,
-    adaptive,
-)
-from lowlat_seg_ros.lab.baselines.learned import (
-    IMAGE_METHODS,
-    PAIR_METHODS,
-    Baseline,
-    CarriedMethod,
-    SingleFrameMethod,
-)
 from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, single_frame
+from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
-from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import Method, Unavailable
 from lowlat_seg_ros.lab.ranges import prepare_in_8_bits
 from lowlat_seg_ros.network import checkpoint, inference
@@ -45,7 +28,10 @@ from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: What schedules by a threshold measure, by the schedule's name.
-MEASURES: dict[str, Measure] = {"threshold": FeatureChange(), "adaptive": PredictedDeviation()}
+MEASURES: dict[str, keyed.Measure] = {
+    "threshold": keyed.FeatureChange(),
+    "adaptive": keyed.PredictedDeviation(),
+}
 
 #: Halvings of the range of thresholds: enough where all frames are about as far from each other.
 _HALVINGS = 20
@@ -53,22 +39,17 @@ _HALVINGS = 20
 
 @dataclass(frozen=True, eq=False)
 class MethodFactory:
-    """What methods are built from: one network, its header, and the settings of a run.
-
-    ``replays`` are those of the schedules by name, ``baselines`` those with weights of their own
-    that were found in the folder ``baselines_from``, ``lacking`` those that were asked for and not
-    found. ``coarse``: the network at output stride 16, None if it is or was not asked for.
-    """
+    """What methods are built from: one network, its header, and the settings of a run."""
 
     segmenter: Segmenter
     header: Header
     config: EngineConfig
     clip: Clip
-    replays: dict[str, Replay]
-    baselines: dict[str, Baseline]
+    replays: dict[str, Replay]  # by the schedule's name
+    baselines: dict[str, learned.Baseline]  # those with weights of their own that were found
     baselines_from: Path | None = None
-    lacking: tuple[str, ...] = ()
-    coarse: Segmenter | None = None
+    lacking: tuple[str, ...] = ()  # those that were asked for and not found
+    coarse: Segmenter | None = None  # at output stride 16; None if it is, or was not asked for
 
     def build(self, spec: Spec, *, skips_frames: bool = False) -> Method:
         """The method ``spec``; raises :class:`Unavailable` if something for it is missing."""
@@ -89,7 +70,7 @@ class MethodFactory:
             case "own_network":
                 method = self._baseline(spec)
                 # Without Sh there is no key frame.
-                single = isinstance(method, SingleFrameMethod)
+                single = isinstance(method, learned.SingleFrameMethod)
                 kind = MaskKind.DEGRADED if single else MaskKind.FULL
                 return PerFrameEngine(net, method.learned["network"], kind, config)
             case "grfp":
@@ -98,11 +79,11 @@ class MethodFactory:
                 return GrfpEngine(net, cell, config)
             case "carried":
                 carried = self._baseline(spec)
-                assert isinstance(carried, CarriedMethod)
+                assert isinstance(carried, learned.CarriedMethod)
                 schedule = self._schedule(spec)
-                return KeyedEngine(net, carried.carrier, carried.head, schedule, config)
+                return keyed.KeyedEngine(net, carried.carrier, carried.head, schedule, config)
             case "keyed":
-                return adaptive(net, self._schedule(spec), config)
+                return keyed.adaptive(net, self._schedule(spec), config)
             case "low_latency":
                 # Where frames are skipped Sh must not become slower for it, so its delay is a time;
                 # a millisecond less, as stamps are rounded.
@@ -116,13 +97,13 @@ class MethodFactory:
                 )
         raise AssertionError(f"no method is of the kind {spec.kind!r}")
 
-    def _schedule(self, spec: Spec) -> Schedule:
+    def _schedule(self, spec: Spec) -> keyed.Schedule:
         if spec.schedule == "fixed":
-            return Fixed(spec.interval)
+            return keyed.Fixed(spec.interval)
         threshold = self.replays[spec.schedule].threshold(spec.interval)
-        return Threshold(MEASURES[spec.schedule], threshold)
+        return keyed.Threshold(MEASURES[spec.schedule], threshold)
 
-    def _baseline(self, spec: Spec) -> Baseline:
+    def _baseline(self, spec: Spec) -> learned.Baseline:
         if spec.name in self.baselines:
             return self.baselines[spec.name]
         if reason := _why_not(spec, self.segmenter.config):
@@ -130,9 +111,9 @@ class MethodFactory:
         # Without the folder's path: reasons stand in reports, which others read on other machines.
         where = "given" if self.baselines_from is None else "in the folder given"
         names = spec.name
-        if names not in IMAGE_METHODS:  # one run trains all the others that lack weights
-            together = [name for name in self.lacking if name in PAIR_METHODS]
-            names = "all" if set(together) == set(PAIR_METHODS) else ",".join(together)
+        if names not in learned.IMAGE_METHODS:  # one run trains all the others that lack weights
+            together = [name for name in self.lacking if name in learned.PAIR_METHODS]
+            names = "all" if set(together) == set(learned.PAIR_METHODS) else ",".join(together)
         raise Unavailable(
             f"no weights {where} (--baselines); 'lowlat-seg train baseline --method {names} "
             "--start-from CHECKPOINT --out DIR' makes them"
@@ -185,7 +166,7 @@ def factory_for(
     if ranges:
         # Their ranges are found on the clip itself, which can only favour them.
         frames = [torch.from_numpy(f.image).permute(2, 0, 1)[None] for f in clip.frames[::10]]
-        for name in set(IMAGE_METHODS) & set(baselines):
+        for name in set(learned.IMAGE_METHODS) & set(baselines):
             own = baselines[name].learned["network"].eval()
             prepare_in_8_bits(own, frames, segmenter.statistics, dtype)
     inference.prepare(segmenter.eval(), dtype, ranges)
@@ -229,7 +210,7 @@ class Replay:
 
     @torch.inference_mode()
     def __init__(
-        self, measure: Measure, segmenter: Segmenter, lows: list[Tensor], clip: Clip
+        self, measure: keyed.Measure, segmenter: Segmenter, lows: list[Tensor], clip: Clip
     ) -> None:
         self._measure, self._runner = measure, Runner(segmenter)
         self._reduced = [measure.reduce(self._runner, low.float()) for low in lows]

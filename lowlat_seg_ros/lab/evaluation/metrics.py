@@ -1,4 +1,4 @@
-"""How good masks are: accuracy against labels, temporal consistency, change between masks.
+"""How good masks are, and how late: accuracy, temporal consistency, change, latency.
 
 Labels and masks are arrays of class ids of any integer type, as numpy arrays or torch tensors on
 any device. Pixels labelled 255 are left out everywhere.
@@ -7,7 +7,9 @@ any device. Pixels labelled 255 are left out everywhere.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +17,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lowlat_seg_ros.frames import IGNORE_LABEL
+from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
+from lowlat_seg_ros.frames import IGNORE_LABEL, MaskKind, Segmentation
 
 ClassIds: TypeAlias = np.ndarray | Tensor
 
@@ -103,6 +106,29 @@ class Confusion:
         return float(_ratio(self.hits.sum(), self.matrix.sum()))
 
 
+def count_newest(
+    confusion: Confusion,
+    arrivals: Iterable[tuple[float, np.ndarray]],
+    masks: Sequence[np.ndarray],
+    out: Sequence[float],
+) -> None:
+    """Streaming accuracy: count at each of ``arrivals``, a time and a label, the newest mask.
+
+    After Li, Wang, Ramanan, "Towards Streaming Perception" (ECCV 2020). ``out``: when each of the
+    ``masks`` was out, in the same unit, ascending. Before the first one all pixels are missed.
+    """
+    for now, label in arrivals:
+        newest = bisect_right(out, now) - 1
+        confusion.update(label, fitted(masks[newest] if newest >= 0 else None, label))
+
+
+def fitted(mask: np.ndarray | None, label: np.ndarray) -> np.ndarray:
+    """``mask``, or nothing in all pixels where there is none or it has not the label's size."""
+    if mask is not None and mask.shape == label.shape:
+        return mask
+    return np.full_like(label, IGNORE_LABEL)
+
+
 class Consistency:
     """VC_n: temporal consistency that counts only where the mask is right, in [0, 1].
 
@@ -151,6 +177,12 @@ def deviation(mask_a: ClassIds, mask_b: ClassIds) -> float:
     """Share of pixels whose label differs between two masks, in [0, 1] (paper Sec. 3.2)."""
     first, second = _same_shape(mask_a, mask_b)
     return float((first != second).double().mean())
+
+
+def is_key_frame(result: Segmentation) -> bool:
+    """Whether the frame became the key frame; that of a full mask is it from the start."""
+    chosen = result.selection
+    return result.provenance.kind is MaskKind.FULL or (chosen is not None and chosen.is_key)
 
 
 def _same_shape(label: ClassIds, mask: ClassIds) -> tuple[Tensor, Tensor]:
@@ -210,3 +242,53 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     rest = 50 * (1 - SHARE)
     low, high = np.nanpercentile(values, [rest, 100 - rest])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds."""
+
+    first: float  # the first frame's, which runs the whole network by design
+    steady: Percentiles  # of all frames after it
+
+    @classmethod
+    def of(cls, milliseconds: Sequence[float]) -> Latency:
+        """Of at least one frame, in order."""
+        tracker = PercentileTracker(window=max(1, len(milliseconds)))
+        for value in milliseconds[1:]:
+            tracker.add(value)
+        return cls(milliseconds[0], tracker.percentiles())
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Scores in [0, 1], NaN where nothing could be scored."""
+
+    frames: int  # those that have a mask
+    miou: float
+    pixel_accuracy: float
+    class_accuracy: float
+    vc8: float  # see Consistency; a frame without a mask ends a window
+    iou: dict[str, float]
+
+
+def accuracy(
+    labels: Sequence[np.ndarray], masks: Iterable[tuple[int, np.ndarray]], classes: Sequence[str]
+) -> Accuracy:
+    """Score ``masks``, pairs of a frame's index and its uint8 (H, W) mask, against ``labels``."""
+    confusion, consistency = Confusion(len(classes)), Consistency()
+    frames, previous = 0, -1
+    for index, mask in masks:
+        if index != previous + 1:
+            consistency.reset()
+        confusion.update(labels[index], mask)
+        consistency.update(labels[index], mask)
+        frames, previous = frames + 1, index
+    return Accuracy(
+        frames=frames,
+        miou=confusion.miou,
+        pixel_accuracy=confusion.pixel_accuracy,
+        class_accuracy=confusion.class_accuracy,
+        vc8=consistency.value,
+        iou=dict(zip(classes, confusion.iou.tolist(), strict=True)),
+    )

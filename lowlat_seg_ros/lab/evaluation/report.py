@@ -1,22 +1,29 @@
-"""The report of an evaluation: facts, notes and tables, on the terminal, as JSON and as a page."""
+"""The report of an evaluation: facts, notes and tables, on the terminal, as JSON and as a page.
+
+Other reports share its tables, its JSON, and its words for the machine.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+import os
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from lowlat_seg_ros.lab.evaluation.catalogue import GROUPS, MAIN
-from lowlat_seg_ros.lab.evaluation.clip import Clip
 from lowlat_seg_ros.lab.evaluation.comparison import Comparison
 from lowlat_seg_ros.lab.evaluation.metrics import BLOCK, interval
-from lowlat_seg_ros.lab.evaluation.summary import Machine
 
 #: The drive and frames of CamVid's train split that lie close to the val clip (30 Hz numbers).
 CLOSE_TO_THE_CLIP = (
@@ -27,10 +34,69 @@ CLOSE_TO_THE_CLIP = (
 #: Cores that other processes may keep busy before times are called too long.
 QUIET = 0.2
 
-#: Name of the page in the folder of the results.
-PAGE = "results.md"
-
 Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a time was measured on."""
+
+    cpu: str
+    cores: int  # those that this process may use
+    instructions: str  # for small numbers, that the processor has
+    virtual: bool  # whether a hypervisor runs it
+    gpu: str  # empty for a run on the CPU
+    python: str
+    torch: str
+
+    def __str__(self) -> str:
+        kind = "virtual, " if self.virtual else ""
+        cpu = f"{self.cores} cores of {self.cpu} ({kind}{self.instructions or 'no AVX-512'})"
+        where = self.gpu or cpu
+        return f"{where}, torch {self.torch}, Python {self.python}"
+
+
+def describe(device: str = "cpu") -> Machine:
+    """This machine, with its GPU if ``device`` (``cpu``, ``cuda``, ``auto``) uses one."""
+    info = Path("/proc/cpuinfo")  # where Linux gives the processor a name
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    small = ("avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    return Machine(
+        cpu=next(names, platform.machine()),
+        cores=len(os.sched_getaffinity(0)),
+        instructions=" ".join(name for name in small if name in flags),
+        virtual="hypervisor" in flags,
+        gpu=torch.cuda.get_device_name() if on_gpu else "",
+        python=platform.python_version(),
+        torch=torch.__version__,
+    )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` (records, mappings, lists, numbers) as JSON, where NaN becomes null.
+
+    Numbers have six decimals. A reader finds the old file or the whole new one, never a part.
+    """
+    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def plain(value: Any) -> Any:
+    """Records as mappings, and numbers as :func:`write_json` writes them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 6)
+    return value
 
 
 @dataclass(frozen=True)
@@ -47,56 +113,27 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A picture in a file, and what it shows in a sentence."""
-
-    path: Path
-    caption: str
-
-
-@dataclass(frozen=True)
 class Facts:
-    """What must be known to read the figures.
-
-    ``command``: what was run, without the places of files. ``precision``: of the networks' inner
-    convolutions. ``fast_track_threads``: CPU threads of the engine, which leaves some to Sh unless
-    they are set; those of each method stand with its figures. ``speed``: that of the machine
-    assumed for streaming, 1 for this one. ``load_average``: threads of all processes that were
-    ready to run in the minute before.
-    """
+    """What must be known to read the figures."""
 
     dataset: str
     classes: tuple[str, ...]
     frames: int
     size: tuple[int, int]
     rate_hz: float
-    command: str
+    command: str  # what was run, without the places of files
     checkpoint: str
     sha256: str
     provenance: dict[str, Any]
-    precision: str
-    fast_track_threads: int
-    speed: float | None
-    load_average: float
+    precision: str  # of the networks' inner convolutions
+    fast_track_threads: int  # the engine's, which leaves some to Sh; others stand with the methods
+    speed: float | None  # of the machine assumed for streaming, 1 for this one
+    load_average: float  # threads of all processes ready to run in the minute before
     machine: Machine
     note: str = ""
 
-    @classmethod
-    def of(cls, clip: Clip, **others: Any) -> Facts:
-        """The facts of ``clip``, and ``others``."""
-        return cls(
-            dataset=clip.name,
-            classes=clip.table.names,
-            frames=len(clip),
-            size=clip.size,
-            rate_hz=clip.rate_hz,
-            note=CLOSE_TO_THE_CLIP if clip.name == "CamVid val" else "",
-            **others,
-        )
-
     @property
     def title(self) -> str:
-        """Data and weights in a few words."""
         height, width = self.size
         return f"{self.dataset}, {self.frames} frames of {width}x{height}, {self.checkpoint}"
 
@@ -108,15 +145,15 @@ def as_json(facts: Facts, done: Comparison) -> dict[str, Any]:
     """
     names = ("miou", "pixel_accuracy", "class_accuracy", "vc8", "key_share", "avg_ms", "max_ms",
              "first_ms", "threads", "other_cores", "frames", "class_iou")  # fmt: skip
-    groups, spread = {spec.name: spec.group for spec in done.specs}, done.spread()
+    groups, main = {spec.name: spec.group for spec in done.specs}, done.results.get(MAIN)
     methods: dict[str, Any] = {}
     for name, result in done.results.items():
         row: dict[str, Any] = {"group": groups[name]}
         row |= {key: getattr(result, key) for key in names}
         row["miou_by_distance"] = {str(age): miou for age, miou in result.by_distance.items()}
-        row["miou_interval"] = interval(spread[name])
-        if MAIN in spread and name != MAIN:
-            row["main_above_interval"] = interval(spread[MAIN] - spread[name])
+        row["miou_interval"] = interval(result.draws)
+        if main is not None and name != MAIN:
+            row["main_above_interval"] = interval(main.draws - result.draws)
         if done.streaming:
             row["streaming_miou"] = done.streaming[name]
         methods[name] = row
@@ -146,16 +183,15 @@ def scores(done: Comparison) -> Table:
 
 def intervals(done: Comparison) -> Table:
     """95 % intervals of the mIoU in %, and of how far the main method is above each."""
-    spread = done.spread()
-    rows: dict[str, Row] = {}
+    main, rows = done.results.get(MAIN), dict[str, Row]()
 
     def span(values: np.ndarray) -> str:
         low, high = interval(values)
         return f"{100 * low:.1f} to {100 * high:.1f}"
 
-    for name, values in spread.items():
-        above = span(spread[MAIN] - values) if MAIN in spread and name != MAIN else "-"
-        rows[name] = (_percent(done.results[name].miou), span(values), above)
+    for name, result in done.results.items():
+        above = span(main.draws - result.draws) if main is not None and name != MAIN else "-"
+        rows[name] = (_percent(result.miou), span(result.draws), above)
     return _grouped(done, ("method", "mIoU", "95 %", f"{MAIN} above it, 95 %"), rows)
 
 
@@ -251,8 +287,8 @@ def terminal_table(table: Table, title: str, width: int | None = None) -> Termin
     return shown
 
 
-def write_page(folder: Path, facts: Facts, done: Comparison, charts: list[Chart]) -> Path:
-    """Write the page beside its ``charts``, to which it links; returns its path."""
+def write_page(folder: Path, facts: Facts, done: Comparison, charts: dict[Path, str]) -> Path:
+    """Write the page beside its ``charts``, files and captions; returns its path."""
     weights = f"Weights: `{facts.checkpoint}`, SHA-256 `{facts.sha256}`."
     blocks = [
         f"# Results: {facts.title}",
@@ -265,22 +301,21 @@ def write_page(folder: Path, facts: Facts, done: Comparison, charts: list[Chart]
         blocks += ["## Intervals", markdown(intervals(done))]
         blocks += ["## Classes", markdown(class_ious(done, facts.classes, decimals=1))]
     if charts:
-        blocks += ["## Charts", *(picture(chart, folder) for chart in charts)]
+        blocks += ["## Charts", *pictures(charts, folder)]
     if done.left_out:
-        reasons = [
-            f"- {', '.join(f'`{name}`' for name in names)}: {reason}"
-            for reason, names in done.reasons.items()
-        ]
+        reasons = [f"- `{'`, `'.join(names)}`: {why}" for why, names in done.reasons.items()]
         blocks += ["## Left out", "\n".join(reasons)]
-    path = folder / PAGE
+    path = folder / "results.md"
     path.write_text("\n\n".join(blocks) + "\n")
     return path
 
 
-def picture(chart: Chart, folder: Path) -> str:
-    """``chart`` with its caption, as Markdown of a page in ``folder``."""
-    link = chart.path.relative_to(folder).as_posix()
-    return f"{chart.caption}\n\n![{chart.path.stem.replace('_', ' ')}]({link})"
+def pictures(charts: dict[Path, str], folder: Path) -> list[str]:
+    """``charts`` with their captions, as Markdown of a page in ``folder``."""
+    return [
+        f"{caption}\n\n![{path.stem.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
+        for path, caption in charts.items()
+    ]
 
 
 def markdown(table: Table) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from lowlat_seg_ros.arguments import add_network, add_settings
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.lab.evaluation import dataset
+from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.ros.environment import isolate, require_ros
 from lowlat_seg_ros.tools.bag.topics import Topics
 
@@ -19,6 +19,16 @@ STORAGES = ("mcap", "sqlite3")
 
 #: Frames that Sh takes in virtual time: about a quarter of a second at 15 Hz.
 DELAY_FRAMES = 4
+
+#: What the topics are, by the names of their fields in :class:`Topics`.
+TOPICS = {
+    "image": "of the camera's images",
+    "label": "of the labels",
+    "mask": "of the masks",
+    "report": "of the frame reports",
+    "statistics": "of the node's counts",
+    "confidence": "of the confidence of masks, mono8",
+}
 
 #: Frames with pictures on the page of a report: 50 of 480x360 make about 5 MB.
 PICTURES = 50
@@ -108,100 +118,68 @@ exit status: 0 when done; 1 when images are unaccounted for; 2 when something mu
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the actions and their options."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def add(
-        name: str, help: str, examples: str, options: Callable[[argparse.ArgumentParser], None]
-    ) -> None:
+    for name, help, examples, options in (
+        ("make", "write a drive with labels, or a video file, as a bag", MAKE, _make),
+        ("run", "segment a bag's images with the node's engine, without ROS", RUN, _run),
+        ("report", "figures and a page of a bag with masks and frame reports", REPORT, _report),
+        ("play", "publish a bag over DDS, with its clock", PLAY, _play),
+        ("live", "play a bag into the live node, every image accounted for", LIVE, _live),
+    ):
+        text = f"{help[0].upper()}{help[1:]}."
         options(
             actions.add_parser(
-                name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=examples,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
+                name, help=help, description=text, epilog=examples,
+                formatter_class=parser.formatter_class,
             )
         )  # fmt: skip
 
-    add("make", "write a drive with labels, or a video file, as a bag", MAKE, _make)
-    add("run", "segment a bag's images with the node's engine, without ROS", RUN, _run)
-    add("report", "figures and a page of a bag with masks and frame reports", REPORT, _report)
-    add("play", "publish a bag over DDS, with its clock", PLAY, _play)
-    add("live", "play a bag into the live node, every image accounted for", LIVE, _live)
-
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked for; returns the exit status."""
-    # Late imports: they load torch, or rclpy, and --help is instant.
-    if args.action == "make":
-        from lowlat_seg_ros.tools.bag.make import make
-
-        return make(args)
-    if args.action == "run":
-        from lowlat_seg_ros.tools.bag.run import replay_offline
-
-        return replay_offline(args)
-    if args.action == "report":
-        from lowlat_seg_ros.tools.bag.report import report
-
-        return report(args)
-    require_ros()
-    if args.action == "play":
-        from lowlat_seg_ros.tools.bag.play import play
-
-        return play(args)
-    isolate()
-    # What stops this program with SIGTERM must stop the node as well.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    from lowlat_seg_ros.tools.bag.play import live
-
-    return live(args)
+    if args.action in ("play", "live"):
+        require_ros()
+    if args.action == "live":
+        isolate()
+        # What stops this program with SIGTERM must stop the node as well.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Imported late: they load torch, or rclpy, and --help is instant.
+    module = {"live": "play"}.get(args.action, args.action)
+    action = getattr(importlib.import_module(f"lowlat_seg_ros.tools.bag.{module}"), args.action)
+    return int(action(args))
 
 
+# fmt: off
 def _make(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="BAG", help="folder to make")
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="BAG", help="folder to make")
     dataset.configure(parser)
-    parser.add_argument("--video", type=Path, metavar="FILE", help="a video file instead")
-    parser.add_argument(
-        "--drive", metavar="NAME", help="of the data set (default: its first one; a bag holds one)"
-    )
-    parser.add_argument(
-        "--rate", type=float, metavar="HZ",
-        help=f"of drive or folder ({dataset.RATE_HZ:g}), or of a video's frames instead of its own "
-        "times",
-    )  # fmt: skip
+    add("--video", type=Path, metavar="FILE", help="a video file instead")
+    add("--drive", metavar="NAME",
+        help="of the data set (default: its first one; a bag holds one)")
+    add("--rate", type=float, metavar="HZ",
+        help=f"of drive or folder ({dataset.RATE_HZ:g}), or of a video's frames instead of its "
+        "own times")
     _add_storage(parser)
     _add_topics(parser, "image", "label")
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "bags", type=Path, nargs="+", metavar="IN", help="bag with a camera's images; any number"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="OUT",
-        help="bag to make, or the folder for those of several INs",
-    )  # fmt: skip
-    parser.add_argument(
-        "--ray", nargs="?", const="local", metavar="ADDRESS",
-        help="spread several INs over a Ray cluster (pip install ray): its address, 'auto' for the "
-        "one that this machine belongs to, or nothing for this machine's cores; write it last",
-    )  # fmt: skip
-    parser.add_argument(
-        "--time", choices=("virtual", "real"), default="virtual", help="(default %(default)s)"
-    )
-    parser.add_argument(
-        "--delay-frames", type=int, default=DELAY_FRAMES, metavar="N",
-        help="frames that Sh takes in virtual time (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--latency-ms", type=float, default=0.0, metavar="MS",
-        help="time that a mask takes in virtual time (default %(default)s: no image is superseded)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--copy", action="append", default=[], metavar="TOPIC",
-        help="write this topic of IN to OUT as well; 'all' for every topic; may be repeated",
-    )  # fmt: skip
+    add = parser.add_argument
+    add("bags", type=Path, nargs="+", metavar="IN",
+        help="bag with a camera's images; any number")
+    add("--out", type=Path, required=True, metavar="OUT",
+        help="bag to make, or the folder for those of several INs")
+    add("--ray", nargs="?", const="local", metavar="ADDRESS",
+        help="spread several INs over a Ray cluster (pip install ray): its address, 'auto' for "
+        "the one that this machine belongs to, or nothing for this machine's cores; write it last")
+    add("--time", choices=("virtual", "real"), default="virtual", help="(default %(default)s)")
+    add("--delay-frames", type=int, default=DELAY_FRAMES, metavar="N",
+        help="frames that Sh takes in virtual time (default %(default)s)")
+    add("--latency-ms", type=float, default=0.0, metavar="MS",
+        help="time that a mask takes in virtual time (default %(default)s: no image is superseded)")
+    add("--copy", action="append", default=[], metavar="TOPIC",
+        help="write this topic of IN to OUT as well; 'all' for every topic; may be repeated")
     add_network(parser)
     _add_storage(parser)
     _add_topics(parser, "image")
@@ -209,67 +187,46 @@ def _run(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bag", type=Path, metavar="BAG", help="with images, masks and reports")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument(
-        "--pictures", type=int, default=PICTURES, metavar="N",
-        help="frames to show on the page, evenly spaced if there are more (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE",
-        help="names and colours of the classes, where the bag does not say (the package's)",
-    )  # fmt: skip
-    _add_topics(parser, "image", "label", "mask", "report", "statistics", "confidence")
+    add = parser.add_argument
+    add("bag", type=Path, metavar="BAG", help="with images, masks and reports")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add("--pictures", type=int, default=PICTURES, metavar="N",
+        help="frames to show on the page, evenly spaced if there are more (default %(default)s)")
+    add("--checkpoint", type=Path, metavar="FILE",
+        help="names and colours of the classes, where the bag does not say (the package's)")
+    _add_topics(parser, *TOPICS)
 
 
 def _play(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bag", type=Path, metavar="BAG", help="bag to play")
-    _add_pace(parser)
+    add = parser.add_argument
+    add("bag", type=Path, metavar="BAG", help="bag to play")
+    add("--rate", type=float, default=1.0, metavar="FACTOR",
+        help="times as fast as it was recorded (default %(default)s)")
+    add("--loops", type=int, default=1, metavar="N",
+        help="times that it is played; the clock jumps back each time (default %(default)s)")
 
 
 def _live(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bag", type=Path, metavar="BAG", help="bag with a camera's images")
-    _add_pace(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument(
-        "--log", type=Path, metavar="FILE",
-        help="what the node says (default: shown only if it fails)",
-    )  # fmt: skip
+    add = parser.add_argument
+    _play(parser)
+    add("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    add("--log", type=Path, metavar="FILE",
+        help="what the node says (default: shown only if it fails)")
     add_network(parser)
     _add_topics(parser, "image")
     add_settings(parser, EngineConfig)
 
 
-def _add_pace(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--rate", type=float, default=1.0, metavar="FACTOR",
-        help="times as fast as it was recorded (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--loops", type=int, default=1, metavar="N",
-        help="times that it is played; the clock jumps back each time (default %(default)s)",
-    )  # fmt: skip
-
-
 def _add_storage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--storage", choices=STORAGES, default=STORAGES[0],
-        help="how the bag is stored; Foxglove opens mcap (default %(default)s)",
-    )  # fmt: skip
+    parser.add_argument("--storage", choices=STORAGES, default=STORAGES[0],
+        help="how the bag is stored; Foxglove opens mcap (default %(default)s)")
 
 
+# fmt: on
 def _add_topics(parser: argparse.ArgumentParser, *names: str) -> None:
     """Add an option for each of the fields of :class:`Topics` in ``names``."""
-    about = {
-        "image": "of the camera's images",
-        "label": "of the labels",
-        "mask": "of the masks",
-        "report": "of the frame reports",
-        "statistics": "of the node's counts",
-        "confidence": "of the confidence of masks, mono8",
-    }
     for name in names:
         parser.add_argument(
             f"--{name}-topic", default=getattr(Topics, name), metavar="TOPIC",
-            help=f"{about[name]} (default %(default)s)",
+            help=f"{TOPICS[name]} (default %(default)s)",
         )  # fmt: skip

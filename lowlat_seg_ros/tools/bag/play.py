@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,15 @@ from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.images import ImageError, Ledger, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.summary import Account, Latency, write_json
+from lowlat_seg_ros.lab.evaluation.metrics import Latency
+from lowlat_seg_ros.lab.evaluation.report import write_json
 from lowlat_seg_ros.messages import COMPRESSED, IMAGE
+from lowlat_seg_ros.msg import FrameReport
 from lowlat_seg_ros.ros.messages import MESSAGES, message_class
 from lowlat_seg_ros.ros.params import as_parameters
-from lowlat_seg_ros.tools.bag.messages import CLOCK
-from lowlat_seg_ros.tools.bag.storage import BagReader, Raw
-from lowlat_seg_ros.tools.live import (
-    LAST_TIMEOUT_S,
-    NodeProcess,
-    Recorder,
-    spun_node,
-    wait_until_connected,
-)
+from lowlat_seg_ros.tools.account import Account
+from lowlat_seg_ros.tools.bag.storage import CLOCK, BagReader, Raw
+from lowlat_seg_ros.tools.live import NodeProcess, Recorder, spun_node, wait_until_connected
 
 #: Longest time between two messages on /clock, by the wall clock; one precedes each message, too.
 CLOCK_PERIOD_NS = 10_000_000
@@ -124,87 +119,66 @@ def play(args: argparse.Namespace) -> int:
             print(f"Left out, as its package is not installed: {name}", file=sys.stderr)
         messages = 0
         with suppress(KeyboardInterrupt):  # how a bag that is played for ever is meant to end
-            for _ in range(args.loops) if args.loops else itertools.count():
+            for _ in range(args.loops) if args.loops else count():
                 for _ in player.play():
                     messages += 1
     print(f"{messages} messages played")
     return 0
 
 
-@dataclass(frozen=True)
-class Replay:
-    """What became of a bag that was played into a live node.
-
-    ``account`` of all images played; ``fresh``: how many masks began a new epoch, by reason.
-    ``engine``: frame in to mask out; ``age``: stamp to mask published, by the bag's clock; in ms.
-    ``ledger``: the node's own.
-    """
-
-    account: Account
-    ledger: Ledger
-    fresh: dict[str, int]
-    engine: Latency
-    age: Latency
-
-    def __str__(self) -> str:
-        engine, age = self.engine.steady, self.age.steady
-        return (
-            f"{self.account}\n"
-            f"resets: {', '.join(f'{why} {times}' for why, times in self.fresh.items())}\n"
-            f"engine p50 {engine.p50:.1f}, p99 {engine.p99:.1f} ms; stamp to mask, by the bag's "
-            f"clock, p50 {age.p50:.1f}, p99 {age.p99:.1f} ms"
-        )
-
-
 def live(args: argparse.Namespace) -> int:
-    """``bag live``: a bag into a live node; the exit status, 1 if an image is unaccounted for."""
-    _check(args, least_loops=1)
-    found = replay(args, settings_from(args, EngineConfig))
-    print(found)
-    if args.json is not None:
-        write_json(args.json, {**vars(found), "unaccounted": found.account.unaccounted})
-    return 0 if found.account.unaccounted == 0 else 1
-
-
-def replay(args: argparse.Namespace, config: EngineConfig) -> Replay:
-    """Play ``args.bag`` into a node of its own and wait for the last mask.
+    """``bag live``: a bag into a live node; the exit status, 1 if an image is unaccounted for.
 
     RosError if the node does not come up or dies, DataError for what is wrong with the bag.
     """
+    _check(args, least_loops=1)
+    reports, account, ledger = _into_live_node(args, settings_from(args, EngineConfig))
+    if not reports:
+        raise DataError(f"the node made no mask of the images on {args.image_topic}; see --log")
+    fresh = dict(Counter(report.reset_reason for report in reports if report.reset_reason))
+    engine = Latency.of([report.timing.latency_ms for report in reports])
+    # By the bag's clock. Where that is set back, as at each loop, an age is negative, and none.
+    age = Latency.of([report.age_ms for report in reports if report.age_ms >= 0] or [0.0])
+    print(
+        f"{account}\n"
+        f"resets: {', '.join(f'{why} {times}' for why, times in fresh.items())}\n"
+        f"engine p50 {engine.steady.p50:.1f}, p99 {engine.steady.p99:.1f} ms; stamp to mask, by "
+        f"the bag's clock, p50 {age.steady.p50:.1f}, p99 {age.steady.p99:.1f} ms"
+    )
+    if args.json is not None:
+        figures = {"account": account, "ledger": ledger, "fresh": fresh, "engine": engine}
+        write_json(args.json, {**figures, "age": age, "unaccounted": account.unaccounted})
+    return 0 if account.unaccounted == 0 else 1
+
+
+def _into_live_node(
+    args: argparse.Namespace, config: EngineConfig
+) -> tuple[list[FrameReport], Account, Ledger]:
+    """The reports of a node of its own, and what became of the images, by it and by its ledger."""
     topic = args.image_topic
-    with tempfile.TemporaryDirectory() as folder, BagReader(args.bag) as bag:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        BagReader(args.bag) as bag,
+        spun_node("bag_player") as node,
+    ):
         bag.require(topic, (IMAGE, COMPRESSED), "--image-topic")
         own = "image/compressed" if bag.topics[topic] == COMPRESSED else "image"
+        player = BagPlayer(node, bag, args.rate, {topic: own})
+        recorder = Recorder(node, store_masks=False)
         log = args.log or Path(folder) / "node.log"
-        with spun_node("bag_player") as node:
-            player = BagPlayer(node, bag, args.rate, {topic: own})
-            recorder = Recorder(node, store_masks=False)
-            with NodeProcess(_parameters(args, config, bag), log) as process:
-                wait_until_connected(
-                    node, process, lambda: player.listeners(topic) > 0 and recorder.matched
-                )
-                played, total = 0, args.loops * bag.counts[topic]
-                with tqdm(total=total, unit="frame", desc=args.bag.name, disable=None) as bar:
-                    for _ in range(args.loops):
-                        for raw in player.play():
-                            if raw.topic == topic:
-                                played += 1
-                                bar.update()
-                                process.check()
-                end = time.monotonic() + LAST_TIMEOUT_S
-                while not recorder.wait_for_all(played, 0.2) and time.monotonic() < end:
-                    process.check()
-                reports, account = recorder.reports, recorder.account(played)
-                _, ledger = recorder.counts
-    if not reports:
-        raise DataError(f"the node made no mask of the images on {topic}; see --log")
-    # A clock that is set back, as at each loop, makes an age negative, which is none.
-    ages = [report.age_ms for report in reports if report.age_ms >= 0]
-    reasons = Counter(report.reset_reason for report in reports if report.reset_reason)
-    return Replay(
-        account, ledger, dict(reasons), Latency.of([r.timing.latency_ms for r in reports]),
-        Latency.of(ages or [0.0]),
-    )  # fmt: skip
+        with NodeProcess(_parameters(args, config, bag), log) as process:
+            wait_until_connected(
+                node, process, lambda: player.listeners(topic) > 0 and recorder.matched
+            )
+            played, total = 0, args.loops * bag.counts[topic]
+            with tqdm(total=total, unit="frame", desc=args.bag.name, disable=None) as bar:
+                for raw in chain.from_iterable(player.play() for _ in range(args.loops)):
+                    if raw.topic == topic:
+                        played += 1
+                        bar.update()
+                        process.check()
+            recorder.wait_for_last(played, process)
+            return recorder.reports, recorder.account(played), recorder.counts[1]
 
 
 def _parameters(args: argparse.Namespace, config: EngineConfig, bag: BagReader) -> dict[str, Any]:

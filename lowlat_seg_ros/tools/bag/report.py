@@ -15,14 +15,14 @@ import numpy as np
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.images import ImageError, to_rgb
-from lowlat_seg_ros.lab.evaluation.summary import plain, write_json
+from lowlat_seg_ros.lab.evaluation.metrics import is_key_frame
+from lowlat_seg_ros.lab.evaluation.report import plain, write_json
 from lowlat_seg_ros.labels import ClassTable, overlay
 from lowlat_seg_ros.messages import IMAGE, stamp_ns
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, read_header
-from lowlat_seg_ros.tools.bag import figures, recording
-from lowlat_seg_ros.tools.bag.messages import to_ids
-from lowlat_seg_ros.tools.bag.recording import Published, Recording
-from lowlat_seg_ros.tools.bag.storage import BagReader
+from lowlat_seg_ros.tools.bag import recording
+from lowlat_seg_ros.tools.bag.recording import STAGES, Published, Recording, figures
+from lowlat_seg_ros.tools.bag.storage import BagReader, to_ids
 from lowlat_seg_ros.tools.bag.topics import Topics
 
 #: Pictures are no wider than this, in px, and JPEG of this quality.
@@ -37,7 +37,7 @@ def report(args: argparse.Namespace) -> int:
     table = ClassTable("masks", header.classes, header.colours)
     with BagReader(args.bag) as bag:
         found = recording.read(bag, topics, table, args.pictures)
-        whole = figures.as_json(found, figures.score(found) if found.labelled else None)
+        whole = figures(found)
         args.out.mkdir(parents=True, exist_ok=True)
         write_json(args.out / "report.json", whole)
         write_page(args.out / "report.html", bag, topics, found, whole)
@@ -67,7 +67,7 @@ def write_page(
 ) -> None:
     """Write the page, with pictures of the frames that the recording says are to be shown.
 
-    ``whole``: what :func:`figures.as_json` says of the recording.
+    ``whole``: what :func:`figures` says of the recording.
     """
     data = plain({
         "figures": whole,
@@ -75,7 +75,7 @@ def write_page(
             {"name": name, "colour": colour}
             for name, colour in zip(recording.table.names, recording.table.colours, strict=True)
         ],
-        "stages": figures.stages(),
+        "stages": STAGES,
         "frames": frames(recording),
         "pictures": _pictures(bag, topics, recording),
     })  # fmt: skip
@@ -109,10 +109,10 @@ def _mask(published: Published, label: np.ndarray | None) -> dict[str, Any]:
         "exact": source.exact,
         "key_age_frames": source.key_age_frames,
         "key_age_ms": source.key_age_ms,
-        "is_key": figures.is_key_frame(result),
+        "is_key": is_key_frame(result),
         "deviation": chosen.deviation if chosen else None,
         "threshold": chosen.threshold if chosen else None,
-        "stages_ms": [getattr(result.timing, name) for name in figures.stages()],
+        "stages_ms": [getattr(result.timing, name) for name in STAGES],
         "latency_ms": result.timing.latency_ms,
         "wait_ms": published.timing.wait_ms,
         "age_ms": published.timing.age_ms,
@@ -123,7 +123,6 @@ def _mask(published: Published, label: np.ndarray | None) -> dict[str, Any]:
 
 
 def _right(mask: np.ndarray, label: np.ndarray | None) -> float | None:
-    """Share of labelled pixels that are right."""
     if label is None or label.shape != mask.shape or (label == IGNORE_LABEL).all():
         return None
     return float((mask == label)[label != IGNORE_LABEL].mean())

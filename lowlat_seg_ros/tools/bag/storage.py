@@ -1,22 +1,111 @@
-"""rosbag2 bags, mcap or sqlite3, read and written with the library rosbags."""
+"""rosbag2 bags, mcap or sqlite3, read and written with the library rosbags, without ROS."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import struct
+import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lowlat_seg_ros import images
+from lowlat_seg_ros.images import ImageError
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.tools.bag.messages import BagMessages, known_types
+from lowlat_seg_ros.messages import PACKAGE, Messages
+
+CLOCK = "rosgraph_msgs/msg/Clock"
+
 
 #: Of the entry in a bag's metadata that says how it was made.
 _FACTS = "lowlat_seg_ros"
+
+
+def known_types() -> Any:
+    """A rosbags typestore of ROS 2 Jazzy's messages and this package's own.
+
+    DataError if rosbags or the definitions are missing.
+    """
+    try:
+        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+    except ImportError as error:
+        raise DataError(
+            f"bags are read and written with the library rosbags, which is missing ({error}); "
+            "install it with: pip install rosbags"
+        ) from error
+    store, own = get_typestore(Stores.ROS2_JAZZY), {}
+    for path in sorted(definitions().glob("*.msg")):
+        own.update(get_types_from_msg(path.read_text(), f"{PACKAGE}/msg/{path.stem}"))
+    store.register(own)
+    return store
+
+
+def definitions() -> Path:
+    """The folder of this package's .msg files: of the checkout, else as installed."""
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    folders = [Path(__file__).resolve().parents[3] / "msg"]
+    folders += [Path(prefix) / "share" / PACKAGE / "msg" for prefix in prefixes if prefix]
+    for folder in folders:
+        if (folder / "FrameReport.msg").is_file():
+            return folder
+    raise DataError(
+        f"FrameReport.msg is in none of {', '.join(map(str, folders))}; install the package again"
+    )
+
+
+class BagMessages(Messages):
+    """Makes messages of the types in a rosbags typestore, and turns them to bytes."""
+
+    def __init__(self, typestore: Any) -> None:
+        self.typestore = typestore
+
+    def make(self, kind: str, /, **fields: Any) -> Any:
+        """As the base class says; ValueError for unknown fields."""
+        values = dict(self._blank(kind))
+        unknown = sorted(fields.keys() - values.keys())
+        if unknown:
+            raise ValueError(f"{kind} has no field {unknown[0]}; it has {', '.join(values)}")
+        return self.typestore.types[kind](**{**values, **fields})
+
+    def serialize(self, message: Any) -> bytes:
+        """As it stands in a bag: CDR."""
+        return bytes(self.typestore.serialize_cdr(message, message.__msgtype__))
+
+    def _blank(self, kind: str) -> Iterator[tuple[str, Any]]:
+        """Names and first values of the fields of ``kind``."""
+        from rosbags.interfaces import Nodetype
+
+        for name, (node, detail) in self.typestore.fielddefs[kind][1]:
+            if node is Nodetype.NAME:
+                yield name, self.make(detail)
+            elif node is Nodetype.BASE:
+                yield name, _ZEROS.get(detail[0], 0)
+            else:  # an array, of fixed length or not
+                (inner, item), length = detail
+                count = length if node is Nodetype.ARRAY else 0
+                if inner is Nodetype.BASE and item[0] != "string":
+                    yield name, np.zeros(count, _DTYPES.get(item[0], item[0]))
+                else:
+                    yield name, [self.make(item) if inner is Nodetype.NAME else ""] * count
+
+
+_ZEROS: dict[str, Any] = {"string": "", "bool": False, "float32": 0.0, "float64": 0.0}
+_DTYPES = {"byte": "uint8", "char": "uint8", "octet": "uint8"}
+
+
+def to_ids(message: Any) -> np.ndarray:
+    """A mono8 ``sensor_msgs/Image``, such as a mask, as uint8 (H, W); DataError for others."""
+    try:
+        return images.to_ids(message)
+    except ImageError as error:
+        raise DataError(f"a mask or label cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -34,7 +123,7 @@ class Raw:
     types: Any = None
 
 
-class BagReader:
+class BagReader(AbstractContextManager["BagReader"]):
     """A bag that is open for reading; a context manager. DataError if it cannot be read.
 
     ``path``: a bag's folder, or one .mcap or .db3 file. ``topics``: type of each topic's messages,
@@ -57,9 +146,6 @@ class BagReader:
             self.counts = {name: info.msgcount for name, info in self._reader.topics.items()}
             metadata = self._reader.readers[0].storage.metadata
             self.facts: dict[str, Any] = json.loads((metadata.custom or {}).get(_FACTS, "{}"))
-
-    def __enter__(self) -> BagReader:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._reader.close()
@@ -142,7 +228,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix in (".mcap", ".db3"))
 
 
-class BagWriter:
+class BagWriter(AbstractContextManager["BagWriter"]):
     """A new bag in the folder ``path``; a context manager. DataError if it is there already.
 
     ``facts`` are written into the bag's metadata on leaving. What raises inside leaves no bag: one
@@ -164,9 +250,6 @@ class BagWriter:
         self._connections: dict[tuple[str, str], Any] = {}
         self.facts: dict[str, Any] = {}
 
-    def __enter__(self) -> BagWriter:
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         if kind is None and self.facts:
             self._writer.set_custom_data(_FACTS, json.dumps(self.facts))
@@ -176,25 +259,20 @@ class BagWriter:
 
     def write(self, topic: str, message: Any, time_ns: int) -> None:
         """Add ``message``, recorded at ``time_ns``."""
-        connection = self._connection(topic, message.__msgtype__)
+        connection = self._connection(topic, message.__msgtype__, typestore=self.messages.typestore)
         self._writer.write(connection, time_ns, self.messages.serialize(message))
 
     def copy(self, raw: Raw) -> None:
         """Add a message of another bag as it is, with its definition."""
-        key = (raw.topic, raw.kind)
-        if key not in self._connections:
-            source = raw.connection
-            given = {"msgdef": source.msgdef.data or None, "rihs01": source.digest or None}
-            if not all(given.values()):  # ROS 2 before Jazzy does not write both
-                given = {"typestore": raw.types or self.messages.typestore}
-            self._connections[key] = self._writer.add_connection(
-                raw.topic, raw.kind, offered_qos_profiles=source.ext.offered_qos_profiles, **given
-            )
-        self._writer.write(self._connections[key], raw.time_ns, raw.data)
+        source = raw.connection
+        given = {"msgdef": source.msgdef.data or None, "rihs01": source.digest or None}
+        if not all(given.values()):  # ROS 2 before Jazzy does not write both
+            given = {"typestore": raw.types or self.messages.typestore}
+        qos = source.ext.offered_qos_profiles
+        connection = self._connection(raw.topic, raw.kind, offered_qos_profiles=qos, **given)
+        self._writer.write(connection, raw.time_ns, raw.data)
 
-    def _connection(self, topic: str, kind: str) -> Any:
+    def _connection(self, topic: str, kind: str, **given: Any) -> Any:
         if (topic, kind) not in self._connections:
-            self._connections[topic, kind] = self._writer.add_connection(
-                topic, kind, typestore=self.messages.typestore
-            )
+            self._connections[topic, kind] = self._writer.add_connection(topic, kind, **given)
         return self._connections[topic, kind]

@@ -15,52 +15,33 @@ if TYPE_CHECKING:
 #: Default length of a rendered drive: as many frames as CamVid's labelled clip has.
 RENDERED_FRAMES = 50
 
-#: The ways of ``--degrade``, and the greatest strength of each.
-WAYS = {"noise": 60.0, "blur": 5.0, "fog": 0.75, "dark": 0.88, "colours": 1.0}
-
 #: Default frame rate of a rendered drive or a folder: CamVid's.
 RATE_HZ = 15.0
+
+#: The ways of ``--degrade``, and the greatest strength of each.
+WAYS = {"noise": 60.0, "blur": 5.0, "fog": 0.75, "dark": 0.88, "colours": 1.0}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument(
-        "--dataset",
-        choices=("drive", "camvid", "cityscapes", "folder"),
-        default="drive",
+    add = parser.add_argument
+    # fmt: off
+    add("--dataset", choices=("drive", "camvid", "cityscapes", "folder"), default="drive",
         help="a rendered drive, CamVid, Cityscapes' snippets, or a folder with images, labels and "
-        "classes.yaml (default %(default)s)",
-    )
-    parser.add_argument("--root", type=Path, metavar="DIR", help="the data set's folder")
-    parser.add_argument(
-        "--split",
-        default="val",
-        help="of CamVid, where only val is continuous video, or Cityscapes (default %(default)s)",
-    )
-    parser.add_argument(
-        "--frames",
-        type=int,
-        default=0,
-        metavar="N",
-        help=f"first frames, 0 for all; of a drive {RENDERED_FRAMES} are rendered",
-    )
-    parser.add_argument(
-        "--size", type=size, metavar="HxW", help="of the images (360x480, or the data's own)"
-    )
-    parser.add_argument(
-        "--only-drive",
-        metavar="NAME",
-        help="of CamVid, the frames of this drive alone, such as one that training left out",
-    )
-    parser.add_argument(
-        "--degrade",
-        metavar="WAY[:STRENGTH]",
+        "classes.yaml (default %(default)s)")
+    add("--root", type=Path, metavar="DIR", help="the data set's folder")
+    add("--split", default="val",
+        help="of CamVid, where only val is continuous video, or Cityscapes (default %(default)s)")
+    add("--frames", type=int, default=0, metavar="N",
+        help=f"first frames; 0 for all, or {RENDERED_FRAMES} of a drive (default %(default)s)")
+    add("--size", type=size, metavar="HxW", help="of the images (360x480, or the data's own)")
+    add("--only-drive", metavar="NAME",
+        help="of CamVid, the frames of this drive alone, such as one that training left out")
+    add("--degrade", metavar="WAY[:STRENGTH]",
         help=f"make the images worse, as cameras do: {', '.join(WAYS)}; strength of noise in "
-        "deviations of 255, of blur in pixels, of fog and dark in shares; colours have none",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=1, help="of the rendered drive (default %(default)s)"
-    )
+        "deviations of 255, of blur in pixels, of fog and dark in shares; colours have none")
+    add("--seed", type=int, default=1, help="of the rendered drive (default %(default)s)")
+    # fmt: on
 
 
 def check(args: argparse.Namespace) -> None:
@@ -100,19 +81,23 @@ def chosen(args: argparse.Namespace, rate_hz: float) -> tuple[str, Sequence]:
 
     Raises ``DataError`` where they cannot be read.
     """
-    if args.degrade is not None:
-        from lowlat_seg_ros.lab.data.degrading import Degraded
-
-        clean = argparse.Namespace(**{**vars(args), "degrade": None})
-        name, sequence = chosen(clean, rate_hz)
-        return f"{name}, {args.degrade}", Degraded(sequence, *degradation(args.degrade))
+    from lowlat_seg_ros.lab.data import clip  # late, as is all that --help does not need
+    from lowlat_seg_ros.lab.data.camvid import CamVid
+    from lowlat_seg_ros.lab.data.degrading import Degraded
     from lowlat_seg_ros.lab.data.folder import ImageFolder
-    from lowlat_seg_ros.lab.evaluation import clip
 
+    sequence: Sequence
     if args.dataset == "camvid":
-        return clip.camvid(args.root, args.split, args.size, args.only_drive)
-    if args.dataset == "cityscapes":
-        return clip.cityscapes(args.root, args.split, args.size)
-    if args.dataset == "folder":
-        return args.root.resolve().name, ImageFolder(args.root, rate_hz=rate_hz)
-    return clip.rendered(args.seed, args.frames or RENDERED_FRAMES, rate_hz, args.size)
+        name, sequence = f"CamVid {args.split}", CamVid(args.root, args.split, args.size)
+        if args.only_drive is not None:
+            name, sequence = clip.one_drive(name, sequence, args.only_drive)
+    elif args.dataset == "cityscapes":
+        name, sequence = clip.cityscapes(args.root, args.split, args.size)
+    elif args.dataset == "folder":
+        name, sequence = args.root.resolve().name, ImageFolder(args.root, rate_hz=rate_hz)
+    else:
+        count = args.frames or RENDERED_FRAMES
+        name, sequence = clip.rendered(args.seed, count, rate_hz, args.size)
+    if args.degrade is None:
+        return name, sequence
+    return f"{name}, {args.degrade}", Degraded(sequence, *degradation(args.degrade))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lowlat_seg_ros.arguments import check_camera, size
 from lowlat_seg_ros.config import ConfigError
-from lowlat_seg_ros.lab.evaluation.dataset import RATE_HZ, RENDERED_FRAMES
+from lowlat_seg_ros.lab.data.dataset import RATE_HZ, RENDERED_FRAMES
 
 EXAMPLES = """\
 examples:
@@ -35,37 +35,21 @@ and writing files are not part of it.
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder to write to; without it none is written"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=1, help="street, light and traffic (default %(default)s)"
-    )
-    parser.add_argument(
-        "--frames",
-        type=int,
-        default=RENDERED_FRAMES,
-        metavar="N",
-        help="how many (default %(default)s)",
-    )
-    parser.add_argument(
-        "--rate",
-        type=float,
-        default=RATE_HZ,
-        metavar="HZ",
-        help="of the camera (default %(default)s)",
-    )
-    parser.add_argument(
-        "--size", type=size, metavar="HxW", help="of the images, in pixels (default 360x480)"
-    )
-    parser.add_argument("--video", action="store_true", help="also write an MP4 into --out")
+    add = parser.add_argument
+    # fmt: off
+    add("--out", type=Path, metavar="DIR", help="folder to write to; without it none is written")
+    add("--seed", type=int, default=1, help="street, light and traffic (default %(default)s)")
+    add("--frames", type=int, default=RENDERED_FRAMES, metavar="N",
+        help="how many (default %(default)s)")
+    add("--rate", type=float, default=RATE_HZ, metavar="HZ",
+        help="of the camera (default %(default)s)")
+    add("--size", type=size, metavar="HxW", help="of the images, in pixels (default 360x480)")
+    add("--video", action="store_true", help="also write an MP4 into --out")
+    # fmt: on
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render, write, say how fast."""
     if args.frames < 2:
         raise ConfigError(f"--frames is {args.frames}; render at least 2")
     check_camera(args)
@@ -77,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad
+    from lowlat_seg_ros.lab.data import clip
     from lowlat_seg_ros.lab.data.folder import FolderWriter
-    from lowlat_seg_ros.lab.evaluation import clip
-    from lowlat_seg_ros.lab.evaluation.summary import describe
-    from lowlat_seg_ros.lab.evaluation.video import VideoWriter
+    from lowlat_seg_ros.lab.evaluation.report import describe
     from lowlat_seg_ros.labels import colour_mask
+    from lowlat_seg_ros.tools.pictures import VideoWriter
 
     begin = time.perf_counter()
     _, drive = clip.rendered(args.seed, args.frames, args.rate, args.size)

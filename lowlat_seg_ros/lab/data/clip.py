@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from lowlat_seg_ros.frames import Frame
-from lowlat_seg_ros.lab.data.camvid import CamVid
 from lowlat_seg_ros.lab.data.cityscapes import Cityscapes
 from lowlat_seg_ros.lab.data.sequence import DataError, LabelledFrame, Sequence, Subset
 from lowlat_seg_ros.labels import ClassTable
@@ -49,14 +48,11 @@ class Clip:
         return height, width
 
     def starts_drive(self, index: int) -> bool:
-        """Whether frame ``index`` is the first of its drive."""
         return index == 0 or self.drives[index] != self.drives[index - 1]
 
     def ranges(self) -> list[range]:
-        """The indices of each drive."""
         starts = [index for index in range(len(self)) if self.starts_drive(index)]
-        ends = [*starts[1:], len(self)]
-        return [range(start, end) for start, end in zip(starts, ends, strict=True)]
+        return [range(*ends) for ends in zip(starts, [*starts[1:], len(self)], strict=True)]
 
     def frame(self, index: int) -> Frame:
         """Frame ``index`` as the engine takes it."""
@@ -64,56 +60,34 @@ class Clip:
 
 
 def load(name: str, sequence: Sequence, frames: int, progress: Callable[[int], object]) -> Clip:
-    """The first ``frames`` frames of the first drive of ``sequence``, fewer if it is shorter.
-
-    ``progress`` is called with the number of frames loaded so far. Raises ``DataError`` if there
-    are fewer than two.
-    """
-    loaded: list[LabelledFrame] = []
-    for index in range(min(frames, len(sequence))):
-        if sequence.drive(index) != sequence.drive(0):
-            break
-        loaded.append(sequence[index])
-        progress(len(loaded))
-    if len(loaded) < 2:
-        raise DataError(f"{name} has {len(loaded)} frames in its first drive; a clip takes 2")
-    drives = (sequence.drive(0),) * len(loaded)
-    return Clip(name, sequence.table, sequence.rate_hz, tuple(loaded), drives)
-
-
-def load_all(name: str, sequence: Sequence, frames: int, progress: Callable[[int], object]) -> Clip:
-    """The first ``frames`` frames of ``sequence`` (0 for all), of as many drives as they span.
+    """The first ``frames`` frames of ``sequence``, 0 for all, of as many drives as they span.
 
     ``progress`` is called with 1 for each. Raises ``DataError`` if there is none.
     """
-    count = min(frames, len(sequence)) if frames else len(sequence)
+    indices = range(min(frames or len(sequence), len(sequence)))
     loaded = []
-    for index in range(count):
+    for index in indices:
         loaded.append(sequence[index])
         progress(1)
     if not loaded:
         raise DataError(f"{name} has no frames; there is nothing to evaluate")
-    drives = tuple(sequence.drive(index) for index in range(count))
+    drives = tuple(map(sequence.drive, indices))
     return Clip(name, sequence.table, sequence.rate_hz, tuple(loaded), drives)
 
 
-def camvid(
-    root: Path, split: str, size: tuple[int, int] | None, drive: str | None = None
-) -> tuple[str, Sequence]:
-    """Name and frames of a split of CamVid, or of its ``drive`` alone.
-
-    Raises ``DataError`` if it has no such drive.
-    """
-    frames = CamVid(root, split, size)
-    if drive is None:
-        return f"CamVid {split}", frames
-    drives = [frames.drive(index) for index in range(len(frames))]
-    indices = [index for index, name in enumerate(drives) if name == drive]
-    if not indices:
+def one_drive(name: str, sequence: Sequence, drive: str | None = None) -> tuple[str, Sequence]:
+    """Name and frames of ``drive``, or of the first one; ``DataError`` if there is none."""
+    drives: dict[str, list[int]] = {}
+    for index in range(len(sequence)):
+        drives.setdefault(sequence.drive(index), []).append(index)
+    chosen = next(iter(drives), "") if drive is None else drive
+    if chosen not in drives:
         raise DataError(
-            f"CamVid {split} has no drive {drive!r}; choose one of {', '.join(sorted(set(drives)))}"
+            f"{name} has no drive {chosen!r}; it has {', '.join(map(repr, drives)) or 'none'}"
         )
-    return f"CamVid {split}, drive {drive}", Subset(frames, indices)
+    if len(drives) == 1 and drive is None:
+        return name, sequence
+    return f"{name}, drive {chosen}", Subset(sequence, drives[chosen])
 
 
 def rendered(
