@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -87,7 +88,8 @@ class NodeProcess:
     """``segmentation_node`` as a process of its own, with ``parameters`` from a file.
 
     The process is forked from a server that has imported PyTorch, rclpy and the node, because that
-    takes most of a node's start. With ``new_interpreter`` it is what ``python -m`` starts.
+    takes most of a node's start. With ``new_interpreter`` it is what ``python -m`` starts. Where
+    there are ``faults`` its Sh does what that file says, see scripts/faulty_node.py.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class NodeProcess:
         arguments: Sequence[str] = (),
         *,
         new_interpreter: bool = False,
+        faults: Path | None = None,
     ) -> None:
         self.namespace = namespace
         self.log_file = folder / f"{namespace}.log"
@@ -107,7 +110,7 @@ class NodeProcess:
             yaml.safe_dump({"/**": {"ros__parameters": as_parameters(parameters)}})
         )
         ros = ["--ros-args", "--params-file", str(params_file), "-r", f"__ns:=/{namespace}"]
-        command = (self.log_file, [*ros, *arguments], new_interpreter)
+        command = (self.log_file, [*ros, *arguments], new_interpreter, faults)
         self._process = _servers.Process(target=_run_node, args=command)
         self._process.start()
 
@@ -153,13 +156,17 @@ _servers = multiprocessing.get_context("forkserver")
 _servers.set_forkserver_preload(["harness", "pytest"])
 
 
-def _run_node(log_file: Path, arguments: list[str], new_interpreter: bool) -> None:
+def _run_node(
+    log_file: Path, arguments: list[str], new_interpreter: bool, faults: Path | None
+) -> None:
     """Turn this process, which was just forked, into the node."""
     with log_file.open("w") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     if new_interpreter:
         os.execv(sys.executable, [sys.executable, "-m", "lowlat_seg_ros.ros", *arguments])
+    if faults is not None:
+        runpy.run_path(str(ROOT / "scripts" / "faulty_node.py"))["install"](faults)
     sys.argv[1:] = arguments
     sys.exit(node.main())
 
