@@ -49,16 +49,21 @@ LOG_LINES = 15
 class NodeProcess:
     """``segmentation_node`` with ``parameters``, its output in ``log``; a context manager.
 
-    It does not see the terminal's Ctrl-C: whoever made it stops it.
+    It does not see the terminal's Ctrl-C: whoever made it stops it. ``program``: what Python runs.
     """
 
-    def __init__(self, parameters: dict[str, Any], log: Path) -> None:
+    def __init__(
+        self,
+        parameters: dict[str, Any],
+        log: Path,
+        program: Sequence[str] = ("-m", "lowlat_seg_ros.ros"),
+    ) -> None:
         self._log = log
         self._folder = tempfile.TemporaryDirectory()
         file = Path(self._folder.name) / "parameters.yaml"
         # A file rather than -p, which would take a name such as 1e5 for a number.
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
-        arguments = ["-m", "lowlat_seg_ros.ros", "--ros-args", "--params-file", str(file)]
+        arguments = [*program, "--ros-args", "--params-file", str(file)]
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *arguments],
@@ -86,6 +91,11 @@ class NodeProcess:
                 f"the node ended with status {self._process.returncode}; the end of its log "
                 f"{self._log}:\n  " + "\n  ".join(lines or ["(nothing was logged)"])
             )
+
+    def kill(self) -> None:
+        """End the node as a crash does (SIGKILL)."""
+        self._process.kill()
+        self._process.wait()
 
     def stop(self, timeout_s: float = 10.0) -> int:
         """Ask the node to end as Ctrl-C does, and kill it if it does not; its exit status."""
@@ -121,6 +131,7 @@ def spun_node(name: str) -> Iterator[Node]:
     finally:
         context.try_shutdown()
         spinner.join()
+        node.destroy_node()  # and with it its part in DDS
 
 
 def wait_until_connected(node: Node, process: NodeProcess, matched: Callable[[], bool]) -> None:
