@@ -186,8 +186,9 @@ class Soak:
         return self._now() - began
 
     def _progress(self, *, of_sh: bool) -> int:
-        counters = self.recorder.counts[0]
-        return counters.refined + counters.carried if of_sh else len(self.recorder.reports)
+        reports, counters = self.recorder.reports, self.recorder.counts[0]
+        exact = sum(report.exact for report in reports)  # Sh may have run on a first frame as well
+        return counters.refined + counters.carried + exact if of_sh else len(reports)
 
     def _play(self, seconds: float) -> None:
         end, due = time.monotonic() + seconds, time.monotonic()
@@ -333,6 +334,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--out", type=Path, default=Path("soak_output"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint", default="", help="other weights than the package's")
     parser.add_argument("--idle", action="store_true", help="no busy core beside the node")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -341,8 +343,9 @@ def main() -> int:
         "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
-    file, parameters = args.out / "fault", {"diagnostics_period_s": 0.2}
-    parameters = {"advanced": {**parameters, "expected_width": SIZE[1], "expected_height": SIZE[0]}}
+    file = args.out / "fault"
+    advanced = {"diagnostics_period_s": 0.2, "expected_width": SIZE[1], "expected_height": SIZE[0]}
+    parameters = {"checkpoint": args.checkpoint, "advanced": advanced}
     file.write_text("")
     program = [str(Path(__file__).with_name("faulty_node.py")), str(file)]
     drive = RenderedDrive(seed=7, frames=30, rate_hz=RATE_HZ, size=SIZE)

@@ -146,7 +146,7 @@ class BagWriter:
     """A new bag in the folder ``path``; a context manager. DataError if it is there already.
 
     ``facts`` are written into the bag's metadata on leaving. What raises inside leaves no bag: one
-    that was not ended could not be opened.
+    that was not ended could not be opened. DataError, too, where the disk is full.
     """
 
     def __init__(self, path: Path, storage: str) -> None:
@@ -168,16 +168,34 @@ class BagWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        if kind is None and self.facts:
-            self._writer.set_custom_data(_FACTS, json.dumps(self.facts))
-        self._writer.__exit__(kind, *rest)
-        if kind is not None:
+        try:
+            with self._disk_errors():
+                if kind is None and self.facts:
+                    self._writer.set_custom_data(_FACTS, json.dumps(self.facts))
+                self._writer.__exit__(kind, *rest)
+        except DataError:
             shutil.rmtree(self._writer.path)
+            if kind is None:  # else what was raised inside says more
+                raise
+        else:
+            if kind is not None:
+                shutil.rmtree(self._writer.path)
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise DataError(
+                f"{self._writer.path} cannot be written ({error}); free space on its disk, or "
+                "choose another folder"
+            ) from error
 
     def write(self, topic: str, message: Any, time_ns: int) -> None:
         """Add ``message``, recorded at ``time_ns``."""
         connection = self._connection(topic, message.__msgtype__)
-        self._writer.write(connection, time_ns, self.messages.serialize(message))
+        with self._disk_errors():
+            self._writer.write(connection, time_ns, self.messages.serialize(message))
 
     def copy(self, raw: Raw) -> None:
         """Add a message of another bag as it is, with its definition."""
@@ -190,7 +208,8 @@ class BagWriter:
             self._connections[key] = self._writer.add_connection(
                 raw.topic, raw.kind, offered_qos_profiles=source.ext.offered_qos_profiles, **given
             )
-        self._writer.write(self._connections[key], raw.time_ns, raw.data)
+        with self._disk_errors():
+            self._writer.write(self._connections[key], raw.time_ns, raw.data)
 
     def _connection(self, topic: str, kind: str) -> Any:
         if (topic, kind) not in self._connections:
