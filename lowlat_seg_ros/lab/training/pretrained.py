@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError
@@ -50,7 +51,7 @@ def load_initial(segmenter: Segmenter, source: str) -> None:
     assert isinstance(backbone, ResNet)
     try:
         load_resnet(backbone, source)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"--init {source} is no torchvision ResNet file that fits the backbone: {error}"
         ) from error
@@ -129,7 +130,7 @@ def _read(path: Path) -> dict[str, Tensor]:
                 return {name: torch.from_numpy(file[name]) for name in file.files}
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         return state
-    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise ConfigError(f"--init {path} cannot be read ({error}); check the path") from error
 
 
