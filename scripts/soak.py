@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
+from domain_coordinator import domain_id
 from faulty_node import FAULTS
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
@@ -338,11 +339,18 @@ def main() -> int:
     parser.add_argument("--idle", action="store_true", help="no busy core beside the node")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    # As the tests do (test/ros/conftest.py says why).
-    os.environ |= {
-        "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    }
+    # As the tests do: test/conftest.py and test/ros/conftest.py say why.
+    with domain_id() as domain:
+        os.environ |= {
+            "ROS_DOMAIN_ID": str(domain),
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
+        }
+        return soak_and_judge(args)
+
+
+def soak_and_judge(args: argparse.Namespace) -> int:
+    """The run, its figures and its chart; the status."""
     file = args.out / "fault"
     advanced = {"diagnostics_period_s": 0.2, "expected_width": SIZE[1], "expected_height": SIZE[0]}
     parameters = {"checkpoint": args.checkpoint, "advanced": advanced}
