@@ -33,8 +33,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-#: No single input may take longer, and no target more memory than it had plus so much.
-INPUT_S, MEMORY_MB = 20, 1500
+#: No single input may take more processor time, or so much longer on a busy machine; and no target
+#: more memory than it had plus so much.
+INPUT_S, STUCK_S, MEMORY_MB = 20, 300, 1500
 
 Target = Callable[[bytes], None]
 
@@ -197,13 +198,16 @@ class Watch:
         self._newest = os.open(folder / f"{name}.newest", os.O_CREAT | os.O_RDWR | os.O_TRUNC)
         self.count, self._began, self._base_mb = 0, time.monotonic(), peak_mb()
         self.slowest_s = self._due = 0.0
-        signal.signal(signal.SIGALRM, self._hangs)
+        for number in (signal.SIGALRM, signal.SIGPROF):
+            signal.signal(number, self._hangs)
 
     def __call__(self, data: bytes) -> None:
         os.pwrite(self._newest, struct.pack("<I", len(data)) + data, 0)
         began = time.monotonic()
-        signal.alarm(INPUT_S)
+        signal.setitimer(signal.ITIMER_PROF, INPUT_S)
+        signal.alarm(STUCK_S)
         self._target(data)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         self.count, took = self.count + 1, time.monotonic() - began
         self.slowest_s = max(self.slowest_s, took)
@@ -221,7 +225,7 @@ class Watch:
         (self._folder / f"{self._name}.json").write_text(json.dumps(facts))
 
     def _hangs(self, *_: object) -> None:
-        raise AssertionError(f"an input takes more than {INPUT_S} s")
+        raise AssertionError(f"an input takes more than {INPUT_S} s of processor time, or hangs")
 
 
 def peak_mb() -> float:

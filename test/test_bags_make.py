@@ -75,6 +75,27 @@ def test_a_disk_that_fills_up_ends_in_one_sentence_and_leaves_no_broken_bag(
     assert not (tmp_path / "bag").exists()
 
 
+def test_a_record_that_claims_to_be_endless_is_a_damaged_bag(tmp_path: Path) -> None:
+    """Each record of an mcap in turn: a byte of kind, eight of length, and as many of content."""
+    with BagWriter(tmp_path / "bag", "mcap") as bag:
+        header = bag.messages.header(0, "camera")
+        image = bag.messages.image(header, np.zeros((2, 3, 3), np.uint8), "rgb8")
+        bag.write("/image", image, 0)
+    whole = next((tmp_path / "bag").glob("*.mcap")).read_bytes()
+    place, refused, damaged = 8, 0, tmp_path / "damaged.mcap"
+    while place < len(whole) - 8:  # the magic bytes are at either end
+        length = int.from_bytes(whole[place + 1 : place + 9], "little")
+        endless = (2**62).to_bytes(8, "little")
+        damaged.write_bytes(whole[: place + 1] + endless + whole[place + 9 :])
+        try:
+            with BagReader(damaged) as reader:
+                list(reader.raw())
+        except DataError:
+            refused += 1
+        place += 9 + length
+    assert refused > 3
+
+
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_the_bag_holds_the_drive(storage: str, tmp_path: Path) -> None:
     out = tmp_path / "new" / "bag"
