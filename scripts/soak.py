@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -48,7 +49,7 @@ SLOWER = 2.0
 
 #: Until masks come again once a fault is over; or features of Sh, which runs at idle priority and
 #: may have to wait for a busy machine.
-RECOVERY_S, SH_RECOVERY_S = 10.0, 60.0
+RECOVERY_S, SH_RECOVERY_S = 30.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,12 @@ class Soak:
         return warm_s
 
     def _recover(self, name: str) -> float:
-        """Until a mask comes, or features of Sh; AssertionError if they do not."""
+        """Seconds until a mask comes, or features of Sh; infinite if none do in time."""
         began, of_sh = self._now(), name.startswith("Sh")
         limit_s, seen = SH_RECOVERY_S if of_sh else RECOVERY_S, self._progress(of_sh=of_sh)
         while self._progress(of_sh=of_sh) == seen:
-            assert self._now() < began + limit_s, f"nothing {limit_s:g} s after {name}"
+            if self._now() > began + limit_s:
+                return math.inf
             self._play(0.1)
         return self._now() - began
 
@@ -272,6 +274,9 @@ def judge(soak: Soak, warm_s: float) -> tuple[dict[str, Any], list[str]]:
         f"the ledger does not balance: {ledger}": ledger.received != ended,
         f"jobs of the slow track are missing: {counters}": counters.submitted != jobs,
         f"frames failed: {ledger.failed}": ledger.failed > 0,
+        f"a fault was not recovered from: {figures['slowest_recovery_s']}": (
+            math.inf in figures["slowest_recovery_s"].values()
+        ),
         f"something is wrong at the end: {soak.levels}": soak.levels.get("slow track")
         not in (0, 1),
     }
