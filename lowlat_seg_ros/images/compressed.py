@@ -31,9 +31,10 @@ _SIZE_OF_JPEG = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 #: A header of more pixels (16K is 133 million) is damaged, and would take gigabytes of memory.
 MOST_PIXELS = 2**27
 
-#: Each block of 64 pixels takes a bit at least, so a JPEG of more pixels a byte is cut short; to
-#: fill in what is missing would take minutes.
-JPEG_PIXELS_PER_BYTE = 1000
+#: A file of more pixels a byte is cut short, and to fill in what is missing would take minutes. Each
+#: block of 64 pixels of a JPEG takes a bit at least; deflate makes at most 1032 bytes of one, which
+#: are 8 pixels each where they have one bit.
+PIXELS_PER_BYTE = {"JPEG": 1000, "PNG": 8300}
 
 
 def decoded(msg: Any, narrow: Narrow) -> np.ndarray:
@@ -47,8 +48,10 @@ def decoded(msg: Any, narrow: Narrow) -> np.ndarray:
             f"data holds {data.size} bytes of a {name} that does not end: the message was cut "
             "short; check the camera driver and the network to it",
         )
+    if name == "PNG" and not _png_chunks_fit(data.data):  # OpenCV would allocate what they claim
+        raise _damaged(name, data, "a chunk claims more bytes than there are")
     height, width = _FILES[name][2](data.data)
-    most = min(MOST_PIXELS, JPEG_PIXELS_PER_BYTE * data.size) if name == "JPEG" else MOST_PIXELS
+    most = min(MOST_PIXELS, PIXELS_PER_BYTE[name] * data.size)
     if height * width > most:
         raise ImageError(
             Fault.SIZE,
@@ -138,6 +141,17 @@ def _jpeg_size(data: memoryview) -> tuple[int, int]:
 def _png_is_whole(data: memoryview) -> bool:
     """Whether its last chunk comes, with its checksum; whatever follows."""
     return _END_OF_PNG.search(data) is not None
+
+
+def _png_chunks_fit(data: memoryview) -> bool:
+    """Whether each chunk up to the end of the image lies in the data."""
+    place = 8
+    while place + 12 <= len(data):
+        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        place += 12 + length
+        if kind == b"IEND":
+            return place <= len(data)
+    return False
 
 
 def _png_size(data: memoryview) -> tuple[int, int]:
