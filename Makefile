@@ -17,6 +17,10 @@ INSTALLED := $(VENV)/.installed
 # many fail, the machine is at fault, and waiting for the rest takes hours.
 PYTEST := python -m pytest -n 2 --maxfail 20
 
+# The fuzzer that 'make fuzz' installs for itself; not among the pinned packages, as not every Python
+# has it.
+ATHERIS := $(shell sed -nE 's/^fuzz = \["([^"]*)"\].*/\1/p' pyproject.toml)
+
 # This checkout and this environment alone: a sourced ROS installation would be mixed in else.
 unexport LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export AMENT_PREFIX_PATH := $(VENV)
@@ -25,7 +29,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build test test-fast fuzz lint format demo lock clean distclean
+.PHONY: help setup build test test-fast fuzz soak audit lint format demo lock clean distclean
 
 help: ## Say what there is
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -59,8 +63,18 @@ test: build lint ## Check style and types, run every test (PYTEST_ARGS="-k engin
 test-fast: build ## Run tests without live nodes and what is marked slow; no lint
 	$(PYTEST) -m "not slow" --ignore=test/ros $(PYTEST_ARGS)
 
-fuzz: build ## Run property tests alone, on many new random examples
-	$(PYTEST) -m hypothesis --hypothesis-profile=fuzz $(PYTEST_ARGS)
+fuzz: build ## Feed random input to all that reads others' data (MINUTES=4)
+	python -c "import atheris" 2>/dev/null || python -m pip install --quiet $(ATHERIS) || \
+	  echo "atheris cannot be installed here, so input is mutated without looking at the code"
+	python scripts/fuzz.py --minutes $(or $(MINUTES),4)
+
+soak: build ## Run the live node while all around it fails (MINUTES=30); soak_output/
+	python scripts/soak.py --minutes $(or $(MINUTES),30)
+
+audit: $(INSTALLED) ## Look the pinned packages up among known vulnerabilities, where that is reachable
+	test -x $(BUILD)/audit/bin/pip-audit || { python -m venv $(BUILD)/audit && \
+	  $(BUILD)/audit/bin/pip install --quiet pip-audit; }
+	$(BUILD)/audit/bin/pip-audit --requirement constraints.txt --no-deps
 
 lint: $(INSTALLED) ## Check style and types
 	ruff check

@@ -54,6 +54,8 @@ def check(record: Any) -> None:
     """Raise :class:`ConfigError` if a setting of the dataclass ``record`` breaks its rule."""
     for item in dataclasses.fields(record):
         value, rule = getattr(record, item.name), item.metadata
+        if isinstance(item.default, bool) and not isinstance(value, bool):
+            raise SettingError(item.name, f"is {value!r}; it must be true or false")
         if rule.get("choices") and value not in rule["choices"]:
             known = ", ".join(map(str, rule["choices"]))
             raise SettingError(item.name, f"is {value!r}; choose one of {known}")
@@ -201,6 +203,10 @@ class NetworkConfig:
         if len(self.encoder_blocks) != 3 or not set(self.encoder_blocks) <= {1, 2}:
             raise ConfigError(
                 f"encoder_blocks is {self.encoder_blocks}; it must be three numbers, each 1 or 2"
+            )
+        if not 1 <= len(self.context_bins) <= 8 or not all(1 <= n <= 64 for n in self.context_bins):
+            raise ConfigError(
+                f"context_bins is {self.context_bins}; it must be 1 to 8 numbers from 1 to 64"
             )
         if self.has_trunk and self.encoder == "backbone":
             raise ConfigError(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +44,54 @@ def read(path: Path, topic: str) -> list[tuple[Raw, object]]:
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     error = capsys.readouterr().err.splitlines()
     return [line for line in error if "frame/s" not in line][-1]
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file of this process may grow beyond ``room`` bytes (setrlimit(2), RLIMIT_FSIZE)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_disk_that_fills_up_ends_in_one_sentence_and_leaves_no_broken_bag(
+    storage: str, tmp_path: Path
+) -> None:
+    def record() -> None:
+        with full_disk(100_000), BagWriter(tmp_path / "bag", storage) as bag:
+            for number in range(100):
+                header = bag.messages.header(number, "camera")
+                noise = np.random.default_rng(number).integers(0, 256, (48, 80, 3), np.uint8)
+                bag.write("/image", bag.messages.image(header, noise, "rgb8"), number)
+
+    with pytest.raises(DataError, match=r"cannot be written .*; free space on its disk"):
+        record()
+    assert not (tmp_path / "bag").exists()
+
+
+def test_a_record_that_claims_to_be_endless_is_a_damaged_bag(tmp_path: Path) -> None:
+    """Each record of an mcap in turn: a byte of kind, eight of length, and as many of content."""
+    with BagWriter(tmp_path / "bag", "mcap") as bag:
+        header = bag.messages.header(0, "camera")
+        image = bag.messages.image(header, np.zeros((2, 3, 3), np.uint8), "rgb8")
+        bag.write("/image", image, 0)
+    whole = next((tmp_path / "bag").glob("*.mcap")).read_bytes()
+    place, refused, damaged = 8, 0, tmp_path / "damaged.mcap"
+    while place < len(whole) - 8:  # the magic bytes are at either end
+        length = int.from_bytes(whole[place + 1 : place + 9], "little")
+        endless = (2**62).to_bytes(8, "little")
+        damaged.write_bytes(whole[: place + 1] + endless + whole[place + 9 :])
+        try:
+            with BagReader(damaged) as reader:
+                list(reader.raw())
+        except DataError:
+            refused += 1
+        place += 9 + length
+    assert refused > 3
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])

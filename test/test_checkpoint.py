@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,14 @@ from lowlat_seg_ros.lab.training.transfer import transfer
 from lowlat_seg_ros.network.checkpoint import (
     FORMAT,
     LARGE,
+    SHA256_SUFFIX,
     CheckpointError,
     Header,
     load,
     read_header,
     save,
+    sha256,
+    verify,
     weights,
 )
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -93,6 +97,30 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
             read_header(wrong)
 
 
+def test_file_that_opens_but_cannot_be_read_or_never_ends(tmp_path: Path) -> None:
+    """A node that is given a pipe or a device must not wait for its end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for wrong in (pipe, Path("/dev/zero")):
+        for read in (read_header, verify):
+            with pytest.raises(CheckpointError, match="is not a regular file; check the path"):
+                read(wrong)
+    with pytest.raises(CheckpointError, match="check"):
+        verify("x" * 5000)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        verify("/proc/self/mem")  # a regular file that cannot be read, not even by root
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b"not a digest"])
+def test_damaged_file_of_the_hash_is_refused(path: Path, content: bytes) -> None:
+    """What a full disk leaves beside the weights must not let any weights pass."""
+    beside = Path(f"{path}{SHA256_SUFFIX}")
+    beside.write_bytes(content)
+    with pytest.raises(CheckpointError, match="copy the file again, or correct"):
+        verify(path)
+    assert verify(path, sha256(path)) == sha256(path)  # the parameter goes first
+
+
 def test_someone_elses_safetensors(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / "other")
     with pytest.raises(CheckpointError, match="has format None, not"):
@@ -115,6 +143,17 @@ def test_someone_elses_safetensors(tmp_path: Path) -> None:
         ({"threshold": '"high"'}, "damaged header"),
         ({"threshold": "NaN"}, r"threshold is nan; it must lie in \[0, 1\]"),
         ({"mood": '"good"'}, "no setting mood"),
+        ({"network": '{"gate_corrects": "no"}'}, "gate_corrects is 'no'; it must be true or false"),
+        ({"network": '{"context_bins": []}'}, "must be 1 to 8 numbers from 1 to 64"),
+        ({"network": f'{{"context_bins": {[1] * 10_000}}}'}, "must be 1 to 8 numbers"),
+        ({"network": "[" * 100_000}, "damaged header: maximum recursion depth"),
+        ({"classes": "[0,1,2,3,4,5,6,7,8,9,10]"}, "each must be a name"),
+        ({"colours": f"{[[0, 0, 256]] * 11}"}, r"a colour is \(0, 0, 256\); it must be three"),
+        ({"colours": f"{[[0, 0.5, 0]] * 11}"}, "three numbers from 0 to 255"),
+        ({"provenance": "[1]"}, "provenance is .*; it must be a mapping"),
+        ({"provenance": '{"stages": [1]}'}, "damaged header"),
+        ({"provenance": '{"stages": [{"options": {"size": ["high"]}}]}'}, "damaged header"),
+        ({"provenance": '{"stages": [{"options": {"size": [1e999]}}]}'}, "damaged header"),
     ],
 )
 def test_damaged_header(path: Path, change: dict[str, str | None], message: str) -> None:

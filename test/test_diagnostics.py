@@ -74,6 +74,17 @@ def test_processing(delayed_ms: float, level: bytes) -> None:
     assert processing_status(stream(delayed_ms=delayed_ms), CONFIG).level == level
 
 
+def test_a_frame_that_does_not_end_is_said_and_the_camera_is_not_accused() -> None:
+    silent = stream(since_image_ms=2000.0, image_age_ms=2000.0)
+    for working_ms, level in ((1000.0, OK), (1001.0, ERROR)):
+        status = processing_status(dataclasses.replace(silent, working_ms=working_ms), CONFIG)
+        assert status.level == level
+    assert "a frame has been worked on for 1001 ms, and all others wait" in status.message
+    for working_ms, level in ((1499.0, ERROR), (1500.0, OK)):  # the rest is the camera's silence
+        status = camera_status(dataclasses.replace(silent, working_ms=working_ms), CONFIG)
+        assert status.level == level
+
+
 def test_processing_warns_when_frames_do_not_keep_up_with_the_camera() -> None:
     slow = dataclasses.replace(stream(), pace=Pace(60.0, 33.0, 720), load=60 / 33)
     status = processing_status(slow, CONFIG)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from array import array
 
 import cv2
@@ -208,6 +210,53 @@ def test_damaged_file_is_named(data: bytes) -> None:
     with pytest.raises(ImageError, match="damaged") as caught:
         to_rgb(message(data))
     assert caught.value.fault is Fault.CONVERSION
+
+
+def of_size(file: bytes, width: int, height: int) -> bytes:
+    """``file`` with a header that says so, whatever its data are."""
+    if file is PNG:
+        header = file[12:16] + struct.pack(">II", width, height) + file[24:29]
+        return file[:12] + header + struct.pack(">I", zlib.crc32(header)) + file[33:]
+    place = file.index(b"\xff\xc0") + 5
+    return file[:place] + struct.pack(">HH", height, width) + file[place + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("file", "size", "says"),
+    [
+        (JPEG, (30_000, 30_000), f"{len(JPEG)} bytes can hold {1000 * len(JPEG)} at most"),
+        (JPEG + bytes(200_000), (65_500, 65_500), f"can hold {2**27} at most"),
+        (PNG, (30_000, 30_000), f"can hold {8300 * len(PNG)} at most"),
+        (PNG, (2**31 - 1, 2**31 - 1), f"can hold {8300 * len(PNG)} at most"),
+    ],
+    ids=["JPEG", "long JPEG", "PNG", "endless PNG"],
+)
+def test_small_message_of_a_huge_image_is_refused(
+    file: bytes, size: tuple[int, int], says: str
+) -> None:
+    """OpenCV would take gigabytes and minutes to fill in what is missing."""
+    kind = PNG if file is PNG else JPEG
+    bomb = of_size(kind, *size) + file[len(kind) :]
+    with pytest.raises(ImageError, match=f"says {size[0]}x{size[1]} pixels.*{says}") as caught:
+        to_rgb(message(bomb))
+    assert caught.value.fault is Fault.SIZE
+
+
+def test_chunk_that_claims_a_gigabyte_is_refused() -> None:
+    """OpenCV would allocate it before it looks for the data."""
+    place = PNG.index(b"IDAT") - 4
+    bomb = PNG[:place] + struct.pack(">I", 2**30) + PNG[place + 4 :]
+    with pytest.raises(ImageError, match="a chunk claims more bytes than there are") as caught:
+        to_rgb(message(bomb))
+    assert caught.value.fault is Fault.CONVERSION
+
+
+def test_large_image_without_contents_is_no_bomb() -> None:
+    """A black 4K frame, as of a covered lens, is as small as a JPEG gets."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, 1, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    options += [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
+    grey = np.zeros((2160, 3840), np.uint8)
+    assert to_rgb(message(bytes(cv2.imencode(".jpg", grey, options)[1]))).shape == (2160, 3840, 3)
 
 
 @given(st.sampled_from([JPEG, PNG]), st.integers(3, 2000), st.binary(max_size=60), st.booleans())

@@ -222,8 +222,13 @@ def test_wheel_repair_names_this_python_and_can_be_repeated() -> None:
     assert repair(repaired) == repaired
 
 
-def test_reports_name_tests_that_there_are() -> None:
-    named = re.findall(r"`K=(test_\w+)`", (ROOT / "docs" / "reports.md").read_text())
-    tests = "".join(path.read_text() for path in (ROOT / "test").rglob("test_*.py"))
+@pytest.mark.parametrize(
+    "page", ["docs/reports.md", "docs/reliability.md", "QUALITY_DECLARATION.md"]
+)
+def test_pages_name_tests_that_there_are(page: str) -> None:
+    """By the begin of a test's name, or by a file's."""
+    named = re.findall(r"`K=(test_\w+)`", (ROOT / page).read_text())
+    files = [*(ROOT / "test").rglob("test_*.py")]
+    tests = "".join(f"def {path.stem}\n{path.read_text()}" for path in files)
     assert named
     assert [name for name in named if f"def {name}" not in tests] == []

@@ -121,6 +121,20 @@ def test_processing_time_is_the_sum_in_virtual_time_alone(
     assert timing.processing_ms >= parts
 
 
+@pytest.mark.parametrize("size", [(1, 1), (4320, 7680)], ids=["1x1", "8K"])
+def test_smallest_and_largest_image_have_masks_of_their_size(
+    engine: Engine, size: tuple[int, int], pixels: np.ndarray
+) -> None:
+    """The network runs at its own height, whatever the camera sends, and goes back."""
+    sink = Notebook()
+    pipeline = Pipeline(engine, sink)
+    answer(pipeline, image(pixels))
+    answer(pipeline, image(np.full((*size, 3), 90, np.uint8)))
+    answer(pipeline, image(pixels))
+    assert [mask.shape for mask in sink.masks] == [(48, 64), size, (48, 64)]
+    assert pipeline.ledger == Ledger(received=3, published=3)
+
+
 def test_impossible_image_is_rejected_and_the_next_one_works(
     engine: Engine, pixels: np.ndarray
 ) -> None:

@@ -1,5 +1,6 @@
 """Slow tracks, ledger, gate and cache on their own, without a network."""
 
+import ctypes
 import dataclasses
 import threading
 import time
@@ -254,3 +255,35 @@ def test_cache_refuses_outdated_work() -> None:
     assert not cache.replace(refined, key(1))
     assert not cache.replace(None, key(1, epoch=0))  # computed before the reset
     assert cache.replace(None, key(1, epoch=1))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_is_replaced_and_its_job_has_failed() -> None:
+    """Whatever ends it, in Sh or where it waits: no job is lost, and the next one runs."""
+
+    def end_first(job: KeyFrame, pause: Pause) -> Outcome:
+        if job.index == 0:
+            raise SystemExit("the thread is to end")
+        return Outcome.REFINED
+
+    ledger = LiveCounters()
+    track = ThreadedSlowTrack(end_first, ledger, EngineConfig())
+    first = track._track.thread
+    track.submit(key(0))
+    until(lambda: not ledger.snapshot().pending)
+    assert (ledger.snapshot().failed, track.state().alive) == (1, True)
+    assert "frame 0 and ended its thread: SystemExit: the thread" in track.state().last_error
+    second = track._track.thread
+    assert first is not second
+    # What ends a thread from outside takes effect when it wakes up, for the next job.
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(second.ident), ctypes.py_object(SystemExit)
+    )
+    track.submit(key(1))
+    until(lambda: not ledger.snapshot().pending)
+    assert ledger.snapshot().refined + ledger.snapshot().failed == 2
+    track.submit(key(2))
+    until(lambda: not ledger.snapshot().pending)
+    assert track.state().last_error == ""
+    assert track.close(WAIT_S)
+    assert not second.is_alive()

@@ -152,3 +152,15 @@ def test_it_needs_what_it_is_a_part_of_and_excludes_other_carriers(gated: Segmen
 def test_flow_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"answers are \(8, 12\) and flow is \(4, 6\)"):
         warping.warp(torch.zeros(1, 3, 8, 12), torch.zeros(1, 2, 4, 6), 2)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 64), (64, 8), (16, 16)])
+def test_images_of_a_few_pixels_have_a_flow(size: tuple[int, int]) -> None:
+    """OpenCV refuses them, so a camera that sends 1x1 got one mask and no second one."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    luma = warping.luma_of(pixels)
+    still = warping.motion(luma, luma, 2)
+    assert still.flow.shape == (1, 2, size[0] // 4, size[1] // 4)
+    assert still.flow.abs().max() < 0.5
+    assert still.residual.shape == (1, 4, size[0] // 8, size[1] // 8)
+    assert still.residual.max() < 0.5

@@ -67,12 +67,10 @@ class SharedSlowTrack:
         self.gate = Gate(config.slow_track_min_share)
         self.changed = threading.Condition()  # guards the rest
         self.waiting: dict[CameraQueue, Job] = {}  # the longest waiting one comes first
-        self.running: tuple[CameraQueue, float] | None = None  # and when it began, in seconds
+        self.running: tuple[CameraQueue, Job, float] | None = None  # it began then, in seconds
         self.requests, self.idle_requests = RequestOrder(), RequestOrder()
         self.closed = False
-        # It is a daemon, so that a job which cannot be stopped does not keep the process alive.
-        self.thread = threading.Thread(target=self._loop, name="slow-track", daemon=True)
-        self.thread.start()
+        self._start_thread()
 
     def camera_queue(
         self, refine: Refine, counters: LiveCounters, config: EngineConfig
@@ -91,31 +89,64 @@ class SharedSlowTrack:
         self.thread.join(timeout_s)
         return not self.thread.is_alive()
 
+    def _start_thread(self) -> None:
+        # It is a daemon, so that a job which cannot be stopped does not keep the process alive.
+        self.thread = threading.Thread(target=self._loop, name="slow-track", daemon=True)
+        self.thread.start()
+
     def _loop(self) -> None:
         if self._gives_way:
             give_way()  # before the first parallel work, whose threads inherit it
         use_threads(self._threads)
-        with torch.inference_mode():
-            while (taken := self._take()) is not None:
-                queue, job, began = taken
-                self.gate.begin_job()
-                error = run_job(queue.refine, job, queue.pause, queue.counters)
-                self.gate.end_job()
-                last_error = queue.last[1] if error is None else error
-                queue.last = (time.perf_counter() - began) * 1e3, last_error
-                del queue, job, taken  # an idle slow track must not keep features alive
-                with self.changed:
-                    self.running = None
-                    self.changed.notify_all()
+        try:
+            with torch.inference_mode():
+                while self._run_next():
+                    pass
+        except BaseException as error:  # no Exception of Sh, which is the end of its job alone
+            self._hand_over(error)
+            raise
+
+    def _run_next(self) -> bool:
+        """Wait for a job and run it; False once the track is closed."""
+        taken = self._take()
+        if taken is None:
+            return False
+        queue, job, began = taken
+        self.gate.begin_job()
+        try:
+            error = run_job(queue.refine, job, queue.pause, queue.counters)
+        finally:
+            self.gate.end_job()
+        last_error = queue.last[1] if error is None else error
+        queue.last = (time.perf_counter() - began) * 1e3, last_error
+        with self.changed:
+            self.running = None  # an idle slow track must not keep features alive
+            self.changed.notify_all()
+        return True
+
+    def _hand_over(self, error: BaseException) -> None:
+        """This thread ends because of ``error``: its job has failed, and another one goes on."""
+        with self.changed:
+            running, self.running = self.running, None
+            if not self.closed:
+                self._start_thread()
+            self.changed.notify_all()
+        if running is not None:
+            queue, job, _ = running
+            message = failed(
+                f"on frame {job.key.index} and ended its thread", error, queue.counters
+            )
+            queue.last = queue.last[0], message
+            queue.counters.end(job, Outcome.FAILED, message)
 
     def _take(self) -> tuple[CameraQueue, Job, float] | None:
         with self.changed:
             self.changed.wait_for(lambda: bool(self.waiting) or self.closed)
             if self.closed:
                 return None
-            queue, began = next(iter(self.waiting)), time.perf_counter()
-            self.running = queue, began
-            return queue, self.waiting.pop(queue), began
+            queue = next(iter(self.waiting))
+            self.running = queue, self.waiting.pop(queue), time.perf_counter()
+            return self.running
 
 
 class CameraQueue:
@@ -200,7 +231,7 @@ class CameraQueue:
         """What runs may be another camera's job; what waits and ended last is its own."""
         track = self._track
         with track.changed:
-            age_ms = (time.perf_counter() - track.running[1]) * 1e3 if track.running else 0.0
+            age_ms = (time.perf_counter() - track.running[2]) * 1e3 if track.running else 0.0
             running, waiting = track.running is not None, self in track.waiting
         return SlowTrackState(running, waiting, age_ms, *self.last, alive=track.thread.is_alive())
 
@@ -244,7 +275,7 @@ def run_job(refine: Refine, job: Job, pause: Pause, counters: LiveCounters) -> s
     return message
 
 
-def failed(where: str, error: Exception, counters: LiveCounters) -> str:
+def failed(where: str, error: BaseException, counters: LiveCounters) -> str:
     """Log and count that Sh has raised ``error``; the message, with what to do about it."""
     message = f"Sh failed {where}: {type(error).__name__}: {error}"
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error)
@@ -325,7 +356,10 @@ class Gate:
         if job is None:
             return False
         past = self._clock() - job[0]
-        worked = time.clock_gettime(job[1]) - job[2]
+        try:
+            worked = time.clock_gettime(job[1]) - job[2]
+        except OSError:  # its thread has just ended
+            return False
         return past > STARVED_S and worked < self.min_share * past
 
     def wait(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -25,6 +25,17 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _END_OF_JPEG = b"\xff\xd9"
 _END_OF_PNG = re.compile(rb"\0\0\0\0IEND\xaeB`\x82")
 
+#: The markers of a JPEG's size: SOF0 to SOF15 but DHT, JPG and DAC (ITU-T T.81, Table B.1).
+_SIZE_OF_JPEG = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+
+#: A header of more pixels (16K is 133 million) is damaged, and would take gigabytes of memory.
+MOST_PIXELS = 2**27
+
+#: A file of more pixels a byte is cut short, and to fill in what is missing would take minutes. Each
+#: block of 64 pixels of a JPEG takes a bit at least; deflate makes at most 1032 bytes of one, which
+#: are 8 pixels each where they have one bit.
+PIXELS_PER_BYTE = {"JPEG": 1000, "PNG": 8300}
+
 
 def decoded(msg: Any, narrow: Narrow) -> np.ndarray:
     """A compressed image as uint8 (H, W, 3) RGB; see :func:`~.reader.to_rgb`."""
@@ -36,6 +47,16 @@ def decoded(msg: Any, narrow: Narrow) -> np.ndarray:
             Fault.LENGTH,
             f"data holds {data.size} bytes of a {name} that does not end: the message was cut "
             "short; check the camera driver and the network to it",
+        )
+    if name == "PNG" and not _png_chunks_fit(data.data):  # OpenCV would allocate what they claim
+        raise _damaged(name, data, "a chunk claims more bytes than there are")
+    height, width = _FILES[name][2](data.data)
+    most = min(MOST_PIXELS, PIXELS_PER_BYTE[name] * data.size)
+    if height * width > most:
+        raise ImageError(
+            Fault.SIZE,
+            f"the {name}'s header says {width}x{height} pixels, and {data.size} bytes can hold "
+            f"{most} at most: it is damaged; check the camera driver",
         )
     try:
         # Also leaves the orientation of EXIF alone.
@@ -77,7 +98,7 @@ def _encodings(text: str) -> tuple[str, str]:
 def _file_of(data: np.ndarray, text: str) -> str:
     """What the data begin as, whatever ``text``, the message's format, says."""
     begin = data[:8].tobytes()
-    for name, (magic, _) in _FILES.items():
+    for name, (magic, *_) in _FILES.items():
         if begin.startswith(magic):
             return name
     raise ImageError(
@@ -88,22 +109,33 @@ def _file_of(data: np.ndarray, text: str) -> str:
     )
 
 
+def _segments(data: memoryview) -> Iterator[tuple[int, int]]:
+    """Markers of a JPEG, without their 0xFF, and where their segments begin."""
+    place = 2
+    while place <= len(data) and (found := _MARKER.search(data, place)) is not None:
+        marker, place = found[0][1], found.end()
+        yield marker, place
+        if marker != 0x01:  # which is all of its segment
+            place += int.from_bytes(data[place : place + 2], "big")
+
+
 def _jpeg_is_whole(data: memoryview) -> bool:
     """Whether the image's own end comes, not one of a thumbnail in its header or of a later image.
 
     What follows it does not count: drivers send buffers that are longer than the image.
     """
-    place = 2
-    while place <= len(data) and (found := _MARKER.search(data, place)) is not None:
-        marker, place = found[0], found.end()
-        if marker == _END_OF_JPEG:
-            return True
-        if marker == b"\xff\xd8":  # another image begins
-            return False
-        if marker != b"\xff\x01":  # which is all of its segment
-            place += int.from_bytes(data[place : place + 2], "big")
+    for marker, _ in _segments(data):
+        if marker in (0xD8, 0xD9):  # another image begins, or this one ends
+            return marker == 0xD9
     # A header that leads beyond the data: damaged, not cut short.
     return bytes(data).rstrip(b"\0").endswith(_END_OF_JPEG)
+
+
+def _jpeg_size(data: memoryview) -> tuple[int, int]:
+    """Height and width in pixels by the header; 0 where there is none, which no decoder takes."""
+    place = next((place for marker, place in _segments(data) if marker in _SIZE_OF_JPEG), len(data))
+    sides = data[place + 3 : place + 5], data[place + 5 : place + 7]
+    return int.from_bytes(sides[0], "big"), int.from_bytes(sides[1], "big")
 
 
 def _png_is_whole(data: memoryview) -> bool:
@@ -111,10 +143,29 @@ def _png_is_whole(data: memoryview) -> bool:
     return _END_OF_PNG.search(data) is not None
 
 
-#: Files that are understood: how they begin, and whether they are whole.
-_FILES: dict[str, tuple[bytes, Callable[[memoryview], bool]]] = {
-    "JPEG": (b"\xff\xd8\xff", _jpeg_is_whole),
-    "PNG": (b"\x89PNG\r\n\x1a\n", _png_is_whole),
+def _png_chunks_fit(data: memoryview) -> bool:
+    """Whether each chunk up to the end of the image lies in the data."""
+    place = 8
+    while place + 12 <= len(data):
+        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        place += 12 + length
+        if kind == b"IEND":
+            return place <= len(data)
+    return False
+
+
+def _png_size(data: memoryview) -> tuple[int, int]:
+    """Height and width in pixels by the header."""
+    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+
+
+#: Files that are understood: how they begin, whether they are whole, and their size.
+_FILES: dict[
+    str,
+    tuple[bytes, Callable[[memoryview], bool], Callable[[memoryview], tuple[int, int]]],
+] = {
+    "JPEG": (b"\xff\xd8\xff", _jpeg_is_whole, _jpeg_size),
+    "PNG": (b"\x89PNG\r\n\x1a\n", _png_is_whole, _png_size),
 }
 
 

@@ -39,6 +39,10 @@ LARGE = 2**15
 SCALE = ".scale"
 
 
+#: What reading a header that is not one may raise, besides TypeError and ValueError.
+_DAMAGED = (ArithmeticError, AttributeError, LookupError, RecursionError)
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read; the message names the file, what is wrong and the fix."""
 
@@ -66,8 +70,15 @@ class Header:
                 raise ConfigError(
                     f"{len(getattr(self, name))} {name} for {self.network.num_classes} classes"
                 )
+        if not all(isinstance(name, str) for name in self.classes):
+            raise ConfigError(f"classes are {self.classes}; each must be a name")
+        for colour in self.colours:
+            if len(colour) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in colour):
+                raise ConfigError(f"a colour is {colour}; it must be three numbers from 0 to 255")
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold is {self.threshold}; it must lie in [0, 1]")
+        if not isinstance(self.provenance, dict):
+            raise ConfigError(f"provenance is {self.provenance!r}; it must be a mapping")
 
     @property
     def trained_height(self) -> int:
@@ -117,6 +128,7 @@ def with_header(path: str | Path, header: Header, out: str | Path) -> None:
 
 def read_header(path: str | Path) -> Header:
     """Read what the checkpoint at ``path`` says about itself; raises :class:`CheckpointError`."""
+    _check_regular(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -136,9 +148,18 @@ def read_header(path: str | Path) -> Header:
         pairs = fields.pop("ranges", {}).items()
         ranges = {name: Ranges(*(Range(*span) for span in spans)) for name, spans in pairs}
         read = {"network": network, "colours": colours, "ranges": ranges}
-        return from_mapping(Header, read | fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} has a damaged header: {error}") from error
+        header = from_mapping(Header, read | fields)
+        _ = header.trained_height  # which reads the provenance
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as e:
+        raise CheckpointError(f"{path} has a damaged header: {e}; copy the file again") from e
+    return header
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmenter, Header]:
@@ -215,8 +236,19 @@ def _dequantised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def _check_regular(path: str | Path) -> None:
+    """Refuse a pipe or device, which may be endless; what is missing is said when it is opened."""
+    try:
+        endless = Path(path).exists() and not Path(path).is_file()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path!r} is no path ({error}); check it") from error
+    if endless:
+        raise CheckpointError(f"{path} is not a regular file; check the path")
+
+
 def sha256(path: str | Path) -> str:
     """SHA-256 of the file at ``path``, 64 lower-case hex digits; raises ``CheckpointError``."""
+    _check_regular(path)
     try:
         # Read whole: checkpoints are small beside the memory that their network takes.
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -233,7 +265,13 @@ def verify(path: str | Path, expected: str = "") -> str:
     found, source, beside = sha256(path), "checkpoint_sha256", Path(f"{path}{SHA256_SUFFIX}")
     known = expected.strip().lower()
     if not known and beside.is_file():
-        known, source = (beside.read_text().lower().split() or [""])[0], str(beside)
+        try:
+            text = beside.read_text(errors="replace")
+        except OSError as error:
+            raise CheckpointError(
+                f"{beside} cannot be read ({error}); mend or remove it"
+            ) from error
+        known, source = (text.lower().split() or ["nothing"])[0], str(beside)
     if known and found != known:
         raise CheckpointError(
             f"{path} has SHA-256 {found}, but {source} says {known}; copy the file again, or "

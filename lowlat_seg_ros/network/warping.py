@@ -28,6 +28,9 @@ from lowlat_seg_ros.network import machine_code
 #: Pixels of the network's input per pixel of the luma that flow is computed on, per side.
 LUMA_STRIDE = 2
 
+#: OpenCV's flow refuses images that are smaller; images of a few pixels get a border.
+LEAST_SIDE = 12
+
 #: Of the numba kernel: answers (rows, columns, classes); flow (rows, columns, (x, y)); points per
 #: cell's side; result (rows of cells, columns of cells, channels).
 SIGNATURE = "void(f4[:,:,::1], f4[:,:,::1], i8, f4[:,:,::1])"
@@ -64,8 +67,7 @@ def motion(then: np.ndarray, now: np.ndarray, points: int) -> Motion:
     On the CPU, on as many threads as OpenCV has.
     """
     height, width = (points * LUMA_STRIDE * side // 8 for side in now.shape)
-    # In pixels of luma. The third argument would be an initial flow.
-    flow = _dis().calc(now, then, None)  # type: ignore[call-overload]
+    flow = _flow(then, now)  # in pixels of luma
     scale = width / now.shape[1]
     flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) * scale
     small_then, small_now = (
@@ -81,6 +83,19 @@ def motion(then: np.ndarray, now: np.ndarray, points: int) -> Motion:
         torch.from_numpy(flow).permute(2, 0, 1).unsqueeze(0),  # NHWC in memory
         F.pixel_unshuffle(residual.view(1, 1, height, width), points),
     )
+
+
+def _flow(then: np.ndarray, now: np.ndarray) -> np.ndarray:
+    height, width = now.shape
+    below, right = (max(LEAST_SIDE - side, 0) for side in now.shape)
+    if below or right:
+        then, now = (
+            cv2.copyMakeBorder(luma, 0, below, 0, right, cv2.BORDER_REPLICATE)
+            for luma in (then, now)
+        )
+    # The third argument would be an initial flow.
+    flow: np.ndarray = _dis().calc(now, then, None)  # type: ignore[call-overload]
+    return flow[:height, :width]
 
 
 def _dis() -> cv2.DISOpticalFlow:

@@ -114,13 +114,14 @@ class CameraStream:
     def state(self, now_s: float) -> StreamState:
         """The stream at this moment, for diagnostics; rates are since the last call."""
         ledger, times = self._pipeline.ledger, self._monitor.times()
+        working_ms = self._busy.working_ms()  # meanwhile no image is taken, of any camera
         rates = self._rates.update(ledger, now_s, self._busy.total_ns / 1e9)
         settings = self._settings()
         config, counters = settings.node, self._engine.counters
         images = dataclasses.replace(
             self._images.look(),
             begun=times.since_image_ms is not None,
-            silent_ms=times.silent_ms,
+            silent_ms=max(times.silent_ms - working_ms, 0.0),
             timeout_ms=config.camera_timeout_ms,
             missing=rates.superseded,
             received=rates.received,
@@ -154,6 +155,7 @@ class CameraStream:
             contents,
             resets,
             pace,
+            working_ms=working_ms,
         )
 
     def log_new(self, findings: Sequence[Finding]) -> None:
@@ -235,7 +237,7 @@ class CameraStream:
 
     def _on_image(self, message: Any, info: dict[str, Any]) -> None:
         began_ns = time.perf_counter_ns()
-        with self._idle:
+        with self._idle, self._busy.work(began_ns):
             if self._active:  # else it is as if it had come after the end of the subscription
                 superseded = self._missing(info)
                 if self._transport.is_video:
@@ -246,7 +248,6 @@ class CameraStream:
                 wait_ms = since_ms(received_ns, time.time_ns()) if received_ns > 0 else 0.0
                 self._answer(message, began_ns, wait_ms, superseded)
                 self._pace.frame(began_ns, time.perf_counter_ns(), superseded)
-        self._busy.total_ns += time.perf_counter_ns() - began_ns
 
     def _missing(self, info: dict[str, Any]) -> int:
         number = info.get("publication_sequence_number")

@@ -36,7 +36,8 @@ class StreamState:
 
     The doctor's findings on the image topic come worst first, apart from those on the outputs, and
     from ``image_findings`` on what the images are like. ``load`` is the share of the time that the
-    images of all cameras need.
+    images of all cameras need, ``working_ms`` how long the image at hand, of any camera, has been
+    worked on, during which no other one is taken.
     """
 
     camera: str
@@ -55,6 +56,7 @@ class StreamState:
     resets: Resets = field(default_factory=Resets)
     pace: Pace = field(default_factory=Pace)
     load: float = 0.0
+    working_ms: float = 0.0
 
 
 def diagnostics(
@@ -114,7 +116,7 @@ def camera_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
         hopeless = any(finding.severity is Severity.ERROR for finding in stream.findings)
         level = ERROR if hopeless else WARN
         return _status("camera", level, f"no image yet on {stream.topic}{why}", values)
-    stale = 0 < config.camera_timeout_ms < since_ms
+    stale = 0 < config.camera_timeout_ms < since_ms - stream.working_ms
     values |= {
         "state": "stale" if stale else "active",
         "image_age_ms": age_ms,
@@ -164,6 +166,10 @@ def processing_status(
         values["time_since_last_publish_ms"] = times.since_publish_ms
     values |= _percentiles("processing_time", times.processing_ms)
     values |= _percentiles("output_latency", times.age_ms)
+    if 0 < config.max_consecutive_delay_ms < stream.working_ms:
+        text = f"a frame has been worked on for {stream.working_ms:.0f} ms, and all others wait"
+        fix = "it is the first of a stream, for which Sh runs first, or the device hangs"
+        return _status("processing", ERROR, f"{text}; {fix}: restart the node if it stays", values)
     if 0 < config.max_consecutive_delay_ms < times.delayed_ms:
         text = f"every frame has been late for {times.delayed_ms:.0f} ms"
         return _status("processing", ERROR, text, values)
@@ -205,7 +211,8 @@ def slow_track_status(
     if 0 < config.max_refinement_ms < state.running_ms:
         took = f"Sh has been at work on one key frame for {state.running_ms:.0f} ms"
         fix = "set a larger advanced.slow_track_min_share or advanced.slow_track_threads"
-        level, text = WARN, f"{took}; {fix}"
+        hangs = "masks go on, but restart the node where this time only grows: then Sh hangs"
+        level, text = WARN, f"{took}; {fix}; {hangs}"
     if state.last_error:
         going_on = "masks go on without its exact features, and it is tried again"
         level, text = WARN, f"{state.last_error}; {going_on}"

@@ -7,7 +7,8 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
@@ -55,9 +56,28 @@ class StreamTimes:
 
 @dataclass
 class BusyTime:
-    """How long images of all cameras have been worked on; their one thread writes it."""
+    """How long images of all cameras have been worked on; their one thread writes it.
+
+    ``began_ns``: when the work at hand began, on a monotonic clock; 0 for none.
+    """
 
     total_ns: int = 0
+    began_ns: int = 0
+
+    @contextmanager
+    def work(self, began_ns: int) -> Iterator[None]:
+        """Entered while an image is worked on."""
+        self.began_ns = began_ns
+        try:
+            yield
+        finally:
+            self.total_ns += time.perf_counter_ns() - began_ns
+            self.began_ns = 0
+
+    def working_ms(self) -> float:
+        """For how long the image at hand has been worked on; 0 for none."""
+        began_ns = self.began_ns
+        return (time.perf_counter_ns() - began_ns) / 1e6 if began_ns else 0.0
 
 
 class StreamMonitor:

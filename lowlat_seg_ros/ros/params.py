@@ -137,7 +137,7 @@ class NodeConfig:
         low=0.0, high=1.0, dynamic=True,
     )  # fmt: skip
     max_refinement_ms: float = setting(
-        10_000.0,
+        3_000.0,
         "diagnostics warn when the slow track (Sh) has been at work on one key frame for longer; 0 "
         "for never",
         unit="ms", low=0.0, high=3.6e6, dynamic=True,

@@ -52,16 +52,21 @@ LOG_LINES = 15
 class NodeProcess(AbstractContextManager["NodeProcess"]):
     """``segmentation_node`` with ``parameters``, its output in ``log``; a context manager.
 
-    It does not see the terminal's Ctrl-C: whoever made it stops it.
+    It does not see the terminal's Ctrl-C: whoever made it stops it. ``program``: what Python runs.
     """
 
-    def __init__(self, parameters: dict[str, Any], log: Path) -> None:
+    def __init__(
+        self,
+        parameters: dict[str, Any],
+        log: Path,
+        program: Sequence[str] = ("-m", "lowlat_seg_ros.ros"),
+    ) -> None:
         self._log = log
         self._folder = tempfile.TemporaryDirectory()
         file = Path(self._folder.name) / "parameters.yaml"
         # A file rather than -p, which would take a name such as 1e5 for a number.
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
-        arguments = ["-m", "lowlat_seg_ros.ros", "--ros-args", "--params-file", str(file)]
+        arguments = [*program, "--ros-args", "--params-file", str(file)]
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *arguments],
@@ -83,16 +88,25 @@ class NodeProcess(AbstractContextManager["NodeProcess"]):
                 f"{self._log}:\n  " + "\n  ".join(lines or ["(nothing was logged)"])
             )
 
-    def __exit__(self, *_: object) -> None:
-        """Ask the node to end as Ctrl-C does, and kill it if it does not."""
+    def kill(self) -> None:
+        """End the node as a crash does (SIGKILL)."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Ask the node to end as Ctrl-C does, and kill it if it does not; its exit status."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
         try:
-            self._process.wait(STOP_TIMEOUT_S)
+            status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            status = self._process.wait()
         self._folder.cleanup()
+        return status
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 @contextmanager
@@ -116,6 +130,7 @@ def spun_node(name: str) -> Iterator[Node]:
     finally:
         context.try_shutdown()
         spinner.join()
+        node.destroy_node()  # and with it its part in DDS
 
 
 def wait_until_connected(node: Node, process: NodeProcess, matched: Callable[[], bool]) -> None:

@@ -51,6 +51,7 @@ def _starter(stack: ExitStack, folder: Path, checkpoint: Path) -> Start:
         listen: bool = True,
         reliable: bool = False,
         new_interpreter: bool = False,
+        faults: Path | None = None,
         **parameters: Any,
     ) -> tuple[NodeProcess, Bench]:
         """``listen``: wait until images are answered; ``reliable``: the transport loses none."""
@@ -70,8 +71,9 @@ def _starter(stack: ExitStack, folder: Path, checkpoint: Path) -> Start:
             defaults["qos_overrides"] = {f"/{namespace}/image": quality}
         bench = stack.enter_context(Bench(namespace))
         node = NodeProcess(
-            folder, defaults | parameters, namespace, arguments, new_interpreter=new_interpreter
-        )
+            folder, defaults | parameters, namespace, arguments,
+            new_interpreter=new_interpreter, faults=faults,
+        )  # fmt: skip
         stack.callback(node.stop)
         if parameters.get("autostart", True):
             node.wait_for_log("Waiting for images")

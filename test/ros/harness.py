@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import multiprocessing
 import os
+import runpy
 import signal
+import socket
+import struct
 import sys
 import threading
 import time
@@ -40,6 +45,7 @@ from lowlat_seg_ros.ros.params import as_parameters
 
 ROOT = Path(__file__).parents[2]
 NODE = "segmentation_node"
+NOT_ALLOWED = 77
 TIMEOUT_S = 120.0  # far beyond what anything takes, on a busy machine too
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -87,7 +93,10 @@ class NodeProcess:
     """``segmentation_node`` as a process of its own, with ``parameters`` from a file.
 
     The process is forked from a server that has imported PyTorch, rclpy and the node, because that
-    takes most of a node's start. With ``new_interpreter`` it is what ``python -m`` starts.
+    takes most of a node's start. With ``new_interpreter`` it is what ``python -m`` starts. Where
+    there are ``faults`` its Sh does what that file says, see scripts/faulty_node.py. With
+    ``no_network`` it has none but a loopback interface of its own, so nobody hears it; it ends with
+    ``NOT_ALLOWED`` where the system does not let it leave the network.
     """
 
     def __init__(
@@ -98,6 +107,8 @@ class NodeProcess:
         arguments: Sequence[str] = (),
         *,
         new_interpreter: bool = False,
+        faults: Path | None = None,
+        no_network: bool = False,
     ) -> None:
         self.namespace = namespace
         self.log_file = folder / f"{namespace}.log"
@@ -107,7 +118,7 @@ class NodeProcess:
             yaml.safe_dump({"/**": {"ros__parameters": as_parameters(parameters)}})
         )
         ros = ["--ros-args", "--params-file", str(params_file), "-r", f"__ns:=/{namespace}"]
-        command = (self.log_file, [*ros, *arguments], new_interpreter)
+        command = (self.log_file, [*ros, *arguments], new_interpreter, faults, no_network)
         self._process = _servers.Process(target=_run_node, args=command)
         self._process.start()
 
@@ -153,15 +164,36 @@ _servers = multiprocessing.get_context("forkserver")
 _servers.set_forkserver_preload(["harness", "pytest"])
 
 
-def _run_node(log_file: Path, arguments: list[str], new_interpreter: bool) -> None:
+def _run_node(
+    log_file: Path,
+    arguments: list[str],
+    new_interpreter: bool,
+    faults: Path | None,
+    no_network: bool,
+) -> None:
     """Turn this process, which was just forked, into the node."""
+    if no_network:
+        _leave_network()
     with log_file.open("w") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     if new_interpreter:
         os.execv(sys.executable, [sys.executable, "-m", "lowlat_seg_ros.ros", *arguments])
+    if faults is not None:
+        runpy.run_path(str(ROOT / "scripts" / "faulty_node.py"))["install"](faults)
     sys.argv[1:] = arguments
     sys.exit(node.main())
+
+
+def _leave_network() -> None:
+    """Go into a network namespace of this process's own (unshare(2)), with loopback alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_network, new_user = 0x40000000, 0x10000000
+    if libc.unshare(new_network) and libc.unshare(new_network | new_user):
+        sys.exit(NOT_ALLOWED)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        up = struct.pack("16sh14x", b"lo", 0x1 | 0x40)  # IFF_UP and IFF_RUNNING
+        fcntl.ioctl(any_socket, 0x8914, up)  # SIOCSIFFLAGS, netdevice(7)
 
 
 class Inbox:

@@ -167,6 +167,11 @@ def test_no_camera_starves_under_overload(start: Start) -> None:
         return min(published.values()) >= 10 and min(superseded.values()) >= 1
 
     wait_until(enough, lambda: f"a camera starves: {sent}", every_s=0.001)
+    for name in NAMES:  # and it is said
+        bench.status(
+            f"{name}: processing",
+            lambda values: float(values["load"]) > 1 and float(values["camera_period_ms"]) > 0,
+        )
     published = share(lambda ledger: ledger.published)
     assert max(published.values()) <= 2 * min(published.values()), published
     for name, end in ends.items():

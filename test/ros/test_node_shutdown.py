@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from harness import NODE, Bench, NodeProcess, message, picture, wait_until, write_checkpoint
+from harness import (
+    NODE,
+    NOT_ALLOWED,
+    Bench,
+    NodeProcess,
+    message,
+    picture,
+    wait_until,
+    write_checkpoint,
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +73,19 @@ def test_ends_at_once_while_it_warms_up(tmp_path: Path, heavy: str, number: sign
         assert not observer.node.count_publishers(f"/warming_up/{NODE}/mask")
         assert node.stop(number) == 0
     assert "Traceback" not in node.log
+
+
+def test_needs_no_network_but_loopback(tmp_path: Path, checkpoint: Path) -> None:
+    """It loads, runs every stage and listens where there is no interface to anywhere."""
+    parameters = {"checkpoint": str(checkpoint), "device": "cpu", "expected_rate_hz": 1000.0}
+    parameters |= {"expected_width": 64, "expected_height": 48}
+    node = NodeProcess(tmp_path, parameters, "alone", no_network=True)
+    wait_until(
+        lambda: "Waiting for images" in node.log or node.status is not None, lambda: node.log
+    )
+    if node.status == NOT_ALLOWED:
+        pytest.skip("this system lets no process leave the network (unshare, CLONE_NEWNET)")
+    interfaces = Path(f"/proc/{node.pid}/net/dev").read_text().splitlines()[2:]
+    assert [line.partition(":")[0].strip() for line in interfaces] == ["lo"]
+    assert node.stop() == 0
+    assert "Waiting for images" in node.log

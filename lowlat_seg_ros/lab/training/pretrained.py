@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError
@@ -39,7 +40,7 @@ def load_initial(segmenter: Segmenter, source: str) -> None:
     assert isinstance(backbone, ResNet)
     try:
         load_resnet(backbone, source)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"--init {source} is no torchvision ResNet file that fits the backbone: {error}"
         ) from error
@@ -69,7 +70,7 @@ def load_trunk(trunk: Trunk, name: str, source: str) -> None:
         given = _in_order(trunk, path) if path.suffix == ".tflite" else _by_name(path)
     except ConfigError:
         raise
-    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise ConfigError(f"--init {path} cannot be read ({error}); check the path") from error
     state = {k: v for k, v in given.items() if not _left_out(trunk, k)}
     known, expected = (

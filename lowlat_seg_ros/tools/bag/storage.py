@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sqlite3
-import struct
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -189,16 +188,13 @@ class BagReader(AbstractContextManager["BagReader"]):
 
     @contextmanager
     def _data_errors(self) -> Iterator[None]:
-        from rosbags.highlevel import AnyReaderError
-        from rosbags.rosbag2 import ReaderError
-
-        library = (AnyReaderError, ReaderError, sqlite3.Error, struct.error)
         try:
             yield
-        # A damaged file shows as any of these: the library does not check all that it reads.
-        except (*library, OSError, AssertionError, KeyError, IndexError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
+        except DataError:
+            raise
+        # A damaged file shows as anything, a MemoryError too: the library does not check what it
+        # reads.
+        except Exception as error:
             raise DataError(
                 f"{self.path} cannot be read as a rosbag2 bag "
                 f"({type(error).__name__}: {' '.join(str(error).split())}); {_remedy(self.path)}"
@@ -232,7 +228,7 @@ class BagWriter(AbstractContextManager["BagWriter"]):
     """A new bag in the folder ``path``; a context manager. DataError if it is there already.
 
     ``facts`` are written into the bag's metadata on leaving. What raises inside leaves no bag: one
-    that was not ended could not be opened.
+    that was not ended could not be opened. DataError, too, where the disk is full.
     """
 
     def __init__(self, path: Path, storage: str) -> None:
@@ -251,16 +247,34 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         self.facts: dict[str, Any] = {}
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        if kind is None and self.facts:
-            self._writer.set_custom_data(_FACTS, json.dumps(self.facts))
-        self._writer.__exit__(kind, *rest)
-        if kind is not None:
+        try:
+            with self._disk_errors():
+                if kind is None and self.facts:
+                    self._writer.set_custom_data(_FACTS, json.dumps(self.facts))
+                self._writer.__exit__(kind, *rest)
+        except DataError:
             shutil.rmtree(self._writer.path)
+            if kind is None:  # else what was raised inside says more
+                raise
+        else:
+            if kind is not None:
+                shutil.rmtree(self._writer.path)
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise DataError(
+                f"{self._writer.path} cannot be written ({error}); free space on its disk, or "
+                "choose another folder"
+            ) from error
 
     def write(self, topic: str, message: Any, time_ns: int) -> None:
         """Add ``message``, recorded at ``time_ns``."""
         connection = self._connection(topic, message.__msgtype__, typestore=self.messages.typestore)
-        self._writer.write(connection, time_ns, self.messages.serialize(message))
+        with self._disk_errors():
+            self._writer.write(connection, time_ns, self.messages.serialize(message))
 
     def copy(self, raw: Raw) -> None:
         """Add a message of another bag as it is, with its definition."""
@@ -270,7 +284,8 @@ class BagWriter(AbstractContextManager["BagWriter"]):
             given = {"typestore": raw.types or self.messages.typestore}
         qos = source.ext.offered_qos_profiles
         connection = self._connection(raw.topic, raw.kind, offered_qos_profiles=qos, **given)
-        self._writer.write(connection, raw.time_ns, raw.data)
+        with self._disk_errors():
+            self._writer.write(connection, raw.time_ns, raw.data)
 
     def _connection(self, topic: str, kind: str, **given: Any) -> Any:
         if (topic, kind) not in self._connections:
