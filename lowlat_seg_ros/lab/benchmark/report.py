@@ -199,8 +199,8 @@ def notes(done: Benchmark) -> list[str]:
         found.append(
             "In the live node the camera publishes in a process of its own, with this package's "
             "Fast DDS profile unless another was set; it, the node and the subscriber keep the "
-            "memory that they free. Callback begun to mask published and stamp to mask received are "
-            "without the engine's time."
+            "memory that they free. Callback to published and stamp to received are without the "
+            "engine's time."
         )
     if done.cameras:
         found.append(
