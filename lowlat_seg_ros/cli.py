@@ -56,7 +56,7 @@ COMMANDS = {
         "compare methods on labelled frames: accuracy, temporal consistency, latency",
     ),
     "benchmark": Command(
-        "lowlat_seg_ros.lab.benchmark.command",
+        "lowlat_seg_ros.tools.benchmark",
         "measure latency, refinements, kernels, scaling and memory against the full network",
     ),
     "train": Command("lowlat_seg_ros.lab.training.cli", "train the network, in three stages"),

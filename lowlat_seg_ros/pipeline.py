@@ -103,6 +103,11 @@ class Pipeline:
                 self._books.fail()
             raise
 
+    def reject(self, superseded: int = 0) -> None:
+        """Count a message that is none; ``superseded`` as in :meth:`answer`."""
+        self._books.receive(superseded)
+        self._books.reject()
+
     def _segment(self, message: Any, image: np.ndarray, began_ns: int, wait_ms: float) -> None:
         reason, self._reset_due = self._reset_due, None
         if reason is not None:

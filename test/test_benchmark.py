@@ -172,7 +172,7 @@ def test_memory_and_facts_are_given(figures: dict[str, Any]) -> None:
     assert memory["gpu_peak_mb"] == 0
     assert facts["machine"]["torch"] == torch.__version__
     assert (facts["size"], facts["weights"], facts["device"]) == ([48, 64], "random", "cpu")
-    command = "lowlat-seg benchmark --config tiny --device cpu --resolution 48x64 --rate 50.0"
+    command = "lowlat-seg benchmark --config tiny --device cpu --resolution 48x64 --rate 50"
     assert facts["command"] == f"{command} --quick"
 
 
@@ -422,6 +422,8 @@ def test_line_through_costs() -> None:
         ),
         (["--checkpoint", "/none.safetensors"], "/none.safetensors is not a readable"),
         (["--rate", "0"], "--rate is 0.0"),
+        (["--rate", "5,fast"], "--rate is '5,fast'; give numbers"),
+        (["--config", "tiny", "--only", "end_to_end"], "no weights, which the node needs"),
         (["--rate", "nan"], "--rate is nan"),
         (["--device", "tpu"], "device is 'tpu'"),
         (["--resolution", "8x80"], "--resolution is 8x80"),

@@ -106,6 +106,7 @@ class Fault(Enum):
     STEP = "step"
     LENGTH = "length"
     CONVERSION = "conversion"
+    MESSAGE = "message"  # its bytes are no such message
     KEY_FRAME = "key frame"  # a video stream cannot be shown before its next one
 
 

@@ -87,6 +87,7 @@ class CameraStream:
             message_of(config.image_transport),
             lambda: self._gaps.restart(),
             depth=self._transport.depth,
+            raw=not self._transport.is_video,
         )
         self._out = Outputs(node, table, camera, camera_info=topic_beside(resolved))
         self._engine = make_engine(on_refinement=self._out.refinement)
@@ -271,6 +272,13 @@ class CameraStream:
 
     def _answer(self, message: Any, began_ns: int, wait_ms: float, superseded: int) -> None:
         self._began_ns = began_ns
+        if isinstance(message, bytes):
+            try:
+                message = MESSAGES.read(self._transport.kind, message)
+            except ImageError as error:
+                self._pipeline.reject(superseded)
+                self._complain(error.fault, f"Image rejected: {error}")
+                return
         self._image_bytes = len(message.data)
         self._monitor.image(stamp_ns(message.header.stamp))
         config = self._settings().engine

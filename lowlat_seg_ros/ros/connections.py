@@ -100,10 +100,11 @@ class ImageConnection:
         changed: Callable[[], None],
         *,
         depth: int = 1,
+        raw: bool = True,
     ) -> None:
         """``image``: the raw images' topic, before it is resolved; ``message``: its type.
 
-        ``depth``: how many may wait.
+        ``depth``: how many may wait. ``raw``: messages come serialized, as bytes.
         """
         self._node, self._message = node, message
         self._listens = Subscription(image, node.resolve_topic_name(image), type_name(message))
@@ -111,7 +112,7 @@ class ImageConnection:
         suffix = SUFFIXES[self._listens.kind]
         self._relative = self._listens.base + suffix if suffix else image
         self.topic = node.resolve_topic_name(self._relative)
-        self._changed, self._depth = changed, depth
+        self._changed, self._depth, self._raw = changed, depth, raw
         self._profile: dict[str, Any] = {"profile": _has_profile()}
         with suppress(RosError):  # else the doctor names it by its name in the package
             self._profile["profile_file"] = str(profile())
@@ -152,7 +153,9 @@ class ImageConnection:
         try:
             handle = self._subscription.handle
             with handle:
-                taken: tuple[Any, dict[str, Any]] | None = handle.take_message(self._message, False)
+                taken: tuple[Any, dict[str, Any]] | None = handle.take_message(
+                    self._message, self._raw
+                )
                 return taken
         except (AttributeError, InvalidHandle):  # it was closed meanwhile
             return None
@@ -191,6 +194,7 @@ class ImageConnection:
             callback_group=group,
             event_callbacks=SubscriptionEventCallbacks(**events),
             qos_overriding_options=overridable_qos(),
+            raw=self._raw,
         )
 
     def _on_incompatible(self, event: Any) -> None:

@@ -5,6 +5,7 @@ This module imports nothing of ROS, so that it can say in a sentence that ROS is
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import random
@@ -21,6 +22,10 @@ PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES
 #: Domains that are safe on every Linux (https://docs.ros.org: "The ROS_DOMAIN_ID"), without the
 #: default 0, on which other people's nodes are.
 DOMAINS = range(1, 102)
+
+
+#: Parameters of mallopt (malloc.h), and the most that the first one may be.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGEST_HEAP = -1, -3, 32 * 2**20
 
 
 class RosError(RuntimeError):
@@ -56,6 +61,18 @@ def isolate() -> None:
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     if not any(name in os.environ for name in PROFILE_VARIABLES):
         os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(profile())))
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of large messages that it frees, for the next ones.
+
+    By default glibc gives it back to the system, and the next image of 6 MB begins with 1500 page
+    faults for each of its copies: 8 ms on a virtual machine, where the copies take 2.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl does not
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGEST_HEAP)
+        mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_HEAP)
 
 
 def free_domain() -> int:

@@ -9,10 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.messages import COMPRESSED, Messages
+from lowlat_seg_ros.images import serialized
+from lowlat_seg_ros.messages import COMPRESSED, IMAGE, Messages
 
 #: For pictures to look at; never for masks, whose ids it would mix at the edges.
 JPEG_QUALITY = 90
@@ -23,8 +25,32 @@ class RosMessages(Messages):
 
     def make(self, kind: str, /, **fields: Any) -> Any:
         """As the base class says; arrays of uint8 become fields of bytes."""
-        values = {n: _octets(v) if isinstance(v, np.ndarray) else v for n, v in fields.items()}
-        return message_class(kind)(**values)
+        arrays = {name: v for name, v in fields.items() if isinstance(v, np.ndarray)}
+        message = message_class(kind)(**{n: v for n, v in fields.items() if n not in arrays})
+        for name, values in arrays.items():  # the constructor would copy them once more
+            setattr(message, name, _octets(values))
+        return message
+
+    def read(self, kind: str, message: bytes) -> serialized.RawImage | serialized.CompressedImage:
+        """The image of type ``kind`` in a serialized ``message``; raises ``ImageError``."""
+
+        def header(sec: int, nanosec: int, frame_id: str) -> Any:
+            time = self.make("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
+            return self.make("std_msgs/msg/Header", stamp=time, frame_id=frame_id)
+
+        parse = serialized.raw_image if kind == IMAGE else serialized.compressed_image
+        return parse(message, header)
+
+    def serialized_image(self, header: Header, pixels: np.ndarray, encoding: str) -> bytes:
+        """The bytes of :meth:`image`, into which ``pixels`` are copied once, not three times."""
+        height, width = pixels.shape[:2]
+        empty = self.make(
+            IMAGE, header=header, height=height, width=width, encoding=encoding,
+            step=pixels.nbytes // height,
+        )  # fmt: skip
+        # Only the length of the data, and they themselves, are missing at its end.
+        length = np.uint32(pixels.nbytes).tobytes()
+        return b"".join((serialize_message(empty)[:-4], length, np.ascontiguousarray(pixels)))
 
     def jpeg(self, header: Header, pixels: np.ndarray) -> CompressedImage:
         """``pixels``, uint8 (H, W, 3) RGB, as image_transport would send them."""

@@ -230,7 +230,7 @@ def examine_pace(pace: Pace, load: float) -> list[Finding]:
 
     ``load``: share of the time that all cameras need together, which take turns.
     """
-    if load <= 1.0:
+    if load <= 1.0 or not pace.period_ms:  # it is the others' load, while this one's is not known
         return []
     # The time goes with the pixels, nearly; whole cells of the network's features.
     fits = math.floor(pace.height * math.sqrt(ROOMY / load) / 8) * 8

@@ -43,6 +43,7 @@ from lowlat_seg_ros.ros import start
 from lowlat_seg_ros.ros.camera import Cameras
 from lowlat_seg_ros.ros.connections import output_qos, overridable_qos
 from lowlat_seg_ros.ros.diagnostics import camera_statuses, diagnostics, lifecycle_status
+from lowlat_seg_ros.ros.environment import keep_freed_memory
 from lowlat_seg_ros.ros.executor import OwnThreadExecutor
 from lowlat_seg_ros.ros.lifecycle import ManagedNode
 from lowlat_seg_ros.ros.params import Settings, SettingsParameters, checked, moved
@@ -260,6 +261,7 @@ class SegmentationNode(ManagedNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 0 then, 1 if it cannot start."""
+    keep_freed_memory()
     files = start.params_files(sys.argv[1:] if args is None else args)
     try:
         # rclpy calls it after its own, which alone would let loading and warming up run to their

@@ -92,7 +92,7 @@ class Outputs:
         With it goes its CameraInfo, once the camera has sent its own: none is made up.
         """
         if self._mask.has_subscribers:
-            self._mask.publisher.publish(MESSAGES.image(header, mask, "mono8"))
+            self._mask.publisher.publish(MESSAGES.serialized_image(header, mask, "mono8"))
         if not self._mask_info.has_subscribers:
             return
         if self._camera_info is not None:
@@ -116,7 +116,9 @@ class Outputs:
         if self._report.has_subscribers:
             self._report.publisher.publish(MESSAGES.frame_report(header, result, timing))
         if result.confidence is not None:
-            self._confidence.publisher.publish(MESSAGES.image(header, result.confidence, "mono8"))
+            self._confidence.publisher.publish(
+                MESSAGES.serialized_image(header, result.confidence, "mono8")
+            )
 
     def statistics(self, now_ns: int, counters: Counters, ledger: Ledger) -> None:
         """Publish what was counted until ``now_ns``, also for those who subscribe later."""
@@ -141,7 +143,7 @@ class Outputs:
             return
         if self._colours.has_subscribers:
             picture = colour_mask(result.mask, self._table)
-            self._colours.publisher.publish(MESSAGES.image(header, picture, "rgb8"))
+            self._colours.publisher.publish(MESSAGES.serialized_image(header, picture, "rgb8"))
         raw, jpeg = self._overlay.has_subscribers, self._overlay_jpeg.has_subscribers
         if not raw and not jpeg:
             return
@@ -152,7 +154,7 @@ class Outputs:
         if config.overlay_legend:
             self._legend.draw(mixed)
         if raw:
-            self._overlay.publisher.publish(MESSAGES.image(header, mixed, "rgb8"))
+            self._overlay.publisher.publish(MESSAGES.serialized_image(header, mixed, "rgb8"))
         if jpeg:
             self._overlay_jpeg.publisher.publish(MESSAGES.jpeg(header, mixed))
 

@@ -1,16 +1,17 @@
-"""The executor that gives one callback group a thread of its own, with real timers and topics."""
+"""The executor that gives one callback group a thread of its own, with real topics and timers."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 import rclpy
 from rclpy.context import Context
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from std_msgs.msg import Header
 
@@ -32,6 +33,21 @@ def spin_until(executor: OwnThreadExecutor, event: threading.Event) -> None:
         executor.spin_once(0.1)
 
 
+class Echo:
+    """A topic of ``node`` whose messages come one after another; ``callback`` gets each."""
+
+    def __init__(self, node: Node, group: OwnThreadGroup, callback: Callable[[], None]) -> None:
+        name = f"echo_{len(list(node.publishers))}"
+        self._callback, self._publisher = callback, node.create_publisher(Header, name, 1)
+        node.create_subscription(Header, name, self._receive, 1, callback_group=group)
+        self._publisher.publish(Header())
+
+    def _receive(self, _: Header, info: dict[str, Any]) -> None:
+        assert info["received_timestamp"]
+        self._publisher.publish(Header())
+        self._callback()
+
+
 def test_group_has_one_thread_and_others_run_where_it_spins(node: Node) -> None:
     group, own, others, enough = GROUP(), [], [], threading.Event()
 
@@ -40,7 +56,7 @@ def test_group_has_one_thread_and_others_run_where_it_spins(node: Node) -> None:
         if min(len(own), len(others)) >= 20:
             enough.set()
 
-    node.create_timer(0.001, lambda: count(own), callback_group=group)
+    Echo(node, group, lambda: count(own))
     node.create_timer(0.001, lambda: count(others))
     executor = OwnThreadExecutor(context=node.context)
     executor.add_node(node)
@@ -51,29 +67,26 @@ def test_group_has_one_thread_and_others_run_where_it_spins(node: Node) -> None:
     assert not set(own) & set(others)
 
 
-def test_groups_of_the_own_thread_take_turns(node: Node) -> None:
+def test_subscriptions_of_the_own_thread_take_turns(node: Node) -> None:
     """Each is ready again at once, as cameras are whose images come faster than they are done."""
-    turns, enough, groups = [], threading.Event(), {name: GROUP() for name in "abc"}
+    turns, enough = [], threading.Event()
 
     def take_turn(name: str) -> None:
-        others = [group for other, group in groups.items() if other != name]
-        while not (all(group.waits for group in others) or enough.is_set()):
-            time.sleep(0.001)  # until both are handed over
         turns.append(name)
-        if len(turns) >= 33:
+        if len(turns) >= 36:
             enough.set()
 
-    for name, group in groups.items():
-        node.create_timer(1e-4, partial(take_turn, name), callback_group=group)
+    for name in "abc":
+        Echo(node, GROUP(), partial(take_turn, name))
     executor = OwnThreadExecutor(context=node.context)
     executor.add_node(node)
     spin_until(executor, enough)
     assert executor.join(10.0)
-    rounds = [turns[start : start + 3] for start in range(3, 33, 3)]  # after all are under way
+    rounds = [turns[start : start + 3] for start in range(3, 36, 3)]  # after all are under way
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds), turns
 
 
-def test_spinning_rests_while_messages_wait_for_the_own_thread(node: Node) -> None:
+def test_spinning_rests_while_messages_come_and_wait_for_the_own_thread(node: Node) -> None:
     """Else it takes the interpreter from the callbacks: frames then take seconds."""
     ran, enough, looks = [], threading.Event(), []
 
@@ -82,21 +95,18 @@ def test_spinning_rests_while_messages_wait_for_the_own_thread(node: Node) -> No
             looks.append(entity)
             return super().can_execute(entity)
 
-    def take(name: str, _: Header) -> None:
+    def busy() -> None:
         time.sleep(0.05)  # the others' messages wait meanwhile
-        ran.append(name)
-        publishers[name].publish(Header())
+        ran.append(1)
         if len(ran) >= 12:
             enough.set()
 
-    publishers = {name: node.create_publisher(Header, name, 1) for name in "abc"}
-    for name in publishers:
-        node.create_subscription(Header, name, partial(take, name), 1, callback_group=Counting())
+    for _ in range(3):
+        Echo(node, Counting(), busy)
     executor = OwnThreadExecutor(context=node.context)
     executor.add_node(node)
-    for publisher in publishers.values():
-        publisher.publish(Header())
-    spin_until(executor, enough)
+    while not enough.is_set():
+        executor.spin_once(10.0)
     assert executor.join(10.0)
     assert len(looks) < 200 * len(ran)  # thousands for each where it goes round and round
 
@@ -114,7 +124,7 @@ def test_others_go_on_while_the_group_is_busy(node: Node) -> None:
         if len(runs) >= 5:
             release.set()
 
-    node.create_timer(0.001, busy, callback_group=group)
+    Echo(node, group, busy)
     node.create_timer(0.005, other)
     executor = OwnThreadExecutor(context=node.context)
     executor.add_node(node)
@@ -126,16 +136,48 @@ def test_others_go_on_while_the_group_is_busy(node: Node) -> None:
 
 @pytest.mark.parametrize("own", [True, False])
 def test_exception_of_a_callback_comes_out_of_spin(node: Node, own: bool) -> None:
-    group = GROUP()
-
     def fail() -> None:
         raise ArithmeticError("of the callback")
 
-    node.create_timer(0.001, fail, callback_group=group if own else None)
+    if own:
+        Echo(node, GROUP(), fail)
+    else:
+        node.create_timer(0.001, fail)
     executor = OwnThreadExecutor(context=node.context)
     executor.add_node(node)
     with pytest.raises(ArithmeticError, match="of the callback"):
         executor.spin()
+    assert executor.join(10.0)
+
+
+def test_subscriptions_come_and_go_while_it_waits(node: Node) -> None:
+    """Also the events of one belong to the own thread."""
+    executor = OwnThreadExecutor(context=node.context)
+    executor.add_node(node)
+    publisher, spun = node.create_publisher(Header, "topic", 1), threading.Event()
+    spinner = threading.Thread(target=spin_until, args=(executor, spun))
+    spinner.start()
+    for _ in range(3):
+        came, threads = threading.Event(), set[str]()
+
+        def receive(*_: Any, came: threading.Event = came, threads: set[str] = threads) -> None:
+            threads.add(threading.current_thread().name)
+            came.set()
+
+        def matched(_: Any, threads: set[str] = threads) -> None:
+            threads.add(threading.current_thread().name)
+
+        events = SubscriptionEventCallbacks(matched=matched)
+        subscription = node.create_subscription(
+            Header, "topic", lambda m, info, receive=receive: receive(m, info), 1,
+            callback_group=GROUP(), event_callbacks=events,
+        )  # fmt: skip
+        while not came.wait(0.05):
+            publisher.publish(Header())
+        node.destroy_subscription(subscription)
+        assert threads == {"camera"}
+    spun.set()
+    spinner.join(10.0)
     assert executor.join(10.0)
 
 
@@ -146,7 +188,7 @@ def test_join_tells_that_a_callback_does_not_end(node: Node) -> None:
         begun.set()
         release.wait(30.0)
 
-    node.create_timer(0.001, hang, callback_group=group)
+    Echo(node, group, hang)
     executor = OwnThreadExecutor(context=node.context)
     executor.add_node(node)
     spin_until(executor, begun)

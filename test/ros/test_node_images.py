@@ -136,6 +136,8 @@ BAD = {
     "no encoding": spoilt(encoding=""),
     "odd width in yuv422": message(np.zeros((4, 5, 2), np.uint8), "yuv422", 2.0),
     "nv12 without colours": message(GREY, "nv12", 2.0),
+    "bytes that end in the header": b"\0\1\0\0" + bytes(8) + b"\xff\0\0\0",
+    "bytes of no ROS message": b"\x7fELF" + bytes(40),
 }
 
 

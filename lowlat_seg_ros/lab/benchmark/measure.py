@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from lowlat_seg_ros.engine.cpu_threads import (
@@ -21,6 +22,7 @@ from lowlat_seg_ros.engine.cpu_threads import (
 )
 from lowlat_seg_ros.engine.runner import Captures, captures
 from lowlat_seg_ros.lab.benchmark import methods, networks, scaling
+from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
 from lowlat_seg_ros.lab.benchmark.kernel import (
     PAPER,
     PAPER_GPU,
@@ -91,7 +93,7 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was not measured is None, ``cameras`` empty.
+    """What was not measured is None, ``cameras`` and ``end_to_end`` empty.
 
     ``graphs``: what CUDA graphs were captured; nothing on a CPU.
     """
@@ -105,6 +107,7 @@ class Benchmark:
     resolutions: Resolutions | None = None
     cameras: tuple[Cameras, ...] = ()
     freshness: Freshness | None = None
+    end_to_end: tuple[EndToEnd, ...] = ()
 
     @property
     def bars(self) -> dict[str, float]:
@@ -172,6 +175,8 @@ class Benchmark:
             written["freshness"] = asdict(self.freshness)
         if self.cameras:
             written["cameras"] = [asdict(one) for one in self.cameras]
+        if self.end_to_end:
+            written["end_to_end"] = [asdict(one) for one in self.end_to_end]
         return written | {
             "multiply_adds": asdict(self.multiply_adds),
             "graphs": asdict(self.graphs),
@@ -179,21 +184,18 @@ class Benchmark:
         }
 
 
-def everything(args: argparse.Namespace, frames: int, command: str) -> Benchmark:
-    """Measure the parts that ``args``, the options, ask for; minutes, with progress bars.
+def everything(
+    args: argparse.Namespace, parts: Collection[str], rate_hz: float, frames: int, command: str
+) -> Benchmark:
+    """Measure those of ``parts`` that need no ROS, by the options ``args``; takes minutes.
 
-    ``frames`` of each method, ``command`` is for the report. Raises ``ConfigError`` for the device,
-    ``DataError`` for a size that cannot be rendered, ``CheckpointError``.
+    ``frames`` of each method, of a camera of ``rate_hz``; ``command`` is for the report. Shows
+    progress bars. Raises ``ConfigError`` for the device, ``DataError`` for a size that cannot be
+    rendered, ``CheckpointError``.
     """
-    device, parts = resolve_device(args.device), args.only.split(",")
+    device = resolve_device(args.device)
     load_average, other_work = os.getloadavg()[0], ExternalCpuLoad()
-    with _bar("rendering", IMAGES) as step:
-        _, drive = clip.rendered(1, IMAGES, args.rate, args.resolution)
-        images = []
-        for index in range(IMAGES):
-            images.append(drive[index].image)
-            step(1)
-    camera = Camera(images)
+    camera = Camera(rendered(rate_hz, args.resolution))
 
     before_mb = networks.resident_mb()
     shipped = networks.shipped(args.config)
@@ -213,29 +215,29 @@ def everything(args: argparse.Namespace, frames: int, command: str) -> Benchmark
     compared = memory = kernels = resolutions = fresh = None
     over_cameras: tuple[Cameras, ...] = ()
     if "sides" in parts:
-        with _bar("sides", len(methods.METHODS) * frames) as step:
+        with bar("sides", len(methods.METHODS) * frames) as step:
             ddrnet = run_in_temporary_thread(
                 lambda: networks.ddrnet(segmenter, args.precision, camera.images[0])
             )
             compared = methods.compare(
-                segmenter, ddrnet, camera, frames, args.rate, args.priority, step
+                segmenter, ddrnet, camera, frames, rate_hz, args.priority, step
             )
         memory = networks.memory(segmenter, ddrnet, before_mb)
     if "freshness" in parts:
-        with _bar("freshness", frames) as step:
-            fresh = scaling.freshness(segmenter, camera, frames, args.rate, step)
+        with bar("freshness", frames) as step:
+            fresh = scaling.freshness(segmenter, camera, frames, rate_hz, step)
     if "resolutions" in parts:
-        with _bar("resolutions", len(scaling.SCALES) * frames) as step:
+        with bar("resolutions", len(scaling.SCALES) * frames) as step:
             resolutions = scaling.over_resolutions(segmenter, camera, frames, step)
     if "cameras" in parts:
-        with _bar("cameras", len(scaling.CAMERAS)) as step:
+        with bar("cameras", len(scaling.CAMERAS)) as step:
             over_cameras = scaling.over_cameras(segmenter, camera, frames, step)
     if memory is not None and over_cameras:
         first, last = over_cameras[0], over_cameras[-1]
         each_mb = (last.memory_mb - first.memory_mb) / (last.cameras - first.cameras)
         memory = dataclasses.replace(memory, camera_mb=each_mb)
     if "propagation" in parts:
-        with _bar("propagation", 3) as step:
+        with bar("propagation", 3) as step:
             kernels = _kernels(segmenter, camera.size, SECONDS_PER_FRAME * frames, step)
     facts = Facts(
         command=command,
@@ -243,7 +245,7 @@ def everything(args: argparse.Namespace, frames: int, command: str) -> Benchmark
         weights=weights,
         size=camera.size,
         frames=frames,
-        rate_hz=args.rate,
+        rate_hz=rate_hz,
         device=str(device),
         precision=precision_name(segmenter),
         priority=args.priority,
@@ -256,6 +258,17 @@ def everything(args: argparse.Namespace, frames: int, command: str) -> Benchmark
     return Benchmark(
         facts, counted, graphs, compared, memory, kernels, resolutions, over_cameras, fresh
     )
+
+
+def rendered(rate_hz: float, size: tuple[int, int] | None) -> list[np.ndarray]:
+    """:data:`IMAGES` pictures, uint8 (H, W, 3) RGB, of a drive at ``rate_hz``."""
+    _, drive = clip.rendered(1, IMAGES, rate_hz, size)
+    with bar("rendering", IMAGES) as step:
+        images = []
+        for index in range(IMAGES):
+            images.append(drive[index].image)
+            step(1)
+    return images
 
 
 def _kernels(
@@ -277,6 +290,7 @@ def _kernels(
 
 
 @contextmanager
-def _bar(name: str, total: int) -> Iterator[Callable[[int], object]]:
-    with tqdm(total=total, desc=name, leave=False) as bar:
-        yield bar.update
+def bar(name: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar; gives what is called with how many steps were done."""
+    with tqdm(total=total, desc=name, leave=False) as shown:
+        yield shown.update

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
 from lowlat_seg_ros.lab.benchmark.kernel import Kernel
 from lowlat_seg_ros.lab.benchmark.measure import Benchmark
 from lowlat_seg_ros.lab.benchmark.methods import Comparison
@@ -95,6 +96,8 @@ def tables(done: Benchmark) -> dict[str, Table]:
         ]  # fmt: skip
         columns = ("cameras", *_PERCENTILES, "ms each", "max Hz")
         found["Fast track over the number of cameras, ms"] = Table.plain(columns, rows)
+    if done.end_to_end:
+        found["Live node, p50 / p99 in ms"] = _end_to_end(done.end_to_end)
     if done.memory is not None:
         values = asdict(done.memory)
         rows = [(name, "-" if mb != mb else f"{mb:.0f}") for name, mb in values.items()]
@@ -103,6 +106,17 @@ def tables(done: Benchmark) -> dict[str, Table]:
     found["Multiply-adds of a frame"] = _named(("part", "1e9, or share"), counted, ".3g")
     found["CUDA graphs"] = _named(("graphs", "number"), asdict(done.graphs), "d")
     return found
+
+
+def _end_to_end(measured: Sequence[EndToEnd]) -> Table:
+    columns = ("camera", "masks", "engine", "callback to published", "stamp to received", "all")
+    rows = [
+        (f"{one.width}x{one.height}, {one.rate_hz:g} Hz", f"{one.masks} of {one.frames}",
+         *(f"{ms_text(latency.p50_ms)} / {ms_text(latency.p99_ms)}"
+           for latency in (one.engine, one.published, one.received, one.total)))
+        for one in measured
+    ]  # fmt: skip
+    return Table.plain(columns, rows)
 
 
 def _methods(comparison: Comparison) -> Table:
@@ -179,6 +193,13 @@ def notes(done: Benchmark) -> list[str]:
         found.append(
             f"Over the resolution: {line.base_ms:.1f} ms + {line.ms_per_megapixel:.0f} ms per "
             f"megapixel, within {line.linear_deviation:.0%}."
+        )
+    if done.end_to_end:
+        found.append(
+            "In the live node the camera publishes in a process of its own, with this package's "
+            "Fast DDS profile unless another was set; it, the node and the subscriber keep the "
+            "memory that they free. Callback to published and stamp to received are without the "
+            "engine's time."
         )
     if done.cameras:
         found.append(

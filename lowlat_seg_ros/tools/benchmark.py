@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lowlat_seg_ros.arguments import HIGH_SCALE, changed, size
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, PRECISIONS, ConfigError, EngineConfig
+from lowlat_seg_ros.ros.environment import RosError, isolate, require_ros
 
 EXAMPLES = """\
 examples:
@@ -14,6 +17,7 @@ examples:
   lowlat-seg benchmark --json benchmark.json --out DIR  and a page with tables and charts
   lowlat-seg benchmark --config paper_resnet101 --resolution 1024x2048 --device cuda --rate 30
   lowlat-seg benchmark --checkpoint FILE --only sides   another network, frame in to mask out alone
+  lowlat-seg benchmark --only end_to_end --rate 5,15,30 --frames 100   the way in and out alone
   lowlat-seg benchmark --quick                          a few frames, to see whether it works
 
 measured, warm, in one process in which the methods take turns in blocks, so that drifts hit all of
@@ -40,6 +44,9 @@ them; [in brackets the part for --only, what has none is always there]:
   [freshness]     the engine at --rate as it is by default: exact results of Sh a second, and their
                   age in frames when they arrive
   [cameras]       1 to 6 of them, each with its engine, segmented one after another
+  [end_to_end]    the live node with its default settings, a camera in a process of its own and a
+                  subscriber in this one, at 480x360, 1280x720 and 1920x1080: what the way in and
+                  out adds to the engine; where ROS 2 is
   -
   multiply_adds   of the network's parts, counted, and the share of the fast track
   graphs          CUDA graphs captured, and parts that could not be; on a GPU
@@ -52,6 +59,10 @@ written to --json, times in ms, without what --only leaves out:
   propagation         ms; vs_unfold and vs_conv3x3: how many times as fast; roofline_fraction: share
                       of what the machine's limits allow; beside_busy_core
   freshness           per_s, age_frames, oldest_frames, compute_ms
+  end_to_end          for each size and rate: engine; published, from the begin of the image's
+                      callback to the mask published, and received, from the image's stamp to the
+                      mask in a subscriber's callback, both less the engine's time; and total,
+                      received with it
   bars                all ratios; stages, resolutions, cameras, limits, memory, multiply_adds,
                       graphs, facts
 
@@ -63,8 +74,11 @@ of --checkpoint, the package's own where it has some for --config, else random, 
 rendered drive.
 """
 
+if TYPE_CHECKING:
+    from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
+
 #: What can be measured by itself.
-PARTS = ("sides", "freshness", "propagation", "resolutions", "cameras")
+PARTS = ("sides", "freshness", "propagation", "resolutions", "cameras", "end_to_end")
 
 #: Frames of each method with --quick.
 QUICK = 6
@@ -78,13 +92,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="network (default %(default)s)")
     add("--checkpoint", type=Path, metavar="FILE", help="its network, instead of --config")
     add("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
-    add("--only", default=",".join(PARTS), metavar="PART[,PART]",
-        help="measure these parts alone (default %(default)s)")
+    add("--only", metavar="PART[,PART]",
+        help=f"measure these parts alone (default {','.join(PARTS)})")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     add("--resolution", type=size, metavar="HxW",
         help="of the frames, in pixels (default 360x480)")
-    add("--rate", type=float, default=5.0, metavar="HZ",
-        help="of the camera, for the fast track and what is paced (default %(default)s)")
+    add("--rate", default="5", metavar="HZ[,HZ]",
+        help="of the camera, for the fast track and what is paced (default %(default)s); "
+        "[end_to_end] is measured at each of them, the rest at the first")
     add("--frames", type=int, default=200, metavar="N",
         help="of each method, size and number of cameras (default %(default)s)")
     add("--quick", action="store_true", help=f"{QUICK} frames of each, whatever --frames says")
@@ -99,12 +114,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not set(args.only.split(",")) <= set(PARTS):
+    parts = PARTS if args.only is None else tuple(args.only.split(","))
+    if not set(parts) <= set(PARTS):
         raise ConfigError(f"--only is {args.only!r}; choose of {', '.join(PARTS)}")
     if args.frames < 2:
         raise ConfigError(f"--frames is {args.frames}; measure at least 2, better 200")
-    if not 0.0 < args.rate <= 1000.0:
-        raise ConfigError(f"--rate is {args.rate}; it must lie in (0, 1000] Hz")
+    rates = _rates(args.rate)
     if args.resolution is not None and min(args.resolution) < 16:
         height, width = args.resolution
         raise ConfigError(
@@ -118,9 +133,18 @@ def run(args: argparse.Namespace) -> int:
 
     # The options that shape the figures, without the places of files on this machine.
     words = changed(argparse.Namespace(**{**vars(args), "json": None, "out": None}), configure)
-    frames = QUICK if args.quick else args.frames
-    done = measure.everything(args, frames, " ".join(["lowlat-seg benchmark", *words]))
-    console = Console()
+    frames, console = QUICK if args.quick else args.frames, Console()
+    command = " ".join(["lowlat-seg benchmark", *words])
+    try:
+        node = _node_parameters(args) if "end_to_end" in parts else None
+    except (ConfigError, RosError) as error:
+        if args.only is not None:
+            raise
+        node = None
+        console.print(f"Without end_to_end: {error}", markup=False)
+    done = measure.everything(args, parts, rates[0], frames, command)
+    if node is not None:
+        done = dataclasses.replace(done, end_to_end=_end_to_end(args, node, rates, frames))
     report.print_report(console, done)
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -128,3 +152,47 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         console.print(f"Written: {report.write_page(args.out, done)}", soft_wrap=True)
     return 0
+
+
+def _rates(text: str) -> list[float]:
+    """The cameras' rates in Hz; ConfigError for what is none."""
+    try:
+        rates = [float(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--rate is {text!r}; give numbers, such as 15 or 5,15,30") from None
+    for rate_hz in rates:
+        if not 0.0 < rate_hz <= 1000.0:
+            raise ConfigError(f"--rate is {rate_hz}; it must lie in (0, 1000] Hz")
+    return rates
+
+
+def _node_parameters(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of the live node; raises RosError or ConfigError where it cannot run."""
+    from lowlat_seg_ros.lab.benchmark.networks import shipped
+
+    require_ros()
+    checkpoint = args.checkpoint or shipped(args.config)
+    if checkpoint is None:
+        raise ConfigError(
+            f"--config is {args.config}, which has no weights, which the node needs; give "
+            "--checkpoint, or leave end_to_end out of --only"
+        )
+    return {
+        "checkpoint": str(checkpoint.resolve()),
+        "device": args.device,
+        "precision": args.precision,
+        "foreground_priority": args.priority,
+    }
+
+
+def _end_to_end(
+    args: argparse.Namespace, node: dict[str, Any], rates: list[float], frames: int
+) -> tuple[EndToEnd, ...]:
+    isolate()  # before rclpy is imported
+    from lowlat_seg_ros.lab.benchmark.measure import bar, rendered
+    from lowlat_seg_ros.tools import end_to_end
+
+    sizes = end_to_end.SIZES if args.resolution is None else (args.resolution,)
+    images = rendered(rates[0], args.resolution)
+    with bar("end_to_end", len(sizes) * len(rates)) as step:
+        return end_to_end.measure(node, images, sizes, rates, frames, step)
