@@ -47,6 +47,7 @@ ALLOWED = {
     "lab.training": {*_CORE, "network", "lab.data", "lab.baselines", "lab.evaluation.metrics"},
     "lab.baselines": {*_CORE, "network", "engine"},
     "lab.quantize": {*_CORE, "network", "engine", "lab.data"},
+    "lab.calibrate": {*_CORE, "network", "engine", "lab.data"},
     "lab.evaluation": {*_CORE, "network", "engine", "lab.baselines", "lab.data"},
     "lab.benchmark": {*_CORE, "network", "engine", "lab.baselines", "lab.evaluation", "lab.data"},
     # The node: nothing of the tools or the laboratory.

@@ -279,7 +279,7 @@ def _described(header: Header, args: argparse.Namespace, loop: Loop, figures: An
     }
     stages = [*header.provenance.get("stages", []), stage]
     provenance = {"licence": _licence(stages), "stages": stages}
-    return dataclasses.replace(header, provenance=provenance, ranges={})  # which are others now
+    return dataclasses.replace(header, provenance=provenance, ranges={}, accuracy=None)
 
 
 def _data_of(args: argparse.Namespace) -> list[str]:

@@ -6,6 +6,7 @@ As one JSON object, which tools for ros2_benchmark read as well.
 from __future__ import annotations
 
 import dataclasses
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ def as_json(recording: Recording, scores: Scores | None) -> dict[str, Any]:
         "counters": recording.counters,
         "key_frames": keys,
         "key_share": keys / len(masks),
+        "expected_accuracy": expected_accuracy(masks),
         "notes": list(recording.notes),
         "metadata": {k: v for k, v in recording.facts.items() if k not in ("ledger", "counters")},
     }
@@ -107,6 +109,13 @@ def key_frames(recording: Recording) -> int:
     if recording.counters is not None:
         return recording.counters.key_frames
     return sum(is_key_frame(mask.segmentation) for mask in recording.published)
+
+
+def expected_accuracy(masks: Sequence[Published]) -> dict[str, float]:
+    """Mean and least share of pixels that are probably right, NaN where nobody says."""
+    said = [mask.segmentation.expected_accuracy for mask in masks]
+    known = [value for value in said if not math.isnan(value)] or [math.nan]
+    return {"mean": sum(known) / len(known), "least": min(known)}
 
 
 def is_key_frame(result: Segmentation) -> bool:
