@@ -18,7 +18,7 @@ from lowlat_seg_ros.engine.expected_accuracy import BANDS, of_confidence, of_ima
 from lowlat_seg_ros.engine.look import Looker
 from lowlat_seg_ros.frames import Frame, MaskKind, ResetReason
 from lowlat_seg_ros.lab.calibrate import fit, report
-from lowlat_seg_ros.lab.calibrate.samples import Samples
+from lowlat_seg_ros.lab.calibrate.samples import Collector, Samples, rendered
 from lowlat_seg_ros.lab.data.corruptions import BY_NAME, corrupted
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.network import checkpoint
@@ -176,12 +176,30 @@ def test_a_fitted_model_finds_what_makes_masks_wrong(tmp_path: Path) -> None:
     assert model(one, made.bands[3]) == pytest.approx(expected[3], abs=1e-6)
 
 
+def test_samples_are_of_clean_corrupted_and_frozen_images(tiny: Segmenter) -> None:
+    frames, collector = rendered(3, (48, 64), 6), Collector(tiny, seed=0)
+    collector.scene(frames, "rendered", 3, kinds=2)
+    collector.frozen(frames, "rendered", 3)
+    made = collector.samples()
+    kinds, counts = np.unique(made.kind, return_counts=True)
+    assert dict(zip(kinds, counts, strict=True)).items() >= {"clean": 3, "frozen": 2}.items()
+    assert len(made) == 3 * 3 + 2
+    assert made.values["unchanged"][made.kind == "frozen"].tolist() == pytest.approx(
+        np.log1p([1, 3])
+    )
+    # The labels beside the logits are theirs.
+    hit = made.logits.argmax(axis=1) == made.label
+    assert hit.mean() == pytest.approx(made.right.mean(), abs=0.1)
+    assert made.values.keys() >= {*fit.CONFIDENCE, *fit.UNUSUAL} - {"layout"}
+
+
 def test_the_command_writes_the_model_and_the_checksum(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     beside = Path(f"{weights}{checkpoint.SHA256_SUFFIX}")
     beside.write_text("0" * 64)
-    words = ["--checkpoint", str(weights), "--minutes", "0.0001", "--size", "48x64"]
+    samples().save(tmp_path / "s.npz")
+    words = ["--checkpoint", str(weights)]
     kept = ["--samples", str(tmp_path / "s.npz"), "--report", str(tmp_path / "report")]
     assert cli.main(["calibrate", *words, *kept]) == 0
     model = checkpoint.read_header(weights).accuracy
@@ -189,8 +207,6 @@ def test_the_command_writes_the_model_and_the_checksum(
     assert checkpoint.verify(weights)
     assert "| clean |" in capsys.readouterr().out
     assert (tmp_path / "report" / "reliability.png").is_file()
-    assert cli.main(["calibrate", *words, *kept]) == 0  # of the samples that are there
-    assert checkpoint.read_header(weights).accuracy == model
     (tmp_path / "s.npz").write_bytes(b"nothing")
     assert cli.main(["calibrate", *words, *kept]) == 2
     assert "delete it, or name another" in capsys.readouterr().err

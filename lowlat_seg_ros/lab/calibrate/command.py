@@ -177,7 +177,7 @@ def _collected(segmenter: Segmenter, args: argparse.Namespace) -> Samples:
         clip = list(enumerate(pieces([video[index] for index in range(len(video))], 6)))
         order = random.permutation(len(stills)).tolist()
     end, number = time.monotonic() + 60 * args.minutes, 0
-    while number == 0 or time.monotonic() < end:
+    while number < FOLDS or time.monotonic() < end:
         seed = SEED + args.seed * 100_000 + number
         if number % 3 == 0:
             frames = rendered(seed, args.size, 18)

@@ -18,13 +18,13 @@ CONFIDENCE = {"confidence": 1, "entropy": -1, "low_confidence": 1, "distrust": -
 UNUSUAL = {"unchanged": 1, "roughness": 1, "blocks": 1, "white": 1, "empty": 1, LAYOUT: -1}
 
 #: Pieces of each function of the confidence, and of the others.
-PIECES, UNUSUAL_PIECES = 4, 2
+PIECES, UNUSUAL_PIECES = 4, 3
 
 #: Quantiles of clean images that are usual, and of all samples between which functions change.
 USUAL, ENDS = (0.01, 0.99), (0.005, 0.995)
 
 #: What each weight costs, squared: few samples cannot then make a large one.
-RIDGE = 2e-4
+RIDGE = 3e-5
 
 #: Steps on all samples at once, and their size at first.
 STEPS, RATE = 500, 0.05
