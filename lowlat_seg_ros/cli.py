@@ -26,6 +26,7 @@ examples:
   lowlat-seg benchmark --help           latency against the full network, on this machine
   lowlat-seg train base --help          the first of the three training stages
   lowlat-seg quantize --help            the step after them, for convolutions in 8 bits
+  lowlat-seg calibrate --help           the last step, for the accuracy that masks say of themselves
   lowlat-seg render --out DIR           a made-up drive with exact labels, as images
   lowlat-seg bag --help                 bags in and out of the node's engine, without ROS
   lowlat-seg COMMAND --help             what else a command can do
@@ -63,6 +64,10 @@ COMMANDS = {
     "quantize": Command(
         "lowlat_seg_ros.lab.quantize",
         "prepare a trained network for convolutions in 8 bits, the last step of training",
+    ),
+    "calibrate": Command(
+        "lowlat_seg_ros.lab.calibrate.command",
+        "fit the model that says how many pixels of a mask are probably right",
     ),
     "render": Command(
         "lowlat_seg_ros.tools.render",

@@ -6,6 +6,7 @@ low-level and high-level features, k the key frame, t the current frame.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -210,6 +211,18 @@ class Refinement:
     error: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a cheap look at an image saw.
+
+    ``grid``: some 1,500 of its pixels, uint8 (R, C, 3) RGB. ``unchanged``: number of images in a
+    row, under new stamps, that had the pixels of the one before.
+    """
+
+    grid: np.ndarray
+    unchanged: int = 0
+
+
 #: Trust in a report where nothing was carried, or the network has no gate.
 NO_TRUST = -1.0
 
@@ -223,7 +236,9 @@ class Segmentation:
     frames, and others while load is shed). ``confidence``: uint8 (H, W), the network's highest
     softmax probability, 255 for 1; None where it was not asked for. ``trust``: the gate's mean over
     the image, 0 for the frame's own answer and 1 for the carried one; None where nothing was
-    carried, or the network has no gate.
+    carried, or the network has no gate. ``look``: at the image; None where nobody looked.
+    ``expected_accuracy``: the share of the mask's pixels that are probably right, NaN where the
+    checkpoint has no model of it (docs/expected_accuracy.md).
     """
 
     mask: np.ndarray
@@ -236,3 +251,5 @@ class Segmentation:
     deadline: Deadline = field(default_factory=Deadline)
     confidence: np.ndarray | None = None
     trust: float | None = None
+    look: Look | None = None
+    expected_accuracy: float = math.nan

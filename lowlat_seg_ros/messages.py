@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
@@ -87,6 +88,7 @@ class Messages(ABC):
             key_age_ms=source.key_age_ms,
             exact=source.exact,
             trust=NO_TRUST if result.trust is None else result.trust,
+            expected_accuracy=result.expected_accuracy,
             epoch=source.epoch,
             reset_reason=source.reset.value if source.reset else "",
             # These messages have the fields of their records.
@@ -146,7 +148,14 @@ def segmentation(report: Any, mask: np.ndarray) -> Segmentation:
         selection=record_of(Selection, report) if report.selected else None,
         deadline=record_of(Deadline, report.deadline),
         trust=None if report.trust == NO_TRUST else report.trust,
+        expected_accuracy=_known(report, "expected_accuracy"),
     )
+
+
+def _known(report: Any, name: str) -> float:
+    """A field that older bags do not have; every unknown value is ``math.nan`` itself."""
+    value = float(getattr(report, name, math.nan))
+    return math.nan if math.isnan(value) else value
 
 
 def record_of(kind: type[Record], message: Any) -> Record:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lowlat_seg_ros.engine.look import Looker
 from lowlat_seg_ros.ros.contents import Content, ContentMonitor, examine_contents
 
 HEIGHT, WIDTH = 360, 480
@@ -49,9 +50,9 @@ def with_lamp(image: np.ndarray) -> np.ndarray:
 
 
 def content_of(image: np.ndarray, times: int = 12) -> Content | None:
-    monitor = ContentMonitor()
+    monitor, looker = ContentMonitor(), Looker()
     for stamp in range(times):
-        monitor.image(image, stamp)
+        monitor.image(image, looker.look(image, stamp))
     return monitor.state.content
 
 
@@ -118,21 +119,21 @@ def test_what_is_seen_once_is_not_said() -> None:
 
 def test_a_lens_cap_at_night_does_not_flap() -> None:
     """Its noise is now below the limit of black, now above it."""
-    monitor, seen = ContentMonitor(), []
+    monitor, looker, seen = ContentMonitor(), Looker(), []
     for stamp in range(120):
         image = noise(0, 12, stamp) if stamp < 15 or stamp % 2 else noise(0, 24, stamp)
-        monitor.image(image, stamp)
+        monitor.image(image, looker.look(image, stamp))
         seen.append(monitor.state.content)
     assert set(seen[15:]) == {Content.BLACK}
     for stamp in range(120, 140):  # and it is over when it is taken off
-        monitor.image(scene(stamp), stamp)
+        monitor.image(scene(stamp), looker.look(scene(stamp), stamp))
     assert monitor.state.content is None
 
 
 def frozen(images: list[np.ndarray], stamps: list[int]) -> list[str]:
-    monitor = ContentMonitor()
+    monitor, looker = ContentMonitor(), Looker()
     for image, stamp in zip(images, stamps, strict=True):
-        monitor.image(image, stamp)
+        monitor.image(image, looker.look(image, stamp))
     return [finding.text for finding in examine_contents(monitor.state)]
 
 

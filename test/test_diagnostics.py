@@ -24,6 +24,7 @@ from lowlat_seg_ros.ros.diagnostics import (
     OK,
     WARN,
     StreamState,
+    accuracy_status,
     camera_status,
     camera_statuses,
     connections_status,
@@ -115,6 +116,19 @@ def test_images_say_all_that_is_wrong_with_them() -> None:
     values = values_of(status)
     assert (values["reset_share"], values["recent_resets_gap"]) == ("0.500", "4")
     assert (values["unchanged_images"], values["brightness"]) == ("3", "2.500")
+
+
+@pytest.mark.parametrize(
+    ("expected", "level"),
+    [(0.95, OK), (0.8, OK), (0.79, WARN), (0.6, WARN), (0.59, ERROR), (math.nan, OK)],
+)
+def test_accuracy_that_is_expected(expected: float, level: bytes) -> None:
+    status = accuracy_status(expected, CONFIG)
+    assert status.level == level
+    assert values_of(status)["expected_accuracy"] == f"{expected:.3f}"
+    assert ("not known" in status.message) == math.isnan(expected)
+    lenient = NodeConfig(warn_expected_accuracy=0.0, error_expected_accuracy=0.0)
+    assert accuracy_status(expected, lenient).level == OK
 
 
 @pytest.mark.parametrize("shed", range(len(LEVELS)))
@@ -213,7 +227,7 @@ def test_message_names_node_and_device() -> None:
     settings = Settings(CONFIG, EngineConfig())
     statuses = [lifecycle_status("active", ""), *camera_statuses(stream(), settings)]
     message = diagnostics("car/node", "cpu", 1_500_000_000, statuses)
-    names = ["lifecycle", "camera", "images", "processing", "deadline", "slow track"]
+    names = ["lifecycle", "camera", "images", "processing", "deadline", "accuracy", "slow track"]
     names += ["key frames", "ledger", "connections"]
     assert [status.name for status in message.status] == [f"car/node: {name}" for name in names]
     assert {status.hardware_id for status in message.status} == {"cpu"}

@@ -48,6 +48,7 @@ ALLOWED = {
     "lab.baselines": {*_CORE, "network", "engine"},
     "lab.ranges": {"network"},
     "lab.quantize": {*_CORE, "network", "engine", "lab.data", "lab.ranges"},
+    "lab.calibrate": {*_CORE, "network", "engine", "lab.data"},
     "lab.evaluation": {*_CORE, "network", "engine", "lab.baselines", "lab.data", "lab.ranges"},
     "lab.benchmark": {
         *_CORE,

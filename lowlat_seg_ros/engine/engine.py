@@ -21,12 +21,14 @@ from torch import Tensor
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import cpu_threads, preprocess
 from lowlat_seg_ros.engine.counters import LiveCounters, OnRefinement
+from lowlat_seg_ros.engine.expected_accuracy import observe, temperature
 from lowlat_seg_ros.engine.key_frame import KeyFrameCache, Refiner, Seen, exact_features
+from lowlat_seg_ros.engine.look import Looker
 from lowlat_seg_ros.engine.postprocess import confidence_of, leave_out
 from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.engine.schedule import StreamSchedule
 from lowlat_seg_ros.engine.slow_track import SlowTrackState, ThreadedSlowTrack, failed
-from lowlat_seg_ros.engine.step import Arrival, Features, Promotion, Step
+from lowlat_seg_ros.engine.step import Arrival, Features, Judged, Promotion, Step
 from lowlat_seg_ros.engine.timing import Clock, Stopwatch
 from lowlat_seg_ros.engine.virtual_slow_track import Delay, SlowTrackFactory, VirtualSlowTrack
 from lowlat_seg_ros.frames import (
@@ -78,6 +80,7 @@ class Engine:
         self.header: Header | None = None
         self._net, slow_net = runners(segmenter)
         self._trained_height = segmenter.trained_height
+        self._accuracy_model, self._looker = segmenter.accuracy_model, Looker()
         self._config, self._clock = config, clock
         self._schedule = StreamSchedule(threshold, config)
         trials = _TRIALS.setdefault(segmenter, {})
@@ -198,14 +201,20 @@ class Engine:
                     )
                 with watch.stage("postprocess_ms"):
                     mask = net.mask(features.logits, arrival.geometry)  # uint8 (H, W)
-                    if (least := self._config.confidence_threshold) > 0:
-                        leave_out(mask, confidence_of(features.logits, arrival.geometry), least)
+                    judged, least = None, self._config.confidence_threshold
+                    if least > 0:
+                        judged = self._judge(frame, arrival, features, True)
+                        hot = judged.temperature
+                        sure = confidence_of(features.logits, arrival.geometry, hot)
+                        leave_out(mask, sure, least)
                 watch.mask_out()
             reset = self._epoch_reason if key is None else None
             provenance = features.provenance(frame, arrival.index, key, epoch, reset)
             timing = watch.timing()
             deadline = self._mask_out(frame, provenance, waited_ms + timing.latency_ms)
-            step = Step(frame, mask, provenance, timing, deadline, arrival, features, key, watch)
+            step = Step(
+                frame, mask, provenance, timing, deadline, arrival, features, key, watch, judged
+            )
             self._open = step
             return step
 
@@ -236,7 +245,10 @@ class Engine:
                 self._counters.count(duplicates=int(is_key and step.arrival.duplicate))
                 selection = Selection(deviation, threshold, is_key)
             self._schedule.finish(is_key, config)
-            made = confidence_of(features.logits, step.arrival.geometry) if confidence else None
+            judged = step.judged or self._judge(step.frame, step.arrival, features, confidence)
+            made = None
+            if confidence:
+                made = confidence_of(features.logits, step.arrival.geometry, judged.temperature)
             return Segmentation(
                 mask=step.mask,
                 stamp_ns=step.frame.stamp_ns,
@@ -248,6 +260,8 @@ class Engine:
                 deadline=step.deadline,
                 confidence=made,
                 trust=None if features.trust is None else float(features.trust.mean()),
+                look=judged.look,
+                expected_accuracy=judged.expected,
             )
 
     def reset(self, reason: ResetReason = ResetReason.REQUESTED) -> None:
@@ -378,6 +392,20 @@ class Engine:
                 return Features(low, source, now.luma, logits, high, seen)
         with watch.stage("fusion_ms"):
             return Features(low, source, now.luma, net.classify_low(low))
+
+    def _judge(
+        self, frame: Frame, arrival: Arrival, features: Features, confidence: bool
+    ) -> Judged:
+        """Look at the image, and say how much of the mask is probably right.
+
+        ``confidence``: that of each pixel is wanted too.
+        """
+        look = self._looker.look(frame.image, frame.stamp_ns)
+        if self._accuracy_model is None:
+            return Judged(look)
+        observed = observe(features, frame, arrival.index, look)
+        expected = self._accuracy_model(observed.values, observed.bands)
+        return Judged(look, expected, temperature(observed.logits, expected) if confidence else 1.0)
 
     def _mask_out(self, frame: Frame, provenance: Provenance, latency_ms: float) -> Deadline:
         ran_sh = provenance.reset is not None

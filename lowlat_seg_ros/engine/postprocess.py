@@ -42,13 +42,15 @@ def ids_of(logits: Tensor, geometry: Geometry) -> Tensor:
     return _full_size(logits.float(), geometry).argmax(dim=1)[0].to(torch.uint8)
 
 
-def confidence_of(logits: Tensor, geometry: Geometry) -> np.ndarray:
+def confidence_of(logits: Tensor, geometry: Geometry, temperature: float = 1.0) -> np.ndarray:
     """Logits (1, classes, h, w) -> uint8 (H, W), the highest softmax probability, 255 for 1.
+
+    ``temperature``: what the logits are divided by first.
 
     The probabilities are those at the network's own cells, interpolated: softmax of all classes at
     full size takes ten times as long. The result is lower where classes meet within a cell.
     """
-    best = logits.softmax(dim=1).amax(dim=1, keepdim=True)
+    best = (logits / temperature).softmax(dim=1).amax(dim=1, keepdim=True)
     full = _full_size(best, geometry).mul_(255).round_()
     confidence: np.ndarray = full.to(torch.uint8)[0, 0].cpu().numpy()
     return confidence

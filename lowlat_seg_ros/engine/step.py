@@ -19,7 +19,15 @@ from lowlat_seg_ros.engine.preprocess import Geometry
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.engine.timing import Stopwatch
 from lowlat_seg_ros.engine.virtual_slow_track import SlowTrack
-from lowlat_seg_ros.frames import Deadline, Frame, MaskKind, Provenance, ResetReason, StageTiming
+from lowlat_seg_ros.frames import (
+    Deadline,
+    Frame,
+    Look,
+    MaskKind,
+    Provenance,
+    ResetReason,
+    StageTiming,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +67,18 @@ class Arrival:
 
 
 @dataclass(frozen=True, eq=False)
+class Judged:
+    """What is thought of a mask: a ``look`` at its image, and its ``expected`` accuracy, or NaN.
+
+    The logits are divided by ``temperature`` before they give the confidence of each pixel.
+    """
+
+    look: Look
+    expected: float = math.nan
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """A frame whose mask is out, for :meth:`Engine.finish`.
 
@@ -75,6 +95,7 @@ class Step:
     features: Features
     key: KeyFrame | None  # that the mask was made with, of the same geometry
     watch: Stopwatch
+    judged: Judged | None = None  # where the mask itself depends on it
 
     def as_key_frame(self, net: Runner, selector_reduced: Tensor | None) -> KeyFrame:
         features = self.features

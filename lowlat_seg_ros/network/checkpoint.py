@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError, NetworkConfig, from_mapping
+from lowlat_seg_ros.network.accuracy_model import AccuracyModel, Term
 from lowlat_seg_ros.network.quantization import Range, Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -54,7 +55,7 @@ class Header:
     ``classes``: names and RGB colours in the order of their ids. ``threshold``: the deviation above
     which a new key frame is taken, calibrated after training. ``provenance``: data, licence, stages
     and metrics, free-form. ``ranges``: of the convolutions that may run in 8 bits, by their names
-    in the packed network.
+    in the packed network. ``accuracy``: the model of a mask's accuracy; None where there is none.
     """
 
     network: NetworkConfig
@@ -63,6 +64,7 @@ class Header:
     threshold: float
     provenance: dict[str, Any] = field(default_factory=dict)
     ranges: dict[str, Ranges] = field(default_factory=dict)
+    accuracy: AccuracyModel | None = None
 
     def __post_init__(self) -> None:
         for name in ("classes", "colours"):
@@ -112,9 +114,9 @@ def save(
 def _write(path: str | Path, tensors: dict[str, Tensor], header: Header) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     fields = dataclasses.asdict(header)
-    metadata = {"format": FORMAT} | {k: json.dumps(v) for k, v in fields.items() if k != "ranges"}
-    if header.ranges:
-        metadata["ranges"] = json.dumps(header.ranges)
+    # Checkpoints without these are readable by older versions.
+    given = {k: v for k, v in fields.items() if v or k not in ("ranges", "accuracy")}
+    metadata = {"format": FORMAT} | {k: json.dumps(v) for k, v in given.items()}
     save_file(tensors, str(path), metadata)
 
 
@@ -147,7 +149,8 @@ def read_header(path: str | Path) -> Header:
         colours = tuple(tuple(colour) for colour in fields.pop("colours"))
         pairs = fields.pop("ranges", {}).items()
         ranges = {name: Ranges(*(Range(*span) for span in spans)) for name, spans in pairs}
-        read = {"network": network, "colours": colours, "ranges": ranges}
+        accuracy = _accuracy_model(fields.pop("accuracy", None))
+        read = {"network": network, "colours": colours, "ranges": ranges, "accuracy": accuracy}
         header = from_mapping(Header, read | fields)
         _ = header.trained_height  # which reads the provenance
     except (
@@ -162,6 +165,13 @@ def read_header(path: str | Path) -> Header:
     return header
 
 
+def _accuracy_model(read: dict[str, Any] | None) -> AccuracyModel | None:
+    if read is None:
+        return None
+    terms, layout = (Term(*term) for term in read["terms"]), map(tuple, read["layout"])
+    return AccuracyModel(read["bias"], tuple(terms), tuple(layout))
+
+
 def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmenter, Header]:
     """Build the network a checkpoint describes, with its weights (float32, eval mode).
 
@@ -174,6 +184,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmente
         raise CheckpointError(f"{path} describes an impossible network: {error}") from error
     restore(segmenter, _dequantised(_stored(path)), str(path))
     segmenter.trained_height = header.trained_height
+    segmenter.accuracy_model = header.accuracy
     segmenter = segmenter.eval().to(device)
     # PyTorch has this overload, its type stubs do not.
     return segmenter.to(memory_format=torch.channels_last), header  # type: ignore[call-overload]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig
 from lowlat_seg_ros.network import warping
+from lowlat_seg_ros.network.accuracy_model import AccuracyModel
 from lowlat_seg_ros.network.encoder import DDREncoder, TrunkEncoder
 from lowlat_seg_ros.network.fast_track import (
     AdaptNet,
@@ -62,6 +63,8 @@ class Segmenter(nn.Module):
         self.input_dtype = torch.float32
         #: Height in px of the images that it was trained on; 0 where the checkpoint does not say.
         self.trained_height = 0
+        #: What says how many of a mask's pixels are right; None where the checkpoint has none.
+        self.accuracy_model: AccuracyModel | None = None
         #: Whether :func:`~.inference.prepare` has folded it.
         self.prepared = False
         width, high = config.module_channels, config.high_channels

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from itertools import islice
@@ -46,6 +49,9 @@ from lowlat_seg_ros.ros.params import Settings
 from lowlat_seg_ros.ros.stamps import Clocks, ResetMeter, examine_resets, examine_stamps
 from lowlat_seg_ros.ros.transports import TRANSPORTS, message_of
 
+#: ``/diagnostics`` judge the median over so many of the newest masks: one alone may be an outlier.
+ACCURACIES = 5
+
 
 class CameraStream:
     """Masks for the images of one camera; made once, started and stopped as often as needed.
@@ -67,6 +73,7 @@ class CameraStream:
         self._group = OwnThreadGroup()
         self._gaps = SequenceGaps()
         self._contents, self._pace = ContentMonitor(), PaceMeter()
+        self._accuracies = deque[float](maxlen=ACCURACIES)  # expected, of the newest masks
         self._resets = ResetMeter(time.monotonic())
         self._image_bytes, self._image_size = 0, (0, 0)  # of the newest image
         self._logged: set[str] = set()  # kinds of findings that were there at the last look
@@ -131,6 +138,7 @@ class CameraStream:
         )
         simulated = bool(self._node.get_clock().ros_time_is_active)
         clocks = Clocks(time.time_ns(), simulated, self._node.count_publishers("/clock") > 0)
+        accuracies = self._accuracies.copy()
         resets, contents = self._resets.update(counters, now_s), self._contents.state
         image_findings = [
             *examine_resets(resets, images.fitting, simulated=simulated),
@@ -157,6 +165,7 @@ class CameraStream:
             resets,
             pace,
             working_ms=working_ms,
+            expected_accuracy=statistics.median(accuracies) if accuracies else math.nan,
         )
 
     def log_new(self, findings: Sequence[Finding]) -> None:
@@ -170,6 +179,7 @@ class CameraStream:
         """Subscribe to the images; after a pause the first one is a new key frame."""
         self._gaps, self._pace = SequenceGaps(), PaceMeter()
         self._contents = ContentMonitor()
+        self._accuracies.clear()
         self._reader.restart()
         if self._pipeline.ledger.received:
             self.reset(ResetReason.ACTIVATED)
@@ -234,7 +244,9 @@ class CameraStream:
         self._out.report(header, result, timing)
         self._out.pictures(header, image, result, config)
         self._image_size = image.shape[:2]
-        self._contents.image(image, result.stamp_ns)
+        if result.look is not None:  # as the engine's results have it
+            self._contents.image(image, result.look)
+        self._accuracies.append(result.expected_accuracy)
 
     def _on_image(self, message: Any, info: dict[str, Any]) -> None:
         began_ns = time.perf_counter_ns()

@@ -1,6 +1,6 @@
 """Whether a camera's images show anything: a network is confident of its answer to black, too.
 
-Looked at after the mask is out, on a grid of pixels, which takes a fraction of a millisecond.
+Judged after the mask is out, on a grid of pixels, which takes a fraction of a millisecond.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from enum import Enum
 import cv2
 import numpy as np
 
+from lowlat_seg_ros.engine.look import COLUMNS, ROWS
+from lowlat_seg_ros.frames import Look
 from lowlat_seg_ros.ros.doctor import Finding, Severity
 
-#: The grid has about so many rows and columns; images smaller than ``LEAST`` are not judged.
-ROWS, COLUMNS, LEAST = 32, 48, 16
+#: Images with a smaller side are not judged, px.
+LEAST = 16
 
 #: A kind is said when ``ENTER`` of the newest ``WINDOW`` images are of it, until no more than
 #: ``LEAVE`` are: a lens cap at night, whose noise is sometimes above a limit, does not flap.
@@ -70,45 +72,21 @@ class ContentMonitor:
 
     def __init__(self) -> None:
         self._newest: deque[Content | None] = deque(maxlen=WINDOW)
-        self._last: tuple[np.ndarray, np.ndarray, int] | None = None  # image, grid and stamp
         self._state = ContentState()
 
-    def image(self, image: np.ndarray, stamp_ns: int) -> None:
-        """Look at ``image``, uint8 (H, W, 3) RGB, which nobody changes afterwards."""
-        grid = _grid(image)
-        content, unchanged = look(image, grid), self._unchanged(image, grid, stamp_ns)
+    def image(self, image: np.ndarray, seen: Look) -> None:
+        """Judge ``image``, uint8 (H, W, 3) RGB, by what the engine has ``seen`` of it."""
+        content = look(image, seen.grid)
         self._newest.append(content)
-        self._last = image, grid, stamp_ns
         now = self._state.content
         if now is None or self._newest.count(now) <= LEAVE:
             now = next((kind for kind in Content if self._newest.count(kind) >= ENTER), None)
-        brightness, contrast = (float(value[1, 0]) for value in cv2.meanStdDev(grid))
-        self._state = ContentState(now, unchanged, brightness, contrast)
+        brightness, contrast = (float(value[1, 0]) for value in cv2.meanStdDev(seen.grid))
+        self._state = ContentState(now, seen.unchanged, brightness, contrast)
 
     @property
     def state(self) -> ContentState:
         return self._state
-
-    def _unchanged(self, image: np.ndarray, grid: np.ndarray, stamp_ns: int) -> int:
-        """Images in a row with the pixels of the one before; those of its stamp do not count."""
-        if self._last is None:
-            return 0
-        before, old_grid, old_ns = self._last
-        count = self._state.unchanged
-        if stamp_ns == old_ns:
-            return count
-        # The whole image is compared only where the grid is the same.
-        same = image.shape == before.shape and np.array_equal(grid, old_grid)
-        return count + 1 if same and np.array_equal(image, before) else 0
-
-
-def _grid(image: np.ndarray) -> np.ndarray:
-    """A copy of about ``ROWS`` x ``COLUMNS`` pixels, an odd number of rows and columns apart.
-
-    So it sees every second row, whichever it is.
-    """
-    height, width = image.shape[:2]
-    return image[:: height // ROWS | 1, :: width // COLUMNS | 1].copy()
 
 
 def _shifted(image: np.ndarray) -> np.ndarray:

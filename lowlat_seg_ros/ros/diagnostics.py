@@ -5,6 +5,7 @@ Key names follow Autoware's newest style (processing_time_ms, output_latency_ms,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -37,7 +38,8 @@ class StreamState:
     The doctor's findings on the image topic come worst first, apart from those on the outputs, and
     from ``image_findings`` on what the images are like. ``load`` is the share of the time that the
     images of all cameras need, ``working_ms`` how long the image at hand, of any camera, has been
-    worked on, during which no other one is taken.
+    worked on, during which no other one is taken. ``expected_accuracy``: of the newest masks, in
+    the median.
     """
 
     camera: str
@@ -57,6 +59,7 @@ class StreamState:
     pace: Pace = field(default_factory=Pace)
     load: float = 0.0
     working_ms: float = 0.0
+    expected_accuracy: float = math.nan
 
 
 def diagnostics(
@@ -83,6 +86,7 @@ def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticS
         images_status(stream),
         processing_status(stream, settings.node, frame_priority(settings.engine)),
         deadline_status(times.deadline, counters, settings.engine.max_latency_ms),
+        accuracy_status(stream.expected_accuracy, settings.node),
         slow_track_status(stream.slow_track, counters, settings.node),
         key_frames_status(counters, stream.threshold, settings.engine),
         ledger_status(stream.ledger, rates, settings.node),
@@ -200,6 +204,21 @@ def deadline_status(newest: Deadline, counters: Counters, limit_ms: float) -> Di
             return _status("deadline", ERROR, f"{text}; {fix}", values)
         return _status("deadline", WARN, text, values)
     return _status("deadline", OK, LEVELS[level].doc, values)
+
+
+def accuracy_status(expected: float, config: NodeConfig) -> DiagnosticStatus:
+    """Whether masks are probably right; ``expected``: share of their pixels that are."""
+    values: Values = {"expected_accuracy": expected}
+    if math.isnan(expected):
+        text = "not known: the checkpoint has no model of it (lowlat-seg calibrate), or no mask yet"
+        return _status("accuracy", OK, text, values)
+    text = f"about {expected:.0%} of a mask's pixels are probably right"
+    fix = "do not rely on masks; look at the lens, the exposure and the scene"
+    if expected < config.error_expected_accuracy:
+        return _status("accuracy", ERROR, f"{text}; {fix}", values)
+    if expected < config.warn_expected_accuracy:
+        return _status("accuracy", WARN, f"{text}; {fix}", values)
+    return _status("accuracy", OK, text, values)
 
 
 def slow_track_status(

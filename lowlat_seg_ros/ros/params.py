@@ -142,6 +142,18 @@ class NodeConfig:
         "for never",
         unit="ms", low=0.0, high=3.6e6, dynamic=True,
     )  # fmt: skip
+    warn_expected_accuracy: float = setting(
+        0.8,
+        "diagnostics warn when a smaller share of a mask's pixels is probably right "
+        "(FrameReport's expected_accuracy); 0 for never",
+        low=0.0, high=1.0, dynamic=True,
+    )  # fmt: skip
+    error_expected_accuracy: float = setting(
+        0.6,
+        "diagnostics report an error when a smaller share of a mask's pixels is probably right; 0 "
+        "for never",
+        low=0.0, high=1.0, dynamic=True,
+    )  # fmt: skip
     log_throttle_s: float = setting(
         5.0, "errors of one kind are logged at most this often", unit="s", low=0.0, high=3600.0,
         dynamic=True,

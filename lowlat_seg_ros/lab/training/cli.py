@@ -245,7 +245,7 @@ def _described(header: Header, args: argparse.Namespace, loop: Loop, figures: An
     }
     stages = [*header.provenance.get("stages", []), stage]
     provenance = {"licence": _licence(stages), "stages": stages}
-    return dataclasses.replace(header, provenance=provenance, ranges={})  # which are others now
+    return dataclasses.replace(header, provenance=provenance, ranges={}, accuracy=None)
 
 
 def _licence(stages: list[dict[str, Any]]) -> str:

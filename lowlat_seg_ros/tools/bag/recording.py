@@ -6,9 +6,10 @@ The figures are one JSON object, which tools for ros2_benchmark read as well.
 from __future__ import annotations
 
 import dataclasses
+import math
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,9 +199,17 @@ def figures(recording: Recording) -> dict[str, Any]:
         "counters": recording.counters,
         "key_frames": keys,
         "key_share": keys / len(masks),
+        "expected_accuracy": expected_accuracy(masks),
         "notes": list(recording.notes),
         "metadata": {k: v for k, v in recording.facts.items() if k not in ("ledger", "counters")},
     }
+
+
+def expected_accuracy(masks: Sequence[Published]) -> dict[str, float]:
+    """Mean and least share of pixels that are probably right, NaN where nobody says."""
+    said = [mask.segmentation.expected_accuracy for mask in masks]
+    known = [value for value in said if not math.isnan(value)] or [math.nan]
+    return {"mean": sum(known) / len(known), "least": min(known)}
 
 
 def basic_metrics(recording: Recording) -> dict[str, float]:

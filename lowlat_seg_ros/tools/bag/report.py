@@ -116,6 +116,7 @@ def _mask(published: Published, label: np.ndarray | None) -> dict[str, Any]:
         "latency_ms": result.timing.latency_ms,
         "wait_ms": published.timing.wait_ms,
         "age_ms": published.timing.age_ms,
+        "expected_accuracy": result.expected_accuracy,
         "level": result.deadline.level,
         "missed": result.deadline.missed,
         "right": _right(result.mask, label),

@@ -1,0 +1,1 @@
+"""``lowlat-seg calibrate``: how many pixels of a mask are probably right."""
