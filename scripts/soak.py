@@ -293,16 +293,18 @@ def chart(soak: Soak, warm_s: float, path: Path) -> None:
     minutes = [sample.at_s / 60 for sample in soak.samples]
     figure, axes = plt.subplots(3, sharex=True, figsize=(9, 7), layout="constrained")
     axes[0].plot(minutes, [sample.rss_mb for sample in soak.samples])
-    axes[0].set(ylabel="resident memory / MB", ylim=(0, None))
+    axes[0].set(ylabel="resident memory / MB")
     for name in ("threads", "descriptors"):
         axes[1].plot(minutes, [getattr(sample, name) for sample in soak.samples], label=name)
-    axes[1].set(ylabel="number", ylim=(0, None))
+    axes[1].set(ylabel="number")
     axes[1].legend()
     for name, label in (("p50_ms", "p50 of a second"), ("p99_ms", "p99 of a second")):
         values = [getattr(sample, name) for sample in soak.samples]
         axes[2].plot(minutes, values, label=label, linewidth=0.7)
     axes[2].set(ylabel="image in to mask out / ms", yscale="log", xlabel="minutes")
     axes[2].legend()
+    for axis in axes[:2]:
+        axis.set_ylim(0, 1.1 * axis.dataLim.ymax)
     for axis in axes:
         axis.axvspan(0, warm_s / 60, alpha=0.15, color="grey")
         for at_s, _ in soak.happened:

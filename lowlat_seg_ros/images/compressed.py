@@ -31,9 +31,9 @@ _SIZE_OF_JPEG = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 #: A header of more pixels (16K is 133 million) is damaged, and would take gigabytes of memory.
 MOST_PIXELS = 2**27
 
-#: A file of more pixels a byte is cut short, and to fill in what is missing would take minutes.
-#: Each block of 64 pixels of a JPEG takes a bit at least; deflate makes at most 1032 bytes of one,
-#: which are 8 pixels each where they have one bit.
+#: A file of more pixels a byte is cut short, and filling in what is missing takes minutes. Each
+#: block of 64 pixels of a JPEG takes a bit at least; deflate makes at most 1032 bytes of one, which
+#: are 8 pixels each where they have one bit.
 PIXELS_PER_BYTE = {"JPEG": 1000, "PNG": 8300}
 
 
