@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import sqlite3
 from collections.abc import Callable
@@ -133,7 +134,15 @@ def rounded(result: Segmentation) -> Segmentation:
         chosen = Selection(
             float(np.float32(chosen.deviation)), float(np.float32(chosen.threshold)), chosen.is_key
         )
-    return dataclasses.replace(result, selection=chosen, mask=None)  # arrays have no truth
+    expected = -1.0 if math.isnan(result.expected_accuracy) else result.expected_accuracy
+    # Arrays have no truth, and a message has no look at the image.
+    return dataclasses.replace(
+        result,
+        selection=chosen,
+        mask=None,
+        look=None,
+        expected_accuracy=float(np.float32(expected)),
+    )
 
 
 @pytest.mark.parametrize("latency_ms", [0, 120, 250])

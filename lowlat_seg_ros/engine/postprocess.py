@@ -121,7 +121,10 @@ def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
     first call in a process compiles and takes half a second or more, so it is made before the first
     frame.
     """
-    signature = "void(f4[:,:,::1], f4[::1], f4[:,::1], f4[::1], i4[::1], u1[:,::1])"
+    signature = (
+        "void(f4[:,:,::1], f4[::1], f4[:,:,::1], f4[:,:,::1], f4[::1], i4[:,::1], u1[::1], "
+        "u1[:,::1])"
+    )
     kernel = machine_code.compiled(
         _upsample, signature, "masks will take longer", fastmath={"contract"}
     )
@@ -138,9 +141,10 @@ def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
         # Pixel centres are at half-integers: with an even factor none lies on a logit.
         weights = (np.arange(factor, dtype=np.float32) + (1 - factor % 2) / 2) / factor
         mask = np.empty((factor * height, factor * width), np.uint8)
-        blended = np.empty((classes, gaps + 1), np.float32)
-        best, ids = np.empty(gaps, np.float32), np.empty(gaps, np.int32)
-        kernel(cells, weights, blended, best, ids, mask)
+        corners, blended = (np.empty((n, classes, gaps), np.float32) for n in (4, 2))
+        best, ids = np.empty(gaps + 1, np.float32), np.empty((4, gaps + 1), np.int32)
+        line = np.empty((width + 1) * factor, np.uint8)
+        kernel(cells, weights, corners, blended, best, ids, line, mask)
         return mask
 
     return arg_max
@@ -149,41 +153,78 @@ def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
 def _upsample(
     cells: np.ndarray,
     weights: np.ndarray,
+    corners: np.ndarray,
     blended: np.ndarray,
     best: np.ndarray,
     ids: np.ndarray,
+    line: np.ndarray,
     mask: np.ndarray,
 ) -> None:
     """The loop that numba compiles.
 
-    Between two neighbouring logits of ``cells`` (classes, h + 2, gaps + 1) lie ``factor`` pixels,
-    whose ``weights`` are the same in every gap. So each row of pixels is first one blend of two
-    rows of cells; then, for each of the ``factor`` places within a gap, the maximum over the
-    classes is taken in all gaps at once. ``blended``, ``best`` and ``ids`` are buffers of a row.
+    Between four neighbouring logits of ``cells`` (classes, h + 2, gaps + 1) lie ``factor`` times
+    ``factor`` pixels, a gap. A class that is the largest at all four is it at each pixel between
+    them, so most gaps are filled with one id. The ``corners`` (4, classes, gaps) of the others are
+    gathered for each row of gaps; each row of pixels is a blend of the upper and lower ones, and
+    for each of the ``factor`` places within a gap the maximum over the classes is taken in all of
+    them at once. The ``weights`` are the same in every gap. ``blended`` (2, classes, gaps),
+    ``best``, ``ids`` (4, gaps + 1) and ``line`` are buffers.
     """
-    factor, gaps = len(weights), len(best)
-    height, width = mask.shape
+    factor, (height, width) = len(weights), mask.shape
     before = (factor + 1) // 2  # pixels of the first gap that lie outside the image
-    for y in range(height):
-        gap, place = divmod(y + before, factor)
-        below = weights[place]
-        above = np.float32(1) - below
+    columns = width // factor + 1
+    upper, lower, mixed, found = ids[0], ids[1], ids[2], ids[3]
+    for row in range(cells.shape[1]):
+        upper, lower = lower, upper
+        for x in range(len(lower)):
+            best[x] = -np.inf
+            lower[x] = 0
         for c in range(len(cells)):
-            for x in range(gaps + 1):
-                blended[c, x] = above * cells[c, gap, x] + below * cells[c, gap + 1, x]
-        for place in range(factor):
-            right = weights[place]
-            left = np.float32(1) - right
-            for x in range(gaps):
-                best[x] = -np.inf
-                ids[x] = 0
+            this = np.int32(c)
+            for x in range(len(lower)):
+                larger = cells[c, row, x] > best[x]
+                best[x] = cells[c, row, x] if larger else best[x]
+                lower[x] = this if larger else lower[x]
+        if row == 0:
+            continue
+        gap, count = row - 1, 0
+        for x in range(columns):
+            this = upper[x]
+            if this != upper[x + 1] or this != lower[x] or this != lower[x + 1]:
+                mixed[count] = x
+                count += 1
+            for pixel in range(x * factor, (x + 1) * factor):
+                line[pixel] = this
+        whole = -(-count // 16) * 16  # in vectors; what is too much repeats the first gap
+        for j in range(count, whole):
+            mixed[j] = mixed[0]
+        for c in range(len(cells)):
+            for j in range(whole):
+                x = mixed[j]
+                corners[0, c, j], corners[1, c, j] = cells[c, gap, x], cells[c, gap, x + 1]
+                corners[2, c, j], corners[3, c, j] = cells[c, row, x], cells[c, row, x + 1]
+        for y in range(max(gap * factor - before, 0), min((gap + 1) * factor - before, height)):
+            mask[y] = line[before : before + width]
+            below = weights[y + before - gap * factor]
+            above = np.float32(1) - below
             for c in range(len(cells)):
-                row, this = blended[c], np.int32(c)
-                for x in range(gaps):
-                    value = row[x] * left + row[x + 1] * right
-                    larger = value > best[x]  # never true of NaN
-                    best[x] = value if larger else best[x]
-                    ids[x] = this if larger else ids[x]
-            first = int(place < before)  # the first gap's pixel at this place lies outside
-            for x in range(width // factor):
-                mask[y, (x + first) * factor + place - before] = ids[x + first]
+                for j in range(whole):
+                    blended[0, c, j] = above * corners[0, c, j] + below * corners[2, c, j]
+                    blended[1, c, j] = above * corners[1, c, j] + below * corners[3, c, j]
+            for place in range(factor):
+                right = weights[place]
+                left = np.float32(1) - right
+                for j in range(whole):
+                    best[j] = -np.inf
+                    found[j] = 0
+                for c in range(len(cells)):
+                    first, second, this = blended[0, c], blended[1, c], np.int32(c)
+                    for j in range(whole):
+                        value = first[j] * left + second[j] * right
+                        larger = value > best[j]  # never true of NaN
+                        best[j] = value if larger else best[j]
+                        found[j] = this if larger else found[j]
+                for j in range(count):
+                    pixel = mixed[j] * factor + place - before
+                    if 0 <= pixel < width:
+                        mask[y, pixel] = found[j]

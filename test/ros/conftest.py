@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
-from harness import ROOT, Bench, NodeProcess, write_checkpoint
-
-#: Makes a running node and a bench connected to it: ``start(**parameters)``.
-Start = Callable[..., tuple[NodeProcess, Bench]]
+from harness import ROOT, Bench, NodeProcess, Start, write_checkpoint
 
 _numbers = itertools.count()
 

@@ -363,6 +363,10 @@ class Bench:
             self._executor.spin()
 
 
+#: Makes a running node and a bench connected to it: ``start(**parameters)``, see the fixture.
+Start = Callable[..., tuple[NodeProcess, Bench]]
+
+
 def counted(statistics: Inbox) -> Statistics:
     """The first of a node's ``statistics`` that were counted after this moment, by system time."""
     now_ns = time.time_ns()

@@ -9,8 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Start
-from harness import RELIABLE, Bench, counted, mask_of, message, picture, values_of, wait_until
+from harness import (
+    RELIABLE,
+    Bench,
+    Start,
+    counted,
+    mask_of,
+    message,
+    picture,
+    values_of,
+    wait_until,
+)
 from lowlat_seg_ros.msg import FrameReport, Ledger, Statistics
 from sensor_msgs.msg import Image
 

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Start
-from harness import Bench, message, picture, values_of
+from harness import Bench, Start, message, picture, values_of
 from lowlat_seg_ros.msg import FrameReport
 
 OK, WARN, ERROR = b"\0", b"\1", b"\2"

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import rclpy
-from conftest import Start
-from harness import NODE, Bench, NodeProcess, message, picture, values_of, wait_until
+from harness import NODE, Bench, NodeProcess, Start, message, picture, values_of, wait_until
 from harness import write_checkpoint as written
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Start
 from harness import (
     RELIABLE,
     TIMEOUT_S,
     Bench,
+    Start,
     balances,
     message,
     picture,

@@ -8,8 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import Start
-from harness import RELIABLE, Bench, NodeProcess, mask_of, picture, values_of, wait_until
+from harness import RELIABLE, Bench, NodeProcess, Start, mask_of, picture, values_of, wait_until
 from lowlat_seg_ros.msg import FrameReport
 from sensor_msgs.msg import CompressedImage
 

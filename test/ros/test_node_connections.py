@@ -7,8 +7,7 @@ from array import array
 from typing import Any
 
 import cv2
-from conftest import Start
-from harness import NODE, RELIABLE, Bench, message, picture, wait_until
+from harness import NODE, RELIABLE, Bench, Start, message, picture, wait_until
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 

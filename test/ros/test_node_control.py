@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Start
-from harness import NODE, RELIABLE, Bench, mask_of, message, picture, values_of, wait_until
+from harness import NODE, RELIABLE, Bench, Start, mask_of, message, picture, values_of, wait_until
 from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import Start
-from harness import NODE, RELIABLE, Bench, message, picture, values_of
+from harness import NODE, RELIABLE, Bench, Start, message, picture, values_of
 from sensor_msgs.msg import Image
 
 from lowlat_seg_ros.ros.contents import ENTER, FROZEN

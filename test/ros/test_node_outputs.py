@@ -8,8 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import Start
-from harness import RELIABLE, Bench, Inbox, mask_of, message, picture
+from harness import RELIABLE, Bench, Inbox, Start, mask_of, message, picture
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 

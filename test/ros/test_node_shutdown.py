@@ -6,12 +6,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import Start
 from harness import (
     NODE,
     NOT_ALLOWED,
     Bench,
     NodeProcess,
+    Start,
     message,
     picture,
     wait_until,

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Start
-from harness import RELIABLE, mask_of, wait_until
+from harness import RELIABLE, Start, mask_of, wait_until
 from lowlat_seg_ros.msg import FrameReport
 from video import stream
 
