@@ -30,8 +30,9 @@ def environment(ros_domain: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
-            patch.delenv(variable, raising=False)
-        patch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+            patch.setenv(variable, str(Path(__file__).with_name("udp.xml")))
+        # LOCALHOST would replace the profile's transports, by shared memory among others.
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SYSTEM_DEFAULT")
         yield
 
 
@@ -46,7 +47,7 @@ def _starter(stack: ExitStack, folder: Path, checkpoint: Path) -> Start:
         *,
         arguments: tuple[str, ...] = (),
         listen: bool = True,
-        reliable: bool = False,
+        reliable: bool = True,
         new_interpreter: bool = False,
         faults: Path | None = None,
         **parameters: Any,

@@ -26,6 +26,7 @@ from sensor_msgs.msg import Image
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.ros.monitor import ENOUGH
 
 NAMES = ["front", "left", "rear"]
 SIZES = {"front": (48, 64), "left": (96, 80), "rear": (48, 64)}
@@ -173,7 +174,7 @@ def test_no_camera_starves_under_overload(start: Start) -> None:
             sent[name] += 1
         published = share(lambda ledger: ledger.published)
         superseded = share(lambda ledger: ledger.superseded)
-        return min(published.values()) >= 10 and min(superseded.values()) >= 1
+        return min(published.values()) >= ENOUGH and min(superseded.values()) >= 1
 
     wait_until(enough, lambda: f"a camera starves: {sent}", every_s=0.001)
     for name in NAMES:  # and it is said

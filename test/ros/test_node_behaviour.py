@@ -117,7 +117,7 @@ def overload(bench: Bench, image: Image, before: Ledger) -> int:
 
 
 def test_ledger_balances_under_overload(start: Start) -> None:
-    _, bench = start(reliable=True)
+    _, bench = start()
     image = message(picture(480, 640), "rgb8", 1.0)
     bench.send(image)
     before = bench.counted().ledger
@@ -138,7 +138,7 @@ def test_ledger_balances_under_overload(start: Start) -> None:
 
 def test_ledger_of_several_publishers_claims_no_more_than_it_knows(start: Start) -> None:
     """Whose number a message bears is unknown, so gaps are counted while there is one camera."""
-    _, bench = start(reliable=True)
+    _, bench = start()
     image, number = message(picture(480, 640), "rgb8", 1.0), 0
 
     def after_all() -> Ledger:
