@@ -32,8 +32,12 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+from lowlat_seg_ros.ros.environment import DISCOVERY_RANGE, PROFILE_VARIABLES
 from lowlat_seg_ros.ros.messages import MESSAGES
 from lowlat_seg_ros.tools.live import NodeProcess, Recorder, spun_node, wait_until_connected
+
+#: The tests' profile of Fast DDS.
+UDP = Path(__file__).parents[1] / "test" / "ros" / "udp.xml"
 
 RATE_HZ, SIZE = 15.0, (240, 320)
 
@@ -350,8 +354,8 @@ def main() -> int:
     with domain_id() as domain:
         os.environ |= {
             "ROS_DOMAIN_ID": str(domain),
-            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-            "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
+            DISCOVERY_RANGE: "SYSTEM_DEFAULT",
+            **dict.fromkeys(PROFILE_VARIABLES, str(UDP)),
         }
         return soak_and_judge(args)
 

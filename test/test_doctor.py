@@ -95,6 +95,11 @@ def test_small_images_are_not_lost_for_want_of_room() -> None:
         assert "depth to 5" in found or "ros2 topic hz" in found
 
 
+def test_profile_that_the_discovery_range_replaces_is_told() -> None:
+    ((_, found),) = findings(profile=True, profile_replaced=True, lost=7)
+    assert "set ROS_AUTOMATIC_DISCOVERY_RANGE to SYSTEM_DEFAULT and" in found
+
+
 def test_several_publishers_of_one_topic_are_named() -> None:
     ((severity, found),) = findings(ends=(CAMERA, End("/bag", RAW), End("/bag", RAW)))
     assert severity is Severity.WARN

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from lowlat_seg_ros.messages import IMAGE
-from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES
+from lowlat_seg_ros.ros.environment import DISCOVERY_RANGE, PROFILE_VARIABLES
 from lowlat_seg_ros.ros.transports import TRANSPORTS
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
@@ -103,6 +103,7 @@ class Input:
     busy_share: float = 0.0  # of the time, in which frames were segmented
     image_bytes: int = 0  # of the newest image's message, 0 before the first
     profile: bool | None = None  # there is a Fast DDS profile; None for other middleware
+    profile_replaced: bool = False  # by the discovery range
     profile_file: str = "config/fastdds_large_images.xml"  # the one that helps
     clock_waits: bool = False  # use_sim_time is set and /clock has not begun
 
@@ -238,6 +239,11 @@ def _room(state: Input) -> str:
     variables = " and ".join(PROFILE_VARIABLES)
     if state.profile is None:
         return "give the middleware larger receive buffers"
+    if state.profile_replaced:
+        return (
+            f"set {DISCOVERY_RANGE} to SYSTEM_DEFAULT and {variables} to {state.profile_file}, for "
+            "this node and for the camera: LOCALHOST replaces a profile's shared memory by 0.5 MB"
+        )
     if state.profile:
         return f"start the camera with {state.profile_file} as well ({variables})"
     return f"set {variables} to {state.profile_file} for this node and for the camera"

@@ -16,6 +16,13 @@ from pathlib import Path
 PACKAGE = "lowlat_seg_ros"
 PROFILE = "fastdds_large_images.xml"
 
+#: The same for processes that no other machine is to hear.
+LOCAL_PROFILE = "fastdds_one_machine.xml"
+
+#: With LOCALHOST here, rmw_fastrtps replaces the transports of any profile by its own, whose shared
+#: memory holds 0.5 MB.
+DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+
 #: Fast DDS 2 (Jazzy) and Fast DDS 3 (Kilted on) read one each.
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
@@ -54,13 +61,13 @@ def require_ros() -> None:
 def isolate() -> None:
     """Set this process's environment, and so its children's, before rclpy is initialised.
 
-    A ROS domain of its own that only this machine sees, and the Fast DDS profile for large images
-    unless the user has set one.
+    A ROS domain of its own, and the Fast DDS profile for large images that only this machine sees,
+    unless the user has set another profile.
     """
     os.environ["ROS_DOMAIN_ID"] = str(free_domain())
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ[DISCOVERY_RANGE] = "SYSTEM_DEFAULT"  # the profile decides
     if not any(name in os.environ for name in PROFILE_VARIABLES):
-        os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(profile())))
+        os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(profile(LOCAL_PROFILE))))
 
 
 def keep_freed_memory() -> None:
@@ -88,8 +95,8 @@ def free_domain() -> int:
     raise RosError("all ROS domains from 1 to 101 are in use on this machine; end some nodes")
 
 
-def profile() -> Path:
-    """The shipped Fast DDS profile, of the installed package or of the checkout."""
+def profile(name: str = PROFILE) -> Path:
+    """The shipped Fast DDS profile ``name``, of the installed package or of the checkout."""
     folders = [Path(__file__).resolve().parents[2] / "config"]
     if os.environ.get("AMENT_PREFIX_PATH"):
         from ament_index_python.packages import PackageNotFoundError, get_package_share_path
@@ -97,8 +104,8 @@ def profile() -> Path:
         with suppress(PackageNotFoundError):  # a checkout that is not installed
             folders.insert(0, get_package_share_path(PACKAGE) / "config")
     for folder in folders:
-        if (folder / PROFILE).is_file():
-            return folder / PROFILE
+        if (folder / name).is_file():
+            return folder / name
     raise RosError(
-        f"{PROFILE} is in none of {', '.join(map(str, folders))}; install the package again"
+        f"{name} is in none of {', '.join(map(str, folders))}; install the package again"
     )

@@ -89,9 +89,9 @@ def test_isolation_keeps_the_users_profile(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     environment.isolate()
-    assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SYSTEM_DEFAULT"
     for name in environment.PROFILE_VARIABLES:
-        assert Path(os.environ[name]).name == "fastdds_large_images.xml"
+        assert Path(os.environ[name]).name == "fastdds_one_machine.xml"
         assert Path(os.environ[name]).is_file()
         os.environ[name] = "/mine.xml"
     environment.isolate()
