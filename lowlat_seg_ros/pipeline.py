@@ -126,8 +126,8 @@ class Pipeline:
                 mask = cv2.LUT(mask, ids)
             out_ns = time.perf_counter_ns()
             published_ns = self._sink.mask(header, mask, image.shape[:2])
-            self._books.publish()
             publish_ms, processing_ms = _since_ms(out_ns), _since_ms(began_ns)
+            self._books.publish()
             if self._virtual_time:
                 processing_ms = convert_ms + step.timing.latency_ms + publish_ms
             # Negative where the stamp is ahead of that clock, which hides nothing.

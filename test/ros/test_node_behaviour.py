@@ -194,7 +194,10 @@ def test_age_runs_from_the_stamp_to_the_mask(live: Bench) -> None:
     stamped = time.time()
     report = live.send(message(RGB, "rgb8", stamped, "test_age"))
     elapsed_ms = (time.time() - stamped) * 1e3
-    assert report.timing.latency_ms <= report.processing_ms <= report.age_ms <= elapsed_ms + 0.01
+    assert report.timing.latency_ms <= report.processing_ms
+    # Two clocks, read one after the other: another thread may run in between.
+    assert report.processing_ms <= report.age_ms + 5
+    assert report.age_ms <= elapsed_ms + 0.01
 
 
 def test_failures_are_counted_and_logged_once_a_kind(start: Start) -> None:
