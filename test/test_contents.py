@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+pytest.importorskip("sensor_msgs", reason="needs ROS 2")
+
 from lowlat_seg_ros.engine.look import Looker
 from lowlat_seg_ros.ros.contents import Content, ContentMonitor, examine_contents
 

@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 
+pytest.importorskip("sensor_msgs", reason="needs ROS 2")
+
 from lowlat_seg_ros.messages import COMPRESSED
 from lowlat_seg_ros.messages import IMAGE as RAW
 from lowlat_seg_ros.ros.doctor import (

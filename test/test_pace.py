@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("sensor_msgs", reason="needs ROS 2")
+
 from lowlat_seg_ros.ros.monitor import ENOUGH, Pace, PaceMeter, examine_pace
 
 MS = 1_000_000

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytest.importorskip("sensor_msgs", reason="needs ROS 2")
+
 from lowlat_seg_ros.frames import Counters
 from lowlat_seg_ros.messages import IMAGE as RAW
 from lowlat_seg_ros.ros.doctor import End, Severity

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytest.importorskip("sensor_msgs", reason="needs ROS 2")
+
 from lowlat_seg_ros.ros.doctor import Severity
 from lowlat_seg_ros.ros.stamps import Clocks, StampFault, StampMonitor, duration, examine_stamps
 
