@@ -49,7 +49,7 @@ FAULT_S, PAUSE_S = 2.0, (2.0, 6.0)
 #: lie seconds apart, in which an allocator still takes blocks for sizes that it sees for the first
 #: time, and the machine itself may be slow for some of them.
 GROWTH, SLOWER, ENOUGH_IMAGES = 0.01, 2.0, 25_000
-SHORT_GROWTH, SHORT_SLOWER = 0.05, 4.0
+SHORT_GROWTH, SHORT_SLOWER = 0.1, 4.0
 
 #: Until masks come again once a fault is over; or features of Sh, which runs at idle priority and
 #: may have to wait for a busy machine.
