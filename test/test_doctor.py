@@ -99,7 +99,7 @@ def test_small_images_are_not_lost_for_want_of_room() -> None:
 
 def test_profile_that_the_discovery_range_replaces_is_told() -> None:
     ((_, found),) = findings(profile=True, profile_replaced=True, lost=7)
-    assert "set ROS_AUTOMATIC_DISCOVERY_RANGE to SYSTEM_DEFAULT and" in found
+    assert "unset ROS_LOCALHOST_ONLY, set ROS_AUTOMATIC_DISCOVERY_RANGE to SYSTEM_DEFAULT" in found
 
 
 def test_several_publishers_of_one_topic_are_named() -> None:

@@ -77,7 +77,7 @@ def temperature(logits: np.ndarray, expected: float) -> float:
     """By what ``logits`` (classes, n) must be divided for a mean confidence of ``expected``.
 
     One temperature for all pixels (Guo et al., "On Calibration of Modern Neural Networks", ICML
-    2017), chosen anew for each mask.
+    2017), chosen for each mask by itself.
     """
     low, high = math.log(SHARPEST), math.log(SOFTEST)
     below = logits - logits.max(axis=0)

@@ -40,7 +40,7 @@ from lowlat_seg_ros.ros.doctor import (
     fix,
     transport_of,
 )
-from lowlat_seg_ros.ros.environment import DISCOVERY_RANGE, PROFILE_VARIABLES, RosError, profile
+from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES, RosError, profile, replaces_profile
 
 #: Seconds from which on a duration stands for "infinite": rmw has 2^63 - 1 ns, Fast DDS 2^31 - 1 s
 #: and 2^32 - 1 ns. What a DDS duration can say is shorter.
@@ -113,8 +113,10 @@ class ImageConnection:
         self._relative = self._listens.base + suffix if suffix else image
         self.topic = node.resolve_topic_name(self._relative)
         self._changed, self._depth, self._raw = changed, depth, raw
-        replaced = os.environ.get(DISCOVERY_RANGE) == "LOCALHOST"
-        self._profile: dict[str, Any] = {"profile": _has_profile(), "profile_replaced": replaced}
+        self._profile: dict[str, Any] = {
+            "profile": _has_profile(),
+            "profile_replaced": replaces_profile(),
+        }
         with suppress(RosError):  # else the doctor names it by its name in the package
             self._profile["profile_file"] = str(profile())
         self._matched: int | None = None

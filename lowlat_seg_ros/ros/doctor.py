@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from lowlat_seg_ros.messages import IMAGE
-from lowlat_seg_ros.ros.environment import DISCOVERY_RANGE, PROFILE_VARIABLES
+from lowlat_seg_ros.ros.environment import DISCOVERY_RANGE, LOCALHOST_ONLY, PROFILE_VARIABLES
 from lowlat_seg_ros.ros.transports import TRANSPORTS
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
@@ -241,8 +241,9 @@ def _room(state: Input) -> str:
         return "give the middleware larger receive buffers"
     if state.profile_replaced:
         return (
-            f"set {DISCOVERY_RANGE} to SYSTEM_DEFAULT and {variables} to {state.profile_file}, for "
-            "this node and for the camera: LOCALHOST replaces a profile's shared memory by 0.5 MB"
+            f"unset {LOCALHOST_ONLY}, set {DISCOVERY_RANGE} to SYSTEM_DEFAULT and {variables} to "
+            f"{state.profile_file}, for this node and for the camera: discovery on this machine "
+            "alone replaces a profile's shared memory by 0.5 MB"
         )
     if state.profile:
         return f"start the camera with {state.profile_file} as well ({variables})"

@@ -19,9 +19,9 @@ PROFILE = "fastdds_large_images.xml"
 #: The same for processes that no other machine is to hear.
 LOCAL_PROFILE = "fastdds_one_machine.xml"
 
-#: With LOCALHOST here, rmw_fastrtps replaces the transports of any profile by its own, whose shared
-#: memory holds 0.5 MB.
-DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+#: With LOCALHOST in the first or 1 in the second, which is older, rmw_fastrtps replaces the
+#: transports of any profile by its own, whose shared memory holds 0.5 MB.
+DISCOVERY_RANGE, LOCALHOST_ONLY = "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY"
 
 #: Fast DDS 2 (Jazzy) and Fast DDS 3 (Kilted on) read one each.
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
@@ -66,8 +66,14 @@ def isolate() -> None:
     """
     os.environ["ROS_DOMAIN_ID"] = str(free_domain())
     os.environ[DISCOVERY_RANGE] = "SYSTEM_DEFAULT"  # the profile decides
+    os.environ.pop(LOCALHOST_ONLY, None)
     if not any(name in os.environ for name in PROFILE_VARIABLES):
         os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(profile(LOCAL_PROFILE))))
+
+
+def replaces_profile() -> bool:
+    """Whether this process's environment takes the effect from a Fast DDS profile."""
+    return os.environ.get(LOCALHOST_ONLY) == "1" or os.environ.get(DISCOVERY_RANGE) == "LOCALHOST"
 
 
 def keep_freed_memory() -> None:

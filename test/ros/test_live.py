@@ -84,6 +84,21 @@ def test_domain_in_use_is_not_taken(monkeypatch: pytest.MonkeyPatch):
             environment.free_domain()
 
 
+@pytest.mark.parametrize(
+    ("only", "discovery", "replaced"),
+    [("1", "SYSTEM_DEFAULT", True), ("0", "LOCALHOST", True), (None, "LOCALHOST", True),
+     (None, "SUBNET", False), (None, None, False)],
+)  # fmt: skip
+def test_what_replaces_a_profile(
+    monkeypatch: pytest.MonkeyPatch, only: str | None, discovery: str | None, replaced: bool
+):
+    for name, value in {"LOCALHOST_ONLY": only, "AUTOMATIC_DISCOVERY_RANGE": discovery}.items():
+        monkeypatch.setenv(f"ROS_{name}", value or "")
+        if value is None:
+            monkeypatch.delenv(f"ROS_{name}")
+    assert environment.replaces_profile() == replaced
+
+
 def test_isolation_keeps_the_users_profile(monkeypatch: pytest.MonkeyPatch):
     for name in (*environment.PROFILE_VARIABLES, "ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
         monkeypatch.setenv(name, "")

@@ -23,7 +23,7 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 
 CLEAN, FROZEN = "clean", "frozen"
 
-#: Kinds of corruption that are the same for all frames of a scene; the others are drawn anew.
+#: Kinds of corruption that are the same for all frames of a scene; each frame draws the others.
 LASTING = ("fog", "dirt", "channels", "glare", "motion")
 
 #: Every so many of the logits that were observed are kept, to judge the confidence of pixels.
