@@ -34,7 +34,7 @@ from lowlat_seg_ros.lab.benchmark.kernel import (
     propagate_by_unfold,
     take_turns,
 )
-from lowlat_seg_ros.lab.benchmark.methods import FastTrack, Refinements, fastest
+from lowlat_seg_ros.lab.benchmark.methods import FastTrack, MethodResult, Refinements, fastest
 from lowlat_seg_ros.lab.benchmark.networks import count, weights_mb
 from lowlat_seg_ros.lab.benchmark.scaling import fit
 from lowlat_seg_ros.lab.benchmark.timing import WARM_UP, Camera, Run, play
@@ -61,7 +61,7 @@ def one_core() -> Iterator[None]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command writes: ``new/figures.json`` and the page in ``page``."""
     folder = tmp_path_factory.mktemp("benchmark")
-    options = ["--config", "tiny", "--device", "cpu", "--resolution", "48x64", "--rate", "50"]
+    options = ["--config", "tiny", "--device", "cpu", "--resolution", "48x64", "--rate", "50,25"]
     written = ["--json", str(folder / "new" / "figures.json"), "--out", str(folder / "page")]
     assert cli.main(["benchmark", "--quick", *options, *written]) == 0
     return folder
@@ -103,6 +103,40 @@ def test_what_is_written_of_the_sides_is_in_its_place(figures: dict[str, Any]) -
     assert figures["refinements_per_s"] == work["busy_per_s"]
     assert work["job"].keys() >= PERCENTILES
     assert work["saturated_share"] == 1
+
+
+def test_what_is_paced_is_measured_at_each_rate(figures: dict[str, Any], folder: Path) -> None:
+    rates = figures["rates"]
+    assert list(rates) == ["50", "25"]
+    assert rates["50"] == {name: figures[name] for name in SIDES}
+    assert rates["25"]["full"] == figures["full"]  # back to back, whatever the camera does
+    for name in PACED:
+        assert rates["25"][name]["rate_hz"] < 37.5
+    page = (folder / "page" / "benchmark.md").read_text()
+    assert "| method | 50 Hz | 25 Hz |" in page
+    assert (folder / "page" / "figures" / "rates.png").stat().st_size > 0
+
+
+def test_a_mask_is_late_unless_the_machine_was() -> None:
+    """Of 10 frames at 20 Hz one is late, and one while the control took three times as long."""
+    latencies = [10.0] * 8 + [60.0, 70.0]
+    run: Run[StageTiming] = Run(
+        [StageTiming(latency_ms=ms) for ms in latencies],
+        spent_ms=latencies, window_s=0.5, control_ms=[1.0] * 9 + [3.0],
+    )  # fmt: skip
+    paced, back_to_back = (MethodResult.of(run, 1, rate_hz) for rate_hz in (20.0, 0.0))
+    assert (paced.late, paced.excused) == pytest.approx((0.1, 0.1))
+    assert (back_to_back.late, back_to_back.excused) == (0.0, 0.0)
+
+
+def test_steady_is_the_busy_fast_track_alone(tmp_path: Path) -> None:
+    written = tmp_path / "steady.json"
+    options = ["--config", "tiny", "--device", "cpu", "--resolution", "48x64", "--rate", "50"]
+    only = ["--only", "steady", "--frames", "8", "--json", str(written)]
+    assert cli.main(["benchmark", *options, *only]) == 0
+    figures = json.loads(written.read_text())
+    assert figures["steady"]["count"] == 8
+    assert "full" not in figures
 
 
 def test_refinements_by_hand() -> None:
@@ -172,7 +206,7 @@ def test_memory_and_facts_are_given(figures: dict[str, Any]) -> None:
     assert memory["gpu_peak_mb"] == 0
     assert facts["machine"]["torch"] == torch.__version__
     assert (facts["size"], facts["weights"], facts["device"]) == ([48, 64], "random", "cpu")
-    command = "lowlat-seg benchmark --config tiny --device cpu --resolution 48x64 --rate 50"
+    command = "lowlat-seg benchmark --config tiny --device cpu --resolution 48x64 --rate 50,25"
     assert facts["command"] == f"{command} --quick"
 
 
@@ -183,7 +217,7 @@ def test_the_page_has_tables_and_its_charts(folder: Path, figures: dict[str, Any
     assert figures["facts"]["command"] in page
     assert str(folder) not in page
     links = re.findall(r"!\[.*\]\((.*)\)", page)
-    assert links == ["figures/latency.png", "figures/scaling.png"]
+    assert links == [f"figures/{name}.png" for name in ("latency", "rates", "scaling")]
     for link in links:
         assert (folder / "page" / link).read_bytes().startswith(b"\x89PNG")
 

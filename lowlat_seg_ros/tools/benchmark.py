@@ -18,6 +18,8 @@ examples:
   lowlat-seg benchmark --config paper_resnet101 --resolution 1024x2048 --device cuda --rate 30
   lowlat-seg benchmark --checkpoint FILE --only sides   another network, frame in to mask out alone
   lowlat-seg benchmark --only end_to_end --rate 5,15,30 --frames 100   the way in and out alone
+  lowlat-seg benchmark --only sides --rate 5,15,30 --out DIR   all methods at three rates
+  lowlat-seg benchmark --only steady --rate 30 --frames 54000  half an hour of frames
   lowlat-seg benchmark --quick                          a few frames, to see whether it works
 
 measured, warm, in one process in which the methods take turns in blocks, so that drifts hit all of
@@ -41,6 +43,8 @@ them; [in brackets the part for --only, what has none is always there]:
                   this network), against F.unfold with a weighted sum and a 3x3 convolution, alone
                   and beside a busy core; and against the limits in memory and multiply-adds
   [resolutions]   the fast track at 1/2, 3/4, 1 and 3/2 of the width and height, with a line fitted
+  [steady]        fast_busy alone, --frames in a row: how many masks are out later than the next
+                  frame is due; only where --only asks for it
   [freshness]     the engine at --rate as it is by default: exact results of Sh a second, and their
                   age in frames when they arrive
   [cameras]       1 to 6 of them, each with its engine, segmented one after another
@@ -53,7 +57,9 @@ them; [in brackets the part for --only, what has none is always there]:
 
 written to --json, times in ms, without what --only leaves out:
   full, ddrnet23_slim, full_paced, ddrnet23_slim_paced, single_frame_paced, fast_idle, fast_busy
-                      each p50_ms, p95_ms, p99_ms, max_ms, control_p50_ms, control_p99_ms, threads
+                      each p50_ms, p95_ms, p99_ms, max_ms, control_p50_ms, control_p99_ms, threads,
+                      late, excused; at the first --rate
+  rates               the same at each --rate; steady the same of fast_busy alone
   ratio_busy_p99      fast_busy p99 / full p50
   refinements_per_s   in fast_busy; "refinements" has the rest
   propagation         ms; vs_unfold and vs_conv3x3: how many times as fast; roofline_fraction: share
@@ -77,8 +83,9 @@ rendered drive.
 if TYPE_CHECKING:
     from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
 
-#: What can be measured by itself.
+#: What is measured, and what only where --only asks for it.
 PARTS = ("sides", "freshness", "propagation", "resolutions", "cameras", "end_to_end")
+ON_REQUEST = ("steady",)
 
 #: Frames of each method with --quick.
 QUICK = 6
@@ -98,8 +105,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--resolution", type=size, metavar="HxW",
         help="of the frames, in pixels (default 360x480)")
     add("--rate", default="5", metavar="HZ[,HZ]",
-        help="of the camera, for the fast track and what is paced (default %(default)s); "
-        "[end_to_end] is measured at each of them, the rest at the first")
+        help="of the camera, for the fast track and what is paced (default %(default)s); [sides] "
+        "and [end_to_end] are measured at each of them, the rest at the first")
     add("--frames", type=int, default=200, metavar="N",
         help="of each method, size and number of cameras (default %(default)s)")
     add("--quick", action="store_true", help=f"{QUICK} frames of each, whatever --frames says")
@@ -115,8 +122,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     parts = PARTS if args.only is None else tuple(args.only.split(","))
-    if not set(parts) <= set(PARTS):
-        raise ConfigError(f"--only is {args.only!r}; choose of {', '.join(PARTS)}")
+    if not set(parts) <= {*PARTS, *ON_REQUEST}:
+        raise ConfigError(f"--only is {args.only!r}; choose of {', '.join(PARTS + ON_REQUEST)}")
     if args.frames < 2:
         raise ConfigError(f"--frames is {args.frames}; measure at least 2, better 200")
     rates = _rates(args.rate)
@@ -142,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
             raise
         node = None
         console.print(f"Without end_to_end: {error}", markup=False)
-    done = measure.everything(args, parts, rates[0], frames, command)
+    done = measure.everything(args, parts, rates, frames, command)
     if node is not None:
         done = dataclasses.replace(done, end_to_end=_end_to_end(args, node, rates, frames))
     report.print_report(console, done)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from lowlat_seg_ros.lab.benchmark.kernel import (
     measure_kernel,
     measure_limits,
 )
-from lowlat_seg_ros.lab.benchmark.methods import IDLE, Comparison
+from lowlat_seg_ros.lab.benchmark.methods import IDLE, Comparison, MethodResult
 from lowlat_seg_ros.lab.benchmark.networks import Memory, MultiplyAdds
 from lowlat_seg_ros.lab.benchmark.scaling import Cameras, Freshness, Resolutions
 from lowlat_seg_ros.lab.benchmark.timing import Camera
@@ -101,13 +101,19 @@ class Benchmark:
     facts: Facts
     multiply_adds: MultiplyAdds
     graphs: Captures
-    comparison: Comparison | None = None
+    comparisons: tuple[Comparison, ...] = ()  # one for each rate of the camera
+    steady: MethodResult | None = None
     memory: Memory | None = None
     propagation: Kernels | None = None
     resolutions: Resolutions | None = None
     cameras: tuple[Cameras, ...] = ()
     freshness: Freshness | None = None
     end_to_end: tuple[EndToEnd, ...] = ()
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """At the first rate."""
+        return self.comparisons[0] if self.comparisons else None
 
     @property
     def bars(self) -> dict[str, float]:
@@ -148,13 +154,9 @@ class Benchmark:
         """
         written: dict[str, Any] = {"facts": asdict(self.facts)}
         if self.comparison is not None and self.memory is not None:
-            for name, method in self.comparison.methods.items():
-                others = ("rate_hz", "threads", "other_cores")
-                row = {key: getattr(method, key) for key in others}
-                control = {"control_p50_ms": method.control.p50_ms}
-                control["control_p99_ms"] = method.control.p99_ms
-                written[name] = asdict(method.latency) | row | control
+            written |= _by_name(self.comparison)
             written |= {
+                "rates": {f"{one.rate_hz:g}": _by_name(one) for one in self.comparisons},
                 "ratio_busy_p99": self.bars["fast_busy_p99_over_full_p50"],
                 "refinements_per_s": self.comparison.refinements.busy_per_s,
                 "refinements": asdict(self.comparison.refinements),
@@ -171,6 +173,8 @@ class Benchmark:
             written["limits"] = asdict(self.propagation.limits)
         if self.resolutions is not None:
             written["resolutions"] = asdict(self.resolutions)
+        if self.steady is not None:
+            written["steady"] = _method(self.steady)
         if self.freshness is not None:
             written["freshness"] = asdict(self.freshness)
         if self.cameras:
@@ -184,16 +188,30 @@ class Benchmark:
         }
 
 
+def _by_name(comparison: Comparison) -> dict[str, Any]:
+    return {name: _method(method) for name, method in comparison.methods.items()}
+
+
+def _method(method: MethodResult) -> dict[str, Any]:
+    others = ("rate_hz", "threads", "other_cores", "late", "excused")
+    control = {"control_p50_ms": method.control.p50_ms, "control_p99_ms": method.control.p99_ms}
+    return asdict(method.latency) | {key: getattr(method, key) for key in others} | control
+
+
 def everything(
-    args: argparse.Namespace, parts: Collection[str], rate_hz: float, frames: int, command: str
+    args: argparse.Namespace,
+    parts: Collection[str],
+    rates_hz: Sequence[float],
+    frames: int,
+    command: str,
 ) -> Benchmark:
     """Measure those of ``parts`` that need no ROS, by the options ``args``; takes minutes.
 
-    ``frames`` of each method, of a camera of ``rate_hz``; ``command`` is for the report. Shows
-    progress bars. Raises ``ConfigError`` for the device, ``DataError`` for a size that cannot be
-    rendered, ``CheckpointError``.
+    ``frames`` of each method, of a camera of each of ``rates_hz``, or of the first one where a part
+    has one rate; ``command`` is for the report. Shows progress bars. Raises ``ConfigError`` for the
+    device, ``DataError`` for a size that cannot be rendered, ``CheckpointError``.
     """
-    device = resolve_device(args.device)
+    device, rate_hz = resolve_device(args.device), rates_hz[0]
     load_average, other_work = os.getloadavg()[0], ExternalCpuLoad()
     camera = Camera(rendered(rate_hz, args.resolution))
 
@@ -212,17 +230,21 @@ def everything(
     if args.high_scale is not None:
         segmenter.read_at(args.high_scale)
 
-    compared = memory = kernels = resolutions = fresh = None
+    memory = kernels = resolutions = fresh = steady = None
+    compared: tuple[Comparison, ...] = ()
     over_cameras: tuple[Cameras, ...] = ()
     if "sides" in parts:
-        with bar("sides", len(methods.METHODS) * frames) as step:
+        with bar("sides", methods.steps(frames, len(rates_hz))) as step:
             ddrnet = run_in_temporary_thread(
                 lambda: networks.ddrnet(segmenter, args.precision, camera.images[0])
             )
             compared = methods.compare(
-                segmenter, ddrnet, camera, frames, rate_hz, args.priority, step
+                segmenter, ddrnet, camera, frames, rates_hz, args.priority, step
             )
         memory = networks.memory(segmenter, ddrnet, before_mb)
+    if "steady" in parts:
+        with bar("steady", frames) as step:
+            steady = methods.steady(segmenter, camera, frames, rate_hz, args.priority, step)
     if "freshness" in parts:
         with bar("freshness", frames) as step:
             fresh = scaling.freshness(segmenter, camera, frames, rate_hz, step)
@@ -256,7 +278,7 @@ def everything(
     )
     counted, graphs = networks.count(segmenter.config, camera.size), captures(segmenter)
     return Benchmark(
-        facts, counted, graphs, compared, memory, kernels, resolutions, over_cameras, fresh
+        facts, counted, graphs, compared, steady, memory, kernels, resolutions, over_cameras, fresh
     )
 
 

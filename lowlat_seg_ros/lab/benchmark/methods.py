@@ -10,7 +10,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -41,11 +41,9 @@ IDLE = EngineConfig(
 #: when one is done. Where Sh is faster than the camera, see :class:`EndlessSlowTrack`.
 SATURATED = dataclasses.replace(IDLE, max_key_interval=1)
 
-#: The methods; those without ``_paced`` that run a network on every frame get them back to back.
-METHODS = (
-    "full", "ddrnet23_slim", "full_paced", "ddrnet23_slim_paced", "single_frame_paced",
-    "fast_idle", "fast_busy",
-)  # fmt: skip
+#: The methods that get frames back to back, and those that get them at the camera's rate.
+BACK_TO_BACK = ("full", "ddrnet23_slim")
+PACED = ("full_paced", "ddrnet23_slim_paced", "single_frame_paced", "fast_idle", "fast_busy")
 
 #: Frames of a method before it is the next one's turn; long enough for several jobs of Sh.
 BLOCK = 40
@@ -177,6 +175,9 @@ class MethodResult:
 
     ``threads``: CPU threads that it uses at most; ``other_cores``: cores that other processes kept
     busy, which the fast track leaves them. ``control``: of a fixed convolution after each frame.
+    ``late``: share of the frames whose mask was out later than the next frame was due, and not
+    ``excused``: their control took more than twice its median, so the machine itself was slow.
+    Frames back to back are never late.
     """
 
     latency: Latency
@@ -185,15 +186,23 @@ class MethodResult:
     threads: int
     other_cores: float
     control: Latency
+    late: float
+    excused: float
 
     @classmethod
-    def of(cls, run: Run[StageTiming], threads: int) -> MethodResult:
-        """What ``run`` measured."""
+    def of(cls, run: Run[StageTiming], threads: int, paced_hz: float) -> MethodResult:
+        """What ``run`` measured, with frames at ``paced_hz``; 0 for frames back to back."""
         timings = tuple(run.answers)
         latency = Latency.of([timing.latency_ms for timing in timings])
         rate_hz, others = len(timings) / run.window_s, run.other_work_s / run.window_s
         control = Latency.of(run.control_ms)
-        return cls(latency, timings, rate_hz, threads, others, control)
+        restless = np.array(run.control_ms) > 2 * control.p50_ms
+        period_ms = 1e3 / paced_hz if paced_hz else float("inf")
+        late = np.array([timing.latency_ms for timing in timings]) > period_ms
+        return cls(
+            latency, timings, rate_hz, threads, others, control,
+            late=float((late & ~restless).mean()), excused=float((late & restless).mean()),
+        )  # fmt: skip
 
     def stages(self) -> dict[str, Latency]:
         """Those that were run, by the field of StageTiming."""
@@ -242,8 +251,9 @@ class Refinements:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``methods`` by name, and what the slow track got done."""
+    """``methods`` by name, with a camera of ``rate_hz``, and what the slow track got done."""
 
+    rate_hz: float
     methods: dict[str, MethodResult]
     refinements: Refinements
 
@@ -258,16 +268,16 @@ def compare(
     ddrnet: DDRNet23Slim,
     camera: Camera,
     frames: int,
-    rate_hz: float,
+    rates_hz: Sequence[float],
     priority: str,
     progress: Progress,
-) -> Comparison:
+) -> tuple[Comparison, ...]:
     """``frames`` frames of each method, in blocks that take turns, so that drifts hit all of them.
 
     One network serves all methods, so that all have the same optimisations, and one engine both
-    states of the slow track. Methods get frames at ``rate_hz``, and ``full`` and ``ddrnet23_slim``
-    also back to back. ``priority``: of frames, see ``EngineConfig``; a network on every frame has
-    the normal one. ``progress`` is called for each of ``len(METHODS)`` * ``frames`` frames. Raises
+    states of the slow track. Methods get frames at each of ``rates_hz``, and ``full`` and
+    ``ddrnet23_slim`` also back to back. ``priority``: of frames, see ``EngineConfig``; a network on
+    every frame has the normal one. ``progress`` is called for each of :func:`steps` frames. Raises
     ``RuntimeError`` if Sh fails.
     """
 
@@ -276,38 +286,82 @@ def compare(
         return logits
 
     # The segmenter only prepares DDRNet's images.
-    full, full_threads = fastest(lambda config: FullEngine(segmenter, config), camera)
-    other, other_threads = fastest(
-        lambda config: PerFrameEngine(segmenter, alone, MaskKind.FULL, config), camera
-    )
-    alone_on_frame, own_threads = fastest(partial(single_frame, segmenter), camera)
-    runs: dict[str, Run[StageTiming]] = {name: Run() for name in METHODS}
-    jobs_ms: list[float] = []
-    with FastTrack(segmenter, camera, rate_hz, priority) as fast:
+    found = {
+        "full": fastest(lambda config: FullEngine(segmenter, config), camera),
+        "ddrnet23_slim": fastest(
+            lambda config: PerFrameEngine(segmenter, alone, MaskKind.FULL, config), camera
+        ),
+        "single_frame": fastest(partial(single_frame, segmenter), camera),
+    }
+    on_every_frame = {name: partial(_next, method, camera) for name, (method, _) in found.items()}
+    back_to_back: dict[str, Run[StageTiming]] = {name: Run() for name in BACK_TO_BACK}
+    at_rate = {rate: _AtRate() for rate in rates_hz}
+    with FastTrack(segmenter, camera, priority=priority) as fast:
         for _ in range(JOBS):  # Sh warms up as well; on a GPU its second job captures graphs
             fast.busy(TRIAL)
-        fast.jobs, fast.found_busy = 0, []
         for start in range(0, frames, BLOCK):
             count = min(BLOCK, frames - start)
-            for name, method, rate in (
-                ("full", full, 0.0),
-                ("ddrnet23_slim", other, 0.0),
-                ("full_paced", full, rate_hz),
-                ("ddrnet23_slim_paced", other, rate_hz),
-                ("single_frame_paced", alone_on_frame, rate_hz),
-            ):
-                step = partial(_next, method, camera)
-                runs[name].add(play(step, count, rate, progress=progress))
-            runs["fast_idle"].add(fast.idle(count, progress))
-            runs["fast_busy"].add(fast.busy(count, progress))
-            jobs_ms += [fast.job_ms() for _ in range(JOBS)]
-    own = foreground_threads(IDLE)
-    used = (full_threads, other_threads, full_threads, other_threads, own_threads, own, own)
-    threads = dict(zip(runs, used, strict=True))
-    return Comparison(
-        {name: MethodResult.of(run, threads[name]) for name, run in runs.items()},
-        Refinements.of(fast.jobs, fast.found_busy, runs["fast_busy"], jobs_ms),
+            for name, run in back_to_back.items():
+                run.add(play(on_every_frame[name], count, progress=progress))
+            for rate_hz, here in at_rate.items():
+                for name, step in on_every_frame.items():
+                    run = play(step, count, rate_hz, progress=progress)
+                    here.runs[f"{name}_paced"].add(run)
+                here.fast_track(fast, rate_hz, count, progress)
+    threads = {name: used for name, (_, used) in found.items()}
+    threads |= {f"{name}_paced": used for name, used in threads.items()}
+    threads |= dict.fromkeys(("fast_idle", "fast_busy"), foreground_threads(IDLE))
+    always = {name: MethodResult.of(run, threads[name], 0.0) for name, run in back_to_back.items()}
+    return tuple(
+        Comparison(
+            rate_hz,
+            always
+            | {name: MethodResult.of(r, threads[name], rate_hz) for name, r in here.runs.items()},
+            Refinements.of(here.jobs, here.found_busy, here.runs["fast_busy"], here.jobs_ms),
+        )
+        for rate_hz, here in at_rate.items()
     )
+
+
+def steps(frames: int, rates: int) -> int:
+    """Frames that :func:`compare` processes at so many rates."""
+    return frames * (len(BACK_TO_BACK) + rates * len(PACED))
+
+
+@dataclass
+class _AtRate:
+    """What was measured so far with a camera of one rate."""
+
+    runs: dict[str, Run[StageTiming]] = field(
+        default_factory=lambda: {name: Run() for name in PACED}
+    )
+    jobs: int = 0
+    found_busy: list[bool] = field(default_factory=list)
+    jobs_ms: list[float] = field(default_factory=list)
+
+    def fast_track(self, fast: FastTrack, rate_hz: float, frames: int, progress: Progress) -> None:
+        fast.rate_hz, fast.jobs, fast.found_busy = rate_hz, 0, []
+        self.runs["fast_idle"].add(fast.idle(frames, progress))
+        self.runs["fast_busy"].add(fast.busy(frames, progress))
+        self.jobs += fast.jobs
+        self.found_busy += fast.found_busy
+        self.jobs_ms += [fast.job_ms() for _ in range(JOBS)]
+
+
+def steady(
+    segmenter: Segmenter,
+    camera: Camera,
+    frames: int,
+    rate_hz: float,
+    priority: str,
+    progress: Progress,
+) -> MethodResult:
+    """``fast_busy`` alone, for ``frames`` frames in a row: how seldom a mask is late.
+
+    Raises ``RuntimeError`` if Sh fails.
+    """
+    with FastTrack(segmenter, camera, rate_hz, priority) as fast:
+        return MethodResult.of(fast.busy(frames, progress), foreground_threads(IDLE), rate_hz)
 
 
 def fastest(make: Callable[[EngineConfig], Method], camera: Camera) -> tuple[Method, int]:

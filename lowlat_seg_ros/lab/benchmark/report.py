@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.console import Console
 from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
 from lowlat_seg_ros.lab.benchmark.kernel import Kernel
 from lowlat_seg_ros.lab.benchmark.measure import Benchmark
-from lowlat_seg_ros.lab.benchmark.methods import Comparison
+from lowlat_seg_ros.lab.benchmark.methods import PACED, Comparison, MethodResult
 from lowlat_seg_ros.lab.benchmark.scaling import Cameras, Resolutions
 from lowlat_seg_ros.lab.benchmark.timing import Latency
 from lowlat_seg_ros.lab.evaluation.charts import (
@@ -63,7 +63,11 @@ def tables(done: Benchmark) -> dict[str, Table]:
     """All tables by their titles; the first column holds names as in the JSON."""
     found = {}
     if done.comparison is not None:
-        found["Frame in to mask out, ms"] = _methods(done.comparison)
+        found["Frame in to mask out, ms"] = _methods(done.comparison.methods)
+    if len(done.comparisons) > 1:
+        found["At each rate, p50 / p99 in ms"] = _rates(done.comparisons)
+    if done.steady is not None:
+        found["One after another, ms"] = _methods({"fast_busy": done.steady})
     if done.bars:
         found["Ratios"] = _named(("ratio", "value"), done.bars, ".3f")
     if done.comparison is not None:
@@ -112,20 +116,26 @@ def _end_to_end(measured: Sequence[EndToEnd]) -> Table:
     columns = ("camera", "masks", "engine", "callback to published", "stamp to received", "all")
     rows = [
         (f"{one.width}x{one.height}, {one.rate_hz:g} Hz", f"{one.masks} of {one.frames}",
-         *(f"{ms_text(latency.p50_ms)} / {ms_text(latency.p99_ms)}"
-           for latency in (one.engine, one.published, one.received, one.total)))
+         *map(_two, (one.engine, one.published, one.received, one.total)))
         for one in measured
     ]  # fmt: skip
     return Table.plain(columns, rows)
 
 
-def _methods(comparison: Comparison) -> Table:
+def _methods(methods: Mapping[str, MethodResult]) -> Table:
     rows = [
         (name, *_four(method.latency), f"{method.rate_hz:.1f}", str(method.threads),
-         f"{method.other_cores:.1f}", f"{method.control.p99_ms / method.control.p50_ms:.2f}")
-        for name, method in comparison.methods.items()
+         f"{method.other_cores:.1f}", f"{method.control.p99_ms / method.control.p50_ms:.2f}",
+         f"{method.late:.2%}", f"{method.excused:.2%}")
+        for name, method in methods.items()
     ]  # fmt: skip
-    return Table.plain(("method", *_PERCENTILES, "frames/s", "thr", "others", "control"), rows)
+    columns = ("frames/s", "thr", "others", "control", "late", "excused")
+    return Table.plain(("method", *_PERCENTILES, *columns), rows)
+
+
+def _rates(comparisons: Sequence[Comparison]) -> Table:
+    rows = [(name, *(_two(one.methods[name].latency) for one in comparisons)) for name in PACED]
+    return Table.plain(("method", *(f"{one.rate_hz:g} Hz" for one in comparisons)), rows)
 
 
 def _slow_track(comparison: Comparison) -> Table:
@@ -160,6 +170,10 @@ def _four(latency: Latency) -> Row:
     return tuple(map(ms_text, (latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.max_ms)))
 
 
+def _two(latency: Latency) -> str:
+    return f"{ms_text(latency.p50_ms)} / {ms_text(latency.p99_ms)}"
+
+
 def ms_text(milliseconds: float) -> str:
     """Three digits at least, as times reach from microseconds to seconds."""
     return f"{milliseconds:.1f}" if milliseconds >= 10 else f"{milliseconds:.3g}"
@@ -179,6 +193,11 @@ def notes(done: Benchmark) -> list[str]:
             "take turns in one process. others: cores that other processes kept busy meanwhile. "
             "control: p99 over p50 of a fixed convolution after each frame, which tells how "
             "restless the machine itself was."
+        )
+    if done.comparison is not None or done.steady is not None:
+        found.append(
+            "late: share of the masks that were out later than the next frame was due, without "
+            "those where the control took more than twice its median, which are excused."
         )
     if done.propagation is not None:
         limits = done.propagation.limits
@@ -242,6 +261,10 @@ def write_page(folder: Path, done: Benchmark) -> Path:
         path = figures / "latency.png"
         charts[path] = "Share of the frames whose mask is out within a time."
         latency_chart(path, done.facts.title, done.comparison)
+    if len(done.comparisons) > 1:
+        path = figures / "rates.png"
+        charts[path] = "Frame in to mask out over the camera's rate."
+        rates_chart(path, done.facts.title, done.comparisons)
     if done.resolutions is not None and done.cameras:
         path = figures / "scaling.png"
         charts[path] = "Fast track over the resolution and over cameras."
@@ -274,6 +297,24 @@ def latency_chart(path: Path, title: str, comparison: Comparison) -> None:
     log_milliseconds(axes, (1.0, 2.0, 5.0))
     axes.set_xlabel("frame in to mask out, ms (dots: p99)")
     axes.set_ylabel("share of the frames")
+    save(figure, axes, path)
+
+
+def rates_chart(path: Path, title: str, comparisons: Sequence[Comparison]) -> None:
+    """Write a PNG: median and 99th percentile of each method over the camera's rate."""
+    figure, axes = new_axes((9.5, 4.5), title)
+    rates = [one.rate_hz for one in comparisons]
+    for name in PACED:
+        latencies = [one.methods[name].latency for one in comparisons]
+        axes.plot(
+            rates, [each.p50_ms for each in latencies], "o-", color=_COLOURS[name], label=name
+        )
+        axes.plot(rates, [each.p99_ms for each in latencies], "^:", color=_COLOURS[name])
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.set_xlabel("frames per second of the camera")
+    axes.set_ylabel("frame in to mask out, ms: p50, and p99 dotted")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
     save(figure, axes, path)
 
 
