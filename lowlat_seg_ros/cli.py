@@ -128,7 +128,7 @@ def user_errors() -> tuple[type[Exception], ...]:
     from lowlat_seg_ros.frames import FrameError
     from lowlat_seg_ros.lab.data.sequence import DataError
     from lowlat_seg_ros.network.checkpoint import CheckpointError
-    from lowlat_seg_ros.ros.environment import RosError
+    from lowlat_seg_ros.ros.start import RosError
 
     return (ConfigError, DataError, FrameError, CheckpointError, RosError)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,6 +39,33 @@ Record = TypeVar("Record")
 
 # In the order of the constants in the .msg files.
 _KINDS, _OUTCOMES = list(MaskKind), list(Outcome)
+
+
+@dataclass(frozen=True)
+class Transport:
+    """``kind`` of messages, and where their topic is below the one of raw images.
+
+    ``depth`` messages wait while a frame is segmented. Of images the newest is enough; each of a
+    video builds on those before it.
+    """
+
+    kind: str
+    below: str
+    depth: int = 1
+
+    @property
+    def is_video(self) -> bool:
+        """Whether a message is a :class:`~.images.video.Packet`."""
+        return self.depth > 1
+
+
+#: As image_transport and its plugins name them.
+TRANSPORTS = {
+    "raw": Transport(IMAGE, ""),
+    "compressed": Transport(COMPRESSED, "/compressed"),
+    "foxglove": Transport("foxglove_msgs/msg/CompressedVideo", "/foxglove", 60),
+    "ffmpeg": Transport("ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "/ffmpeg", 60),
+}
 
 
 class Messages(ABC):

@@ -32,8 +32,8 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.ros.environment import DISCOVERY_RANGE, PROFILE_VARIABLES
-from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.outputs import MESSAGES
+from lowlat_seg_ros.ros.start import DISCOVERY_RANGE, PROFILE_VARIABLES
 from lowlat_seg_ros.tools.live import NodeProcess, Recorder, spun_node, wait_until_connected
 
 #: The tests' profile of Fast DDS.

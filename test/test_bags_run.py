@@ -388,7 +388,7 @@ def test_a_report_is_the_node_s() -> None:
     pytest.importorskip("lowlat_seg_ros.msg", reason="needs the built messages")
     from std_msgs.msg import Header as RosHeader
 
-    from lowlat_seg_ros.ros.messages import MESSAGES
+    from lowlat_seg_ros.ros.outputs import MESSAGES
 
     result = Segmentation(
         np.zeros((2, 2), np.uint8), 5_000_000_007, "cam",

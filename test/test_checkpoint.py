@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lowlat_seg_ros.config import NETWORKS, ConfigError
-from lowlat_seg_ros.lab.training.transfer import transfer
+from lowlat_seg_ros.lab.training.pretrained import transfer
 from lowlat_seg_ros.network.checkpoint import (
     FORMAT,
     LARGE,

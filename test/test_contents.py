@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
 from lowlat_seg_ros.engine.look import Looker
-from lowlat_seg_ros.ros.contents import Content, ContentMonitor, examine_contents
+from lowlat_seg_ros.ros.plausibility import Content, ContentMonitor, examine_contents
 
 HEIGHT, WIDTH = 360, 480
 random = np.random.default_rng(0)

@@ -9,7 +9,15 @@ import torch
 
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.lab.data import dataset
-from lowlat_seg_ros.lab.data.degrading import BLUR_PX, BY_NAME, FOG, NOISE, Degraded, degraded
+from lowlat_seg_ros.lab.data.degrading import (
+    BLUR_PX,
+    BY_NAME,
+    FOG,
+    NOISE,
+    SHARES,
+    Degraded,
+    degraded,
+)
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 
 
@@ -39,7 +47,7 @@ def test_fog_is_densest_far_away() -> None:
     assert fog.max().item() <= FOG
 
 
-@pytest.mark.parametrize("way", BY_NAME)
+@pytest.mark.parametrize("way", SHARES)
 def test_nothing_happens_at_no_strength(way: str) -> None:
     images = torch.rand(2, 3, 16, 24)
     if way != "colours":

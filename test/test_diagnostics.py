@@ -18,7 +18,6 @@ from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.engine.slow_track import SlowTrackState
 from lowlat_seg_ros.frames import Counters, Deadline, NodeTiming
 from lowlat_seg_ros.images import Ledger
-from lowlat_seg_ros.ros.contents import Content, ContentState
 from lowlat_seg_ros.ros.diagnostics import (
     ERROR,
     OK,
@@ -38,9 +37,9 @@ from lowlat_seg_ros.ros.diagnostics import (
     slow_track_status,
 )
 from lowlat_seg_ros.ros.doctor import Finding, Severity
-from lowlat_seg_ros.ros.monitor import Pace, Rates, StreamTimes
+from lowlat_seg_ros.ros.monitor import Pace, Rates, ResetMeter, StreamTimes, examine_resets
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
-from lowlat_seg_ros.ros.stamps import ResetMeter, StampState, examine_resets
+from lowlat_seg_ros.ros.plausibility import Content, ContentState, StampState
 
 CONFIG = NodeConfig(camera_timeout_ms=500.0, max_consecutive_delay_ms=1000.0)
 

@@ -17,9 +17,9 @@ from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.expected_accuracy import BANDS, of_confidence, of_image, temperature
 from lowlat_seg_ros.engine.look import Looker
 from lowlat_seg_ros.frames import Frame, MaskKind, ResetReason
-from lowlat_seg_ros.lab.calibrate import fit, report
+from lowlat_seg_ros.lab.calibrate import fit
 from lowlat_seg_ros.lab.calibrate.samples import Collector, Samples, rendered
-from lowlat_seg_ros.lab.data.corruptions import BY_NAME, corrupted
+from lowlat_seg_ros.lab.data.degrading import BY_NAME, corrupted
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.accuracy_model import AccuracyModel, Term
@@ -167,9 +167,9 @@ def test_a_fitted_model_finds_what_makes_masks_wrong(tmp_path: Path) -> None:
     made = Samples.load(tmp_path / "samples.npz")
     model = fit.fit(made, np.ones(len(made)))
     expected = fit.predict(model, made)
-    assert report.correlation(expected, made.right) > 0.97
+    assert fit.correlation(expected, made.right) > 0.97
     assert abs(expected.mean() - made.right.mean()) < 0.01
-    assert report.auroc(expected, made.right < report.BAD) > 0.98
+    assert fit.auroc(expected, made.right < fit.BAD) > 0.98
     signs = {**fit.CONFIDENCE, **{name: -side for name, side in fit.UNUSUAL.items()}}
     assert all(term.weight * signs[term.name] > 0 for term in model.terms)
     one = {name: float(value[3]) for name, value in made.values.items()}

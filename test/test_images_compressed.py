@@ -18,7 +18,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from lowlat_seg_ros.images import Fault, ImageError, to_rgb
-from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.outputs import MESSAGES
 
 
 def picture(height: int = 30, width: int = 42) -> np.ndarray:

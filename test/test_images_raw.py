@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from lowlat_seg_ros.images import ENCODINGS, Fault, ImageError, to_ids, to_rgb
-from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.outputs import MESSAGES
 
 
 def message(pixels: np.ndarray, encoding: str, padding: int = 0) -> Image:

@@ -21,7 +21,7 @@ from std_msgs.msg import Header
 from lowlat_seg_ros.images import ImageError, to_rgb
 from lowlat_seg_ros.images.raw import Fault
 from lowlat_seg_ros.messages import COMPRESSED, IMAGE
-from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.outputs import MESSAGES
 
 U32 = st.integers(0, 2**32 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)

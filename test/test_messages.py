@@ -27,7 +27,7 @@ from lowlat_seg_ros.frames import (
 )
 from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.messages import record_of, stamp_ns
-from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.outputs import MESSAGES
 
 PROVENANCE = Provenance(MaskKind.PROPAGATED, 1_250_000_000, 4, 400.0, True, 2)
 

@@ -46,10 +46,9 @@ ALLOWED = {
     "lab.data": {*_CORE},
     "lab.training": {*_CORE, "network", "lab.data", "lab.baselines", "lab.evaluation.metrics"},
     "lab.baselines": {*_CORE, "network", "engine"},
-    "lab.ranges": {"network"},
-    "lab.quantize": {*_CORE, "network", "engine", "lab.data", "lab.ranges"},
+    "lab.quantize": {*_CORE, "network", "engine", "lab.data"},
     "lab.calibrate": {*_CORE, "network", "engine", "lab.data"},
-    "lab.evaluation": {*_CORE, "network", "engine", "lab.baselines", "lab.data", "lab.ranges"},
+    "lab.evaluation": {*_CORE, "network", "engine", "lab.baselines", "lab.data", "lab.quantize"},
     "lab.benchmark": {
         *_CORE,
         "network",
@@ -57,7 +56,7 @@ ALLOWED = {
         "lab.baselines",
         "lab.evaluation",
         "lab.data",
-        "lab.ranges",
+        "lab.quantize",
     },
     # The node: nothing of the tools or the laboratory.
     "ros": {*_CORE, *_PIPELINE, "network", "engine", "msg"},  # msg is generated

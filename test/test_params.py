@@ -20,6 +20,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.ros.connections import message_of
 from lowlat_seg_ros.ros.node import SegmentationNode, load_model
 from lowlat_seg_ros.ros.params import (
     NAMES,
@@ -28,7 +29,6 @@ from lowlat_seg_ros.ros.params import (
     as_parameters,
     descriptor,
 )
-from lowlat_seg_ros.ros.transports import message_of
 
 FIELDS = [item for kind in (NodeConfig, EngineConfig) for item in dataclasses.fields(kind)]
 BY_NAME = {item.name: item for item in FIELDS}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import NETWORKS, ConfigError
-from lowlat_seg_ros.lab.ranges import best_range, observe
+from lowlat_seg_ros.lab.quantize import best_range, observe
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint, inference, quantization
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header

@@ -9,7 +9,7 @@ pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 from lowlat_seg_ros.frames import Counters
 from lowlat_seg_ros.messages import IMAGE as RAW
 from lowlat_seg_ros.ros.doctor import End, Severity
-from lowlat_seg_ros.ros.stamps import RESETS_S, ResetMeter, Resets, examine_resets
+from lowlat_seg_ros.ros.monitor import RESETS_S, ResetMeter, Resets, examine_resets
 
 ONE, TWO = [End("/cam", RAW)], [End("/left", RAW), End("/right", RAW)]
 

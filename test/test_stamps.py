@@ -7,7 +7,13 @@ import pytest
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
 from lowlat_seg_ros.ros.doctor import Severity
-from lowlat_seg_ros.ros.stamps import Clocks, StampFault, StampMonitor, duration, examine_stamps
+from lowlat_seg_ros.ros.plausibility import (
+    Clocks,
+    StampFault,
+    StampMonitor,
+    duration,
+    examine_stamps,
+)
 
 MS = 1_000_000
 NOW = 1_800_000_000_000 * MS  # of the system's clock, 2027

@@ -13,7 +13,7 @@ from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.key_frame import Seen
 from lowlat_seg_ros.frames import Frame, MaskKind
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.lab.training.calibration import calibrate_gate
+from lowlat_seg_ros.lab.training.selector import calibrate_gate
 from lowlat_seg_ros.network.fast_track import evidence_of, weighed
 from lowlat_seg_ros.network.segmenter import Segmenter
 

@@ -25,29 +25,32 @@ from lowlat_seg_ros.frames import FrameError, NodeTiming, ResetReason, Segmentat
 from lowlat_seg_ros.images import ImageError, ImageReader
 from lowlat_seg_ros.images.video import Packet
 from lowlat_seg_ros.labels import ClassTable
-from lowlat_seg_ros.messages import stamp_ns
+from lowlat_seg_ros.messages import TRANSPORTS, stamp_ns
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.pipeline import Pipeline
-from lowlat_seg_ros.ros.connections import ImageConnection
-from lowlat_seg_ros.ros.contents import ContentMonitor, examine_contents
+from lowlat_seg_ros.ros.connections import ImageConnection, message_of
 from lowlat_seg_ros.ros.diagnostics import StreamState
 from lowlat_seg_ros.ros.doctor import Finding, examine_input
-from lowlat_seg_ros.ros.executor import OwnThreadGroup
-from lowlat_seg_ros.ros.messages import MESSAGES
 from lowlat_seg_ros.ros.monitor import (
     BusyTime,
     PaceMeter,
     RateMeter,
-    SequenceGaps,
+    ResetMeter,
     StreamMonitor,
     Throttle,
     examine_pace,
+    examine_resets,
     since_ms,
 )
-from lowlat_seg_ros.ros.outputs import Outputs, topic_beside
+from lowlat_seg_ros.ros.outputs import MESSAGES, Outputs, topic_beside
 from lowlat_seg_ros.ros.params import Settings
-from lowlat_seg_ros.ros.stamps import Clocks, ResetMeter, examine_resets, examine_stamps
-from lowlat_seg_ros.ros.transports import TRANSPORTS, message_of
+from lowlat_seg_ros.ros.plausibility import (
+    Clocks,
+    ContentMonitor,
+    examine_contents,
+    examine_stamps,
+)
+from lowlat_seg_ros.ros.runtime import OwnThreadGroup
 
 #: ``/diagnostics`` judge the median over so many of the newest masks: one alone may be an outlier.
 ACCURACIES = 5
@@ -71,7 +74,6 @@ class CameraStream:
     ) -> None:
         self._node, self._settings, self._camera = node, settings, camera
         self._group = OwnThreadGroup()
-        self._gaps = SequenceGaps()
         self._contents, self._pace = ContentMonitor(), PaceMeter()
         self._accuracies = deque[float](maxlen=ACCURACIES)  # expected, of the newest masks
         self._resets = ResetMeter(time.monotonic())
@@ -92,7 +94,6 @@ class CameraStream:
             node,
             image,
             message_of(config.image_transport),
-            lambda: self._gaps.restart(),
             depth=self._transport.depth,
             raw=not self._transport.is_video,
         )
@@ -177,7 +178,7 @@ class CameraStream:
 
     def start(self) -> None:
         """Subscribe to the images; after a pause the first one is a new key frame."""
-        self._gaps, self._pace = SequenceGaps(), PaceMeter()
+        self._pace = PaceMeter()
         self._contents = ContentMonitor()
         self._accuracies.clear()
         self._reader.restart()
@@ -252,7 +253,7 @@ class CameraStream:
         began_ns = time.perf_counter_ns()
         with self._idle, self._busy.work(began_ns):
             if self._active:  # else it is as if it had come after the end of the subscription
-                superseded = self._missing(info)
+                superseded = self._images.missing(info)
                 if self._transport.is_video:
                     message, info, superseded = self._newest(message, info, superseded)
                 # When it arrived, on the system clock, whatever clock ROS and the camera go by; 0
@@ -261,10 +262,6 @@ class CameraStream:
                 wait_ms = since_ms(received_ns, time.time_ns()) if received_ns > 0 else 0.0
                 self._answer(message, began_ns, wait_ms, superseded)
                 self._pace.frame(began_ns, time.perf_counter_ns(), superseded)
-
-    def _missing(self, info: dict[str, Any]) -> int:
-        number = info.get("publication_sequence_number")
-        return self._gaps.missing(number, self._images.publishers)
 
     def _newest(
         self, message: Any, info: dict[str, Any], missing: int
@@ -277,7 +274,7 @@ class CameraStream:
         # No more than can wait: a camera may send them as fast as they are decoded.
         for message, info in islice(iter(self._images.take, None), self._transport.depth):
             self._reader.skip(packet)
-            missing = self._missing(info)
+            missing = self._images.missing(info)
             packet = MESSAGES.packet(message, after_gap=missing > 0)
             superseded += 1 + missing
         return packet, info, superseded

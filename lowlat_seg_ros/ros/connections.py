@@ -1,7 +1,9 @@
-"""The node's topics: their quality of service, who is at the other end, and what is lost."""
+"""Quality of service of the node's topics, and where images come from: who sends, what is lost."""
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
 import os
 from collections.abc import Callable
@@ -11,7 +13,6 @@ from typing import Any
 from rclpy.callback_groups import CallbackGroup
 from rclpy.duration import Duration
 from rclpy.event_handler import (
-    PublisherEventCallbacks,
     SubscriptionEventCallbacks,
     UnsupportedEventTypeError,
 )
@@ -29,22 +30,26 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 
+from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.messages import TRANSPORTS
 from lowlat_seg_ros.ros.doctor import (
     CAMERA_INFO,
     SUFFIXES,
     End,
     Input,
-    Output,
     Subscription,
     Topic,
     fix,
     transport_of,
 )
-from lowlat_seg_ros.ros.environment import PROFILE_VARIABLES, RosError, profile, replaces_profile
+from lowlat_seg_ros.ros.start import PROFILE_VARIABLES, RosError, profile, replaces_profile
 
 #: Seconds from which on a duration stands for "infinite": rmw has 2^63 - 1 ns, Fast DDS 2^31 - 1 s
 #: and 2^32 - 1 ns. What a DDS duration can say is shorter.
 INFINITE_S = 2**31
+
+#: What the middleware gives as sequence number if it has none (rmw/types.h).
+NO_SEQUENCE_NUMBER = 2**64 - 1
 
 _OVERRIDABLE = (
     QoSPolicyKind.HISTORY,
@@ -86,18 +91,13 @@ def overridable_qos() -> QoSOverridingOptions:
 
 
 class ImageConnection:
-    """The subscription to a camera's images, opened and closed as often as the node is activated.
-
-    ``changed`` is called, in the subscription's group, when a publisher that fits came or went,
-    other than the first one that comes.
-    """
+    """The subscription to a camera's images, opened and closed as the node is activated or not."""
 
     def __init__(
         self,
         node: Node,
         image: str,
         message: Any,
-        changed: Callable[[], None],
         *,
         depth: int = 1,
         raw: bool = True,
@@ -112,13 +112,14 @@ class ImageConnection:
         suffix = SUFFIXES[self._listens.kind]
         self._relative = self._listens.base + suffix if suffix else image
         self.topic = node.resolve_topic_name(self._relative)
-        self._changed, self._depth, self._raw = changed, depth, raw
+        self._depth, self._raw = depth, raw
         self._profile: dict[str, Any] = {
             "profile": _has_profile(),
             "profile_replaced": replaces_profile(),
         }
         with suppress(RosError):  # else the doctor names it by its name in the package
             self._profile["profile_file"] = str(profile())
+        self._gaps = SequenceGaps()
         self._matched: int | None = None
         self._lost = self._lost_before = 0
         self._subscription: Any = None
@@ -133,7 +134,7 @@ class ImageConnection:
 
     def open(self, callback: Callable[..., None], group: CallbackGroup) -> None:
         """Subscribe; ``callback`` takes a message and its info."""
-        self._matched = None
+        self._matched, self._gaps = None, SequenceGaps()
         events = {
             "incompatible_qos": self._on_incompatible,
             "message_lost": self._on_lost,
@@ -162,6 +163,10 @@ class ImageConnection:
                 return taken
         except (AttributeError, InvalidHandle):  # it was closed meanwhile
             return None
+
+    def missing(self, info: dict[str, Any]) -> int:
+        """How many messages are missing before the one with this ``info``."""
+        return self._gaps.missing(info.get("publication_sequence_number"), self.publishers)
 
     def look(self) -> Input:
         """What the graph and the events say now; ``lost`` is since the last look."""
@@ -213,7 +218,7 @@ class ImageConnection:
     def _on_matched(self, event: Any) -> None:
         self._matched = event.current_count
         if event.total_count > 1:
-            self._changed()
+            self._gaps.restart()  # other than the first one that comes
 
     def _there(self) -> tuple[Topic, ...]:
         """Topics that somebody else publishes, and this node does not listen to already."""
@@ -234,48 +239,63 @@ class ImageConnection:
         return tuple(topic for topic in maybe if elsewhere(topic.name, topic.kind))
 
 
-class OutputConnection:
-    """A publisher of the node, and whoever subscribes to it."""
+class SequenceGaps:
+    """Counts messages that a publisher sent and that never arrived, from its sequence numbers.
 
-    def __init__(self, node: Node, name: str, message: Any, profile: QoSProfile) -> None:
-        self._node, self._topic = node, node.resolve_topic_name(name)
-        self._kind = type_name(message)
-        self._refused = False
-        self.publisher = node.create_publisher(
-            message,
-            name,
-            profile,
-            event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_incompatible),
-            qos_overriding_options=overridable_qos(),
-        )
+    rclpy does not say which publisher sent a message, so gaps are counted only while there is one;
+    where a number does not rise, the publisher has started again. So the count is a lower bound.
+    """
 
-    @property
-    def has_subscribers(self) -> bool:
-        """Whether somebody subscribes who fits."""
-        return bool(self.publisher.get_subscription_count() > 0)
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._left_over = False
 
-    def look(self) -> Output:
-        """Who subscribes; not looked up before somebody came who does not fit."""
-        if not self._refused:
-            return Output(self._topic, self._kind)
-        infos = self._node.get_subscriptions_info_by_topic(self._topic)
-        of_kind = sum(info.topic_type == self._kind for info in infos)
-        if self.publisher.get_subscription_count() >= of_kind:  # nobody is refused any more
-            return Output(self._topic, self._kind)
-        offered = self.publisher.qos_profile
-        ends = (End(full_name(i), i.topic_type, misfit(offered, i.qos_profile)) for i in infos)
-        return Output(self._topic, self._kind, tuple(ends))
+    def restart(self) -> None:
+        """The publishers changed: the next message may be left over from one that is gone."""
+        self._last, self._left_over = None, True
 
-    def destroy(self) -> None:
-        """Remove the topic."""
-        self._node.destroy_publisher(self.publisher)
+    def missing(self, number: int | None, publishers: int) -> int:
+        """How many messages are missing before the one with this ``number``."""
+        if number is None or number == NO_SEQUENCE_NUMBER or publishers != 1:
+            self.restart()
+            return 0
+        if self._left_over:
+            self._left_over = False
+            return 0
+        last, self._last = self._last, number
+        return number - last - 1 if last is not None and number > last else 0
 
-    def _on_incompatible(self, event: Any) -> None:
-        self._refused, policy = True, policy_of(event)
-        self._node.get_logger().warning(
-            f"A subscriber on {self._topic} asks for more {policy} than this node offers: it will "
-            f"receive nothing; {fix(self._topic, 'publisher', policy)}"
-        )
+
+@functools.cache
+def message_class(kind: str) -> Any:
+    """The class of messages of type ``kind``, such as ``sensor_msgs/msg/Image``.
+
+    ImportError or AttributeError if it is not installed.
+    """
+    package, _, name = kind.split("/")
+    return getattr(importlib.import_module(f"{package}.msg"), name)
+
+
+def message_of(transport: str) -> Any:
+    """Its class of messages; ConfigError where their package, or a video's decoder, is missing."""
+    kind = TRANSPORTS[transport].kind
+    if TRANSPORTS[transport].is_video:
+        try:
+            importlib.import_module("av")  # here, so that no image waits
+        except ImportError as error:
+            raise ConfigError(
+                f"image_transport is {transport}, for which PyAV is needed ({error}); install it "
+                "(pip install av), or set image_transport to raw or compressed"
+            ) from error
+    try:
+        return message_class(kind)
+    except ImportError as error:
+        package = kind.partition("/")[0]
+        raise ConfigError(
+            f"image_transport is {transport}, whose messages are those of the package {package}, "
+            f"which is not installed ({error}); install it (apt install ros-$ROS_DISTRO-"
+            f"{package.replace('_', '-')}), or set image_transport to raw or compressed"
+        ) from error
 
 
 def type_name(message: Any) -> str:

@@ -19,12 +19,11 @@ from lowlat_seg_ros.engine.slow_track import SlowTrackState
 from lowlat_seg_ros.engine.timing import Percentiles
 from lowlat_seg_ros.frames import Counters, Deadline
 from lowlat_seg_ros.images import Ledger
-from lowlat_seg_ros.ros.contents import ContentState
 from lowlat_seg_ros.ros.doctor import Finding, Severity
-from lowlat_seg_ros.ros.messages import MESSAGES
-from lowlat_seg_ros.ros.monitor import Pace, Rates, StreamTimes, examine_pace
+from lowlat_seg_ros.ros.monitor import Pace, Rates, Resets, StreamTimes, examine_pace
+from lowlat_seg_ros.ros.outputs import MESSAGES
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
-from lowlat_seg_ros.ros.stamps import Resets
+from lowlat_seg_ros.ros.plausibility import ContentState
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from lowlat_seg_ros.messages import IMAGE
-from lowlat_seg_ros.ros.environment import DISCOVERY_RANGE, LOCALHOST_ONLY, PROFILE_VARIABLES
-from lowlat_seg_ros.ros.transports import TRANSPORTS
+from lowlat_seg_ros.messages import IMAGE, TRANSPORTS
+from lowlat_seg_ros.ros.start import DISCOVERY_RANGE, LOCALHOST_ONLY, PROFILE_VARIABLES
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 

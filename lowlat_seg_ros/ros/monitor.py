@@ -1,4 +1,4 @@
-"""What is remembered of a camera stream: times, rates, pace, lost images, and what was logged."""
+"""What is remembered of a camera stream: times, rates, pace, resets, and what was logged."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
-from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
+from lowlat_seg_ros.frames import Counters, Deadline, NodeTiming, ResetReason, StageTiming
 from lowlat_seg_ros.images import Ledger
-from lowlat_seg_ros.ros.doctor import Finding, Severity
-from lowlat_seg_ros.ros.stamps import StampMonitor, StampState
-
-#: What the middleware gives as sequence number if it has none (rmw/types.h).
-NO_SEQUENCE_NUMBER = 2**64 - 1
+from lowlat_seg_ros.ros.doctor import End, Finding, Severity, names
+from lowlat_seg_ros.ros.plausibility import StampMonitor, StampState
 
 #: Frames over which the pace is measured, and as few as say something.
 PACE_WINDOW, ENOUGH = 60, 20
@@ -28,6 +25,18 @@ ROOMY = 0.9
 
 #: The network says little about images that are not as high as this.
 LEAST_HEIGHT = 96
+
+#: Seconds over which resets are counted.
+RESETS_S = 10.0
+
+#: From so many resets on, and this share of the frames, the low latency is gone.
+STORM, STORM_SHARE = 3, 0.25
+
+#: What a loop of a bag may cost: the clock and the stamps go back on two topics.
+LOOP = 2
+
+#: Those that somebody asked for.
+_ASKED = (ResetReason.FIRST_FRAME, ResetReason.REQUESTED, ResetReason.ACTIVATED)
 
 
 @dataclass(frozen=True)
@@ -245,31 +254,84 @@ def examine_pace(pace: Pace, load: float) -> list[Finding]:
     return [Finding(Severity.WARN, text, "pace")]
 
 
-class SequenceGaps:
-    """Counts messages that a publisher sent and that never arrived, from its sequence numbers.
+@dataclass(frozen=True)
+class Resets:
+    """The newest ``seconds``: masks, and those of them that began an epoch, by reason."""
 
-    rclpy does not say which publisher sent a message, so gaps are counted only while there is one;
-    where a number does not rise, the publisher has started again. So the count is a lower bound.
+    seconds: float = 0.0
+    frames: int = 0
+    by_reason: dict[ResetReason, int] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return sum(self.by_reason.values())
+
+    @property
+    def share(self) -> float:
+        return self.count / max(self.frames, 1)
+
+
+class ResetMeter:
+    """Remembers the counters of the newest ``RESETS_S``; used by one thread."""
+
+    def __init__(self, now_s: float) -> None:
+        self._seen = deque([(now_s, Counters())])
+
+    def update(self, counters: Counters, now_s: float) -> Resets:
+        """What the newest seconds were like, with ``counters`` as they are at ``now_s``."""
+        self._seen.append((now_s, counters))
+        while self._seen[1][0] <= now_s - RESETS_S:
+            self._seen.popleft()
+        began_s, old = self._seen[0]
+        by_reason = {}
+        for reason in (reason for reason in ResetReason if reason not in _ASKED):
+            name = f"resets_{reason.value}"
+            if count := getattr(counters, name) - getattr(old, name):
+                by_reason[reason] = count
+        return Resets(now_s - began_s, counters.frames - old.frames, by_reason)
+
+
+def examine_resets(
+    resets: Resets, publishers: Sequence[End], *, simulated: bool = False
+) -> list[Finding]:
+    """What resets the stream, and what ends it; ``publishers`` are those of its images.
+
+    ``simulated``: the node goes by /clock, so that a bag may be played in a loop.
     """
+    back = resets.by_reason.get(ResetReason.TIME_JUMPED_BACK, 0)
+    # One pause or change of settings of the camera is no fault; a clock that goes back is one.
+    if resets.count <= (LOOP if simulated and resets.count == back else 1 - bool(back)):
+        return []
+    storm = resets.count >= STORM and resets.share >= STORM_SHARE
+    reasons = ", ".join(f"{reason.value} {count}" for reason, count in resets.by_reason.items())
+    worst = max(resets.by_reason, key=lambda reason: resets.by_reason[reason])
+    text = (
+        f"{resets.count} of {resets.frames} frames within {resets.seconds:.0f} s were resets, with "
+        f"Sh in the foreground ({reasons}): {_reset_cause(worst, publishers)}"
+    )
+    severity = Severity.ERROR if storm else Severity.WARN
+    return [Finding(severity, text, f"resets {worst.value}")]
 
-    def __init__(self) -> None:
-        self._last: int | None = None
-        self._left_over = False
 
-    def restart(self) -> None:
-        """The publishers changed: the next message may be left over from one that is gone."""
-        self._last, self._left_over = None, True
-
-    def missing(self, number: int | None, publishers: int) -> int:
-        """How many messages are missing before the one with this ``number``."""
-        if number is None or number == NO_SEQUENCE_NUMBER or publishers != 1:
-            self.restart()
-            return 0
-        if self._left_over:
-            self._left_over = False
-            return 0
-        last, self._last = self._last, number
-        return number - last - 1 if last is not None and number > last else 0
+def _reset_cause(reason: ResetReason, publishers: Sequence[End]) -> str:
+    if len(publishers) > 1:
+        return (
+            f"images of several publishers take turns, {names(publishers)}; stop all but one, or "
+            "give each a topic of its own (parameter cameras)"
+        )
+    if reason is ResetReason.GAP:
+        return (
+            "stamps are further apart than advanced.max_gap_ms; where the camera is as slow as "
+            "that, set it to twice the time between two images, else look for lost images and for "
+            "a clock that jumps (chrony or PTP)"
+        )
+    if reason is ResetReason.TIME_JUMPED_BACK:
+        return (
+            "stamps or the clock go back; a bag in a loop needs --clock and use_sim_time, a camera "
+            "a clock that nobody sets meanwhile (chrony or PTP)"
+        )
+    what = reason.value.removesuffix("_changed").replace("_", " ")
+    return f"the images' {what} changes; let the camera's driver keep to one"
 
 
 class Throttle:

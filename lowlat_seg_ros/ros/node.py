@@ -43,10 +43,9 @@ from lowlat_seg_ros.ros import start
 from lowlat_seg_ros.ros.camera import Cameras
 from lowlat_seg_ros.ros.connections import output_qos, overridable_qos
 from lowlat_seg_ros.ros.diagnostics import camera_statuses, diagnostics, lifecycle_status
-from lowlat_seg_ros.ros.environment import keep_freed_memory
-from lowlat_seg_ros.ros.executor import OwnThreadExecutor
-from lowlat_seg_ros.ros.lifecycle import ManagedNode
 from lowlat_seg_ros.ros.params import Settings, SettingsParameters, checked, moved
+from lowlat_seg_ros.ros.runtime import ManagedNode, OwnThreadExecutor
+from lowlat_seg_ros.ros.start import keep_freed_memory
 
 NODE_NAME = "segmentation_node"
 

@@ -1,33 +1,40 @@
-"""The topics of a camera's masks; nothing is made for a topic that nobody subscribes to."""
+"""The topics of a camera's masks and the messages on them; none is made without a subscriber."""
 
 from __future__ import annotations
 
 import posixpath
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import cv2
 import numpy as np
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.frames import Counters, NodeTiming, Refinement, Segmentation
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.images import Ledger, serialized
 from lowlat_seg_ros.labels import ClassTable, Legend, colour_mask, overlay
+from lowlat_seg_ros.messages import COMPRESSED, IMAGE, Messages
 from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement, Statistics
 from lowlat_seg_ros.ros.connections import (
-    OutputConnection,
+    full_name,
     image_qos,
     latched_qos,
+    message_class,
+    misfit,
     output_qos,
     overridable_qos,
+    policy_of,
+    type_name,
 )
-from lowlat_seg_ros.ros.doctor import Finding, examine_output
-from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.doctor import End, Finding, Output, examine_output, fix
 from lowlat_seg_ros.ros.params import NodeConfig
 
 try:
@@ -35,9 +42,102 @@ try:
 except ImportError:  # it is not on PyPI
     LabelInfo = None
 
+#: For pictures to look at; never for masks, whose ids it would mix at the edges.
+JPEG_QUALITY = 90
 
 #: After so many masks without the camera's CameraInfo, to whoever asks for theirs, that is said.
 PATIENCE = 10
+
+
+class RosMessages(Messages):
+    """Makes messages of the classes that rosidl has generated."""
+
+    def make(self, kind: str, /, **fields: Any) -> Any:
+        """As the base class says; arrays of uint8 become fields of bytes."""
+        arrays = {name: v for name, v in fields.items() if isinstance(v, np.ndarray)}
+        message = message_class(kind)(**{n: v for n, v in fields.items() if n not in arrays})
+        for name, values in arrays.items():  # the constructor would copy them once more
+            setattr(message, name, _octets(values))
+        return message
+
+    def read(self, kind: str, message: bytes) -> serialized.RawImage | serialized.CompressedImage:
+        """The image of type ``kind`` in a serialized ``message``; raises ``ImageError``."""
+
+        def header(sec: int, nanosec: int, frame_id: str) -> Any:
+            time = self.make("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
+            return self.make("std_msgs/msg/Header", stamp=time, frame_id=frame_id)
+
+        parse = serialized.raw_image if kind == IMAGE else serialized.compressed_image
+        return parse(message, header)
+
+    def serialized_image(self, header: Header, pixels: np.ndarray, encoding: str) -> bytes:
+        """The bytes of :meth:`image`, into which ``pixels`` are copied once, not three times."""
+        height, width = pixels.shape[:2]
+        empty = self.make(
+            IMAGE, header=header, height=height, width=width, encoding=encoding,
+            step=pixels.nbytes // height,
+        )  # fmt: skip
+        # Only the length of the data, and they themselves, are missing at its end.
+        length = np.uint32(pixels.nbytes).tobytes()
+        return b"".join((serialize_message(empty)[:-4], length, np.ascontiguousarray(pixels)))
+
+    def jpeg(self, header: Header, pixels: np.ndarray) -> CompressedImage:
+        """``pixels``, uint8 (H, W, 3) RGB, as image_transport would send them."""
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
+        return self.make(COMPRESSED, header=header, format="rgb8; jpeg compressed bgr8", data=data)
+
+    def png(self, header: Header, mask: np.ndarray) -> CompressedImage:
+        """``mask``, uint8 (H, W), without loss, as image_transport would send it."""
+        _, data = cv2.imencode(".png", mask)  # OpenCV's own choice is the fastest
+        return self.make(COMPRESSED, header=header, format="mono8; png compressed ", data=data)
+
+
+MESSAGES = RosMessages()
+
+
+class OutputConnection:
+    """A publisher of the node, and whoever subscribes to it."""
+
+    def __init__(self, node: Node, name: str, message: Any, profile: QoSProfile) -> None:
+        self._node, self._topic = node, node.resolve_topic_name(name)
+        self._kind = type_name(message)
+        self._refused = False
+        self.publisher = node.create_publisher(
+            message,
+            name,
+            profile,
+            event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_incompatible),
+            qos_overriding_options=overridable_qos(),
+        )
+
+    @property
+    def has_subscribers(self) -> bool:
+        """Whether somebody subscribes who fits."""
+        return bool(self.publisher.get_subscription_count() > 0)
+
+    def look(self) -> Output:
+        """Who subscribes; not looked up before somebody came who does not fit."""
+        if not self._refused:
+            return Output(self._topic, self._kind)
+        infos = self._node.get_subscriptions_info_by_topic(self._topic)
+        of_kind = sum(info.topic_type == self._kind for info in infos)
+        if self.publisher.get_subscription_count() >= of_kind:  # nobody is refused any more
+            return Output(self._topic, self._kind)
+        offered = self.publisher.qos_profile
+        ends = (End(full_name(i), i.topic_type, misfit(offered, i.qos_profile)) for i in infos)
+        return Output(self._topic, self._kind, tuple(ends))
+
+    def destroy(self) -> None:
+        """Remove the topic."""
+        self._node.destroy_publisher(self.publisher)
+
+    def _on_incompatible(self, event: Any) -> None:
+        self._refused, policy = True, policy_of(event)
+        self._node.get_logger().warning(
+            f"A subscriber on {self._topic} asks for more {policy} than this node offers: it will "
+            f"receive nothing; {fix(self._topic, 'publisher', policy)}"
+        )
 
 
 class Outputs:
@@ -236,3 +336,10 @@ def _resized(matrix: list[float], columns: int, right: float, down: float) -> li
         for cell, depth in zip(cells, result[2 * columns :], strict=True):
             result[cell] = result[cell] * scale + offset * depth
     return result
+
+
+def _octets(values: np.ndarray) -> array[int]:
+    """The bytes of ``values``; the field's setter would check all but an array.array one by one."""
+    data = array("B")
+    data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return data

@@ -20,7 +20,7 @@ from rclpy.parameter import Parameter
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig, SettingError, check, setting
 from lowlat_seg_ros.images.reader import SAMPLE_BITS
-from lowlat_seg_ros.ros.transports import TRANSPORTS
+from lowlat_seg_ros.messages import TRANSPORTS
 
 Record = TypeVar("Record")
 

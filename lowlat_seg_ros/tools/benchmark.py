@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowlat_seg_ros.arguments import HIGH_SCALE, changed, size
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, PRECISIONS, ConfigError, EngineConfig
-from lowlat_seg_ros.ros.environment import RosError, isolate, require_ros
+from lowlat_seg_ros.ros.start import RosError, isolate, require_ros
 
 EXAMPLES = """\
 examples:

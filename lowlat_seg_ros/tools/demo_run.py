@@ -21,8 +21,8 @@ from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, read_header
 from lowlat_seg_ros.network.inference import resolve_device
-from lowlat_seg_ros.ros.environment import RosError
 from lowlat_seg_ros.ros.params import as_parameters
+from lowlat_seg_ros.ros.start import RosError
 from lowlat_seg_ros.tools.demo_figures import Storyboard, latency_chart, print_figures
 from lowlat_seg_ros.tools.live import LiveRun, live_node
 from lowlat_seg_ros.tools.pictures import VideoWriter

@@ -20,8 +20,8 @@ from sensor_msgs.msg import Image
 from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
 from lowlat_seg_ros.lab.benchmark.timing import WARM_UP
 from lowlat_seg_ros.messages import stamp_ns
-from lowlat_seg_ros.ros.environment import RosError, keep_freed_memory
 from lowlat_seg_ros.ros.params import as_parameters
+from lowlat_seg_ros.ros.start import RosError, keep_freed_memory
 from lowlat_seg_ros.tools.live import (
     LAST_TIMEOUT_S,
     NODE,

@@ -30,8 +30,8 @@ from lowlat_seg_ros.frames import Counters
 from lowlat_seg_ros.images import Ledger, to_ids
 from lowlat_seg_ros.messages import record_of, segmentation, stamp_ns
 from lowlat_seg_ros.msg import FrameReport, Statistics
-from lowlat_seg_ros.ros.environment import RosError
-from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.outputs import MESSAGES
+from lowlat_seg_ros.ros.start import RosError
 from lowlat_seg_ros.tools.account import Account, Answer
 
 NODE = "segmentation_node"

@@ -40,7 +40,7 @@ from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.network.checkpoint import Header, save
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.ros import node
-from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.outputs import MESSAGES
 from lowlat_seg_ros.ros.params import as_parameters
 
 ROOT = Path(__file__).parents[2]

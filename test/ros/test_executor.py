@@ -15,7 +15,7 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.ros.executor import OwnThreadExecutor, OwnThreadGroup
+from lowlat_seg_ros.ros.runtime import OwnThreadExecutor, OwnThreadGroup
 
 GROUP = OwnThreadGroup
 

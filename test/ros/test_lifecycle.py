@@ -17,7 +17,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from lowlat_seg_ros.msg import FrameReport
 
 from lowlat_seg_ros.network.checkpoint import SHA256_SUFFIX, sha256
-from lowlat_seg_ros.ros.lifecycle import ManagedNode
+from lowlat_seg_ros.ros.runtime import ManagedNode
 
 RGB = picture()
 

@@ -38,9 +38,9 @@ from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.messages import segmentation
 from lowlat_seg_ros.ros import environment
 from lowlat_seg_ros.ros.connections import output_qos
-from lowlat_seg_ros.ros.environment import RosError
-from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.outputs import MESSAGES
 from lowlat_seg_ros.ros.params import as_parameters
+from lowlat_seg_ros.ros.start import RosError
 from lowlat_seg_ros.tools.live import Player, Recorder, live_node
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)

@@ -10,8 +10,7 @@ import pytest
 from harness import NODE, RELIABLE, Bench, Start, message, picture, values_of
 from sensor_msgs.msg import Image
 
-from lowlat_seg_ros.ros.contents import ENTER, FROZEN
-from lowlat_seg_ros.ros.stamps import WINDOW
+from lowlat_seg_ros.ros.plausibility import ENTER, FROZEN, STAMPS
 
 RGB = picture()
 WARN, ERROR = b"\1", b"\2"
@@ -26,7 +25,7 @@ def stream(
     bench: Bench,
     stamp_s: Callable[[int], float],
     image: Callable[[int], np.ndarray] = lambda number: picture(seed=number),
-    count: int = WINDOW,
+    count: int = STAMPS,
 ) -> int:
     """Send ``count`` images, each when the one before is answered; statuses seen before the last"""
     for number in range(count):

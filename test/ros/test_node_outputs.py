@@ -18,8 +18,7 @@ from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.images.raw import narrowed
 from lowlat_seg_ros.images.reader import WATCHED_IMAGES
 from lowlat_seg_ros.labels import CAMVID, Legend, colour_mask, overlay
-from lowlat_seg_ros.ros.messages import MESSAGES
-from lowlat_seg_ros.ros.outputs import LabelInfo
+from lowlat_seg_ros.ros.outputs import MESSAGES, LabelInfo
 
 RGB = picture(240, 320)
 

@@ -18,7 +18,7 @@ from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.images import ImageReader
 from lowlat_seg_ros.images.video import Packet
-from lowlat_seg_ros.ros.messages import MESSAGES
+from lowlat_seg_ros.ros.outputs import MESSAGES
 
 
 def foxglove(data: bytes, stamp_s: int, frame_id: str) -> Any:

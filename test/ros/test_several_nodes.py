@@ -16,9 +16,9 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
-from lowlat_seg_ros.ros.executor import OwnThreadExecutor
 from lowlat_seg_ros.ros.node import SegmentationNode
 from lowlat_seg_ros.ros.params import as_parameters
+from lowlat_seg_ros.ros.runtime import OwnThreadExecutor
 
 NAMES = ("coarse", "fine")
 

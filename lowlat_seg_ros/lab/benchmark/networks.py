@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lowlat_seg_ros.config import NETWORKS, NetworkConfig
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.lab.ranges import prepare_in_8_bits
+from lowlat_seg_ros.lab.quantize import prepare_in_8_bits
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, sha256
 from lowlat_seg_ros.network.inference import precision_of

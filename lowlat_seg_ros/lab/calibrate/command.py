@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Collect, fit, write and judge."""
-    from lowlat_seg_ros.lab.calibrate import fit, report
+    from lowlat_seg_ros.lab.calibrate import fit
     from lowlat_seg_ros.network import checkpoint
 
     if args.judge_only and args.root is None:
@@ -87,12 +87,12 @@ def run(args: argparse.Namespace) -> int:
     text = []
     for source in np.unique(samples.source):
         mine = samples.source == source
-        text += [f"{source}: {report.summary(samples.of(mine), fair[mine])}",
-                 f"{source}, kind not fitted: {report.summary(samples.of(mine), unseen[mine])}",
-                 report.table(samples.of(mine), fair[mine], unseen[mine])]  # fmt: skip
-    text.append(f"all: {report.summary(samples, fair)}")
+        text += [f"{source}: {fit.summary(samples.of(mine), fair[mine])}",
+                 f"{source}, kind not fitted: {fit.summary(samples.of(mine), unseen[mine])}",
+                 fit.table(samples.of(mine), fair[mine], unseen[mine])]  # fmt: skip
+    text.append(f"all: {fit.summary(samples, fair)}")
     never = np.isin(samples.kind, HELD_OUT)
-    held_out = report.summary(samples.of(never), fair[never])
+    held_out = fit.summary(samples.of(never), fair[never])
     text.append(f"kinds that were never fitted ({', '.join(HELD_OUT)}): {held_out}")
     print("\n".join(text))
     if args.report is not None:
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         (args.report / "calibration.md").write_text("\n\n".join(text) + "\n")
         real = samples.source != RENDERED
         chosen = real if real.any() else ~real
-        report.diagram(samples.of(chosen), fair[chosen], args.report / "reliability.png")
+        fit.diagram(samples.of(chosen), fair[chosen], args.report / "reliability.png")
     print(out)
     return 0
 

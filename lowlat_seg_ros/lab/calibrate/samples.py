@@ -17,7 +17,7 @@ from lowlat_seg_ros.engine.expected_accuracy import STEP, observe
 from lowlat_seg_ros.engine.look import Looker
 from lowlat_seg_ros.engine.step import Step
 from lowlat_seg_ros.frames import IGNORE_LABEL, Frame
-from lowlat_seg_ros.lab.data.corruptions import BY_NAME, STRENGTHS, corrupted
+from lowlat_seg_ros.lab.data.degrading import BY_NAME, STRENGTHS, corrupted
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
 from lowlat_seg_ros.network.segmenter import Segmenter
 

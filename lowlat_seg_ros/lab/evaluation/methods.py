@@ -21,7 +21,7 @@ from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, sing
 from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
 from lowlat_seg_ros.lab.evaluation.comparison import Method, Unavailable
-from lowlat_seg_ros.lab.ranges import prepare_in_8_bits
+from lowlat_seg_ros.lab.quantize import prepare_in_8_bits
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.inference import precision_of

@@ -22,21 +22,19 @@ from lowlat_seg_ros.lab.baselines.learned import (
     PairMethod,
 )
 from lowlat_seg_ros.lab.data.augment import Augment
-from lowlat_seg_ros.lab.training import calibration, sources
+from lowlat_seg_ros.lab.training import selector, sources
 from lowlat_seg_ros.lab.training.loop import Loop, LoopConfig, Stage
 from lowlat_seg_ros.lab.training.losses import Teacher
 from lowlat_seg_ros.lab.training.options import configure
 from lowlat_seg_ros.lab.training.pairs import PairStage, PropagationLoss, PropagationStage
-from lowlat_seg_ros.lab.training.parallel import Ranks, device_of, joined
-from lowlat_seg_ros.lab.training.pretrained import load_initial
+from lowlat_seg_ros.lab.training.pretrained import load_initial, transfer
 from lowlat_seg_ros.lab.training.selector import SelectorStage, deviation_bank
 from lowlat_seg_ros.lab.training.sources import TrainingData
 from lowlat_seg_ros.lab.training.stills import BaseStage, EncoderStage, ImageStage
-from lowlat_seg_ros.lab.training.transfer import transfer
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
-from lowlat_seg_ros.network.inference import precision_of
+from lowlat_seg_ros.network.inference import precision_of, resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 __all__ = ["configure", "run"]
@@ -50,25 +48,16 @@ PAIR_SCALE = (0.7, 1.5)
 
 def run(args: argparse.Namespace) -> int:
     """Train one stage; 0 when it is finished, 3 when --max-minutes stopped it before."""
-    device = device_of(args.device)
-    with joined(device) as ranks:
-        return train(args, device, ranks)
-
-
-def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
-    """:func:`run` as one of the processes ``ranks``."""
-    config = settings_from(args, LoopConfig)
+    device, config = resolve_device(args.device), settings_from(args, LoopConfig)
     torch.manual_seed(config.seed)
     segmenter, header = _start(args)
     segmenter = segmenter.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = TrainingData(args.root, args.rendered, args.size, device, args.hold_out)
     stage = _stage(segmenter, data, args, config)
-    loop = Loop(stage, config, args.out, ranks)
-    if loop.resume() and ranks.first:
+    loop = Loop(stage, config, args.out)
+    if loop.resume():
         print(f"resuming from step {loop.step} of {loop.checkpoint}", file=sys.stderr)
     finished = loop.run()
-    if not ranks.first:
-        return 0  # the first process says for all whether it is finished
     with loop.averaged(), torch.inference_mode():
         figures: dict[str, Any] = stage.evaluate()
         if isinstance(stage, (PairStage, ImageStage)):
@@ -193,11 +182,11 @@ def _calibrated(
 ) -> tuple[float, dict[str, Any]]:
     """The threshold for this share of key frames, and figures; the gate is calibrated as well."""
     drives = data.drives(4, sources.CALIBRATION_SEED, frames=40)
-    curve = calibration.key_shares(segmenter, [data.clip(drive) for drive in drives[:3]])
+    curve = selector.key_shares(segmenter, [data.clip(drive) for drive in drives[:3]])
     figures: dict[str, Any] = {"wanted_key_share": key_share, "calibration": curve}
     if segmenter.config.flow_evidence:
-        figures |= calibration.calibrate_gate(segmenter, drives)
-    return calibration.threshold_for(curve, key_share), figures
+        figures |= selector.calibrate_gate(segmenter, drives)
+    return selector.threshold_for(curve, key_share), figures
 
 
 def _save_methods(
@@ -238,7 +227,6 @@ def _described(header: Header, args: argparse.Namespace, loop: Loop, figures: An
         if args.stage == "selector"
         else ([CAMVID_TRAIN] if args.root else []) + rendered,
         "options": options,
-        "processes": loop.ranks.count,  # --batch-size is of each
         "steps": loop.step,
         "minutes": round(loop.seconds / 60, 1),
         "figures": figures,

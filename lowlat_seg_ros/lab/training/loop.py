@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import itertools
 import math
@@ -18,8 +19,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lowlat_seg_ros.config import ConfigError, check, setting
-from lowlat_seg_ros.lab.training.log import Log
-from lowlat_seg_ros.lab.training.parallel import Ranks
 from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.trunk import Trunk
 
@@ -38,7 +37,7 @@ class LoopConfig:
         low=0.0,
         high=1e6,
     )
-    batch_size: int = setting(8, "images (or pairs) a step in each process", low=1, high=4096)
+    batch_size: int = setting(8, "images (or pairs) a step", low=1, high=4096)
     learning_rate: float = setting(1e-3, "peak learning rate of AdamW", low=0.0, high=1.0)
     pretrained_rate: float = setting(
         0.25,
@@ -89,21 +88,14 @@ class Stage(Protocol):
 
 
 class Loop:
-    """Trains one stage; resumes exactly from its last checkpoint in ``out``.
+    """Trains one stage; resumes exactly from its last checkpoint in ``out``."""
 
-    With several processes the loss is the mean of theirs; the generator of each draws its
-    ``batch_size`` images. Weights, averages and the optimiser's state are the same in all of them.
-    """
-
-    def __init__(
-        self, stage: Stage, config: LoopConfig, out: Path, ranks: Ranks | None = None
-    ) -> None:
-        self.stage, self.config, self.out, self.ranks = stage, config, out, ranks or Ranks()
+    def __init__(self, stage: Stage, config: LoopConfig, out: Path) -> None:
+        self.stage, self.config, self.out = stage, config, out
         network = stage.segmenter
         self.device = next(network.parameters()).device
         self.dtype = precision_of(config.precision, self.device)
-        seed = config.seed + self.ranks.rank
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
         groups = stage.trained()
         self.modules = [module for group in groups for module in group]
         self.clipped = [[p for module in group for p in module.parameters()] for group in groups]
@@ -114,9 +106,6 @@ class Loop:
         self.optimiser = self._optimiser()
         self.step, self.seconds = 0, 0.0
         self.losses: list[dict[str, float]] = []  # of the steps since the last row of the log
-        if self.ranks.count > 1:  # they began with one seed, though maybe on unlike machines
-            own = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-            network.load_state_dict(self.ranks.from_first(own))
         # A digest of the weights that the stage begins with: a resumed run must have the same.
         digest = hashlib.sha256()
         for tensor in network.state_dict().values():
@@ -161,25 +150,15 @@ class Loop:
     def resume(self) -> bool:
         """Continue from ``checkpoint`` if it exists; the steps are those of an unbroken run.
 
-        The first process reads it for all. Raises ConfigError if it was begun from other weights
-        or with another number of processes.
+        Raises ConfigError if it was begun from other weights or on another kind of device.
         """
-        found = self.ranks.first and self.checkpoint.exists()
-        # The modules and the optimiser move what they load to their device.
-        state = self.ranks.from_first(
-            torch.load(self.checkpoint, map_location="cpu", weights_only=True) if found else None
-        )
-        if state is None:
+        if not self.checkpoint.exists():
             return False
+        # The modules and the optimiser move what they load to their device.
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         if state["origin"] != self.origin:
             raise ConfigError(
                 f"{self.checkpoint} was begun from other weights; give another --out, or remove it"
-            )
-        generators = torch.atleast_2d(state["generator"])
-        if len(generators) != self.ranks.count:
-            raise ConfigError(
-                f"{self.checkpoint} was begun with {len(generators)} processes, not with "
-                f"{self.ranks.count}; start as many as then, or give another --out"
             )
         if state.get("device", self.device.type) != self.device.type:
             raise ConfigError(
@@ -191,14 +170,11 @@ class Loop:
         self.optimiser.load_state_dict(state["optimiser"])
         self.average = {name: mean.to(self.device) for name, mean in state["average"].items()}
         self.step, self.seconds = state["step"], state["seconds"]
-        self.generator.set_state(generators[self.ranks.rank].clone())
+        self.generator.set_state(state["generator"].flatten())  # older files have a row for it
         return True
 
     def save(self) -> None:
-        """Write ``checkpoint``, whole or not at all, with every process' generator."""
-        generators = torch.stack(self.ranks.gather(self.generator.get_state()))
-        if not self.ranks.first:
-            return
+        """Write ``checkpoint``, whole or not at all."""
         state = {
             "segmenter": self.stage.segmenter.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -206,7 +182,7 @@ class Loop:
             "step": self.step,
             "origin": self.origin,
             "seconds": self.seconds,
-            "generator": generators,
+            "generator": self.generator.get_state(),
             "device": self.device.type,
         }
         partial = self.checkpoint.with_suffix(".partial")
@@ -217,9 +193,10 @@ class Loop:
         """Train until the last step or ``max_minutes``; True when the stage is finished."""
         config, allowed = self.config, self.config.max_minutes * 60
         started, before = time.monotonic(), self.seconds
-        name, first = self.stage.name, self.ranks.first
-        bar = tqdm(None, name, config.steps, initial=self.step, unit="step", disable=not first)
-        with bar, Log(self.out, name, self.step) if first else contextlib.nullcontext() as log:
+        name = self.stage.name
+        bar = tqdm(None, name, config.steps, initial=self.step, unit="step")
+        log = Log(self.out, name, self.step)
+        with bar:
             while self.step < config.steps:
                 parts = self.train_step()
                 self.seconds = before + time.monotonic() - started
@@ -227,14 +204,13 @@ class Loop:
                 bar.set_postfix({k: f"{v:.3f}" for k, v in shown}, refresh=False)
                 bar.update()
                 last = self.step == config.steps
-                # Clocks differ: the first process says when the time is over.
-                over = allowed > 0 and self.ranks.from_first(time.monotonic() - started > allowed)
+                over = 0 < allowed < time.monotonic() - started
                 stop = last or over
                 if stop or self.step % config.log_every == 0:
                     self._write(log, "loss", self._mean_losses())
                 if stop or self.step % config.save_every == 0:
                     self.save()
-                if log and (stop or self.step % config.evaluate_every == 0):
+                if stop or self.step % config.evaluate_every == 0:
                     with self.averaged(), torch.inference_mode():
                         figures = self.stage.evaluate()
                     line = "  ".join(f"{key} {figure:.4f}" for key, figure in figures.items())
@@ -262,7 +238,7 @@ class Loop:
         return parts
 
     def gradients(self) -> dict[str, float]:
-        """Leave the mean gradient of the processes' batches in the parameters; own losses."""
+        """Leave the gradient of a batch in the parameters; return the losses."""
         self.stage.segmenter.eval()
         for module in self.modules:
             module.train()
@@ -270,16 +246,11 @@ class Loop:
             loss, parts = self.stage.loss(self.config.batch_size, self.generator)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        # BatchNorm normalises each batch alone; its statistics are of all of them.
-        statistics = [b for m in self.modules for b in m.buffers() if b.is_floating_point()]
-        self.ranks.average(gradients + statistics)
         return {"loss": float(loss.detach())} | parts
 
     def _mean_losses(self) -> dict[str, float]:
-        """Mean of every part since the last call, over steps and processes."""
-        losses = [parts for rank in self.ranks.gather(self.losses) for parts in rank]
-        self.losses = []
+        """Mean of every part over the steps since the last call."""
+        losses, self.losses = self.losses, []
         return {name: fmean(parts[name] for parts in losses) for name in losses[0]}
 
     @contextlib.contextmanager
@@ -292,8 +263,35 @@ class Loop:
         finally:
             self.stage.segmenter.load_state_dict(own, strict=False)
 
-    def _write(self, log: Log | None, kind: str, figures: dict[str, float]) -> None:
-        if log is not None:
-            rate = self.optimiser.param_groups[0]["lr"]  # of the step that was just done
-            progress = {"seconds": self.seconds, "learning_rate": rate}
-            log.write(kind, self.step, progress | figures)
+    def _write(self, log: Log, kind: str, figures: dict[str, float]) -> None:
+        rate = self.optimiser.param_groups[0]["lr"]  # of the step that was just done
+        progress = {"seconds": self.seconds, "learning_rate": rate}
+        log.write(kind, self.step, progress | figures)
+
+
+class Log:
+    """Writes ``out/NAME.KIND.csv``, going on after ``step``.
+
+    Rows of later steps, which a run that was killed has left, are dropped: they come again.
+    """
+
+    def __init__(self, out: Path, name: str, step: int) -> None:
+        self.out, self.name, self.step = out, name, step
+        self.begun: set[str] = set()
+
+    def write(self, kind: str, step: int, figures: dict[str, float]) -> None:
+        """Add one row of ``figures`` after ``step`` steps; all rows of a ``kind`` have the same."""
+        path, row = self.out / f"{self.name}.{kind}.csv", {"step": step} | figures
+        rows = [] if kind in self.begun or not path.exists() else self._earlier(path)
+        with path.open("a" if kind in self.begun else "w", newline="") as file:
+            # An older version may have written other columns.
+            writer = csv.DictWriter(file, list(row), restval="", extrasaction="ignore")
+            if kind not in self.begun:
+                writer.writeheader()
+            writer.writerows([*rows, row])
+        self.begun.add(kind)
+
+    def _earlier(self, path: Path) -> list[dict[str, str]]:
+        """The rows up to ``step`` of the run that is gone on with."""
+        with path.open(newline="") as file:
+            return [row for row in csv.DictReader(file) if int(row["step"]) <= self.step]

@@ -148,8 +148,7 @@ def _shared(**defaults: Any) -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="DIR",
         help="where weights, log and resumable state go")  # fmt: skip
     add("--device", default="auto",
-        help="auto, cpu, cuda or cuda:N (default %(default)s); with torchrun a GPU for each "
-        "process")  # fmt: skip
+        help="auto, cpu, cuda or cuda:N (default %(default)s)")  # fmt: skip
     add_settings(parent, LoopConfig, **defaults)
     return parent
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lowlat_seg_ros.arguments import add_network, add_settings
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.lab.data import dataset
-from lowlat_seg_ros.ros.environment import isolate, require_ros
+from lowlat_seg_ros.ros.start import isolate, require_ros
 from lowlat_seg_ros.tools.bag.topics import Topics
 
 #: Kinds of storage of a bag, by the names that ROS 2 gives them.

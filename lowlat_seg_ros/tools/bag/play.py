@@ -27,7 +27,7 @@ from lowlat_seg_ros.lab.evaluation.metrics import Latency
 from lowlat_seg_ros.lab.evaluation.report import write_json
 from lowlat_seg_ros.messages import COMPRESSED, IMAGE
 from lowlat_seg_ros.msg import FrameReport
-from lowlat_seg_ros.ros.messages import MESSAGES, message_class
+from lowlat_seg_ros.ros.outputs import MESSAGES, message_class
 from lowlat_seg_ros.ros.params import as_parameters
 from lowlat_seg_ros.tools.account import Account
 from lowlat_seg_ros.tools.bag.storage import CLOCK, BagReader, Raw

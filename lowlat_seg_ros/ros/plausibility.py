@@ -1,11 +1,14 @@
-"""Whether a camera's images show anything: a network is confident of its answer to black, too.
+"""Whether a camera's images are plausible: their stamps, and what they show.
 
-Judged after the mask is out, on a grid of pixels, which takes a fraction of a millisecond.
+Each finding names the likely cause and its fix. Stamps that cannot be true are left out of every
+statistic of ages and latencies, since those hold only what stamps say. What an image shows is
+judged after its mask is out, on a grid of pixels, in a fraction of a millisecond: a network is
+confident of its answer to black, too. Nothing here knows the middleware or a clock.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from enum import Enum
 
@@ -15,6 +18,21 @@ import numpy as np
 from lowlat_seg_ros.engine.look import COLUMNS, ROWS
 from lowlat_seg_ros.frames import Look
 from lowlat_seg_ros.ros.doctor import Finding, Severity
+
+#: An image that comes so long after its stamp was not taken then: no camera link is so slow.
+OLD_MS = 2000.0
+
+#: A clock of a bag or a simulator may be behind the images by a few of its steps, no more.
+AHEAD_MS = 250.0
+
+#: Of the newest ``STAMPS`` images so many with one fault are said: one alone may be a bag's loop.
+STAMPS, MANY = 10, 3
+
+#: Stamps so close to the system's clock are of it, where /clock says another time.
+SYSTEM_NS = 60 * 1_000_000_000
+
+#: Stamps before this (2001-09-09) are no dates but the time since something was switched on.
+EPOCH_NS = 1_000_000_000 * 1_000_000_000
 
 #: Images with a smaller side are not judged, px.
 LEAST = 16
@@ -42,6 +60,132 @@ LAG, NOISE = 4, 0.2
 #: Share of the rows that have one colour: at the lower end, where a transfer ended too soon, and
 #: in all, as where every second row is lost. Columns are treated as rows in all.
 END, HALF = 1 / 8, 0.45
+
+
+class StampFault(Enum):
+    ZERO = "zero"
+    NO_CLOCK = "no clock"  # the node's clock stands at zero
+    AHEAD = "ahead"
+    OLD = "old"
+    REPEATED = "repeated"
+
+
+@dataclass(frozen=True)
+class StampState:
+    """Of the newest images: ``skew_ms`` is the newest one's arrival minus its stamp, negative where
+    the stamp is ahead of the clock. ``fault`` is what is wrong with many of them, if anything.
+    """
+
+    skew_ms: float = 0.0
+    stamp_ns: int = 0
+    fault: StampFault | None = None
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """What the node goes by: simulated time or the system's, which is ``system_ns`` now."""
+
+    system_ns: int
+    simulated: bool = False
+    published: bool = False  # somebody publishes /clock
+
+
+class StampMonitor:
+    """Written by the image callback, read by any thread."""
+
+    def __init__(self) -> None:
+        self._newest: deque[StampFault | None] = deque(maxlen=STAMPS)
+        self._last: tuple[int, float] | None = None  # stamp and skew of the newest image
+
+    def image(self, stamp_ns: int, arrived_ns: int) -> bool:
+        """An image came at ``arrived_ns`` of the node's clock; whether its stamp can be true."""
+        skew_ms = (arrived_ns - stamp_ns) / 1e6
+        before, self._last = self._last, (stamp_ns, skew_ms)
+        fault = judge(stamp_ns, arrived_ns)
+        repeated = before is not None and before[0] == stamp_ns
+        unknown = fault in (StampFault.ZERO, StampFault.NO_CLOCK)
+        self._newest.append(StampFault.REPEATED if repeated and not unknown else fault)
+        return fault is None
+
+    def state(self) -> StampState:
+        last, faults = self._last, Counter(self._newest.copy())
+        skew_ms, stamp = (0.0, 0) if last is None else (last[1], last[0])
+        del faults[None]
+        fault, count = faults.most_common(1)[0] if faults else (None, 0)
+        return StampState(skew_ms, stamp, fault if count >= MANY else None)
+
+
+def judge(stamp_ns: int, arrived_ns: int) -> StampFault | None:
+    """What is wrong with the stamp of an image that came at ``arrived_ns``; None if nothing is."""
+    if arrived_ns == 0:
+        return StampFault.NO_CLOCK
+    skew_ms = (arrived_ns - stamp_ns) / 1e6
+    if -AHEAD_MS <= skew_ms <= OLD_MS:
+        return None
+    if stamp_ns == 0:
+        return StampFault.ZERO
+    return StampFault.AHEAD if skew_ms < 0 else StampFault.OLD
+
+
+#: Of the faults whose cause is known at once.
+_SENTENCES = {
+    StampFault.ZERO: "the images' stamps are zero: the camera's driver does not set them; let it "
+    "write the time of exposure into header.stamp, as ages, gaps and order are known by nothing "
+    "else",
+    StampFault.NO_CLOCK: "images come, but no time on /clock though use_sim_time is true; play the "
+    "bag with --clock, start the simulation, or set use_sim_time to false",
+    StampFault.REPEATED: "images bear the stamp of the one before: the clock that stamps them "
+    "stands still, or the driver sends one image several times; see whether the simulation is "
+    "paused",
+}
+
+
+def examine_stamps(state: StampState, clocks: Clocks) -> list[Finding]:
+    """What is wrong with the stamps of the newest images, with the likely cause and its fix."""
+    fault, off = state.fault, duration(abs(state.skew_ms))
+    if fault is None:
+        return []
+    if fault is StampFault.AHEAD:
+        text = f"the images' stamps are {off} ahead of the node's clock: {_cause(state, clocks)}"
+    elif fault is StampFault.OLD:
+        text = f"the images come {off} after their stamps: {_cause(state, clocks)}"
+    else:
+        text = _SENTENCES[fault]
+    return [Finding(Severity.WARN, text, f"stamps {fault.value}")]
+
+
+def _cause(state: StampState, clocks: Clocks) -> str:
+    if clocks.simulated:
+        if abs(clocks.system_ns - state.stamp_ns) < SYSTEM_NS:
+            return "they are of the system's clock, not of /clock; set use_sim_time to false"
+        return (
+            "/clock is not the clock that stamped them; play the bag with --clock, and let one bag "
+            "or simulator alone publish /clock"
+        )
+    if clocks.published:
+        return (
+            "somebody publishes /clock, which this node does not go by; if the images are of that "
+            "bag or simulation, set use_sim_time to true, else synchronise the clocks of camera "
+            "and node (chrony or PTP)"
+        )
+    if state.stamp_ns < EPOCH_NS:
+        return (
+            "they are no dates, so the driver counts from its own start; let it stamp by the "
+            "system's clock, or with a bag or simulation publish /clock and set use_sim_time to "
+            "true"
+        )
+    synchronise = "the clocks of camera and node differ; synchronise them (chrony or PTP)"
+    if state.skew_ms < 0:
+        return synchronise
+    return f"{synchronise}, or play a bag with --clock and set use_sim_time to true"
+
+
+def duration(ms: float) -> str:
+    seconds = ms / 1e3
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 class Content(Enum):
