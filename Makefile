@@ -15,7 +15,7 @@ BUILD := $(CURDIR)/build
 INSTALLED := $(VENV)/.installed
 # In two processes: one for the live nodes, the other one for all else (test/conftest.py). Where so
 # many fail, the machine is at fault, and waiting for the rest takes hours.
-PYTEST := python -m pytest -n 2 --maxfail 20
+PYTEST := $(if $(COVERAGE),coverage run,python) -m pytest -n 2 --maxfail 20
 
 # The fuzzer that 'make fuzz' installs for itself; not among the pinned packages, as not every Python
 # has it.
@@ -29,7 +29,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build test test-fast fuzz soak audit lint format demo lock clean distclean
+.PHONY: help setup build test coverage test-fast fuzz soak load audit lint format demo lock clean distclean
 
 help: ## Say what there is
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -58,7 +58,12 @@ build: $(INSTALLED) ## Build the messages and install the package into .venv
 	  || { cat $(BUILD)/log/latest_build/lowlat_seg_ros/stdout_stderr.log; exit 1; }
 
 test: build lint ## Check style and types, run every test (PYTEST_ARGS="-k engine" for some)
+	$(if $(COVERAGE),coverage erase)
 	$(PYTEST) $(PYTEST_ARGS)
+	$(if $(COVERAGE),coverage combine --quiet && coverage report)
+
+coverage: ## Do the same, and fail if less than 95 % of the product's lines were run
+	$(MAKE) test COVERAGE=1
 
 test-fast: build ## Run tests without live nodes and what is marked slow; no lint
 	$(PYTEST) -m "not slow" --ignore=test/ros $(PYTEST_ARGS)
@@ -70,6 +75,9 @@ fuzz: build ## Feed random input to all that reads others' data (MINUTES=4)
 
 soak: build ## Run the live node while all around it fails (MINUTES=30); soak_output/
 	python scripts/soak.py --minutes $(or $(MINUTES),30)
+
+load: build ## Give the live node more than it can do (MINUTES=0.5); load_output/
+	python scripts/load.py --minutes $(or $(MINUTES),0.5)
 
 audit: $(INSTALLED) ## Look the pinned packages up among known vulnerabilities, where that is reachable
 	test -x $(BUILD)/audit/bin/pip-audit || { python -m venv $(BUILD)/audit && \
