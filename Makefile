@@ -17,9 +17,10 @@ INSTALLED := $(VENV)/.installed
 # many fail, the machine is at fault, and waiting for the rest takes hours.
 PYTEST := $(if $(COVERAGE),coverage run,python) -m pytest -n 2 --maxfail 20
 
-# The fuzzer that 'make fuzz' installs for itself; not among the pinned packages, as not every Python
-# has it.
+# What 'make fuzz' and 'make mutation' install for themselves; not among the pinned packages, as not
+# every Python has them.
 ATHERIS := $(shell sed -nE 's/^fuzz = \["([^"]*)"\].*/\1/p' pyproject.toml)
+MUTMUT := $(shell sed -nE 's/^mutation = \["([^"]*)"\].*/\1/p' pyproject.toml)
 
 # This checkout and this environment alone: a sourced ROS installation would be mixed in else.
 unexport LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -29,7 +30,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build test coverage test-fast fuzz soak load audit lint format demo lock clean distclean
+.PHONY: help setup build test coverage test-fast fuzz mutation soak load audit lint format demo lock clean distclean
 
 help: ## Say what there is
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -73,6 +74,10 @@ fuzz: build ## Feed random input to all that reads others' data (MINUTES=4)
 	  echo "atheris cannot be installed here, so input is mutated without looking at the code"
 	python scripts/fuzz.py --minutes $(or $(MINUTES),4)
 
+mutation: build ## Change the code in places and see whether tests notice (MINUTES=30); mutants/
+	python -c "import mutmut" 2>/dev/null || python -m pip install --quiet $(MUTMUT)
+	env -u PYTHONPATH python scripts/mutation.py --minutes $(or $(MINUTES),30)
+
 soak: build ## Run the live node while all around it fails (MINUTES=30); soak_output/
 	python scripts/soak.py --minutes $(or $(MINUTES),30)
 
@@ -106,7 +111,7 @@ lock: $(INSTALLED) ## Pin the newest packages that pyproject.toml allows
 	mv constraints.new constraints.txt
 
 clean: ## Remove what was built; .venv stays
-	rm -rf $(BUILD) dist log .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(BUILD) dist log .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants *.egg-info
 
 distclean: clean ## Remove .venv too
 	rm -rf $(VENV)
