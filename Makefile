@@ -15,11 +15,12 @@ BUILD := $(CURDIR)/build
 INSTALLED := $(VENV)/.installed
 # In two processes: one for the live nodes, the other one for all else (test/conftest.py). Where so
 # many fail, the machine is at fault, and waiting for the rest takes hours.
-PYTEST := python -m pytest -n 2 --maxfail 20
+PYTEST := $(if $(COVERAGE),coverage run,python) -m pytest -n 2 --maxfail 20
 
-# The fuzzer that 'make fuzz' installs for itself; not among the pinned packages, as not every Python
-# has it.
+# What 'make fuzz' and 'make mutation' install for themselves; not among the pinned packages, as not
+# every Python has them.
 ATHERIS := $(shell sed -nE 's/^fuzz = \["([^"]*)"\].*/\1/p' pyproject.toml)
+MUTMUT := $(shell sed -nE 's/^mutation = \["([^"]*)"\].*/\1/p' pyproject.toml)
 
 # This checkout and this environment alone: a sourced ROS installation would be mixed in else.
 unexport LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -29,7 +30,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build test test-fast fuzz soak audit lint format demo lock clean distclean
+.PHONY: help setup build test coverage test-fast fuzz mutation soak load audit lint format demo lock clean distclean
 
 help: ## Say what there is
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -58,7 +59,12 @@ build: $(INSTALLED) ## Build the messages and install the package into .venv
 	  || { cat $(BUILD)/log/latest_build/lowlat_seg_ros/stdout_stderr.log; exit 1; }
 
 test: build lint ## Check style and types, run every test (PYTEST_ARGS="-k engine" for some)
+	$(if $(COVERAGE),coverage erase)
 	$(PYTEST) $(PYTEST_ARGS)
+	$(if $(COVERAGE),coverage combine --quiet && coverage report)
+
+coverage: ## Do the same, and fail if less than 95 % of the product's lines were run
+	$(MAKE) test COVERAGE=1
 
 test-fast: build ## Run tests without live nodes and what is marked slow; no lint
 	$(PYTEST) -m "not slow" --ignore=test/ros $(PYTEST_ARGS)
@@ -68,8 +74,15 @@ fuzz: build ## Feed random input to all that reads others' data (MINUTES=4)
 	  echo "atheris cannot be installed here, so input is mutated without looking at the code"
 	python scripts/fuzz.py --minutes $(or $(MINUTES),4)
 
+mutation: build ## Change the code in places and see whether tests notice (MINUTES=30); mutants/
+	python -c "import mutmut" 2>/dev/null || python -m pip install --quiet $(MUTMUT)
+	env -u PYTHONPATH python scripts/mutation.py --minutes $(or $(MINUTES),30)
+
 soak: build ## Run the live node while all around it fails (MINUTES=30); soak_output/
 	python scripts/soak.py --minutes $(or $(MINUTES),30)
+
+load: build ## Give the live node more than it can do (MINUTES=0.5); load_output/
+	python scripts/load.py --minutes $(or $(MINUTES),0.5)
 
 audit: $(INSTALLED) ## Look the pinned packages up among known vulnerabilities, where that is reachable
 	test -x $(BUILD)/audit/bin/pip-audit || { python -m venv $(BUILD)/audit && \
@@ -98,7 +111,7 @@ lock: $(INSTALLED) ## Pin the newest packages that pyproject.toml allows
 	mv constraints.new constraints.txt
 
 clean: ## Remove what was built; .venv stays
-	rm -rf $(BUILD) dist log .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(BUILD) dist log .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants *.egg-info
 
 distclean: clean ## Remove .venv too
 	rm -rf $(VENV)

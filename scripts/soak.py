@@ -343,6 +343,18 @@ def busy_core() -> Iterator[None]:
         other.wait()
 
 
+@contextmanager
+def own_domain() -> Iterator[None]:
+    """As the tests do: test/conftest.py and test/ros/conftest.py say why."""
+    with domain_id() as domain:
+        os.environ |= {
+            "ROS_DOMAIN_ID": str(domain),
+            DISCOVERY_RANGE: "SYSTEM_DEFAULT",
+            **dict.fromkeys(PROFILE_VARIABLES, str(UDP)),
+        }
+        yield
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
@@ -352,13 +364,7 @@ def main() -> int:
     parser.add_argument("--idle", action="store_true", help="no busy core beside the node")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    # As the tests do: test/conftest.py and test/ros/conftest.py say why.
-    with domain_id() as domain:
-        os.environ |= {
-            "ROS_DOMAIN_ID": str(domain),
-            DISCOVERY_RANGE: "SYSTEM_DEFAULT",
-            **dict.fromkeys(PROFILE_VARIABLES, str(UDP)),
-        }
+    with own_domain():
         return soak_and_judge(args)
 
 
