@@ -21,9 +21,7 @@ from torch import Tensor
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import cpu_threads, preprocess
 from lowlat_seg_ros.engine.counters import LiveCounters, OnRefinement
-from lowlat_seg_ros.engine.expected_accuracy import observe, temperature
 from lowlat_seg_ros.engine.key_frame import KeyFrameCache, Refiner, Seen, exact_features
-from lowlat_seg_ros.engine.look import Looker
 from lowlat_seg_ros.engine.postprocess import confidence_of, leave_out
 from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.engine.schedule import StreamSchedule
@@ -43,6 +41,7 @@ from lowlat_seg_ros.frames import (
 )
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
+from lowlat_seg_ros.network.expected_accuracy import Looker, temperature
 from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -403,7 +402,7 @@ class Engine:
         look = self._looker.look(frame.image, frame.stamp_ns)
         if self._accuracy_model is None:
             return Judged(look)
-        observed = observe(features, frame, arrival.index, look)
+        observed = features.observed(frame, arrival.index, look)
         expected = self._accuracy_model(observed.values, observed.bands)
         return Judged(look, expected, temperature(observed.logits, expected) if confidence else 1.0)
 

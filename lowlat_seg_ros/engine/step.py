@@ -28,6 +28,7 @@ from lowlat_seg_ros.frames import (
     ResetReason,
     StageTiming,
 )
+from lowlat_seg_ros.network.expected_accuracy import Observed, observe
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,13 @@ class Features:
         exact = self.high is not None
         kind = MaskKind.FULL if exact else MaskKind.DEGRADED
         return Provenance(kind, frame.stamp_ns, 0, 0.0, exact, epoch, reset)
+
+    def observed(self, frame: Frame, index: int, look: Look) -> Observed:
+        """What is seen of the mask of ``frame``, the engine's ``index``-th."""
+        age_s = 0.0
+        if self.seen is not None and self.trust is not None:
+            age_s = self.seen.age_s(frame.stamp_ns, index)
+        return observe(frame.image, look, self.logits, self.luma, self.trust, age_s)
 
 
 @dataclass(frozen=True, eq=False)

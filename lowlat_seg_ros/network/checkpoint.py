@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError, NetworkConfig, from_mapping
-from lowlat_seg_ros.network.accuracy_model import AccuracyModel, Term
+from lowlat_seg_ros.network.expected_accuracy import AccuracyModel, Term
 from lowlat_seg_ros.network.quantization import Range, Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
 

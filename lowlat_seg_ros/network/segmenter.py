@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig
 from lowlat_seg_ros.network import warping
-from lowlat_seg_ros.network.accuracy_model import AccuracyModel
 from lowlat_seg_ros.network.encoder import DDREncoder, TrunkEncoder
+from lowlat_seg_ros.network.expected_accuracy import AccuracyModel
 from lowlat_seg_ros.network.fast_track import (
     AdaptNet,
     Fusion,

@@ -12,8 +12,8 @@ from enum import Enum
 import cv2
 import numpy as np
 
-from lowlat_seg_ros.engine.look import COLUMNS, ROWS
 from lowlat_seg_ros.frames import Look
+from lowlat_seg_ros.network.expected_accuracy import COLUMNS, ROWS
 from lowlat_seg_ros.ros.doctor import Finding, Severity
 
 #: Images with a smaller side are not judged, px.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lowlat_seg_ros.engine.expected_accuracy import temperature
 from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.lab.calibrate.samples import CLEAN, Samples
+from lowlat_seg_ros.network.expected_accuracy import temperature
 
 #: A mask with fewer of its pixels right is bad.
 BAD = 0.7
