@@ -6,17 +6,18 @@ their messages come from and go to.
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.frames import Frame, NodeTiming, ResetReason, Segmentation
-from lowlat_seg_ros.images import Bookkeeper, ImageError, Ledger, encoding_of, to_rgb
+from lowlat_seg_ros.frames import Frame, Ledger, NodeTiming, ResetReason, Segmentation
+from lowlat_seg_ros.images import ImageError, encoding_of, to_rgb
 from lowlat_seg_ros.messages import stamp_ns
 
 
@@ -44,6 +45,41 @@ class Sink(Protocol):
     ) -> None:
         """Publish all that is known of the mask, which is out; ``image`` is uint8 (H, W, 3) RGB."""
         ...
+
+
+class Bookkeeper:
+    """Owner of the ledger; any thread may read, and what it reads balances."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ledger = Ledger()
+
+    @property
+    def ledger(self) -> Ledger:
+        """A snapshot."""
+        with self._lock:
+            return self._ledger
+
+    def receive(self, superseded: int) -> None:
+        """A message has come in, ``superseded`` others before it never did."""
+        self._add(received=1, in_flight=1, superseded=superseded)
+
+    def publish(self) -> None:
+        """The message in flight was answered with a mask."""
+        self._add(published=1, in_flight=-1)
+
+    def reject(self) -> None:
+        """The message in flight is an impossible image."""
+        self._add(rejected=1, in_flight=-1)
+
+    def fail(self) -> None:
+        """No mask could be made for the message in flight."""
+        self._add(failed=1, in_flight=-1)
+
+    def _add(self, **increments: int) -> None:
+        with self._lock:
+            values = {name: getattr(self._ledger, name) + by for name, by in increments.items()}
+            self._ledger = dataclasses.replace(self._ledger, **values)
 
 
 class Pipeline:
@@ -137,7 +173,7 @@ class Pipeline:
             # The selector runs after the mask is out, also where it could not be published.
             result = self._engine.finish(step, confidence=self._sink.wants_confidence)
         if ids is not None:
-            result = replace(result, mask=mask)
+            result = dataclasses.replace(result, mask=mask)
         self._sink.details(header, image, result, timing)
 
 

@@ -16,8 +16,7 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.frame_cost import FrameCost
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.engine.slow_track import SlowTrackState
-from lowlat_seg_ros.frames import Counters, Deadline, NodeTiming
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.frames import Counters, Deadline, Ledger, NodeTiming
 from lowlat_seg_ros.ros.contents import Content, ContentState
 from lowlat_seg_ros.ros.diagnostics import (
     ERROR,

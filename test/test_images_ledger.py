@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowlat_seg_ros.images import Bookkeeper, Ledger
+from lowlat_seg_ros.frames import Ledger
+from lowlat_seg_ros.pipeline import Bookkeeper
 
 ENDS = ("publish", "reject", "fail")
 

@@ -17,7 +17,7 @@ from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, Pause
 from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.slow_track import SharedSlowTrack
 from lowlat_seg_ros.frames import Counters, Outcome
-from lowlat_seg_ros.images.ledger import Bookkeeper
+from lowlat_seg_ros.pipeline import Bookkeeper
 
 SWAPS, WAIT_S = 3000, 60.0
 EMPTY = torch.empty(0)

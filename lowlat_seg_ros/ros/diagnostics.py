@@ -17,8 +17,7 @@ from lowlat_seg_ros.engine.frame_cost import FrameCost
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.engine.slow_track import SlowTrackState
 from lowlat_seg_ros.engine.timing import Percentiles
-from lowlat_seg_ros.frames import Counters, Deadline
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.frames import Counters, Deadline, Ledger
 from lowlat_seg_ros.ros.contents import ContentState
 from lowlat_seg_ros.ros.doctor import Finding, Severity
 from lowlat_seg_ros.ros.messages import MESSAGES

@@ -13,8 +13,15 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.images import serialized
-from lowlat_seg_ros.messages import COMPRESSED, IMAGE, Messages
+from lowlat_seg_ros.messages import (
+    COMPRESSED,
+    IMAGE,
+    Messages,
+    SerializedCompressedImage,
+    SerializedImage,
+    compressed_image,
+    raw_image,
+)
 
 #: For pictures to look at; never for masks, whose ids it would mix at the edges.
 JPEG_QUALITY = 90
@@ -31,14 +38,14 @@ class RosMessages(Messages):
             setattr(message, name, _octets(values))
         return message
 
-    def read(self, kind: str, message: bytes) -> serialized.RawImage | serialized.CompressedImage:
+    def read(self, kind: str, message: bytes) -> SerializedImage | SerializedCompressedImage:
         """The image of type ``kind`` in a serialized ``message``; raises ``ImageError``."""
 
         def header(sec: int, nanosec: int, frame_id: str) -> Any:
             time = self.make("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
             return self.make("std_msgs/msg/Header", stamp=time, frame_id=frame_id)
 
-        parse = serialized.raw_image if kind == IMAGE else serialized.compressed_image
+        parse = raw_image if kind == IMAGE else compressed_image
         return parse(message, header)
 
     def serialized_image(self, header: Header, pixels: np.ndarray, encoding: str) -> bytes:

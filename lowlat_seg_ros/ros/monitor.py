@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
-from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.frames import Deadline, Ledger, NodeTiming, StageTiming
 from lowlat_seg_ros.ros.doctor import Finding, Severity
 from lowlat_seg_ros.ros.stamps import StampMonitor, StampState
 

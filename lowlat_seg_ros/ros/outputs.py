@@ -15,8 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from lowlat_seg_ros.engine.schedule import LEVELS
-from lowlat_seg_ros.frames import Counters, NodeTiming, Refinement, Segmentation
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.frames import Counters, Ledger, NodeTiming, Refinement, Segmentation
 from lowlat_seg_ros.labels import ClassTable, Legend, colour_mask, overlay
 from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement, Statistics
 from lowlat_seg_ros.ros.connections import (

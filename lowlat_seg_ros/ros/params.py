@@ -19,7 +19,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig, SettingError, check, setting
-from lowlat_seg_ros.images.reader import SAMPLE_BITS
+from lowlat_seg_ros.images import SAMPLE_BITS
 from lowlat_seg_ros.ros.transports import TRANSPORTS
 
 Record = TypeVar("Record")
