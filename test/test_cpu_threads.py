@@ -34,10 +34,10 @@ from lowlat_seg_ros.engine.cpu_threads import (
     run_in_temporary_thread,
 )
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.frame_cost import measure
 from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause
 from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.slow_track import STARVED_S, Gate, ThreadedSlowTrack
+from lowlat_seg_ros.engine.timing import measure
 from lowlat_seg_ros.frames import Frame, Outcome
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.segmenter import Segmenter

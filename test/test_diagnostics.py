@@ -13,9 +13,9 @@ pytest.importorskip("diagnostic_msgs", reason="needs ROS 2")
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.frame_cost import FrameCost
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.engine.slow_track import SlowTrackState
+from lowlat_seg_ros.engine.timing import FrameCost
 from lowlat_seg_ros.frames import Counters, Deadline, Ledger, NodeTiming
 from lowlat_seg_ros.ros.contents import Content, ContentState
 from lowlat_seg_ros.ros.diagnostics import (

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine.postprocess import mask_of
 from lowlat_seg_ros.engine.preprocess import network_input, plan
-from lowlat_seg_ros.engine.runner import Captures, Runner, captures, runners
-from lowlat_seg_ros.engine.timing import Stopwatch
+from lowlat_seg_ros.engine.runner import Captures, Runner, Stopwatch, captures, runners
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.segmenter import Segmenter
 

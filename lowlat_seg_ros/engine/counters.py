@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowlat_seg_ros.engine.key_frame import KeyFrame
-from lowlat_seg_ros.engine.timing import Clock
+from lowlat_seg_ros.engine.runner import Clock
 from lowlat_seg_ros.frames import Counters, Outcome, Refinement, ResetReason
 
 logger = logging.getLogger(__name__)

@@ -23,11 +23,10 @@ from lowlat_seg_ros.engine import cpu_threads, preprocess
 from lowlat_seg_ros.engine.counters import LiveCounters, OnRefinement
 from lowlat_seg_ros.engine.key_frame import KeyFrameCache, Refiner, Seen, exact_features
 from lowlat_seg_ros.engine.postprocess import confidence_of, leave_out
-from lowlat_seg_ros.engine.runner import runners
+from lowlat_seg_ros.engine.runner import Clock, Stopwatch, runners
 from lowlat_seg_ros.engine.schedule import StreamSchedule
 from lowlat_seg_ros.engine.slow_track import SlowTrackState, ThreadedSlowTrack, failed
 from lowlat_seg_ros.engine.step import Arrival, Features, Judged, Promotion, Step
-from lowlat_seg_ros.engine.timing import Clock, Stopwatch
 from lowlat_seg_ros.engine.virtual_slow_track import Delay, SlowTrackFactory, VirtualSlowTrack
 from lowlat_seg_ros.frames import (
     Counters,

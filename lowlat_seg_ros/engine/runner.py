@@ -1,13 +1,15 @@
-"""How one track of the engine, frames or the slow track, runs the network's parts on a device."""
+"""How one track, frames or the slow track, runs the network's parts on a device, and times them."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +17,52 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine import postprocess, preprocess
 from lowlat_seg_ros.engine.preprocess import Geometry
-from lowlat_seg_ros.engine.timing import Clock, Stopwatch
+from lowlat_seg_ros.frames import StageTiming
 from lowlat_seg_ros.network import warping
 from lowlat_seg_ros.network.segmenter import Segmenter
+
+#: A monotonic clock in nanoseconds.
+Clock = Callable[[], int]
+
+
+def _ms_between(start_ns: int, end_ns: int) -> float:
+    return (end_ns - start_ns) / 1e6
+
+
+class Stopwatch:
+    """Collects one frame's stage times; starts when it is made.
+
+    ``mark`` and ``ms_between`` measure stages in another way than by ``clock``, as a GPU does.
+    """
+
+    def __init__(
+        self,
+        clock: Clock = time.perf_counter_ns,
+        mark: Callable[[], Any] | None = None,
+        ms_between: Callable[[Any, Any], float] = _ms_between,
+    ) -> None:
+        self._clock, self._mark, self._ms_between = clock, mark or clock, ms_between
+        self._start = clock()
+        self._latency_ms = 0.0
+        self._stages: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to the StageTiming field ``name``."""
+        start = self._mark()
+        try:
+            yield
+        finally:
+            self._stages.append((name, start, self._mark()))
+
+    def mask_out(self) -> None:
+        self._latency_ms = _ms_between(self._start, self._clock())
+
+    def timing(self) -> StageTiming:
+        spent_ms = dict.fromkeys((name for name, _, _ in self._stages), 0.0)
+        for name, start, end in self._stages:
+            spent_ms[name] += self._ms_between(start, end)
+        return StageTiming(latency_ms=self._latency_ms, **spent_ms)
 
 
 class Runner:

@@ -16,8 +16,7 @@ from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.cpu_threads import single_threaded
 from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, Seen
 from lowlat_seg_ros.engine.preprocess import Geometry
-from lowlat_seg_ros.engine.runner import Runner
-from lowlat_seg_ros.engine.timing import Stopwatch
+from lowlat_seg_ros.engine.runner import Runner, Stopwatch
 from lowlat_seg_ros.engine.virtual_slow_track import SlowTrack
 from lowlat_seg_ros.frames import (
     Deadline,

@@ -29,10 +29,10 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError, EngineConfig, name_of
 from lowlat_seg_ros.engine.cpu_threads import realtime_allowed, run_in_temporary_thread
-from lowlat_seg_ros.engine.frame_cost import FrameCost, measure
 from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.runner import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
+from lowlat_seg_ros.engine.timing import FrameCost, measure
 from lowlat_seg_ros.frames import FrameError, ResetReason
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.network import checkpoint, inference, machine_code
