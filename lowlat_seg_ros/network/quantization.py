@@ -20,8 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network import machine_code
-from lowlat_seg_ros.network.layers import ACTIVATIONS, LAYOUTS, PackedConv2d, plain
+from lowlat_seg_ros.network.layers import (
+    ACTIVATIONS,
+    LAYOUTS,
+    PackedConv2d,
+    compile_with_numba,
+    plain,
+)
 from lowlat_seg_ros.network.trunk import Statistics, Trunk
 
 logger = logging.getLogger(__name__)
@@ -179,8 +184,8 @@ def compiled_quantising() -> Callable[[np.ndarray, float, int, np.ndarray], None
     """
 
     slower = "convolutions in 8 bits take longer"
-    half = machine_code.compiled(_quantise_half, "void(i2[::1], f4, f4, u4[::1], u1[::1])", slower)
-    full = machine_code.compiled(_quantise_full, "void(f4[::1], f4, f4, u1[::1])", slower)
+    half = compile_with_numba(_quantise_half, "void(i2[::1], f4, f4, u4[::1], u1[::1])", slower)
+    full = compile_with_numba(_quantise_full, "void(f4[::1], f4, f4, u1[::1])", slower)
     if half is None or full is None:
         return None
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowlat_seg_ros.network import machine_code
+from lowlat_seg_ros.network.layers import compile_with_numba
 
 #: Pixels of the network's input per pixel of the luma that flow is computed on, per side.
 LUMA_STRIDE = 2
@@ -123,7 +123,7 @@ def compiled() -> Callable[[Tensor, Tensor, int], Tensor] | None:
     first call of a process takes a second or more.
     """
 
-    kernel = machine_code.compiled(_warp, SIGNATURE, "carrying answers will be slow", fastmath=True)
+    kernel = compile_with_numba(_warp, SIGNATURE, "carrying answers will be slow", fastmath=True)
     if kernel is None:
         return None
 

@@ -35,9 +35,10 @@ from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.engine.timing import FrameCost, measure
 from lowlat_seg_ros.frames import FrameError, ResetReason
 from lowlat_seg_ros.labels import ClassTable
-from lowlat_seg_ros.network import checkpoint, inference, machine_code
+from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header
 from lowlat_seg_ros.network.inference import resolve_device
+from lowlat_seg_ros.network.layers import why_no_numba
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.ros import start
 from lowlat_seg_ros.ros.camera import Cameras
@@ -192,7 +193,7 @@ class SegmentationNode(ManagedNode):
                     "frames have normal priority; run it with CAP_SYS_NICE or an rtprio limit of 1 "
                     "(docs/latency.md), or set the parameter to normal"
                 )
-        if model.device.type == "cpu" and (sentence := machine_code.absence()):
+        if model.device.type == "cpu" and (sentence := why_no_numba()):
             self.get_logger().warning(sentence)
 
     def activate(self) -> None:
