@@ -27,8 +27,8 @@ from lowlat_seg_ros.lab.training.pairs import PropagationLoss, PropagationStage,
 from lowlat_seg_ros.lab.training.sources import TrainingData, pairs
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError
-from lowlat_seg_ros.network.encoder import TrunkEncoder
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.trunk import TrunkEncoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rendered_once")]
 

@@ -1,14 +1,18 @@
-"""The small modules that read F_l: shared reduction, AdaptNet, fusion, gate and selector."""
+"""The small modules of the fast track: what reads F_l, what fuses, and what classifies.
+
+They are the shared reduction, AdaptNet, fusion, gate, selector and the classifiers (Sec. 3.2, 3.3).
+"""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.layers import conv_bn, conv_bn_relu, separable
+from lowlat_seg_ros.network.layers import PackedConv2d, conv_bn, conv_bn_relu, separable
 
 #: Channels between the gate's two layers.
 GATE_CHANNELS = 16
@@ -155,7 +159,7 @@ class TrustGate(nn.Module):
         """Trust (N, points, H/8, W/8).
 
         ``fused`` (N, width, H/8, W/8); ``carried`` and ``own``, the answers as
-        :meth:`.heads.SubPixel.cells` returns them; ``evidence`` of :func:`evidence_of`.
+        :meth:`SubPixel.cells` returns them; ``evidence`` of :func:`evidence_of`.
         """
         return self.logit(fused, carried, own, evidence).sigmoid()
 
@@ -247,3 +251,48 @@ class KeyFrameSelector(nn.Module):
     def deviation(self, reduced_key: Tensor, reduced: Tensor) -> Tensor:
         """Reduced F_l of key and current frame -> deviation (N,) in [0, 1]."""
         return self(reduced_key, reduced).sigmoid()
+
+
+class SubPixel(nn.Module):
+    """Features (N, C, H/8, W/8) -> logits (N, classes, r*H/8, r*W/8), r the ``upsampling``."""
+
+    upsampling: int
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.arrange(self.cells(features))
+
+    @abstractmethod
+    def cells(self, features: Tensor) -> Tensor:
+        """All answers of each cell, (N, classes*r*r, H/8, W/8), which may be added to others'."""
+
+    def arrange(self, cells: Tensor) -> Tensor:
+        """Logits of :meth:`cells`, whose channels have the order of ``torch.nn.PixelShuffle``."""
+        return F.pixel_shuffle(cells, self.upsampling)
+
+
+class Classifier(SubPixel, nn.Conv2d):
+    """With r = 1 the paper's 1x1 convolution; else a sub-pixel convolution (Shi et al., CVPR 2016).
+
+    Its r*r answers per cell separate things thinner than a cell.
+    """
+
+    def __init__(self, in_channels: int, classes: int, upsampling: int = 1) -> None:
+        super().__init__(in_channels, classes * upsampling**2, 1)
+        self.upsampling = upsampling
+
+    def cells(self, features: Tensor) -> Tensor:
+        return nn.Conv2d.forward(self, features.to(self.weight.dtype))
+
+    def packed(self) -> PackedClassifier:
+        return PackedClassifier(self)
+
+
+class PackedClassifier(SubPixel):
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.upsampling = classifier.upsampling
+        self.convolution = PackedConv2d(classifier)
+
+    def cells(self, features: Tensor) -> Tensor:
+        cells: Tensor = self.convolution(features)
+        return cells

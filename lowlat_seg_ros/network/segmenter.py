@@ -11,21 +11,21 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig
 from lowlat_seg_ros.network import warping
-from lowlat_seg_ros.network.encoder import DDREncoder, TrunkEncoder
 from lowlat_seg_ros.network.expected_accuracy import AccuracyModel
 from lowlat_seg_ros.network.fast_track import (
     AdaptNet,
+    Classifier,
     Fusion,
     KeyFrameSelector,
     SharedReduction,
     TrustGate,
     evidence_of,
 )
-from lowlat_seg_ros.network.heads import Classifier, ContextHead, PyramidHead
 from lowlat_seg_ros.network.layers import resized
+from lowlat_seg_ros.network.mobilenet import EfficientNetLite, MobileNetEdgeTPU
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
-from lowlat_seg_ros.network.resnet import ResNet
-from lowlat_seg_ros.network.trunk import IMAGENET, EfficientNetLite, MobileNetEdgeTPU, Trunk
+from lowlat_seg_ros.network.resnet import ContextHead, DDREncoder, ResNet
+from lowlat_seg_ros.network.trunk import IMAGENET, PyramidHead, Trunk, TrunkEncoder
 
 #: Strides of F_l and F_h; image sides must be multiples of it.
 STRIDE = 8

@@ -177,8 +177,8 @@ def warp(answers: Tensor, flow: Tensor, points: int) -> Tensor:
     """Answers of an earlier frame, moved by ``flow``: bicubic, and the edge repeats at the border.
 
     ``answers``: logits (N, classes, points*h, points*w); ``flow`` (N, 2, points*h, points*w), see
-    :class:`Motion`. Returns them (N, classes*points^2, h, w), as :meth:`.heads.SubPixel.cells` has
-    them, to be added to others. There is no gradient.
+    :class:`Motion`. Returns them (N, classes*points^2, h, w), as ``SubPixel.cells`` of
+    :mod:`.fast_track` has them, to be added to others. There is no gradient.
     """
     if answers.shape[2:] != flow.shape[2:]:  # the compiled kernel would write beyond its output
         raise ValueError(

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.network.checkpoint import CheckpointError
-from lowlat_seg_ros.network.encoder import TrunkEncoder
+from lowlat_seg_ros.network.mobilenet import EfficientNetLite, MobileNetEdgeTPU
 from lowlat_seg_ros.network.resnet import ResNet
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.trunk import EfficientNetLite, MobileNetEdgeTPU, Trunk
+from lowlat_seg_ros.network.trunk import Trunk, TrunkEncoder
 
 
 def load_initial(segmenter: Segmenter, source: str) -> None:

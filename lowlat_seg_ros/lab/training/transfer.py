@@ -8,7 +8,7 @@ import torch
 
 from lowlat_seg_ros.lab.baselines.learned import embed
 from lowlat_seg_ros.network.checkpoint import weights
-from lowlat_seg_ros.network.heads import Classifier
+from lowlat_seg_ros.network.fast_track import Classifier
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 
