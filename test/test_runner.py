@@ -41,8 +41,8 @@ def test_the_parts_are_the_network_s(tiny: Segmenter, make_frame: MakeFrame) -> 
     assert torch.equal(weights, tiny.predictor(remembered, now))
     carried = run.propagate(high, weights)
     assert torch.equal(carried, tiny.propagate(high, weights))
-    assert run.evidence(before, now, 0.1) is None  # there is no gate
-    fused, trust = run.fuse(carried, low, None)
+    assert run.evidence(before, now, 0.1, None) is None  # there is no gate
+    fused, trust = run.fuse(carried, low, None, None)
     assert trust is None
     assert torch.equal(fused, tiny.classify_fused(carried, low))
     assert torch.equal(run.classify_high(high), tiny.classify_high(high))

@@ -45,7 +45,7 @@ def gated_stage() -> PropagationStage:
     ("make", "trained"),
     [
         (base_stage, {"backbone", "context", "high_classifier", "adapt", "low_classifier"}),
-        # Without gate_corrects the classifier of the correction has nothing to do.
+        # With a gate the classifier of the correction has nothing to do.
         (gated_stage, {"encoder", "shared", "predictor", "fusion", "gate", "low_classifier"}),
     ],
 )

@@ -172,8 +172,6 @@ def test_what_does_not_go_together_is_refused() -> None:
         NetworkConfig(encoder="mobilenet_edgetpu")
     with pytest.raises(ConfigError, match="choose both of one family"):
         NetworkConfig(backbone="efficientnet_lite0", encoder="mobilenet_edgetpu")
-    with pytest.raises(ConfigError, match="needs residual_fusion"):
-        NetworkConfig(gate=True)
 
 
 def quantised(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -281,7 +281,7 @@ class Engine:
         """Adopt dynamic settings from the next frame on; raises ``ConfigError`` for any other."""
         for item in dataclasses.fields(EngineConfig):
             old, new = getattr(self._config, item.name), getattr(config, item.name)
-            if old != new and not item.metadata["dynamic"]:
+            if old != new and not item.metadata["rule"].dynamic:
                 raise ConfigError(f"{item.name} is {old!r} until a new engine is made, not {new!r}")
         self._config = config
 

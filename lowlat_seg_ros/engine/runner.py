@@ -19,6 +19,7 @@ from lowlat_seg_ros.engine import postprocess, preprocess
 from lowlat_seg_ros.engine.preprocess import Geometry
 from lowlat_seg_ros.frames import StageTiming
 from lowlat_seg_ros.network import warping
+from lowlat_seg_ros.network.fast_track import evidence_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: A monotonic clock in nanoseconds.
@@ -164,31 +165,28 @@ class Runner:
         return carried, motion.residual
 
     def evidence(
-        self, reduced_key: Tensor, reduced: Tensor, age_s: float, residual: Tensor | None = None
+        self, reduced_key: Tensor, reduced: Tensor, age_s: float, residual: Tensor | None
     ) -> Tensor | None:
-        """What the gate needs to know, None without one; ``age_s``: of the key frame's F_h."""
-        if self._net.gate is None:
+        """What the gate needs to know; None without ``residual``, where answers are not carried.
+
+        ``age_s``: that of the key frame's F_h.
+        """
+        if residual is None:
             return None
         # Filled on the device: a copy from here would wait for all that it has to do.
         age = torch.full((1,), age_s, dtype=torch.float32, device=reduced.device)
-        known = [] if residual is None else [residual.to(reduced.device)]
-        return self.run("evidence", self._net.evidence, reduced_key, reduced, age, *known)
+        inputs = (reduced_key, reduced, age, residual.to(reduced.device))
+        return self.run("evidence", evidence_of, *inputs)
 
     def fuse(
-        self,
-        propagated: Tensor,
-        low: Tensor,
-        evidence: Tensor | None = None,
-        answers: Tensor | None = None,
+        self, propagated: Tensor, low: Tensor, evidence: Tensor | None, answers: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The fast track's logits; and the trust in what was propagated, None without a gate."""
-        others = {"evidence": evidence, "answers": answers}
-        given = {name: tensor for name, tensor in others.items() if tensor is not None}
+        """The fast track's logits; and the trust in what was carried.
 
-        def fused(propagated: Tensor, low: Tensor, *tensors: Tensor) -> Tensor:
-            return self._net.fuse(propagated, low, **dict(zip(given, tensors, strict=True)))
-
-        return self._net.split_trust(self.run("fuse", fused, propagated, low, *given.values()))
+        ``evidence``, ``answers`` and trust are None where the network carries no answers.
+        """
+        carried = [x for x in (evidence, answers) if x is not None]
+        return self._net.split_trust(self.run("fuse", self._net.fuse, propagated, low, *carried))
 
     def classify_high(self, high: Tensor) -> Tensor:
         return self.run("classify_high", self._net.classify_high, high)

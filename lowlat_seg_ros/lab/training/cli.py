@@ -195,7 +195,7 @@ def _calibrated(
     drives = data.drives(4, sources.CALIBRATION_SEED, frames=40)
     curve = calibration.key_shares(segmenter, [data.clip(drive) for drive in drives[:3]])
     figures: dict[str, Any] = {"wanted_key_share": key_share, "calibration": curve}
-    if segmenter.config.flow_evidence:
+    if segmenter.config.fine_carry:
         figures |= calibration.calibrate_gate(segmenter, drives)
     return calibration.threshold_for(curve, key_share), figures
 
