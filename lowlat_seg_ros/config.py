@@ -8,6 +8,7 @@ the fix.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -125,7 +126,9 @@ class NetworkConfig:
         32, "channels of ddrnet's first stages; F_l has twice as many", Rule(low=4, high=256)
     )
     encoder_blocks: tuple[int, ...] = setting(
-        (2, 2, 2), "residual blocks of ddrnet's three stages, the third per branch: 1 or 2"
+        (2, 2, 2),
+        "residual blocks of ddrnet's three stages, the third per branch",
+        Rule(choices=tuple(itertools.product((1, 2), repeat=3))),
     )
     output_stride: int = setting(
         8, "stride of F_h before propagation (8 as published)", Rule(choices=(8, 16))
@@ -152,7 +155,11 @@ class NetworkConfig:
     context_skip: int = setting(
         0, "channels of F_l that join the context head, for fine detail", Rule(low=0, high=1024)
     )
-    kernel_size: int = setting(9, "K: side of the predicted kernels; odd", Rule(low=1, high=31))
+    kernel_size: int = setting(
+        9,
+        "K: side of the predicted kernels, which have a centre",
+        Rule(choices=(*range(1, 32, 2),)),
+    )
     classifier_upsampling: int = setting(
         1,
         "logits per side of a feature cell; with 2 each classifier answers four times per cell "
@@ -193,12 +200,6 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.kernel_size % 2 == 0:
-            raise ConfigError(f"kernel_size is {self.kernel_size}; it must be odd to have a centre")
-        if len(self.encoder_blocks) != 3 or not set(self.encoder_blocks) <= {1, 2}:
-            raise ConfigError(
-                f"encoder_blocks is {self.encoder_blocks}; it must be three numbers, each 1 or 2"
-            )
         if not 1 <= len(self.context_bins) <= 8 or not all(1 <= n <= 64 for n in self.context_bins):
             raise ConfigError(
                 f"context_bins is {self.context_bins}; it must be 1 to 8 numbers from 1 to 64"
@@ -208,7 +209,8 @@ class NetworkConfig:
                 f"backbone {self.backbone} cannot be split; set encoder to ddrnet or to one of "
                 f"{', '.join(TRUNKS)}"
             )
-        if self.encoder in TRUNKS and _family(self.encoder) != _family(self.backbone):
+        families = {name.rstrip("012") for name in (self.encoder, self.backbone)}
+        if self.encoder in TRUNKS and len(families) > 1:
             raise ConfigError(
                 f"encoder is {self.encoder} beside backbone {self.backbone}, which reads images "
                 "normalised in another way; choose both of one family of trunks, which are "
@@ -228,11 +230,6 @@ class NetworkConfig:
     def has_trunk(self) -> bool:
         """Whether Sh is a pretrained network that reads the image, see :data:`TRUNKS`."""
         return self.backbone in TRUNKS
-
-
-def _family(name: str) -> str:
-    """Backbones of one family normalise images alike."""
-    return name.rstrip("0123456789")
 
 
 _RESNET18 = NetworkConfig(

@@ -75,9 +75,14 @@ class Messages(ABC):
         height, width = pixels.shape[:2]
         data = np.ascontiguousarray(pixels).reshape(-1)
         return self.make(
-            IMAGE, header=header, height=height, width=width, encoding=encoding,
-            step=data.size // height, data=data,
-        )  # fmt: skip
+            IMAGE,
+            header=header,
+            height=height,
+            width=width,
+            encoding=encoding,
+            step=data.size // height,
+            data=data,
+        )
 
     def packet(self, message: Any, *, after_gap: bool) -> Packet:
         """A picture of a video, as ``foxglove_msgs/CompressedVideo`` or ``FFMPEGPacket``.

@@ -7,7 +7,6 @@ their messages come from and go to.
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from lowlat_seg_ros.engine.counters import Counted
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, Ledger, NodeTiming, ResetReason, Segmentation
 from lowlat_seg_ros.images import ImageError, encoding_of, to_rgb
@@ -47,39 +47,27 @@ class Sink(Protocol):
         ...
 
 
-class Bookkeeper:
+class Bookkeeper(Counted[Ledger]):
     """Owner of the ledger; any thread may read, and what it reads balances."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ledger = Ledger()
-
-    @property
-    def ledger(self) -> Ledger:
-        """A snapshot."""
-        with self._lock:
-            return self._ledger
+        super().__init__(Ledger())
 
     def receive(self, superseded: int) -> None:
         """A message has come in, ``superseded`` others before it never did."""
-        self._add(received=1, in_flight=1, superseded=superseded)
+        self.count(received=1, in_flight=1, superseded=superseded)
 
     def publish(self) -> None:
         """The message in flight was answered with a mask."""
-        self._add(published=1, in_flight=-1)
+        self.count(published=1, in_flight=-1)
 
     def reject(self) -> None:
         """The message in flight is an impossible image."""
-        self._add(rejected=1, in_flight=-1)
+        self.count(rejected=1, in_flight=-1)
 
     def fail(self) -> None:
         """No mask could be made for the message in flight."""
-        self._add(failed=1, in_flight=-1)
-
-    def _add(self, **increments: int) -> None:
-        with self._lock:
-            values = {name: getattr(self._ledger, name) + by for name, by in increments.items()}
-            self._ledger = dataclasses.replace(self._ledger, **values)
+        self.count(failed=1, in_flight=-1)
 
 
 class Pipeline:
@@ -108,7 +96,7 @@ class Pipeline:
     @property
     def ledger(self) -> Ledger:
         """What became of every message; any thread may ask, and it always balances."""
-        return self._books.ledger
+        return self._books.snapshot()
 
     def reset(self, reason: ResetReason) -> None:
         """Make the next frame a new key frame with a full mask; any thread may call it."""

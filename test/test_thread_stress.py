@@ -153,10 +153,10 @@ def test_ledger_balances_at_every_moment() -> None:
 
     def read() -> None:
         while not stop.is_set():
-            ledger = books.ledger
+            ledger = books.snapshot()
             ended = ledger.published + ledger.rejected + ledger.failed
             assert ledger.received == ended + ledger.in_flight
             assert ledger.in_flight in (0, 1)
 
     together(write, read, read)
-    assert dataclasses.asdict(books.ledger)["received"] == SWAPS
+    assert dataclasses.asdict(books.snapshot())["received"] == SWAPS

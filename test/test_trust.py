@@ -9,7 +9,7 @@ import torch
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import runner
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.key_frame import Seen
+from lowlat_seg_ros.engine.key_frame import HighLevel
 from lowlat_seg_ros.frames import Frame, MaskKind
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.lab.training.calibration import calibrate_gate
@@ -126,7 +126,7 @@ def test_the_engine_says_how_old_the_features_are(
 
 
 def test_age_is_counted_in_frames_where_stamps_stand_still() -> None:
-    seen = Seen(stamp_ns=500_000_000, index=10)
+    seen = HighLevel(torch.empty(0), stamp_ns=500_000_000, index=10)
     assert seen.age_s(700_000_000, 13) == pytest.approx(0.2)
     assert seen.age_s(500_000_000, 13) == pytest.approx(3 / 15)
     assert seen.age_s(500_000_000, 10) == 0

@@ -223,9 +223,14 @@ def _fold(conv: nn.Conv2d, norm: _Layer) -> None:
     assert layer.running_mean is not None
     assert layer.running_var is not None
     conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, layer.running_mean, layer.running_var, layer.eps, layer.weight,
+        conv.weight,
+        conv.bias,
+        layer.running_mean,
+        layer.running_var,
+        layer.eps,
+        layer.weight,
         layer.bias,
-    )  # fmt: skip
+    )
     setattr(holder, name, nn.Identity())
 
 

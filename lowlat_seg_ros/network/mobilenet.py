@@ -158,9 +158,15 @@ class FoldedConv(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, dilation: int = 1,
-        groups: int = 1, act: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        act: bool = True,
+    ) -> None:
         super().__init__()
         kind = nn.Conv2d if groups == 1 else DepthwiseConv2d
         padding = dilation * (kernel // 2)
@@ -179,9 +185,16 @@ class Bottleneck(nn.Module):
     """1x1, depthwise and 1x1 convolutions, or if ``fused`` k x k and 1x1."""
 
     def __init__(
-        self, inputs: int, hidden: int, outputs: int, kernel: int, stride: int = 1,
-        dilation: int = 1, fused: bool = False, residual: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        dilation: int = 1,
+        fused: bool = False,
+        residual: bool = False,
+    ) -> None:
         super().__init__()
         self.residual = residual
         if fused:

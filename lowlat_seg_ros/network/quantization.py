@@ -137,9 +137,20 @@ class QuantizedConv2d(nn.Module):
                 of_total = Grid.over(Range(float(shortcut.min()), float(shortcut.max())))
                 total = quantised(shortcut, of_total)
             out = conv.binary(
-                x.values, scale, zero, *weights, total, *geometry, *grid, dtype, *of_total, "sum",
-                1.0, *after, "",
-            )  # fmt: skip
+                x.values,
+                scale,
+                zero,
+                *weights,
+                total,
+                *geometry,
+                *grid,
+                dtype,
+                *of_total,
+                "sum",
+                1.0,
+                *after,
+                "",
+            )
         return Quantized(out, self._output) if self._output else out
 
     def _quantized(self, x: Tensor | Quantized) -> Quantized:
@@ -153,9 +164,15 @@ class QuantizedConv2d(nn.Module):
         if key not in layouts:
             padding, stride, dilation, groups = self._geometry
             new = torch.ops.onednn.qconv_prepack(
-                self._kernel, self._scales, *x.grid, stride, padding, dilation, groups,
+                self._kernel,
+                self._scales,
+                *x.grid,
+                stride,
+                padding,
+                dilation,
+                groups,
                 list(x.shape),
-            )  # fmt: skip
+            )
             # Other threads may be reading the dictionary, so it is replaced, not changed.
             recent = list(layouts.items())[-(LAYOUTS - 1) :]
             self._layouts = layouts = {**dict(recent), key: new}

@@ -115,9 +115,12 @@ class ResNet(nn.Module):
             for index in range(depth):
                 # As torchvision does: the first block of a stage keeps the dilation before it.
                 block = make_block(
-                    architecture.block, channels, width << stage,
-                    stride if index == 0 else 1, dilation if index == 0 else dilated,
-                )  # fmt: skip
+                    architecture.block,
+                    channels,
+                    width << stage,
+                    stride if index == 0 else 1,
+                    dilation if index == 0 else dilated,
+                )
                 blocks.append(block)
                 channels = (width << stage) * architecture.block.expansion
             dilation = dilated
@@ -237,9 +240,12 @@ class Residual(nn.Module):
             layers = [conv_bn(inputs, planes, 3, stride), nn.ReLU(True), conv_bn(planes, planes, 3)]
         else:
             layers = [
-                conv_bn(inputs, planes, 1), nn.ReLU(True), conv_bn(planes, planes, 3, stride),
-                nn.ReLU(True), conv_bn(planes, outputs, 1),
-            ]  # fmt: skip
+                conv_bn(inputs, planes, 1),
+                nn.ReLU(True),
+                conv_bn(planes, planes, 3, stride),
+                nn.ReLU(True),
+                conv_bn(planes, outputs, 1),
+            ]
         self.body = nn.Sequential(*layers)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
@@ -255,9 +261,13 @@ class Residual(nn.Module):
 def make_stem(width: int) -> nn.Sequential:
     """Two strided convolutions: (N, 3, H, W) -> (N, width, H/4, W/4)."""
     return nn.Sequential(
-        nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True),
-        nn.Conv2d(width, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True),
-    )  # fmt: skip
+        nn.Conv2d(3, width, 3, 2, 1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(True),
+        nn.Conv2d(width, width, 3, 2, 1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(True),
+    )
 
 
 def stage(

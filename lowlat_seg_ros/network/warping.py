@@ -75,9 +75,12 @@ def motion(then: np.ndarray, now: np.ndarray, points: int) -> Motion:
     )
     columns, rows = _grid(height, width)
     warped = cv2.remap(
-        small_then, flow[..., 0] + columns, flow[..., 1] + rows, cv2.INTER_LINEAR,
+        small_then,
+        flow[..., 0] + columns,
+        flow[..., 1] + rows,
+        cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
-    )  # fmt: skip
+    )
     residual = torch.from_numpy(cv2.absdiff(small_now, warped)).float().div_(255)
     return Motion(
         torch.from_numpy(flow).permute(2, 0, 1).unsqueeze(0),  # NHWC in memory

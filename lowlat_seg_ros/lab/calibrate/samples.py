@@ -129,7 +129,7 @@ class Collector:
                 step = engine.segment(frame)
                 look = looker.look(frame.image, frame.stamp_ns)
                 if index in sampled and (labelled.label != IGNORE_LABEL).any():
-                    seen = step.features.observed(frame, index, look)
+                    seen = step.features.observed(step.arrival, look)
                     row = dict(zip(names, what, strict=True)) | _judged(step, labelled.label)
                     row |= {"bands": seen.bands.astype(np.float32)}
                     row |= {f"values/{name}": value for name, value in seen.values.items()}
