@@ -26,15 +26,15 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Any], **defaults: A
     words = re.findall("[A-Z][a-z]*", kind.__name__.removesuffix("Config"))
     group = parser.add_argument_group(f"{' '.join(words).lower()} settings")
     for item in dataclasses.fields(kind):
-        rule, default = item.metadata, defaults.get(item.name, item.default)
-        unit = f" {rule['unit']};" if rule["unit"] else ""
+        rule, default = item.metadata["rule"], defaults.get(item.name, item.default)
+        unit = f"{rule.unit}; " if rule.unit else ""
         group.add_argument(
             _option(item.name),
             type=type(default),
             default=default,
-            choices=rule["choices"] or None,
-            metavar=None if rule["choices"] else type(default).__name__.upper(),
-            help=f"{rule['doc']} ({unit.lstrip()} default %(default)s)".replace("( ", "("),
+            choices=rule.choices or None,
+            metavar=None if rule.choices else type(default).__name__.upper(),
+            help=f"{item.metadata['doc']} ({unit}default %(default)s)",
         )
 
 

@@ -114,9 +114,11 @@ def parser_for(argv: list[str]) -> argparse.ArgumentParser:
     named = next((word for word in argv if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(
-            name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.",
+            name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
             formatter_class=parser.formatter_class,  # epilogues are examples, to be kept as written
-        )  # fmt: skip
+        )
         if name == named:
             importlib.import_module(command.module).configure(subparser)
     return parser

@@ -8,7 +8,8 @@ the fix.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+import itertools
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 
@@ -27,43 +28,45 @@ class SettingError(ConfigError):
         self.setting, self.problem = setting, problem
 
 
-def setting(
-    default: Any,
-    doc: str,
-    *,
-    unit: str = "",
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[Any, ...] = (),
-    dynamic: bool = False,
-    top_level: bool = False,
-) -> Any:
-    """Declare one setting: ``default`` and what a user needs to know to change it.
+@dataclass(frozen=True)
+class Rule:
+    """Which values a setting may have, from ``low`` to ``high`` or ``choices``, and when.
 
     ``dynamic`` settings may change while the node runs; the others while it is unconfigured.
     ``top_level`` ones are ROS parameters by their own name, the others below ``advanced.``.
     """
-    rules = {"unit": unit, "low": low, "high": high, "choices": choices, "dynamic": dynamic}
-    return field(default=default, metadata={"doc": doc, "top_level": top_level, **rules})
+
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = ()
+    dynamic: bool = False
+    top_level: bool = False
+
+
+def setting(default: Any, doc: str, rule: Rule = Rule()) -> Any:
+    """Declare one setting: ``default``, ``doc`` (what a user needs to know) and its rule."""
+    return field(default=default, metadata={"doc": doc, "rule": rule})
 
 
 Record = TypeVar("Record")
 
 
 def check(record: Any) -> None:
-    """Raise :class:`ConfigError` if a setting of the dataclass ``record`` breaks its rule."""
+    """Raise :class:`SettingError` if a setting of the dataclass ``record`` breaks its rule."""
     for item in dataclasses.fields(record):
-        value, rule = getattr(record, item.name), item.metadata
+        value, rule = getattr(record, item.name), item.metadata["rule"]
         if isinstance(item.default, bool) and not isinstance(value, bool):
             raise SettingError(item.name, f"is {value!r}; it must be true or false")
-        if rule.get("choices") and value not in rule["choices"]:
-            known = ", ".join(map(str, rule["choices"]))
+        if rule.choices and value not in rule.choices:
+            known = ", ".join(map(str, rule.choices))
             raise SettingError(item.name, f"is {value!r}; choose one of {known}")
-        low, high = rule.get("low"), rule.get("high")
         # A NaN fails both comparisons when they are written this way round.
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
-            unit = f" {rule['unit']}" if rule.get("unit") else ""
-            raise SettingError(item.name, f"is {value}; it must lie in [{low}, {high}]{unit}")
+        if rule.low is not None and not rule.low <= value <= rule.high:
+            unit = f" {rule.unit}" if rule.unit else ""
+            raise SettingError(
+                item.name, f"is {value}; it must lie in [{rule.low}, {rule.high}]{unit}"
+            )
 
 
 def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
@@ -96,10 +99,12 @@ class NetworkConfig:
         "resnet18",
         "network of Sh: a ResNet, which may be split into Sl and Sh, or a pretrained trunk, which "
         "reads the image itself; parameters are named as in the source's files",
-        choices=("resnet18", "resnet34", "resnet50", "resnet101", "tiny", *TRUNKS),
+        Rule(choices=("resnet18", "resnet34", "resnet50", "resnet101", "tiny", *TRUNKS)),
     )
     high_scale: float = setting(
-        1.0, "sides of the image that a trunk as Sh reads, times the input's", low=0.25, high=4.0
+        1.0,
+        "sides of the image that a trunk as Sh reads, times the input's",
+        Rule(low=0.25, high=4.0),
     )
     split: str = setting(
         "layer2",
@@ -110,58 +115,68 @@ class NetworkConfig:
         "backbone",
         "what Sl is: the lower part of the ResNet, as published, or a network of its own beside a "
         "Sh that reads the image: DDRNet-23-slim's first stages, or a trunk on a smaller image",
-        choices=("backbone", "ddrnet", *TRUNKS),
+        Rule(choices=("backbone", "ddrnet", *TRUNKS)),
     )
     encoder_scale: float = setting(
-        0.5, "sides of the image that a trunk as Sl reads, times the input's", low=0.1, high=2.0
+        0.5,
+        "sides of the image that a trunk as Sl reads, times the input's",
+        Rule(low=0.1, high=2.0),
     )
     encoder_width: int = setting(
-        32, "channels of ddrnet's first stages; F_l has twice as many", low=4, high=256
+        32, "channels of ddrnet's first stages; F_l has twice as many", Rule(low=4, high=256)
     )
     encoder_blocks: tuple[int, ...] = setting(
-        (2, 2, 2), "residual blocks of ddrnet's three stages, the third per branch: 1 or 2"
+        (2, 2, 2),
+        "residual blocks of ddrnet's three stages, the third per branch",
+        Rule(choices=tuple(itertools.product((1, 2), repeat=3))),
     )
     output_stride: int = setting(
-        8, "stride of F_h before propagation (8 as published)", choices=(8, 16)
+        8, "stride of F_h before propagation (8 as published)", Rule(choices=(8, 16))
     )
-    num_classes: int = setting(11, "classes, without the ignored label 255", low=2, high=255)
+    num_classes: int = setting(11, "classes, without the ignored label 255", Rule(low=2, high=255))
     module_channels: int = setting(
-        64, "width of predictor, selector, AdaptNet and fusion (256 in the paper)", low=4, high=1024
+        64,
+        "width of predictor, selector, AdaptNet and fusion (256 in the paper)",
+        Rule(low=4, high=1024),
     )
-    high_channels: int = setting(64, "Ch: channels of F_h after projection", low=4, high=2048)
+    high_channels: int = setting(64, "Ch: channels of F_h after projection", Rule(low=4, high=2048))
     context_channels: int = setting(
-        64, "channels of each branch of the context head", low=4, high=1024
+        64, "channels of each branch of the context head", Rule(low=4, high=1024)
     )
     context_merge: int = setting(
         0,
         "channels of the 3x3 convolution that ends the context head before F_h is projected (512 "
         "in PSPNet); 0 for high_channels",
-        low=0, high=2048,
-    )  # fmt: skip
+        Rule(low=0, high=2048),
+    )
     context_bins: tuple[int, ...] = setting(
         (1, 2, 3, 6), "grid sizes of the pyramid pooling in the context head"
     )
     context_skip: int = setting(
-        0, "channels of F_l that join the context head, for fine detail", low=0, high=1024
+        0, "channels of F_l that join the context head, for fine detail", Rule(low=0, high=1024)
     )
-    kernel_size: int = setting(9, "K: side of the predicted kernels; odd", low=1, high=31)
+    kernel_size: int = setting(
+        9,
+        "K: side of the predicted kernels, which have a centre",
+        Rule(choices=(*range(1, 32, 2),)),
+    )
     classifier_upsampling: int = setting(
         1,
         "logits per side of a feature cell; with 2 each classifier answers four times per cell "
         "(sub-pixel convolution), so that thin things survive the stride of 8",
-        choices=(1, 2, 4, 8),
+        Rule(choices=(1, 2, 4, 8)),
     )
     adapt_context: int = setting(
-        0, "channels of AdaptNet's second branch, at strides 16 and 32", low=0, high=1024
+        0, "channels of AdaptNet's second branch, at strides 16 and 32", Rule(low=0, high=1024)
     )
     adapt_depth: int = setting(
-        3, "3x3 convolutions of AdaptNet; the shared one counts as the first", low=1, high=3
+        3, "3x3 convolutions of AdaptNet; the shared one counts as the first", Rule(low=1, high=3)
     )
     shared_reduction: int = setting(
         0,
         "side of the one convolution of F_l that selector, predictor and AdaptNet share; with 0 "
         "each begins with a 3x3 convolution of its own",
-        choices=(0, 1, 3),
+        Rule(choices=(0, 1, 3)),
     )
     residual_fusion: bool = setting(
         False,
@@ -171,39 +186,20 @@ class NetworkConfig:
     fine_carry: bool = setting(
         False,
         "whether the full network's answers are warped at their own resolution by optical flow "
-        "from the frame that Sh has seen, besides F_h, which Eq. (1) moves in whole cells",
-    )
-    gate: bool = setting(
-        False,
-        "whether residual fusion weighs the carried answer against the frame's own by a trust that "
-        "is learned, for each location, from the age of the features, the change of F_l and the "
-        "agreement of both answers",
-    )
-    flow_evidence: bool = setting(
-        False,
-        "whether the gate also sees, for each answer, how far the image that is warped by optical "
-        "flow differs from the current one, and is calibrated by age; it needs fine_carry",
-    )
-    gate_corrects: bool = setting(
-        True,
-        "whether fusion corrects the carried answer that the gate weighs; without, the fused "
-        "features only help the gate to decide",
+        "from the frame that Sh has seen, besides F_h, which Eq. (1) moves in whole cells; a gate "
+        "weighs each against the frame's own answer by a trust that is learned from the age of the "
+        "features, the change of F_l, the agreement of both answers and how well the warped image "
+        "fits",
     )
     ensemble: float = setting(
         0.0,
         "weight of the auxiliary classifier, which has seen F_l alone, against the full network's "
         "in the answer that residual fusion corrects",
-        low=0.0, high=1.0,
-    )  # fmt: skip
+        Rule(low=0.0, high=1.0),
+    )
 
     def __post_init__(self) -> None:
         check(self)
-        if self.kernel_size % 2 == 0:
-            raise ConfigError(f"kernel_size is {self.kernel_size}; it must be odd to have a centre")
-        if len(self.encoder_blocks) != 3 or not set(self.encoder_blocks) <= {1, 2}:
-            raise ConfigError(
-                f"encoder_blocks is {self.encoder_blocks}; it must be three numbers, each 1 or 2"
-            )
         if not 1 <= len(self.context_bins) <= 8 or not all(1 <= n <= 64 for n in self.context_bins):
             raise ConfigError(
                 f"context_bins is {self.context_bins}; it must be 1 to 8 numbers from 1 to 64"
@@ -213,32 +209,21 @@ class NetworkConfig:
                 f"backbone {self.backbone} cannot be split; set encoder to ddrnet or to one of "
                 f"{', '.join(TRUNKS)}"
             )
-        if self.encoder in TRUNKS and _family(self.encoder) != _family(self.backbone):
+        families = {name.rstrip("012") for name in (self.encoder, self.backbone)}
+        if self.encoder in TRUNKS and len(families) > 1:
             raise ConfigError(
                 f"encoder is {self.encoder} beside backbone {self.backbone}, which reads images "
                 "normalised in another way; choose both of one family of trunks, which are "
                 f"{', '.join(TRUNKS)}"
             )
-        if self.gate and (self.ensemble or not self.residual_fusion):
+        if (self.fine_carry or self.ensemble) and not self.residual_fusion:
             raise ConfigError(
-                f"gate is set with residual_fusion {self.residual_fusion} and ensemble "
-                f"{self.ensemble}; it needs residual_fusion and replaces the ensemble, which must "
-                "be 0"
+                f"fine_carry is {self.fine_carry} and ensemble {self.ensemble} without "
+                "residual_fusion, which both are a part of; set that, or neither of them"
             )
-        if self.fine_carry and not self.residual_fusion:
+        if self.fine_carry and self.ensemble:
             raise ConfigError(
-                "fine_carry is set without residual_fusion, which corrects the answers that are "
-                "carried; set that, too"
-            )
-        if self.flow_evidence and not (self.fine_carry and self.gate):
-            raise ConfigError(
-                f"flow_evidence is set with fine_carry {self.fine_carry} and gate {self.gate}; it "
-                "is what the gate sees of that flow, so set both"
-            )
-        if self.ensemble and not self.residual_fusion:
-            raise ConfigError(
-                f"ensemble is {self.ensemble} without residual_fusion, which it is a part of; set "
-                "that, or ensemble to 0"
+                f"ensemble is {self.ensemble} with fine_carry, whose gate replaces it; set it to 0"
             )
 
     @property
@@ -247,39 +232,57 @@ class NetworkConfig:
         return self.backbone in TRUNKS
 
 
-def _family(name: str) -> str:
-    """Backbones of one family normalise images alike."""
-    return name.rstrip("0123456789")
-
-
 _RESNET18 = NetworkConfig(
     context_skip=32, classifier_upsampling=2, adapt_context=128, residual_fusion=True
 )
 _RESNET101 = NetworkConfig(
-    backbone="resnet101", split="layer3.2", num_classes=19, module_channels=256, high_channels=256,
-    context_channels=512, context_merge=512,
-)  # fmt: skip
+    backbone="resnet101",
+    split="layer3.2",
+    num_classes=19,
+    module_channels=256,
+    high_channels=256,
+    context_channels=512,
+    context_merge=512,
+)
 _TINY = NetworkConfig(
-    backbone="tiny", module_channels=8, high_channels=8, context_channels=4, context_bins=(1, 2),
-    context_skip=4, classifier_upsampling=2, adapt_context=8, residual_fusion=True,
-)  # fmt: skip
+    backbone="tiny",
+    module_channels=8,
+    high_channels=8,
+    context_channels=4,
+    context_bins=(1, 2),
+    context_skip=4,
+    classifier_upsampling=2,
+    adapt_context=8,
+    residual_fusion=True,
+)
 
 
-def _with_ddrnet(network: NetworkConfig, width: int) -> NetworkConfig:
+def _with_ddrnet(network: NetworkConfig, width: int, ensemble: float = 0.3) -> NetworkConfig:
     """``network`` with DDRNet's first stages as Sl, which sees far without ``adapt_context``."""
-    return dataclasses.replace(
-        network, encoder="ddrnet", encoder_width=width, encoder_blocks=(1, 1, 1),
-        shared_reduction=3, adapt_context=0, adapt_depth=1, ensemble=0.3,
-    )  # fmt: skip
+    return replace(
+        network,
+        encoder="ddrnet",
+        encoder_width=width,
+        encoder_blocks=(1, 1, 1),
+        shared_reduction=3,
+        adapt_context=0,
+        adapt_depth=1,
+        ensemble=ensemble,
+    )
 
 
 def _pretrained(trunk: str) -> NetworkConfig:
-    """``trunk`` as Sh and as Sl, and answers that are carried by optical flow with a gate."""
+    """``trunk`` as Sh and as Sl, and answers that are carried by optical flow."""
     return NetworkConfig(
-        backbone=trunk, high_scale=1.5, encoder=trunk, shared_reduction=3, adapt_depth=1,
-        classifier_upsampling=2, residual_fusion=True, fine_carry=True, gate=True,
-        flow_evidence=True, gate_corrects=False,
-    )  # fmt: skip
+        backbone=trunk,
+        high_scale=1.5,
+        encoder=trunk,
+        shared_reduction=3,
+        adapt_depth=1,
+        classifier_upsampling=2,
+        residual_fusion=True,
+        fine_carry=True,
+    )
 
 
 #: Named networks. ``edgetpu`` is the default and runs on a CPU, as do ``efficientnet_lite0`` and
@@ -292,22 +295,19 @@ NETWORKS: dict[str, NetworkConfig] = {
     "resnet18_ddr": _with_ddrnet(_RESNET18, width=32),
     "paper_resnet18": NetworkConfig(),
     "paper_resnet101": _RESNET101,
-    "resnet101_fast": dataclasses.replace(_RESNET101, shared_reduction=1),
+    "resnet101_fast": replace(_RESNET101, shared_reduction=1),
     "edgetpu": _pretrained("mobilenet_edgetpu"),
     "efficientnet_lite0": _pretrained("efficientnet_lite0"),
     "tiny": _TINY,
     "tiny_ddr": _with_ddrnet(_TINY, width=6),
-    "tiny_gated": dataclasses.replace(
-        _with_ddrnet(_TINY, width=6), ensemble=0.0, fine_carry=True, gate=True, flow_evidence=True,
-        gate_corrects=False,
-    ),
-}  # fmt: skip
+    "tiny_gated": replace(_with_ddrnet(_TINY, width=6, ensemble=0.0), fine_carry=True),
+}
 
 
 def name_of(network: NetworkConfig) -> str:
     """Its name in :data:`NETWORKS`, whatever its classes; that of its backbone if it has none."""
     for name, config in NETWORKS.items():
-        if dataclasses.replace(config, num_classes=network.num_classes) == network:
+        if replace(config, num_classes=network.num_classes) == network:
             return name
     return network.backbone
 
@@ -327,8 +327,8 @@ class EngineConfig:
         "the aspect ratio, and both are padded (edge pixels repeated, right and bottom) to a "
         "multiple of 8; the mask has the input's size unless output_size of the node says "
         "otherwise",
-        unit="px", low=-1, high=4320, top_level=True,
-    )  # fmt: skip
+        Rule(unit="px", low=-1, high=4320, top_level=True),
+    )
     precision: str = setting(
         "auto",
         "number format of the network's convolutions: int8, on CPUs and where the checkpoint has "
@@ -336,8 +336,8 @@ class EngineConfig:
         "the class of one pixel in 150; bf16 is faster than fp32 on CPUs with avx512_bf16 or "
         "amx_bf16 and on GPUs, and changes that of one pixel in 1500; auto takes the fastest, "
         "int8 if it is when measured while the network is loaded",
-        choices=PRECISIONS, top_level=True,
-    )  # fmt: skip
+        Rule(choices=PRECISIONS, top_level=True),
+    )
     key_frame_policy: str = setting(
         "when_free",
         "when a frame becomes the key frame: when_free, whenever the slow track (Sh) is idle, so "
@@ -345,77 +345,77 @@ class EngineConfig:
         "is above the threshold, which saves power and leaves the cores to others; with "
         "key_frame_budget and while load is shed at Sh's cost always the latter, after a failure "
         "of Sh too, but for a try every 30 frames",
-        choices=("when_free", "deviation"), dynamic=True, top_level=True,
-    )  # fmt: skip
+        Rule(choices=("when_free", "deviation"), dynamic=True, top_level=True),
+    )
     deviation_threshold: float = setting(
         -1.0,
         "predicted fraction of changed pixels above which a frame becomes the key frame; "
         "-1 takes the value calibrated in the checkpoint",
-        low=-1.0, high=1.0, dynamic=True, top_level=True,
-    )  # fmt: skip
+        Rule(low=-1.0, high=1.0, dynamic=True, top_level=True),
+    )
     confidence_threshold: float = setting(
         0.0,
         "pixels whose confidence, the highest softmax probability, is below are 255, unlabelled, "
         "in the mask; 0 for off",
-        low=0.0, high=1.0, dynamic=True, top_level=True,
-    )  # fmt: skip
+        Rule(low=0.0, high=1.0, dynamic=True, top_level=True),
+    )
     max_key_interval: int = setting(
         0,
         "frames after which a new key frame is taken whatever the selector says; 0 for never",
-        unit="frames", low=0, high=100_000, dynamic=True,
-    )  # fmt: skip
+        Rule(unit="frames", low=0, high=100_000, dynamic=True),
+    )
     key_frame_budget: float = setting(
         0.0,
         "share of frames that should become the key frame: the threshold is steered towards it, "
         "beginning with deviation_threshold; 0 for a fixed threshold",
-        low=0.0, high=1.0, dynamic=True,
-    )  # fmt: skip
+        Rule(low=0.0, high=1.0, dynamic=True),
+    )
     late_refinement: str = setting(
         "propagate",
         "what is done with exact features that arrive after their key frame was replaced: "
         "propagated to the current key frame, used as they are, or dropped",
-        choices=("propagate", "as_is", "drop"),
+        Rule(choices=("propagate", "as_is", "drop")),
     )
     slow_track_min_share: float = setting(
         0.25,
         "share of the time that the slow track (Sh) may run even while frames are in the "
         "foreground, so that exact features arrive at camera rates that would starve it",
-        low=0.0, high=1.0, dynamic=True,
-    )  # fmt: skip
+        Rule(low=0.0, high=1.0, dynamic=True),
+    )
     max_gap_ms: float = setting(
         1000.0,
         "a longer gap between stamps makes the next frame a fresh key frame, other than right "
         "after a full frame, which takes long itself; 0 for never",
-        unit="ms", low=0.0, high=3.6e6, dynamic=True,
-    )  # fmt: skip
+        Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
+    )
     max_latency_ms: float = setting(
         0.0,
         "deadline of a mask, from the frame's arrival on this machine; later masks are counted, "
         "and while too many are late, load is shed step by step (selector, pictures, slow track, "
         "then the network's size); 0 for none",
-        unit="ms", low=0.0, high=3.6e6, dynamic=True, top_level=True,
-    )  # fmt: skip
+        Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True, top_level=True),
+    )
     foreground_threads: int = setting(
         0,
         "CPU threads of the fast track; 0 for one, or, if the first frames are clearly faster so, "
         "for the cores that other processes and a slow track that does not give way leave",
-        low=0, high=256,
-    )  # fmt: skip
+        Rule(low=0, high=256),
+    )
     foreground_priority: str = setting(
         "normal",
         "normal: frames compete with other programs; realtime: while a frame is segmented, nothing "
         "of normal priority takes its cores, where the system allows it (Linux' SCHED_RR, lowest "
         "priority: as root, with CAP_SYS_NICE or an rtprio limit)",
-        choices=("normal", "realtime"),
+        Rule(choices=("normal", "realtime")),
     )
     slow_track_threads: int = setting(
-        1, "CPU threads of the slow track (Sh), 0 for all cores", low=0, high=256
+        1, "CPU threads of the slow track (Sh), 0 for all cores", Rule(low=0, high=256)
     )
     slow_track_priority: str = setting(
         "idle",
         "idle: Sh gives way to all else on its cores (Linux' SCHED_IDLE, where there are at least "
         "two); normal: it competes, and the fast track leaves it its cores",
-        choices=("idle", "normal"),
+        Rule(choices=("idle", "normal")),
     )
 
     def __post_init__(self) -> None:

@@ -178,6 +178,26 @@ class Counters:
     last_failure: str = ""  # message of the newest failure, in the foreground or the background
 
 
+@dataclass(frozen=True)
+class Ledger:
+    """What became of a camera's messages since the start.
+
+    ``received = published + rejected + failed + in_flight``, and ``superseded`` ones never came in.
+    """
+
+    received: int = 0
+    published: int = 0
+    rejected: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    superseded: int = 0
+
+    def __post_init__(self) -> None:
+        ends = self.published + self.rejected + self.failed + self.in_flight
+        if self.received != ends or min(vars(self).values()) < 0:
+            raise ValueError(f"{self} does not balance; book each message in once and out once")
+
+
 class Outcome(Enum):
     """Where a job of the slow track ended; each value is the counter it is booked under."""
 

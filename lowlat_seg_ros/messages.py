@@ -1,10 +1,17 @@
-"""Messages from records and back, for the node and for bags; needs no ROS."""
+"""Messages from records and back, for the node and for bags; needs no ROS.
+
+Images are also read as the middleware delivers them, without a copy of their bytes. They are laid
+out as CDR has it (DDSI-RTPS 2.3, chapter 10): four bytes say the order of bytes, numbers are
+aligned to their size, and strings and sequences begin with their length.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import struct
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +21,7 @@ from lowlat_seg_ros.frames import (
     NO_TRUST,
     Counters,
     Deadline,
+    Ledger,
     MaskKind,
     NodeTiming,
     Outcome,
@@ -24,7 +32,7 @@ from lowlat_seg_ros.frames import (
     Selection,
     StageTiming,
 )
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.images import Fault, ImageError
 from lowlat_seg_ros.images.video import Packet
 
 PACKAGE = "lowlat_seg_ros"
@@ -39,6 +47,11 @@ Record = TypeVar("Record")
 
 # In the order of the constants in the .msg files.
 _KINDS, _OUTCOMES = list(MaskKind), list(Outcome)
+
+#: Makes a ``std_msgs/Header`` of seconds, nanoseconds and the frame's id.
+MakeHeader = Callable[[int, int, str], Any]
+
+_ORDERS = {b"\0\0": ">", b"\0\1": "<"}
 
 
 @dataclass(frozen=True)
@@ -89,9 +102,14 @@ class Messages(ABC):
         height, width = pixels.shape[:2]
         data = np.ascontiguousarray(pixels).reshape(-1)
         return self.make(
-            IMAGE, header=header, height=height, width=width, encoding=encoding,
-            step=data.size // height, data=data,
-        )  # fmt: skip
+            IMAGE,
+            header=header,
+            height=height,
+            width=width,
+            encoding=encoding,
+            step=data.size // height,
+            data=data,
+        )
 
     def packet(self, message: Any, *, after_gap: bool) -> Packet:
         """A picture of a video, as ``foxglove_msgs/CompressedVideo`` or ``FFMPEGPacket``.
@@ -190,3 +208,80 @@ def record_of(kind: type[Record], message: Any) -> Record:
     """The record ``kind`` from the ``message`` that has its fields."""
     names = (item.name for item in dataclasses.fields(kind))  # type: ignore[arg-type]
     return kind(**{name: getattr(message, name) for name in names})
+
+
+@dataclass(frozen=True)
+class SerializedImage:
+    """The fields of ``sensor_msgs/Image``; ``data`` is uint8 (bytes,), a view, not writable."""
+
+    header: Any
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: np.ndarray
+
+
+@dataclass(frozen=True)
+class SerializedCompressedImage:
+    """The fields of ``sensor_msgs/CompressedImage``; ``data`` as in :class:`SerializedImage`."""
+
+    header: Any
+    format: str
+    data: np.ndarray
+
+
+def raw_image(message: bytes, make_header: MakeHeader) -> SerializedImage:
+    """The ``sensor_msgs/Image`` in ``message``; raises ``ImageError``."""
+    fields = _Fields(message)
+    header = fields.header(make_header)
+    height, width = fields.numbers("II")
+    encoding, (is_bigendian,), (step,) = fields.text(), fields.numbers("B", 1), fields.numbers("I")
+    return SerializedImage(header, height, width, encoding, is_bigendian, step, fields.octets())
+
+
+def compressed_image(message: bytes, make_header: MakeHeader) -> SerializedCompressedImage:
+    """The ``sensor_msgs/CompressedImage`` in ``message``; raises ``ImageError``."""
+    fields = _Fields(message)
+    return SerializedCompressedImage(fields.header(make_header), fields.text(), fields.octets())
+
+
+class _Fields:
+    """Reads a message from its begin to its end; raises ImageError where that comes too soon."""
+
+    def __init__(self, message: bytes) -> None:
+        order = _ORDERS.get(message[:2])
+        if order is None:
+            raise ImageError(
+                Fault.MESSAGE,
+                f"the message begins with {message[:4].hex(' ') or 'nothing'}; serialized ROS "
+                "messages begin with 00 00 or 00 01: publish it with ROS 2",
+            )
+        self._order, self._bytes, self._place = order, memoryview(message)[4:], 0
+
+    def header(self, make: MakeHeader) -> Any:
+        sec, nanosec = self.numbers("iI")
+        return make(sec, nanosec, self.text())
+
+    def numbers(self, form: str, size: int = 4) -> tuple[int, ...]:
+        """Numbers of ``size`` bytes each, to which they are aligned; ``form`` as in struct."""
+        self._place += -self._place % size
+        return struct.unpack(self._order + form, self._next(size * len(form)))
+
+    def text(self) -> str:
+        # Its end is a zero, which counts.
+        return bytes(self._next(*self.numbers("I"))[:-1]).decode(errors="replace")
+
+    def octets(self) -> np.ndarray:
+        return np.frombuffer(self._next(*self.numbers("I")), np.uint8)
+
+    def _next(self, count: int) -> memoryview:
+        begin, self._place = self._place, self._place + count
+        if self._place > len(self._bytes):
+            raise ImageError(
+                Fault.MESSAGE,
+                f"the message holds {len(self._bytes)} bytes, and a field of {count} begins at "
+                f"byte {begin}: it was cut short, or is no image; check the camera driver",
+            )
+        return self._bytes[begin : self._place]

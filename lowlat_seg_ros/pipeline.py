@@ -6,17 +6,18 @@ their messages come from and go to.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
+from lowlat_seg_ros.engine.counters import Counted
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.frames import Frame, NodeTiming, ResetReason, Segmentation
-from lowlat_seg_ros.images import Bookkeeper, ImageError, Ledger, encoding_of, to_rgb
+from lowlat_seg_ros.frames import Frame, Ledger, NodeTiming, ResetReason, Segmentation
+from lowlat_seg_ros.images import ImageError, encoding_of, to_rgb
 from lowlat_seg_ros.messages import stamp_ns
 
 
@@ -46,6 +47,29 @@ class Sink(Protocol):
         ...
 
 
+class Bookkeeper(Counted[Ledger]):
+    """Owner of the ledger; any thread may read, and what it reads balances."""
+
+    def __init__(self) -> None:
+        super().__init__(Ledger())
+
+    def receive(self, superseded: int) -> None:
+        """A message has come in, ``superseded`` others before it never did."""
+        self.count(received=1, in_flight=1, superseded=superseded)
+
+    def publish(self) -> None:
+        """The message in flight was answered with a mask."""
+        self.count(published=1, in_flight=-1)
+
+    def reject(self) -> None:
+        """The message in flight is an impossible image."""
+        self.count(rejected=1, in_flight=-1)
+
+    def fail(self) -> None:
+        """No mask could be made for the message in flight."""
+        self.count(failed=1, in_flight=-1)
+
+
 class Pipeline:
     """Answers the images of one camera, one at a time.
 
@@ -72,7 +96,7 @@ class Pipeline:
     @property
     def ledger(self) -> Ledger:
         """What became of every message; any thread may ask, and it always balances."""
-        return self._books.ledger
+        return self._books.snapshot()
 
     def reset(self, reason: ResetReason) -> None:
         """Make the next frame a new key frame with a full mask; any thread may call it."""
@@ -137,7 +161,7 @@ class Pipeline:
             # The selector runs after the mask is out, also where it could not be published.
             result = self._engine.finish(step, confidence=self._sink.wants_confidence)
         if ids is not None:
-            result = replace(result, mask=mask)
+            result = dataclasses.replace(result, mask=mask)
         self._sink.details(header, image, result, timing)
 
 

@@ -25,6 +25,7 @@ from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
     Frame,
+    Ledger,
     MaskKind,
     NodeTiming,
     Provenance,
@@ -33,7 +34,6 @@ from lowlat_seg_ros.frames import (
     Selection,
     StageTiming,
 )
-from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.messages import IMAGE, record_of, segmentation, stamp_ns

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
-from lowlat_seg_ros.engine.look import Looker
+from lowlat_seg_ros.network.expected_accuracy import Looker
 from lowlat_seg_ros.ros.plausibility import Content, ContentMonitor, examine_contents
 
 HEIGHT, WIDTH = 360, 480

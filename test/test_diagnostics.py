@@ -13,11 +13,10 @@ pytest.importorskip("diagnostic_msgs", reason="needs ROS 2")
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.frame_cost import FrameCost
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.engine.slow_track import SlowTrackState
-from lowlat_seg_ros.frames import Counters, Deadline, NodeTiming
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.engine.timing import FrameCost
+from lowlat_seg_ros.frames import Counters, Deadline, Ledger, NodeTiming
 from lowlat_seg_ros.ros.diagnostics import (
     ERROR,
     OK,

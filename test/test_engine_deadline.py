@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.engine.key_frame import Refine
 from lowlat_seg_ros.engine.postprocess import mask_of
 from lowlat_seg_ros.engine.preprocess import network_input, plan, resample
 from lowlat_seg_ros.engine.schedule import DOWN_FRAMES, LEVELS, UP_MISSES
-from lowlat_seg_ros.engine.slow_track import Refine
 from lowlat_seg_ros.engine.virtual_slow_track import Delay, VirtualSlowTrack
 from lowlat_seg_ros.frames import Counters, Frame, MaskKind, Segmentation
 from lowlat_seg_ros.network.segmenter import Segmenter

@@ -14,16 +14,22 @@ import torch
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.expected_accuracy import BANDS, of_confidence, of_image, temperature
-from lowlat_seg_ros.engine.look import Looker
 from lowlat_seg_ros.frames import Frame, MaskKind, ResetReason
 from lowlat_seg_ros.lab.calibrate import fit
 from lowlat_seg_ros.lab.calibrate.samples import Collector, Samples, rendered
 from lowlat_seg_ros.lab.data.degrading import BY_NAME, corrupted
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.network import checkpoint
-from lowlat_seg_ros.network.accuracy_model import AccuracyModel, Term
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
+from lowlat_seg_ros.network.expected_accuracy import (
+    BANDS,
+    AccuracyModel,
+    Looker,
+    Term,
+    of_confidence,
+    of_image,
+    temperature,
+)
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: As diagnostics have it by default (NodeConfig.error_expected_accuracy), which needs ROS.

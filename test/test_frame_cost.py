@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.frame_cost import FRAMES, measure
+from lowlat_seg_ros.engine.timing import FRAMES, measure
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 

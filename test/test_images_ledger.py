@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowlat_seg_ros.images import Bookkeeper, Ledger
+from lowlat_seg_ros.frames import Ledger
+from lowlat_seg_ros.pipeline import Bookkeeper
 
 ENDS = ("publish", "reject", "fail")
 
@@ -18,11 +19,11 @@ def test_each_message_ends_in_one_place(messages: list[tuple[str, int]]) -> None
     books = Bookkeeper()
     for end, superseded in messages:
         books.receive(superseded)
-        assert books.ledger.in_flight == 1
+        assert books.snapshot().in_flight == 1
         getattr(books, end)()
     counts = [sum(end == name for end, _ in messages) for name in ENDS]
     lost = sum(superseded for _, superseded in messages)
-    assert books.ledger == Ledger(len(messages), *counts, in_flight=0, superseded=lost)
+    assert books.snapshot() == Ledger(len(messages), *counts, in_flight=0, superseded=lost)
 
 
 def test_every_snapshot_balances_while_another_thread_books() -> None:
@@ -36,7 +37,7 @@ def test_every_snapshot_balances_while_another_thread_books() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     for _ in range(2000):
-        ledger = books.ledger
+        ledger = books.snapshot()
         assert ledger.received == ledger.published + ledger.in_flight
     stop.set()
     thread.join()

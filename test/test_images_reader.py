@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 from video import scene, stream
 
-from lowlat_seg_ros.images import Fault, ImageError, ImageReader, to_rgb
-from lowlat_seg_ros.images.reader import SAMPLE_BITS, WATCHED_IMAGES
+from lowlat_seg_ros.images import (
+    SAMPLE_BITS,
+    WATCHED_IMAGES,
+    Fault,
+    ImageError,
+    ImageReader,
+    to_rgb,
+)
 from lowlat_seg_ros.images.video import Packet
 
 RAMP = np.linspace(0, 1, 12 * 16).reshape(12, 16)

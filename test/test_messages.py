@@ -15,6 +15,7 @@ from lowlat_seg_ros import msg as messages
 from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
+    Ledger,
     MaskKind,
     NodeTiming,
     Outcome,
@@ -25,7 +26,6 @@ from lowlat_seg_ros.frames import (
     Selection,
     StageTiming,
 )
-from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.messages import record_of, stamp_ns
 from lowlat_seg_ros.ros.outputs import MESSAGES
 

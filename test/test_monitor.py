@@ -8,8 +8,7 @@ import pytest
 
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
-from lowlat_seg_ros.frames import Deadline, NodeTiming, StageTiming
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.frames import Deadline, Ledger, NodeTiming, StageTiming
 from lowlat_seg_ros.ros.connections import NO_SEQUENCE_NUMBER, SequenceGaps
 from lowlat_seg_ros.ros.monitor import (
     RateMeter,

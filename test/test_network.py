@@ -10,9 +10,8 @@ import torch
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, NetworkConfig, name_of
 from lowlat_seg_ros.lab.training.pretrained import load_resnet, widen
-from lowlat_seg_ros.network.fast_track import AdaptNet
-from lowlat_seg_ros.network.heads import Classifier, ContextHead
-from lowlat_seg_ros.network.resnet import ResNet
+from lowlat_seg_ros.network.fast_track import AdaptNet, Classifier
+from lowlat_seg_ros.network.resnet import ContextHead, ResNet
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 BATCHNORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

@@ -18,8 +18,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lowlat_seg_ros
-from lowlat_seg_ros.frames import Counters, Deadline, MaskKind, Outcome, ResetReason, StageTiming
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.frames import (
+    Counters,
+    Deadline,
+    Ledger,
+    MaskKind,
+    Outcome,
+    ResetReason,
+    StageTiming,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib

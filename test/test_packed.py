@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.config import NETWORKS
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.network.encoder import Residual
-from lowlat_seg_ros.network.heads import Classifier
+from lowlat_seg_ros.network.fast_track import Classifier
 from lowlat_seg_ros.network.inference import can_pack, prepare
 from lowlat_seg_ros.network.layers import LAYOUTS, PackedConv2d, PackedResidual, separable
 from lowlat_seg_ros.network.propagation import KernelPredictor, PackedKernelPredictor
-from lowlat_seg_ros.network.resnet import ARCHITECTURES, make_block
+from lowlat_seg_ros.network.resnet import ARCHITECTURES, Residual, make_block
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this PyTorch has no oneDNN")

@@ -41,17 +41,17 @@ def test_no_two_settings_share_a_name() -> None:
 
 @pytest.mark.parametrize("item", FIELDS, ids=list(BY_NAME))
 def test_descriptor_tells_what_a_user_needs(item: dataclasses.Field) -> None:
-    rule, found = item.metadata, descriptor(item)
-    assert rule["doc"] in found.description
-    assert rule["unit"] in found.description
+    rule, found = item.metadata["rule"], descriptor(item)
+    assert item.metadata["doc"] in found.description
+    assert rule.unit in found.description
     fixed = "changes only while the node is unconfigured" in found.additional_constraints
-    assert fixed is not rule["dynamic"]
+    assert fixed is not rule.dynamic
     assert not found.read_only  # a node that is cleaned up can be configured otherwise
     ranges = [*found.floating_point_range, *found.integer_range]
-    if rule["low"] is None:
+    if rule.low is None:
         assert not ranges
     else:
-        assert [(r.from_value, r.to_value) for r in ranges] == [(rule["low"], rule["high"])]
+        assert [(r.from_value, r.to_value) for r in ranges] == [(rule.low, rule.high)]
         assert bool(found.integer_range) is isinstance(item.default, int)
 
 

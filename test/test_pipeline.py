@@ -11,8 +11,8 @@ import pytest
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.frames import Frame, FrameError, NodeTiming, ResetReason, Segmentation
-from lowlat_seg_ros.images import ImageError, Ledger
+from lowlat_seg_ros.frames import Frame, FrameError, Ledger, NodeTiming, ResetReason, Segmentation
+from lowlat_seg_ros.images import ImageError
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.pipeline import Pipeline
 

@@ -18,7 +18,7 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytest.importorskip("numba", reason="numba is not installed; pip install '.[fast]' adds it")
 
-from lowlat_seg_ros.network import machine_code
+from lowlat_seg_ros.network.layers import compile_with_numba
 
 #: (N, C, H, W) and K: a single location, sizes that no group of sites divides, fewer rows than a
 #: kernel has, fewer channels than a block and more than two blocks, a batch.
@@ -143,7 +143,7 @@ def test_compiles_where_no_machine_code_can_be_kept() -> None:
     """As numba keeps none of what is in no file."""
     functions: dict[str, Any] = {}
     exec("def double(numbers): numbers[:] = 2 * numbers", functions)
-    double = machine_code.compiled(functions["double"], "void(f4[::1])", "it is slow")
+    double = compile_with_numba(functions["double"], "void(f4[::1])", "it is slow")
     assert double is not None
     numbers = np.ones(3, np.float32)
     double(numbers)

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, Refiner, resampled
+from lowlat_seg_ros.engine.key_frame import HighLevel, KeyFrame, KeyFrameCache, Refiner, resampled
 from lowlat_seg_ros.engine.preprocess import Geometry, network_input, plan, resample
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Frame, Outcome
@@ -27,9 +27,10 @@ def ramp(geometry: Geometry) -> torch.Tensor:
 
 
 def key_of(geometry: Geometry, index: int = 0, **changes: object) -> KeyFrame:
+    high = HighLevel(ramp(geometry), stamp_ns=0, index=index)
     key = KeyFrame(
-        *[ramp(geometry)] * 5, geometry, stamp_ns=0, index=index, epoch=0, exact=True
-    )  # fmt: skip
+        *[ramp(geometry)] * 4, high, geometry, stamp_ns=0, index=index, epoch=0, exact=True
+    )
     return dataclasses.replace(key, **changes)  # type: ignore[arg-type]
 
 
@@ -38,8 +39,9 @@ def cells(geometry: Geometry) -> tuple[int, ...]:
 
 
 def is_of_one_size(key: KeyFrame) -> bool:
-    tensors = [key.source, key.reduced, key.remembered, key.selector_reduced, key.high]
-    return all(t is None or tuple(t.shape[2:]) == cells(key.geometry) for t in tensors)
+    tensors = [key.source, key.reduced, key.remembered, key.selector_reduced]
+    tensors += [] if key.high is None else [key.high.features]
+    return all(tuple(t.shape[2:]) == cells(key.geometry) for t in tensors)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3 / 4, 1 / 2])
@@ -110,7 +112,7 @@ def test_sh_of_the_very_key_frame_at_its_former_size(tiny: Segmenter, policy: st
     current, _ = cache.snapshot()
     assert current is not None
     assert current.high is not None
-    assert torch.equal(current.high, resample(tiny.higher(low), FULL, HALF))
+    assert torch.equal(current.high.features, resample(tiny.higher(low), FULL, HALF))
     assert is_of_one_size(current)
     assert not current.exact
 

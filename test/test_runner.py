@@ -11,8 +11,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine.postprocess import mask_of
 from lowlat_seg_ros.engine.preprocess import network_input, plan
-from lowlat_seg_ros.engine.runner import Captures, Runner, captures, runners
-from lowlat_seg_ros.engine.timing import Stopwatch
+from lowlat_seg_ros.engine.runner import Captures, Runner, Stopwatch, captures, runners
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -42,8 +41,8 @@ def test_the_parts_are_the_network_s(tiny: Segmenter, make_frame: MakeFrame) -> 
     assert torch.equal(weights, tiny.predictor(remembered, now))
     carried = run.propagate(high, weights)
     assert torch.equal(carried, tiny.propagate(high, weights))
-    assert run.evidence(before, now, 0.1) is None  # there is no gate
-    fused, trust = run.fuse(carried, low, None)
+    assert run.evidence(before, now, 0.1, None) is None  # there is no gate
+    fused, trust = run.fuse(carried, low, None, None)
     assert trust is None
     assert torch.equal(fused, tiny.classify_fused(carried, low))
     assert torch.equal(run.classify_high(high), tiny.classify_high(high))

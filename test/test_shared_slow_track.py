@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause
+from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause, Refine
 from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.slow_track import (
     PATIENCE_S,
     CameraQueue,
-    Refine,
     RequestOrder,
     SharedSlowTrack,
 )

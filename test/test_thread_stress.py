@@ -17,7 +17,7 @@ from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, Pause
 from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.slow_track import SharedSlowTrack
 from lowlat_seg_ros.frames import Counters, Outcome
-from lowlat_seg_ros.images.ledger import Bookkeeper
+from lowlat_seg_ros.pipeline import Bookkeeper
 
 SWAPS, WAIT_S = 3000, 60.0
 EMPTY = torch.empty(0)
@@ -153,10 +153,10 @@ def test_ledger_balances_at_every_moment() -> None:
 
     def read() -> None:
         while not stop.is_set():
-            ledger = books.ledger
+            ledger = books.snapshot()
             ended = ledger.published + ledger.rejected + ledger.failed
             assert ledger.received == ended + ledger.in_flight
             assert ledger.in_flight in (0, 1)
 
     together(write, read, read)
-    assert dataclasses.asdict(books.ledger)["received"] == SWAPS
+    assert dataclasses.asdict(books.snapshot())["received"] == SWAPS

@@ -5,7 +5,8 @@ from itertools import count
 import numpy as np
 import pytest
 
-from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker, Stopwatch
+from lowlat_seg_ros.engine.runner import Stopwatch
+from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
 
 
 def test_stages_add_up_and_the_mask_ends_the_latency() -> None:

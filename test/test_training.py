@@ -27,8 +27,8 @@ from lowlat_seg_ros.lab.training.selector import threshold_for
 from lowlat_seg_ros.lab.training.sources import TrainingData, pairs
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError
-from lowlat_seg_ros.network.encoder import TrunkEncoder
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.trunk import TrunkEncoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rendered_once")]
 
@@ -45,7 +45,7 @@ def gated_stage() -> PropagationStage:
     ("make", "trained"),
     [
         (base_stage, {"backbone", "context", "high_classifier", "adapt", "low_classifier"}),
-        # Without gate_corrects the classifier of the correction has nothing to do.
+        # With a gate the classifier of the correction has nothing to do.
         (gated_stage, {"encoder", "shared", "predictor", "fusion", "gate", "low_classifier"}),
     ],
 )

@@ -13,10 +13,9 @@ import torch
 from lowlat_seg_ros.config import NETWORKS, TRUNKS, ConfigError, NetworkConfig
 from lowlat_seg_ros.lab.training.pretrained import imagenet_file, load_trunk
 from lowlat_seg_ros.network import inference
-from lowlat_seg_ros.network.encoder import TrunkEncoder
 from lowlat_seg_ros.network.layers import DepthwiseConv2d
 from lowlat_seg_ros.network.segmenter import Segmenter, new_trunk
-from lowlat_seg_ros.network.trunk import Trunk
+from lowlat_seg_ros.network.trunk import Trunk, TrunkEncoder
 
 #: What the networks that the public files belong to answer at the four strides: shape, mean and
 #: deviation, for the weights of :func:`filled` and the image of :func:`image`.
@@ -173,8 +172,6 @@ def test_what_does_not_go_together_is_refused() -> None:
         NetworkConfig(encoder="mobilenet_edgetpu")
     with pytest.raises(ConfigError, match="choose both of one family"):
         NetworkConfig(backbone="efficientnet_lite0", encoder="mobilenet_edgetpu")
-    with pytest.raises(ConfigError, match="needs residual_fusion"):
-        NetworkConfig(gate=True)
 
 
 def quantised(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

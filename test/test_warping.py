@@ -13,6 +13,7 @@ from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines.learned import METHODS
 from lowlat_seg_ros.network import warping
+from lowlat_seg_ros.network.fast_track import evidence_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 
@@ -124,7 +125,7 @@ def test_fused_masks_correct_what_was_moved(gated: Segmenter) -> None:
     low = gated.lower(torch.randn(1, 3, 64, 96))
     high = torch.randn(1, gated.config.high_channels, 8, 12)
     reduced = gated.predictor.reduce(low)
-    known = gated.evidence(reduced, reduced, torch.tensor([0.1]), torch.zeros(1, 4, 8, 12))
+    known = evidence_of(reduced, reduced, torch.tensor([0.1]), torch.zeros(1, 4, 8, 12))
     answers = gated.high_classifier.cells(high)
     assert torch.equal(
         gated.classify_fused(high, low, known, answers), gated.classify_fused(high, low, known)
@@ -141,10 +142,10 @@ def test_where_nothing_moves_answers_stay_what_they_are(gated: Segmenter) -> Non
 
 
 def test_it_needs_what_it_is_a_part_of_and_excludes_other_carriers(gated: Segmenter) -> None:
-    with pytest.raises(ConfigError, match="fine_carry is set without residual_fusion"):
+    with pytest.raises(ConfigError, match=r"fine_carry is True .* without residual_fusion"):
         NetworkConfig(fine_carry=True)
-    with pytest.raises(ConfigError, match="flow_evidence is set with fine_carry False"):
-        NetworkConfig(flow_evidence=True)
+    with pytest.raises(ConfigError, match="with fine_carry, whose gate replaces it"):
+        NetworkConfig(fine_carry=True, residual_fusion=True, ensemble=0.5)
     with pytest.raises(ConfigError, match="carries its answers besides F_h"):
         METHODS["dff"](gated)
 

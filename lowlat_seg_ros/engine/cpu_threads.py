@@ -13,10 +13,9 @@ import functools
 import math
 import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -47,9 +46,8 @@ TOLERANCE = 0.25
 #: How long they must have used less before a core is taken back.
 CALM_S = 1.0
 
-#: Frames with each number of threads before the better one is chosen, after those of the warm-up;
-#: and so few with more than one where these are no faster at all.
-TRIAL, WARM_UP, HOPELESS = 6, 3, 2
+#: Frames with each number of threads before the better one is chosen, after those of the warm-up.
+TRIAL, WARM_UP = 6, 3
 
 #: More than one thread must take less than this share of the time of one: it occupies cores that
 #: the slow track could use, and waits whenever one of them is taken.
@@ -175,21 +173,12 @@ def run_in_temporary_thread(
     ``interruptible``: after a ``KeyboardInterrupt`` it is not waited for; the process must then
     leave by ``os._exit``, as Python cannot end under a thread in PyTorch.
     """
-    done: Future[Result] = Future()
-
-    def body() -> None:
-        try:
-            done.set_result(function())
-        except BaseException as error:
-            done.set_exception(error)
-
-    thread = threading.Thread(target=body, name="temporary", daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1, "temporary")
+    done = pool.submit(function)
     try:
         return done.result()
     finally:
-        if done.done() or not interruptible:
-            thread.join()
+        pool.shutdown(wait=done.done() or not interruptible)
 
 
 class Beside:
@@ -275,13 +264,11 @@ class Trial:
         many, one = self._seconds[self._most], self._seconds[1][WARM_UP:]
         if self._most == 1 or len(one) < TRIAL:
             return 1
-        # The mean, as frames that wait for a thread of theirs are rare and take twice as long.
-        limit = statistics.mean(one)
-        if len(many) >= TRIAL:
-            limit *= WORTH_IT
-        elif len(many) < HOPELESS:
+        if len(many) < TRIAL:
             return self._most
-        return self._most if statistics.mean(many) < limit else 1
+        # The mean, as frames that wait for a thread of theirs are rare and take twice as long.
+        pays = statistics.mean(many) < WORTH_IT * statistics.mean(one)
+        return self._most if pays else 1
 
     def add(self, threads: int, seconds: float) -> None:
         seen = self._seconds.get(threads, [])
@@ -393,9 +380,8 @@ class ForegroundThreads:
 
     def full(self) -> int:
         """Threads of Sh in the foreground: those of the slow track too, which has nothing to do."""
-        if self._slow_has_cores:
-            return min(cores(), self._count + self._slow)
-        return max(self._count, self._most - self._taken)
+        theirs = self._slow if self._slow_has_cores else 0
+        return min(cores(), max(self._count, self._most - self._taken) + theirs)
 
     def _lower(self) -> None:
         if self._raised:

@@ -28,8 +28,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine import postprocess, preprocess
 from lowlat_seg_ros.engine.preprocess import Geometry
-from lowlat_seg_ros.engine.runner import Runner
-from lowlat_seg_ros.engine.timing import Clock, Stopwatch
+from lowlat_seg_ros.engine.runner import Clock, Runner, Stopwatch
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.network.trunk import Statistics
 

@@ -7,6 +7,7 @@ the mask. The scheduling rules that comments name are listed in docs/method.md.
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,21 +16,25 @@ from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import cpu_threads, preprocess
-from lowlat_seg_ros.engine.counters import LiveCounters, OnRefinement
-from lowlat_seg_ros.engine.expected_accuracy import observe, temperature
-from lowlat_seg_ros.engine.key_frame import KeyFrameCache, Refiner, Seen, exact_features
-from lowlat_seg_ros.engine.look import Looker
+from lowlat_seg_ros.engine.counters import LiveCounters, OnRefinement, failed
+from lowlat_seg_ros.engine.key_frame import (
+    HighLevel,
+    KeyFrame,
+    KeyFrameCache,
+    Refiner,
+    exact_features,
+)
 from lowlat_seg_ros.engine.postprocess import confidence_of, leave_out
-from lowlat_seg_ros.engine.runner import runners
+from lowlat_seg_ros.engine.runner import Clock, Stopwatch, runners
 from lowlat_seg_ros.engine.schedule import StreamSchedule
-from lowlat_seg_ros.engine.slow_track import SlowTrackState, ThreadedSlowTrack, failed
+from lowlat_seg_ros.engine.slow_track import SlowTrackState, ThreadedSlowTrack
 from lowlat_seg_ros.engine.step import Arrival, Features, Judged, Promotion, Step
-from lowlat_seg_ros.engine.timing import Clock, Stopwatch
 from lowlat_seg_ros.engine.virtual_slow_track import Delay, SlowTrackFactory, VirtualSlowTrack
 from lowlat_seg_ros.frames import (
     Counters,
@@ -43,11 +48,9 @@ from lowlat_seg_ros.frames import (
 )
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
+from lowlat_seg_ros.network.expected_accuracy import Looker, temperature
 from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
-
-#: Answers of an earlier frame, carried to the current one, and the residual of the flow.
-Carried = tuple[Tensor | None, Tensor | None]
 
 #: What was found about the threads of each network.
 _TRIALS: WeakKeyDictionary[Segmenter, cpu_threads.Trials] = WeakKeyDictionary()
@@ -173,49 +176,47 @@ class Engine:
                 with watch.stage("preprocess_ms"):
                     key, epoch = self._cache.at_size(arrival.geometry)
                     image, luma = net.image(frame.image, arrival.geometry)  # (1, 3, H, W)
-                carrying: Callable[[], Carried] | None = None
-                if key is not None and key.high is not None:
-                    # It needs nothing of Sl, so it begins on another core where one is free.
-                    seen = key.seen or key.seen_with(None)
-                    carry = partial(net.carry_answers, seen.answers, seen.luma, luma)
-                    carrying = self._beside_sl(carry)
+                # Optical flow needs nothing of Sl: it begins on another core, where one is free.
+                carried = self._carry_answers(key, luma)
                 with watch.stage("lower_ms"):
                     low = net.lower(image, self._threads.relieve)  # Sl: F_l (1, Cl, H/8, W/8)
-                source, now = net.source(image, low), Seen(frame.stamp_ns, arrival.index, luma)
-                if key is None or key.high is None or carrying is None:
-                    features = self._without_key(low, source, now, first=key is None, watch=watch)
+                source = net.source(image, low)
+                if key is None or key.high is None:
+                    # First frame in the foreground: Sh runs here, but never on a later frame.
+                    high = self._run_sh(arrival, source, luma, watch) if key is None else None
+                    with watch.stage("fusion_ms"):
+                        logits = net.classify_high(high.features) if high else net.classify_low(low)
+                    features = Features(low, source, luma, logits, high)
                 else:
                     # Never wait for Sh: F_h of the key frame is taken as it is, exact or not.
                     with watch.stage("predictor_ms"):
                         reduced = net.reduce(low)
                         weights = net.kernels(key.remembered, reduced)  # W(k,t) (1, K*K, H/8, W/8)
                     with watch.stage("propagation_ms"), cpu_threads.single_threaded():
-                        high = net.propagate(key.high, weights)  # Eq. (1): F_h (1, Ch, H/8, W/8)
-                        answers, residual = carrying()  # by optical flow
+                        # Eq. (1): F_h (1, Ch, H/8, W/8)
+                        propagated = net.propagate(key.high.features, weights)
+                        answers, residual = carried()
                     with watch.stage("fusion_ms"):
-                        age_s = seen.age_s(frame.stamp_ns, arrival.index)
+                        age_s = key.high.age_s(frame.stamp_ns, arrival.index)
                         evidence = net.evidence(key.reduced, reduced, age_s, residual)
-                        logits, trust = net.fuse(high, low, evidence, answers)  # Sec. 3.3
-                    features = Features(
-                        low, source, luma, logits, high, seen, reduced, weights, trust
-                    )
+                        logits, trust = net.fuse(propagated, low, evidence, answers)  # Sec. 3.3
+                    high = dataclasses.replace(key.high, features=propagated)
+                    features = Features(low, source, luma, logits, high, reduced, weights, trust)
+                judged, least = None, self._config.confidence_threshold
                 with watch.stage("postprocess_ms"):
-                    mask = net.mask(features.logits, arrival.geometry)  # uint8 (H, W)
-                    judged, least = None, self._config.confidence_threshold
+                    mask = net.mask(logits, arrival.geometry)  # uint8 (H, W)
                     if least > 0:
-                        judged = self._judge(frame, arrival, features, True)
-                        hot = judged.temperature
-                        sure = confidence_of(features.logits, arrival.geometry, hot)
-                        leave_out(mask, sure, least)
+                        judged = self._judge(arrival, features, confidence=True)
+                        assert judged.confidence is not None
+                        leave_out(mask, judged.confidence, least)
                 watch.mask_out()
             reset = self._epoch_reason if key is None else None
-            provenance = features.provenance(frame, arrival.index, key, epoch, reset)
+            provenance = features.provenance(arrival, key, epoch, reset)
             timing = watch.timing()
             deadline = self._mask_out(frame, provenance, waited_ms + timing.latency_ms)
-            step = Step(
-                frame, mask, provenance, timing, deadline, arrival, features, key, watch, judged
+            self._open = step = Step(
+                mask, provenance, timing, deadline, arrival, features, key, watch, judged
             )
-            self._open = step
             return step
 
     def finish(self, step: Step, *, confidence: bool = False) -> Segmentation:
@@ -245,20 +246,17 @@ class Engine:
                 self._counters.count(duplicates=int(is_key and step.arrival.duplicate))
                 selection = Selection(deviation, threshold, is_key)
             self._schedule.finish(is_key, config)
-            judged = step.judged or self._judge(step.frame, step.arrival, features, confidence)
-            made = None
-            if confidence:
-                made = confidence_of(features.logits, step.arrival.geometry, judged.temperature)
+            judged = step.judged or self._judge(step.arrival, features, confidence=confidence)
             return Segmentation(
                 mask=step.mask,
-                stamp_ns=step.frame.stamp_ns,
-                frame_id=step.frame.frame_id,
+                stamp_ns=step.arrival.frame.stamp_ns,
+                frame_id=step.arrival.frame.frame_id,
                 provenance=step.provenance,
                 timing=step.watch.timing(),
                 counters=self._counters.snapshot(),
                 selection=selection,
                 deadline=step.deadline,
-                confidence=made,
+                confidence=judged.confidence if confidence else None,
                 trust=None if features.trust is None else float(features.trust.mean()),
                 look=judged.look,
                 expected_accuracy=judged.expected,
@@ -283,7 +281,7 @@ class Engine:
         """Adopt dynamic settings from the next frame on; raises ``ConfigError`` for any other."""
         for item in dataclasses.fields(EngineConfig):
             old, new = getattr(self._config, item.name), getattr(config, item.name)
-            if old != new and not item.metadata["dynamic"]:
+            if old != new and not item.metadata["rule"].dynamic:
                 raise ConfigError(f"{item.name} is {old!r} until a new engine is made, not {new!r}")
         self._config = config
 
@@ -344,8 +342,16 @@ class Engine:
                 self._slow.end_frame()
                 self._foreground_thread = None
 
-    def _beside_sl(self, work: Callable[[], Carried]) -> Callable[[], Carried]:
-        """``work``, begun on another core if one is free, which is done when it is called."""
+    def _carry_answers(
+        self, key: KeyFrame | None, luma: np.ndarray | None
+    ) -> Callable[[], tuple[Tensor | None, Tensor | None]]:
+        """Carry the key frame's answers to the frame with this ``luma``; call for the result.
+
+        That is the answers and the residual of the flow, None where the network carries none.
+        """
+        if key is None or key.high is None or luma is None:
+            return lambda: (None, None)
+        work = partial(self._net.carry_answers, key.high.answers, key.high.luma, luma)
         if self._net.can_run_beside and self._threads.leave_a_core:
             return self._beside.start(work, urgent=self._threads.raised)
         return work
@@ -369,43 +375,36 @@ class Engine:
         # The frames counter is written by this thread alone, so it numbers the frame.
         index = self._counters.snapshot().frames
         self._slow.begin_frame(index, frame.stamp_ns)
-        return Arrival(index, level, geometry, duplicate)
+        return Arrival(frame, index, level, geometry, duplicate)
 
-    def _without_key(
-        self, low: Tensor, source: Tensor, now: Seen, *, first: bool, watch: Stopwatch
-    ) -> Features:
-        """First frame in the foreground: Sh runs here. Degraded masks follow until one succeeds."""
-        net = self._net
-        if first:
+    def _run_sh(
+        self, arrival: Arrival, source: Tensor, luma: np.ndarray | None, watch: Stopwatch
+    ) -> HighLevel | None:
+        """Sh in the foreground; None if it fails, which never stops masks.
+
+        That one comes from Sl and AdaptNet alone, and so do those that follow until one succeeds.
+        """
+        with watch.stage("higher_ms"), cpu_threads.num_threads(self._threads.full()):
             try:
-                with watch.stage("higher_ms"), cpu_threads.num_threads(self._threads.full()):
-                    high = exact_features(net, source, self._threads.relieve)
+                features = exact_features(self._net, source, self._threads.relieve)
             except Exception as error:
-                # Failures never stop masks: this one comes from Sl and AdaptNet alone.
                 message = failed("in the foreground", error, self._counters)
                 self._slow.ran_in_foreground(message)
-            else:
-                self._slow.ran_in_foreground("")
-                with watch.stage("fusion_ms"):
-                    logits = net.classify_high(high)
-                    seen = dataclasses.replace(now, answers=net.answers(high))
-                return Features(low, source, now.luma, logits, high, seen)
-        with watch.stage("fusion_ms"):
-            return Features(low, source, now.luma, net.classify_low(low))
+                return None
+            self._slow.ran_in_foreground("")
+            answers = self._net.answers(features)
+        return HighLevel(features, arrival.frame.stamp_ns, arrival.index, luma, answers)
 
-    def _judge(
-        self, frame: Frame, arrival: Arrival, features: Features, confidence: bool
-    ) -> Judged:
-        """Look at the image, and say how much of the mask is probably right.
-
-        ``confidence``: that of each pixel is wanted too.
-        """
-        look = self._looker.look(frame.image, frame.stamp_ns)
-        if self._accuracy_model is None:
-            return Judged(look)
-        observed = observe(features, frame, arrival.index, look)
-        expected = self._accuracy_model(observed.values, observed.bands)
-        return Judged(look, expected, temperature(observed.logits, expected) if confidence else 1.0)
+    def _judge(self, arrival: Arrival, features: Features, *, confidence: bool) -> Judged:
+        """Look at the image, and say how much of the mask, or of each pixel, is probably right."""
+        look, hot = self._looker.look(arrival.frame.image, arrival.frame.stamp_ns), 1.0
+        expected, model = math.nan, self._accuracy_model
+        if model is not None:
+            observed = features.observed(arrival, look)
+            expected = model(observed.values, observed.bands)
+            hot = temperature(observed.logits, expected) if confidence else 1.0
+        pixels = confidence_of(features.logits, arrival.geometry, hot) if confidence else None
+        return Judged(look, expected, pixels)
 
     def _mask_out(self, frame: Frame, provenance: Provenance, latency_ms: float) -> Deadline:
         ran_sh = provenance.reset is not None

@@ -31,21 +31,22 @@ Pause = Callable[[], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """A frame that Sh has seen, by its stamp and its number among those of the engine.
+class HighLevel:
+    """What Sh has made of a frame, which has this stamp and number among those of the engine.
 
-    ``answers`` (1, classes, r*H/8, r*W/8) are the full network's and ``luma`` uint8 (H/2, W/2) is
-    the frame's, where answers are carried by optical flow (``fine_carry``): neither changes as
-    long as no newer frame has been seen by Sh.
+    ``features`` are F_h (1, Ch, H/8, W/8), Sh's own or carried on since. Where answers are carried
+    by optical flow (``fine_carry``), ``answers`` (1, classes, r*H/8, r*W/8) are the full network's
+    and ``luma``, uint8 (H/2, W/2), is that frame's: both stay until Sh has seen a newer one.
     """
 
+    features: Tensor
     stamp_ns: int
     index: int
     luma: np.ndarray | None = None
     answers: Tensor | None = None
 
     def age_s(self, stamp_ns: int, index: int) -> float:
-        """Seconds from it to a later frame; by the number of frames where stamps stand still."""
+        """Seconds from that frame to a later one, by the count of frames if stamps stand still."""
         elapsed_s = (stamp_ns - self.stamp_ns) / 1e9
         return elapsed_s if elapsed_s > 0 else (index - self.index) * NOMINAL_PERIOD_S
 
@@ -57,19 +58,18 @@ class KeyFrame:
     ``source`` is what Sh begins with: F_l (1, Cl, H/8, W/8), or the normalised image (1, 3, H, W)
     where Sl is an encoder of its own; ``reduced`` and ``selector_reduced`` (1, width, H/8, W/8) are
     the kernel predictor's and the selector's reductions of F_l, and ``remembered``, of that shape,
-    the key frame's half of the predictor: each computed once. ``high`` is F_h (1, Ch, H/8, W/8):
-    from Sh when ``exact``, propagated while provisional, None if no Sh has succeeded in this epoch
-    yet. ``geometry`` is the size that all of them have: the frame's own, or where ``resampled``
-    another one that the stream changed to. ``index`` numbers the frame among those of the engine,
-    and ``luma`` is its own, see :class:`Seen`. ``seen`` is the frame that Sh has seen for ``high``:
-    this one where it is exact, an older one otherwise.
+    the key frame's half of the predictor: each computed once. ``high`` is Sh's of this frame when
+    ``exact``, that of an older one, propagated, while provisional, and None if no Sh has succeeded
+    in this epoch yet. ``geometry`` is the size that all of them have: the frame's own, or where
+    ``resampled`` another one that the stream changed to. ``index`` numbers the frame among those of
+    the engine, and ``luma`` is its own, see :class:`HighLevel`.
     """
 
     source: Tensor
     reduced: Tensor
     remembered: Tensor
     selector_reduced: Tensor
-    high: Tensor | None
+    high: HighLevel | None
     geometry: Geometry
     stamp_ns: int
     index: int
@@ -77,11 +77,7 @@ class KeyFrame:
     exact: bool
     resampled: bool = False
     frame_id: str = ""
-    seen: Seen | None = None
     luma: np.ndarray | None = None
-
-    def seen_with(self, answers: Tensor | None) -> Seen:
-        return Seen(self.stamp_ns, self.index, self.luma, answers)
 
 
 def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
@@ -90,27 +86,31 @@ def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
     Everything is resampled rather than computed again: neither is what the frame would have given
     at this size, and this is cheaper.
     """
-    old, seen = key.geometry, key.seen
+    old, high = key.geometry, key.high
     if old == geometry:
         return key
 
-    def fit(features: Tensor | None) -> Tensor | None:
-        return None if features is None else resample(features, old, geometry)
+    def fit(features: Tensor) -> Tensor:
+        return resample(features, old, geometry)
 
     def fit_luma(luma: np.ndarray | None) -> np.ndarray | None:
         return None if luma is None else resample_luma(luma, old, geometry)
 
-    if seen is not None:
-        seen = dataclasses.replace(seen, luma=fit_luma(seen.luma), answers=fit(seen.answers))
+    if high is not None:
+        high = dataclasses.replace(
+            high,
+            features=fit(high.features),
+            luma=fit_luma(high.luma),
+            answers=None if high.answers is None else fit(high.answers),
+        )
     return dataclasses.replace(
         key,
-        source=resample(key.source, old, geometry),
-        reduced=resample(key.reduced, old, geometry),
-        remembered=resample(key.remembered, old, geometry),
-        selector_reduced=resample(key.selector_reduced, old, geometry),
-        high=fit(key.high),
+        source=fit(key.source),
+        reduced=fit(key.reduced),
+        remembered=fit(key.remembered),
+        selector_reduced=fit(key.selector_reduced),
+        high=high,
         luma=fit_luma(key.luma),
-        seen=seen,
         geometry=geometry,
         exact=False,
         resampled=True,
@@ -182,6 +182,10 @@ def exact_features(network: Runner, source: Tensor, pause: Pause = lambda: None)
     return high
 
 
+#: Runs the job of one key frame and says where it ended, as :class:`Refiner` does.
+Refine = Callable[[KeyFrame, Pause], Outcome]
+
+
 class Refiner:
     """One job of the slow track: Sh on a key frame, and the result put where it is still of use."""
 
@@ -203,9 +207,10 @@ class Refiner:
 
         checked_pause()
         with self._net.frame_context():
-            high = exact_features(self._net, key.source, checked_pause)
-            seen = key.seen_with(self._net.answers(high))
-            done = dataclasses.replace(key, high=high, seen=seen)
+            features = exact_features(self._net, key.source, checked_pause)
+            answers = self._net.answers(features)
+            high = HighLevel(features, key.stamp_ns, key.index, key.luma, answers)
+            done = dataclasses.replace(key, high=high)
             while True:
                 current, epoch = self._cache.snapshot()
                 if current is None or epoch != key.epoch:
@@ -216,7 +221,7 @@ class Refiner:
                 # better provisional features.
                 fitted = resampled(done, current.geometry)
                 exact = fitted is done
-                new = dataclasses.replace(current, high=fitted.high, exact=exact, seen=fitted.seen)
+                new = dataclasses.replace(current, high=fitted.high, exact=exact)
                 self._net.synchronize()
                 # Refused only if the foreground replaced it in this instant; then look again.
                 if self._cache.replace(current, new):
@@ -233,9 +238,10 @@ class Refiner:
             self._net.after_frames()  # ``current`` is newer than this job's start
             weights = self._net.kernels(key.remembered, current.reduced)
             with single_threaded():
-                high = self._net.clone(self._net.propagate(high, weights))
+                features = self._net.clone(self._net.propagate(high.features, weights))
+            high = dataclasses.replace(high, features=features)
         self._net.synchronize()
-        new = dataclasses.replace(current, high=high, seen=key.seen)
+        new = dataclasses.replace(current, high=high)
         if self._cache.replace(current, new):
             return Outcome.CARRIED
         return Outcome.LATE if self._cache.snapshot()[1] == done.epoch else Outcome.STALE

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine.preprocess import Geometry
 from lowlat_seg_ros.frames import IGNORE_LABEL
-from lowlat_seg_ros.network import machine_code
+from lowlat_seg_ros.network.layers import compile_with_numba
 
 #: The kernel's rows are padded to a multiple of so many values, which vector registers divide.
 BLOCK = 16
@@ -125,7 +125,7 @@ def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
         "void(f4[:,:,::1], f4[::1], f4[:,:,::1], f4[:,:,::1], f4[::1], i4[:,::1], u1[::1], "
         "u1[:,::1])"
     )
-    kernel = machine_code.compiled(
+    kernel = compile_with_numba(
         _upsample, signature, "masks will take longer", fastmath={"contract"}
     )
     if kernel is None:

@@ -1,13 +1,15 @@
-"""How one track of the engine, frames or the slow track, runs the network's parts on a device."""
+"""How one track, frames or the slow track, runs the network's parts on a device, and times them."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +17,53 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine import postprocess, preprocess
 from lowlat_seg_ros.engine.preprocess import Geometry
-from lowlat_seg_ros.engine.timing import Clock, Stopwatch
+from lowlat_seg_ros.frames import StageTiming
 from lowlat_seg_ros.network import warping
+from lowlat_seg_ros.network.fast_track import evidence_of
 from lowlat_seg_ros.network.segmenter import Segmenter
+
+#: A monotonic clock in nanoseconds.
+Clock = Callable[[], int]
+
+
+def _ms_between(start_ns: int, end_ns: int) -> float:
+    return (end_ns - start_ns) / 1e6
+
+
+class Stopwatch:
+    """Collects one frame's stage times; starts when it is made.
+
+    ``mark`` and ``ms_between`` measure stages in another way than by ``clock``, as a GPU does.
+    """
+
+    def __init__(
+        self,
+        clock: Clock = time.perf_counter_ns,
+        mark: Callable[[], Any] | None = None,
+        ms_between: Callable[[Any, Any], float] = _ms_between,
+    ) -> None:
+        self._clock, self._mark, self._ms_between = clock, mark or clock, ms_between
+        self._start = clock()
+        self._latency_ms = 0.0
+        self._stages: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to the StageTiming field ``name``."""
+        start = self._mark()
+        try:
+            yield
+        finally:
+            self._stages.append((name, start, self._mark()))
+
+    def mask_out(self) -> None:
+        self._latency_ms = _ms_between(self._start, self._clock())
+
+    def timing(self) -> StageTiming:
+        spent_ms = dict.fromkeys((name for name, _, _ in self._stages), 0.0)
+        for name, start, end in self._stages:
+            spent_ms[name] += self._ms_between(start, end)
+        return StageTiming(latency_ms=self._latency_ms, **spent_ms)
 
 
 class Runner:
@@ -119,31 +165,28 @@ class Runner:
         return carried, motion.residual
 
     def evidence(
-        self, reduced_key: Tensor, reduced: Tensor, age_s: float, residual: Tensor | None = None
+        self, reduced_key: Tensor, reduced: Tensor, age_s: float, residual: Tensor | None
     ) -> Tensor | None:
-        """What the gate needs to know, None without one; ``age_s``: of the key frame's F_h."""
-        if self._net.gate is None:
+        """What the gate needs to know; None without ``residual``, where answers are not carried.
+
+        ``age_s``: that of the key frame's F_h.
+        """
+        if residual is None:
             return None
         # Filled on the device: a copy from here would wait for all that it has to do.
         age = torch.full((1,), age_s, dtype=torch.float32, device=reduced.device)
-        known = [] if residual is None else [residual.to(reduced.device)]
-        return self.run("evidence", self._net.evidence, reduced_key, reduced, age, *known)
+        inputs = (reduced_key, reduced, age, residual.to(reduced.device))
+        return self.run("evidence", evidence_of, *inputs)
 
     def fuse(
-        self,
-        propagated: Tensor,
-        low: Tensor,
-        evidence: Tensor | None = None,
-        answers: Tensor | None = None,
+        self, propagated: Tensor, low: Tensor, evidence: Tensor | None, answers: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The fast track's logits; and the trust in what was propagated, None without a gate."""
-        others = {"evidence": evidence, "answers": answers}
-        given = {name: tensor for name, tensor in others.items() if tensor is not None}
+        """The fast track's logits; and the trust in what was carried.
 
-        def fused(propagated: Tensor, low: Tensor, *tensors: Tensor) -> Tensor:
-            return self._net.fuse(propagated, low, **dict(zip(given, tensors, strict=True)))
-
-        return self._net.split_trust(self.run("fuse", fused, propagated, low, *given.values()))
+        ``evidence``, ``answers`` and trust are None where the network carries no answers.
+        """
+        carried = [x for x in (evidence, answers) if x is not None]
+        return self._net.split_trust(self.run("fuse", self._net.fuse, propagated, low, *carried))
 
     def classify_high(self, high: Tensor) -> Tensor:
         return self.run("classify_high", self._net.classify_high, high)

@@ -8,7 +8,6 @@ A job ends in one :class:`~lowlat_seg_ros.frames.Outcome`, which is counted, wha
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -17,12 +16,10 @@ from dataclasses import dataclass
 import torch
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.counters import Job, LiveCounters
+from lowlat_seg_ros.engine.counters import Job, LiveCounters, failed, run_job
 from lowlat_seg_ros.engine.cpu_threads import give_way, gives_way, use_threads
-from lowlat_seg_ros.engine.key_frame import Cancelled, KeyFrame, NonFiniteError, Pause
+from lowlat_seg_ros.engine.key_frame import Cancelled, KeyFrame, Refine
 from lowlat_seg_ros.frames import Outcome
-
-logger = logging.getLogger(__name__)
 
 #: A job that is younger than this may just have come at a bad moment.
 STARVED_S = 1.0
@@ -30,9 +27,6 @@ STARVED_S = 1.0
 #: A camera that has not asked again for so long is not waited for: its stream has stopped, or its
 #: frames no longer deviate.
 PATIENCE_S = 1.0
-
-#: Runs the job of one key frame and says where it ended, as :class:`~.key_frame.Refiner` does.
-Refine = Callable[[KeyFrame, Pause], Outcome]
 
 
 @dataclass(frozen=True)
@@ -117,8 +111,8 @@ class SharedSlowTrack:
             error = run_job(queue.refine, job, queue.pause, queue.counters)
         finally:
             self.gate.end_job()
-        last_error = queue.last[1] if error is None else error
-        queue.last = (time.perf_counter() - began) * 1e3, last_error
+        queue.last_ms = (time.perf_counter() - began) * 1e3
+        queue.last_error = queue.last_error if error is None else error
         with self.changed:
             self.running = None  # an idle slow track must not keep features alive
             self.changed.notify_all()
@@ -133,11 +127,9 @@ class SharedSlowTrack:
             self.changed.notify_all()
         if running is not None:
             queue, job, _ = running
-            message = failed(
-                f"on frame {job.key.index} and ended its thread", error, queue.counters
-            )
-            queue.last = queue.last[0], message
-            queue.counters.end(job, Outcome.FAILED, message)
+            where = f"on frame {job.key.index} and ended its thread"
+            queue.last_error = failed(where, error, queue.counters)
+            queue.counters.end(job, Outcome.FAILED, queue.last_error)
 
     def _take(self) -> tuple[CameraQueue, Job, float] | None:
         with self.changed:
@@ -158,7 +150,7 @@ class CameraQueue:
     def __init__(self, track: SharedSlowTrack, refine: Refine, counters: LiveCounters) -> None:
         self._track, self.refine, self.counters = track, refine, counters
         self._closed = False
-        self.last: tuple[float, str] = 0.0, ""  # the state's last_ms and last_error
+        self.last_ms, self.last_error = 0.0, ""  # as in SlowTrackState
 
     def begin_frame(self, index: int, stamp_ns: int) -> None:
         """Foreground first: Sh waits between its slices."""
@@ -166,7 +158,7 @@ class CameraQueue:
 
     def ran_in_foreground(self, error: str) -> None:
         """Sh has run on a first frame, in the foreground; ``error`` is empty if it succeeded."""
-        self.last = self.last[0], error
+        self.last_error = error
 
     def end_frame(self) -> None:
         self._track.gate.set_foreground(False)
@@ -233,7 +225,8 @@ class CameraQueue:
         with track.changed:
             age_ms = (time.perf_counter() - track.running[2]) * 1e3 if track.running else 0.0
             running, waiting = track.running is not None, self in track.waiting
-        return SlowTrackState(running, waiting, age_ms, *self.last, alive=track.thread.is_alive())
+        alive = track.thread.is_alive()
+        return SlowTrackState(running, waiting, age_ms, self.last_ms, self.last_error, alive)
 
     def close(self, timeout_s: float) -> bool:
         """End this camera alone; False if its running job could not be stopped in time."""
@@ -257,35 +250,6 @@ class ThreadedSlowTrack(CameraQueue):
 
     def close(self, timeout_s: float) -> bool:
         return self._track.close(timeout_s)
-
-
-def run_job(refine: Refine, job: Job, pause: Pause, counters: LiveCounters) -> str | None:
-    """Run one job and count its end; its error's message, empty for none, or None if cancelled."""
-    job, message = counters.begin(job), ""
-    try:
-        outcome = refine(job.key, pause)
-    except Cancelled:
-        counters.end(job, Outcome.STALE)
-        return None
-    except Exception as error:
-        # Failures never stop masks: frames go on with the provisional features.
-        outcome = Outcome.FAILED
-        message = failed(f"on frame {job.key.index}", error, counters)
-    counters.end(job, outcome, message)
-    return message
-
-
-def failed(where: str, error: BaseException, counters: LiveCounters) -> str:
-    """Log and count that Sh has raised ``error``; the message, with what to do about it."""
-    message = f"Sh failed {where}: {type(error).__name__}: {error}"
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error)
-    if memory:
-        message += "; set a smaller inference_height, or end what else uses the device's memory"
-    elif not isinstance(error, NonFiniteError):
-        message += "; where it fails again, report it with the traceback in the log"
-    logger.warning("%s", message, exc_info=None if memory else error)
-    counters.failure(message)
-    return message
 
 
 class RequestOrder:

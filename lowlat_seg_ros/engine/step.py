@@ -14,10 +14,9 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import schedule
 from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.cpu_threads import single_threaded
-from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, Seen
+from lowlat_seg_ros.engine.key_frame import HighLevel, KeyFrame, KeyFrameCache
 from lowlat_seg_ros.engine.preprocess import Geometry
-from lowlat_seg_ros.engine.runner import Runner
-from lowlat_seg_ros.engine.timing import Stopwatch
+from lowlat_seg_ros.engine.runner import Runner, Stopwatch
 from lowlat_seg_ros.engine.virtual_slow_track import SlowTrack
 from lowlat_seg_ros.frames import (
     Deadline,
@@ -28,6 +27,21 @@ from lowlat_seg_ros.frames import (
     ResetReason,
     StageTiming,
 )
+from lowlat_seg_ros.network.expected_accuracy import Observed, observe
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """A frame that came in, the engine's ``index``-th, and what was decided about it.
+
+    ``duplicate``: its stamp is that of the frame before.
+    """
+
+    frame: Frame
+    index: int
+    level: schedule.Level
+    geometry: Geometry
+    duplicate: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,44 +52,42 @@ class Features:
     source: Tensor  # what Sh begins with
     luma: np.ndarray | None  # the frame's own, see warping.luma_of
     logits: Tensor  # (1, classes, r*H/8, r*W/8)
-    high: Tensor | None = None  # F_h (1, Ch, H/8, W/8), exact or propagated; None if degraded
-    seen: Seen | None = None  # the frame that Sh has seen for it
+    high: HighLevel | None = None  # exact or propagated; None if degraded
     reduced: Tensor | None = None  # the predictor's reduction of F_l, if the predictor ran
     weights: Tensor | None = None  # W(k,t) (1, K*K, H/8, W/8), if it ran
     trust: Tensor | None = None  # (1, 1, r*H/8, r*W/8) in the carried answer; None without a gate
 
     def provenance(
-        self, frame: Frame, index: int, key: KeyFrame | None, epoch: int, reset: ResetReason | None
+        self, arrival: Arrival, key: KeyFrame | None, epoch: int, reset: ResetReason | None
     ) -> Provenance:
-        """Where the mask comes from; ``reset``: why the ``index``-th frame began its epoch."""
-        if key is not None and self.high is not None:
-            kind, age_ms = MaskKind.PROPAGATED, (frame.stamp_ns - key.stamp_ns) / 1e6
-            return Provenance(kind, key.stamp_ns, index - key.index, age_ms, key.exact, epoch)
-        exact = self.high is not None
-        kind = MaskKind.FULL if exact else MaskKind.DEGRADED
-        return Provenance(kind, frame.stamp_ns, 0, 0.0, exact, epoch, reset)
+        """Where the mask comes from; ``reset``: why the frame began its epoch, if it did."""
+        now_ns, exact = arrival.frame.stamp_ns, self.high is not None
+        if key is None or self.high is None:
+            kind = MaskKind.FULL if exact else MaskKind.DEGRADED
+            return Provenance(kind, now_ns, 0, 0.0, exact, epoch, reset)
+        kind, age_ms = MaskKind.PROPAGATED, (now_ns - key.stamp_ns) / 1e6
+        age_frames = arrival.index - key.index
+        return Provenance(kind, key.stamp_ns, age_frames, age_ms, key.exact, epoch)
 
-
-@dataclass(frozen=True, eq=False)
-class Arrival:
-    """What was decided when a frame came in; ``duplicate``: its stamp is the one before's."""
-
-    index: int
-    level: schedule.Level
-    geometry: Geometry
-    duplicate: bool
+    def observed(self, arrival: Arrival, look: Look) -> Observed:
+        """What is seen of the mask, with a ``look`` at its image."""
+        frame = arrival.frame
+        age_s = 0.0
+        if self.high is not None and self.trust is not None:
+            age_s = self.high.age_s(frame.stamp_ns, arrival.index)
+        return observe(frame.image, look, self.logits, self.luma, self.trust, age_s)
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
     """What is thought of a mask: a ``look`` at its image, and its ``expected`` accuracy, or NaN.
 
-    The logits are divided by ``temperature`` before they give the confidence of each pixel.
+    ``confidence``, uint8 (H, W), is each pixel's; None where nobody has asked for it.
     """
 
     look: Look
     expected: float = math.nan
-    temperature: float = 1.0
+    confidence: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +98,6 @@ class Step:
     ``deadline`` is the engine's.
     """
 
-    frame: Frame
     mask: np.ndarray
     provenance: Provenance
     timing: StageTiming
@@ -98,9 +109,11 @@ class Step:
     judged: Judged | None = None  # where the mask itself depends on it
 
     def as_key_frame(self, net: Runner, selector_reduced: Tensor | None) -> KeyFrame:
-        features = self.features
+        features, high = self.features, self.features.high
         reduced = net.reduce(features.low) if features.reduced is None else features.reduced
         reduced = net.clone(reduced)
+        if high is not None:
+            high = dataclasses.replace(high, features=net.clone(high.features))
         if selector_reduced is None:
             selector_reduced = net.selector_reduce(features.low)
         return KeyFrame(
@@ -108,15 +121,14 @@ class Step:
             reduced=reduced,
             remembered=net.remember(reduced),
             selector_reduced=net.clone(selector_reduced),
-            high=None if features.high is None else net.clone(features.high),
+            high=high,
             geometry=self.arrival.geometry,
-            stamp_ns=self.frame.stamp_ns,
+            stamp_ns=self.arrival.frame.stamp_ns,
             index=self.arrival.index,
             epoch=self.provenance.epoch,
             exact=self.provenance.kind is MaskKind.FULL,
-            seen=features.seen,
             luma=features.luma,
-            frame_id=self.frame.frame_id,
+            frame_id=self.arrival.frame.frame_id,
         )
 
 
@@ -171,8 +183,10 @@ class Promotion:
             if features.weights is None:  # the mask was degraded: there was no F_h
                 return False
             with single_threaded():
-                high = net.clone(net.propagate(expected.high, features.weights))
-            new = dataclasses.replace(new, high=high, seen=expected.seen)
+                propagated = net.clone(net.propagate(expected.high.features, features.weights))
+            new = dataclasses.replace(
+                new, high=dataclasses.replace(expected.high, features=propagated)
+            )
         self._counters.count(key_frames=1, forced=int(self.forced.is_set()))
         self.forced.clear()
         if submit:

@@ -1,60 +1,27 @@
-"""Stage times of one frame, and percentiles over the last ones."""
+"""How long frames take: the newest ones, and before the first comes what they will cost."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
+import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from lowlat_seg_ros.frames import StageTiming
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.cpu_threads import TRIAL, WARM_UP
+from lowlat_seg_ros.engine.engine import Engine
+from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.network.segmenter import Segmenter
 
-#: A monotonic clock in nanoseconds.
-Clock = Callable[[], int]
-
-
-def _ms_between(start_ns: int, end_ns: int) -> float:
-    return (end_ns - start_ns) / 1e6
-
-
-class Stopwatch:
-    """Collects one frame's stage times; starts when it is made.
-
-    ``mark`` and ``ms_between`` measure stages in another way than by ``clock``, as a GPU does.
-    """
-
-    def __init__(
-        self,
-        clock: Clock = time.perf_counter_ns,
-        mark: Callable[[], Any] | None = None,
-        ms_between: Callable[[Any, Any], float] = _ms_between,
-    ) -> None:
-        self._clock, self._mark, self._ms_between = clock, mark or clock, ms_between
-        self._start = clock()
-        self._latency_ms = 0.0
-        self._stages: list[tuple[str, Any, Any]] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to the StageTiming field ``name``."""
-        start = self._mark()
-        try:
-            yield
-        finally:
-            self._stages.append((name, start, self._mark()))
-
-    def mask_out(self) -> None:
-        self._latency_ms = _ms_between(self._start, self._clock())
-
-    def timing(self) -> StageTiming:
-        spent_ms = dict.fromkeys((name for name, _, _ in self._stages), 0.0)
-        for name, start, end in self._stages:
-            spent_ms[name] += self._ms_between(start, end)
-        return StageTiming(latency_ms=self._latency_ms, **spent_ms)
+#: Frames of the fast track that are measured, after two that are not: as many as it takes to find
+#: the better number of threads, which then holds for all engines of the network.
+FRAMES = WARM_UP + 2 * TRIAL - 2
 
 
 @dataclass(frozen=True)
@@ -83,3 +50,74 @@ class PercentileTracker:
             return Percentiles()
         p50, p95, p99, top = (float(v) for v in np.percentile(values, (50, 95, 99, 100)))
         return Percentiles(len(values), p50, p95, p99, top)
+
+
+@dataclass(frozen=True)
+class FrameCost:
+    """Milliseconds at images of ``width`` x ``height``, other work on the machine included.
+
+    ``fast_track_ms``: a frame from image to mask at the camera's pace while Sh is idle, p50.
+    ``slow_track_ms``: Sh in the background while no frame is in the foreground. ``full_frame_ms``:
+    the first frame of an epoch, Sl and Sh in the foreground.
+    """
+
+    width: int
+    height: int
+    fast_track_ms: float
+    slow_track_ms: float
+    full_frame_ms: float
+
+    def rate_hz(self, cameras: int) -> float:
+        """Frames a second of each of ``cameras`` that share one thread, Sh idle."""
+        return 1e3 / (cameras * self.fast_track_ms)
+
+
+def measure(
+    segmenter: Segmenter,
+    config: EngineConfig,
+    size: tuple[int, int],
+    rate_hz: float = math.inf,
+    sleep: Callable[[float], None] = time.sleep,
+) -> FrameCost:
+    """Run every stage at ``size`` (height, width) until allocators are warm, and time it.
+
+    Frames come at ``rate_hz``, as from a camera: in the pauses caches grow cold and cores slow
+    down, so that a frame takes longer than back to back. An engine of its own is used, so that its
+    frames appear in no counter. Takes two full frames, some fast ones and one Sh; more on a GPU,
+    where CUDA graphs are captured meanwhile.
+    """
+    # The second time a part runs on a GPU it is captured, and only the third time tells its cost.
+    repeats = 3 if next(segmenter.parameters()).is_cuda else 1
+    quiet = dataclasses.replace(
+        config,
+        key_frame_policy="deviation",
+        deviation_threshold=1.0,
+        max_key_interval=0,
+        max_gap_ms=0.0,
+        max_latency_ms=0.0,
+    )
+    image = np.zeros((*size, 3), np.uint8)
+    frames = (Frame(image, stamp_ns) for stamp_ns in itertools.count())
+    with Engine(segmenter, quiet, threshold=1.0) as engine:
+
+        def latency_ms() -> float:
+            return engine.process(next(frames)).timing.latency_ms
+
+        latency_ms()
+        latency_ms()
+        paced = []
+        for _ in range(FRAMES):
+            due = time.perf_counter() + 1 / rate_hz
+            paced.append(latency_ms())
+            sleep(max(0.0, due - time.perf_counter()))
+        fast_ms = statistics.median(paced)
+        for _ in range(repeats):
+            engine.reset()
+            full_ms = latency_ms()
+        engine.reconfigure(dataclasses.replace(quiet, max_key_interval=1))
+        for _ in range(repeats):
+            latency_ms()  # becomes the key frame
+            while engine.counters.pending and engine.slow_track().alive:
+                time.sleep(0.001)
+        height, width = size
+        return FrameCost(width, height, fast_ms, engine.slow_track().last_ms, full_ms)

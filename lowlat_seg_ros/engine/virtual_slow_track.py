@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.engine.counters import Job, LiveCounters
-from lowlat_seg_ros.engine.key_frame import KeyFrame
-from lowlat_seg_ros.engine.slow_track import CameraQueue, Refine, SlowTrackState, run_job
+from lowlat_seg_ros.engine.counters import Job, LiveCounters, run_job
+from lowlat_seg_ros.engine.key_frame import KeyFrame, Refine
+from lowlat_seg_ros.engine.slow_track import CameraQueue, SlowTrackState
 from lowlat_seg_ros.frames import Outcome
 
 

@@ -38,7 +38,7 @@ PIXELS_PER_BYTE = {"JPEG": 1000, "PNG": 8300}
 
 
 def decoded(msg: Any, narrow: Narrow) -> np.ndarray:
-    """A compressed image as uint8 (H, W, 3) RGB; see :func:`~.reader.to_rgb`."""
+    """A compressed image as uint8 (H, W, 3) RGB; see :func:`.to_rgb`."""
     data = octets(msg.data)
     source, target = _encodings(msg.format)
     name = _file_of(data, msg.format)

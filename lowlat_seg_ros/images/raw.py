@@ -134,7 +134,7 @@ def octets(data: Any) -> np.ndarray:
 
 
 def converted(msg: Any, narrow: Narrow) -> np.ndarray:
-    """A raw image as uint8 (H, W, 3) RGB; see :func:`~.reader.to_rgb`."""
+    """A raw image as uint8 (H, W, 3) RGB; see :func:`.to_rgb`."""
     encoding = _encoding(msg)
     try:
         if encoding.chroma is not None:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError, NetworkConfig, from_mapping
-from lowlat_seg_ros.network.accuracy_model import AccuracyModel, Term
+from lowlat_seg_ros.network.expected_accuracy import AccuracyModel, Term
 from lowlat_seg_ros.network.quantization import Range, Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -38,10 +38,6 @@ LARGE = 2**15
 
 #: The scales of the convolution ``x`` are stored under ``x`` and this ending.
 SCALE = ".scale"
-
-
-#: What reading a header that is not one may raise, besides TypeError and ValueError.
-_DAMAGED = (ArithmeticError, AttributeError, LookupError, RecursionError)
 
 
 class CheckpointError(RuntimeError):
@@ -145,7 +141,7 @@ def read_header(path: str | Path) -> Header:
         )
     try:
         fields = {name: json.loads(text) for name, text in metadata.items() if name != "format"}
-        network = from_mapping(NetworkConfig, fields.pop("network"))
+        network = _network(fields.pop("network"))
         colours = tuple(tuple(colour) for colour in fields.pop("colours"))
         pairs = fields.pop("ranges", {}).items()
         ranges = {name: Ranges(*(Range(*span) for span in spans)) for name, spans in pairs}
@@ -163,6 +159,16 @@ def read_header(path: str | Path) -> Header:
     ) as e:
         raise CheckpointError(f"{path} has a damaged header: {e}; copy the file again") from e
     return header
+
+
+def _network(read: dict[str, Any]) -> NetworkConfig:
+    """The network of a header, which in earlier versions named the parts of ``fine_carry``."""
+    carries = read.get("fine_carry", False)
+    parts = {"gate": carries, "flow_evidence": carries, "gate_corrects": not carries}
+    for name, implied in parts.items():
+        if read.pop(name, implied) != implied:
+            raise ConfigError(f"{name} is not {implied} though fine_carry is {carries}")
+    return from_mapping(NetworkConfig, read)
 
 
 def _accuracy_model(read: dict[str, Any] | None) -> AccuracyModel | None:

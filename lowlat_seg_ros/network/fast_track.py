@@ -1,14 +1,18 @@
-"""The small modules that read F_l: shared reduction, AdaptNet, fusion, gate and selector."""
+"""The small modules of the fast track: what reads F_l, what fuses, and what classifies.
+
+They are the shared reduction, AdaptNet, fusion, gate, selector and the classifiers (Sec. 3.2, 3.3).
+"""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.layers import conv_bn, conv_bn_relu, separable
+from lowlat_seg_ros.network.layers import PackedConv2d, conv_bn, conv_bn_relu, separable
 
 #: Channels between the gate's two layers.
 GATE_CHANNELS = 16
@@ -131,31 +135,28 @@ class TrustGate(nn.Module):
 
     Features carried for long, or to where something else came into view, are wrong, and then the
     frame's own answer is better. The gate, two layers per location, weighs both, so that late or
-    stale features fade out: 0 stands for the frame's own answer alone, 1 for the carried one as
-    fusion corrects it. DAVSS (Zhuang et al., TCSVT 2021) and Tamed Warping (Feng et al., 2020)
-    correct warped features where flow fails; here one number per answer says where.
+    stale features fade out: 0 stands for the frame's own answer alone, 1 for the carried one. The
+    fused features only help it to decide. DAVSS (Zhuang et al., TCSVT 2021) and Tamed Warping (Feng
+    et al., 2020) correct warped features where flow fails; here one number per answer says where.
     """
 
-    def __init__(self, width: int, answers: int, points: int, flow_evidence: bool) -> None:
-        """``width``: channels of the fused features; ``points``: answers per class and location.
+    calibration: Tensor
 
-        ``answers``: those of all classes and points; ``flow_evidence`` as in ``NetworkConfig``.
-        """
+    def __init__(self, width: int, classes: int, points: int) -> None:
+        """``width``: channels of the fused features; ``points``: answers per class and location."""
         super().__init__()
         self.points = points
-        self.calibration: Tensor | None
-        evidence = 2 + (points if flow_evidence else 0)
-        self.first = nn.Conv2d(width + answers + evidence, GATE_CHANNELS, 1)
+        self.first = nn.Conv2d(width + (classes + 1) * points + 2, GATE_CHANNELS, 1)
         self.last = nn.Conv2d(GATE_CHANNELS, points, 1)
         # Added to the logit of the trust: a constant, and a share of the age. Training is over
         # warped stills, whose flow is worse than a video's, so it trusts too little.
-        self.register_buffer("calibration", torch.zeros(2) if flow_evidence else None)
+        self.register_buffer("calibration", torch.zeros(2))
 
     def forward(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
         """Trust (N, points, H/8, W/8).
 
         ``fused`` (N, width, H/8, W/8); ``carried`` and ``own``, the answers as
-        :meth:`.heads.SubPixel.cells` returns them; ``evidence`` of :func:`evidence_of`.
+        :meth:`SubPixel.cells` returns them; ``evidence`` of :func:`evidence_of`.
         """
         return self.logit(fused, carried, own, evidence).sigmoid()
 
@@ -165,46 +166,32 @@ class TrustGate(nn.Module):
         kind = distance.dtype
         inputs = [fused.to(kind), distance, evidence.to(kind)]
         logit: Tensor = self.last(self.first(torch.cat(inputs, dim=1)).relu())
-        if self.calibration is not None:
-            constant, of_age = self.calibration
-            logit = logit + (constant + of_age * evidence[:, 1:2])
-        return logit
+        constant, of_age = self.calibration
+        return logit + (constant + of_age * evidence[:, 1:2])
 
-    def combine(
-        self,
-        fused: Tensor,
-        own: Tensor,
-        carried: Tensor,
-        correction: Tensor | None,
-        evidence: Tensor,
-    ) -> Tensor:
-        """The own answer, and the carried one plus fusion's ``correction``, weighed by the gate.
+    def combine(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
+        """The carried and the own answer, weighed by the gate.
 
         Returns logits, and the trust as one more plane, (N, classes + 1, r*H/8, r*W/8), r*r being
         the points. Inputs as for :meth:`forward`.
         """
         trust = self(fused, carried, own, evidence)
-        corrected = carried if correction is None else correction + carried
-        cells = torch.cat([weighed(own, corrected, trust), trust], dim=1)
+        cells = torch.cat([weighed(own, carried, trust), trust], dim=1)
         return F.pixel_shuffle(cells, math.isqrt(self.points))
 
 
-def evidence_of(
-    reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: Tensor | None = None
-) -> Tensor:
-    """What speaks against carried features, for the gate: (N, 2 or more, H/8, W/8) float32.
+def evidence_of(reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: Tensor) -> Tensor:
+    """What speaks against carried features, for the gate: (N, 2 + points, H/8, W/8) float32.
 
     The planes are the mean change of F_l, from the kernel predictor's reductions of both frames
     (N, width, H/8, W/8); the age, from ``age_s`` (N,), seconds since the frame that Sh has seen, on
     a logarithmic scale; and those of ``residual`` (N, points, H/8, W/8), see
-    :class:`.warping.Motion`, if it is given.
+    :class:`.warping.Motion`.
     """
     change = (reduced - reduced_key).abs().mean(dim=1, keepdim=True, dtype=torch.float32)
     # 8: the scale on which the first frames differ most.
     age = torch.log1p(8 * age_s.clamp(min=0) / AGE_S) / math.log(9)
-    planes = [change, age.view(-1, 1, 1, 1).expand_as(change)]
-    if residual is not None:
-        planes.append(residual * RESIDUAL_SCALE)
+    planes = [change, age.view(-1, 1, 1, 1).expand_as(change), residual * RESIDUAL_SCALE]
     # Channels last, as all that it is concatenated with.
     return torch.cat(planes, dim=1).contiguous(memory_format=torch.channels_last)
 
@@ -247,3 +234,48 @@ class KeyFrameSelector(nn.Module):
     def deviation(self, reduced_key: Tensor, reduced: Tensor) -> Tensor:
         """Reduced F_l of key and current frame -> deviation (N,) in [0, 1]."""
         return self(reduced_key, reduced).sigmoid()
+
+
+class SubPixel(nn.Module):
+    """Features (N, C, H/8, W/8) -> logits (N, classes, r*H/8, r*W/8), r the ``upsampling``."""
+
+    upsampling: int
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.arrange(self.cells(features))
+
+    @abstractmethod
+    def cells(self, features: Tensor) -> Tensor:
+        """All answers of each cell, (N, classes*r*r, H/8, W/8), which may be added to others'."""
+
+    def arrange(self, cells: Tensor) -> Tensor:
+        """Logits of :meth:`cells`, whose channels have the order of ``torch.nn.PixelShuffle``."""
+        return F.pixel_shuffle(cells, self.upsampling)
+
+
+class Classifier(SubPixel, nn.Conv2d):
+    """With r = 1 the paper's 1x1 convolution; else a sub-pixel convolution (Shi et al., CVPR 2016).
+
+    Its r*r answers per cell separate things thinner than a cell.
+    """
+
+    def __init__(self, in_channels: int, classes: int, upsampling: int = 1) -> None:
+        super().__init__(in_channels, classes * upsampling**2, 1)
+        self.upsampling = upsampling
+
+    def cells(self, features: Tensor) -> Tensor:
+        return nn.Conv2d.forward(self, features.to(self.weight.dtype))
+
+    def packed(self) -> PackedClassifier:
+        return PackedClassifier(self)
+
+
+class PackedClassifier(SubPixel):
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.upsampling = classifier.upsampling
+        self.convolution = PackedConv2d(classifier)
+
+    def cells(self, features: Tensor) -> Tensor:
+        cells: Tensor = self.convolution(features)
+        return cells

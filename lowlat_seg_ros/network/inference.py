@@ -24,11 +24,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.network import checkpoint, propagation, quantization, warping
 from lowlat_seg_ros.network.checkpoint import Header
-from lowlat_seg_ros.network.encoder import TrunkEncoder
 from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual
+from lowlat_seg_ros.network.mobilenet import FoldedConv
 from lowlat_seg_ros.network.quantization import Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.trunk import FoldedConv
+from lowlat_seg_ros.network.trunk import TrunkEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -223,9 +223,14 @@ def _fold(conv: nn.Conv2d, norm: _Layer) -> None:
     assert layer.running_mean is not None
     assert layer.running_var is not None
     conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, layer.running_mean, layer.running_var, layer.eps, layer.weight,
+        conv.weight,
+        conv.bias,
+        layer.running_mean,
+        layer.running_var,
+        layer.eps,
+        layer.weight,
         layer.bias,
-    )  # fmt: skip
+    )
     setattr(holder, name, nn.Identity())
 
 

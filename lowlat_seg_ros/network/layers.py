@@ -1,21 +1,26 @@
-"""Layers that the whole network is built of, and convolutions as oneDNN runs them fastest on a CPU.
+"""What the whole network is built of: layers, and what runs them fastest on a CPU.
 
 PyTorch's own convolution arranges its weights in every call, and makes a pass over memory for each
 sum and each ReLU that follows. :class:`PackedConv2d` arranges weights once, and adds the shortcut
 and applies the ReLU while the result is still in registers (in bfloat16 it is then rounded once
 instead of twice). It calls the operators that ``torch.compile`` inserts; docs/inference.md says
-what they save.
+what they save. What no library has is compiled by numba (:func:`compile_with_numba`), when the
+network is loaded and not when it is first called.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import importlib.util
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 #: Input sizes whose weight layouts are cached: cameras of several sizes may share a network.
 LAYOUTS = 4
@@ -166,3 +171,46 @@ class PackedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.last(self.inner(x), self.shortcut(x))
         return out
+
+
+def why_no_numba() -> str:
+    """What the absence of numba costs on a CPU, and how to end it; empty where it is installed."""
+    if importlib.util.find_spec("numba") is not None:
+        return ""
+    return (
+        "numba is not installed, so propagation takes six to ten times as long and the last step "
+        "to a mask three times: pip install numba (the package's extra 'fast')"
+    )
+
+
+def compile_with_numba(
+    function: Callable[..., None],
+    signature: str,
+    consequence: str,
+    *,
+    fastmath: bool | set[str] = False,
+) -> Callable[..., None] | None:
+    """``function`` compiled for numba's ``signature``, which runs without the GIL.
+
+    None without numba, and where compiling fails, which is logged; ``consequence`` completes the
+    message: what a user will notice. ``fastmath``: True lets sums be taken in any order, so in
+    vectors, and forbids NaN and infinity; ``{"contract"}`` only fuses multiplications and
+    additions. The result is kept in ``__pycache__`` or numba's cache folder, where one can be
+    written.
+    """
+    if why_no_numba():
+        return None
+    try:
+        import numba
+
+        try:
+            result: Callable[..., None] = numba.njit(
+                signature, nogil=True, cache=True, fastmath=fastmath
+            )(function)
+        except (RuntimeError, OSError):  # no folder that can be written, or a full disk
+            result = numba.njit(signature, nogil=True, fastmath=fastmath)(function)
+    except Exception as error:
+        # For example a numba that does not support this version of NumPy or Python.
+        logger.warning("No numba kernel, %s: %s", consequence, error)
+        return None
+    return result

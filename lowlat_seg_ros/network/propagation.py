@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network import machine_code
 from lowlat_seg_ros.network.fast_track import Reduced
-from lowlat_seg_ros.network.layers import PackedConv2d, conv_bn_relu
+from lowlat_seg_ros.network.layers import PackedConv2d, compile_with_numba, conv_bn_relu
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +151,7 @@ def compiled(kernel: int) -> Callable[[Tensor, Tensor], Tensor] | None:
     GIL. Compiling takes about a second and a half, or half a second from numba's cache.
     """
 
-    gather = machine_code.compiled(
+    gather = compile_with_numba(
         _gather(kernel), SIGNATURE, "propagation will be slow", fastmath={"contract"}
     )
     if gather is None:

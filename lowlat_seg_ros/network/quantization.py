@@ -20,8 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network import machine_code
-from lowlat_seg_ros.network.layers import ACTIVATIONS, LAYOUTS, PackedConv2d, plain
+from lowlat_seg_ros.network.layers import (
+    ACTIVATIONS,
+    LAYOUTS,
+    PackedConv2d,
+    compile_with_numba,
+    plain,
+)
 from lowlat_seg_ros.network.trunk import Statistics, Trunk
 
 logger = logging.getLogger(__name__)
@@ -135,9 +140,20 @@ class QuantizedConv2d(nn.Module):
                 of_total = Grid.over(Range(float(shortcut.min()), float(shortcut.max())))
                 total = quantised(shortcut, of_total)
             out = conv.binary(
-                x.values, scale, zero, *weights, total, *geometry, *grid, dtype, *of_total, "sum",
-                1.0, *after, "",
-            )  # fmt: skip
+                x.values,
+                scale,
+                zero,
+                *weights,
+                total,
+                *geometry,
+                *grid,
+                dtype,
+                *of_total,
+                "sum",
+                1.0,
+                *after,
+                "",
+            )
         return Quantized(out, self._output) if self._output else out
 
     def quantized(self, x: Tensor | Quantized) -> Quantized:
@@ -151,9 +167,15 @@ class QuantizedConv2d(nn.Module):
         if key not in layouts:
             padding, stride, dilation, groups = self._geometry
             new = torch.ops.onednn.qconv_prepack(
-                self._kernel, self._scales, *x.grid, stride, padding, dilation, groups,
+                self._kernel,
+                self._scales,
+                *x.grid,
+                stride,
+                padding,
+                dilation,
+                groups,
                 list(x.shape),
-            )  # fmt: skip
+            )
             # Other threads may be reading the dictionary, so it is replaced, not changed.
             recent = list(layouts.items())[-(LAYOUTS - 1) :]
             self._layouts = layouts = {**dict(recent), key: new}
@@ -182,8 +204,8 @@ def compiled_quantising() -> Callable[[np.ndarray, float, int, np.ndarray], None
     """
 
     slower = "convolutions in 8 bits take longer"
-    half = machine_code.compiled(_quantise_half, "void(i2[::1], f4, f4, u4[::1], u1[::1])", slower)
-    full = machine_code.compiled(_quantise_full, "void(f4[::1], f4, f4, u1[::1])", slower)
+    half = compile_with_numba(_quantise_half, "void(i2[::1], f4, f4, u4[::1], u1[::1])", slower)
+    full = compile_with_numba(_quantise_full, "void(f4[::1], f4, f4, u1[::1])", slower)
     if half is None or full is None:
         return None
 

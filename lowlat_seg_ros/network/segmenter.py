@@ -11,21 +11,20 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError, NetworkConfig
 from lowlat_seg_ros.network import warping
-from lowlat_seg_ros.network.accuracy_model import AccuracyModel
-from lowlat_seg_ros.network.encoder import DDREncoder, TrunkEncoder
+from lowlat_seg_ros.network.expected_accuracy import AccuracyModel
 from lowlat_seg_ros.network.fast_track import (
     AdaptNet,
+    Classifier,
     Fusion,
     KeyFrameSelector,
     SharedReduction,
     TrustGate,
-    evidence_of,
 )
-from lowlat_seg_ros.network.heads import Classifier, ContextHead, PyramidHead
 from lowlat_seg_ros.network.layers import resized
+from lowlat_seg_ros.network.mobilenet import EfficientNetLite, MobileNetEdgeTPU
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
-from lowlat_seg_ros.network.resnet import ResNet
-from lowlat_seg_ros.network.trunk import IMAGENET, EfficientNetLite, MobileNetEdgeTPU, Trunk
+from lowlat_seg_ros.network.resnet import ContextHead, DDREncoder, ResNet
+from lowlat_seg_ros.network.trunk import IMAGENET, PyramidHead, Trunk, TrunkEncoder
 
 #: Strides of F_l and F_h; image sides must be multiples of it.
 STRIDE = 8
@@ -98,10 +97,9 @@ class Segmenter(nn.Module):
         self.classifier = new_classifier(config)
         self.high_classifier = Classifier(high, *answers)
         self.low_classifier = Classifier(width, *answers)
-        points = config.classifier_upsampling**2
         self.gate: TrustGate | None = None
-        if config.gate:
-            self.gate = TrustGate(width, config.num_classes * points, points, config.flow_evidence)
+        if config.fine_carry:
+            self.gate = TrustGate(width, config.num_classes, config.classifier_upsampling**2)
 
     @property
     def low_channels(self) -> int:
@@ -198,17 +196,6 @@ class Segmenter(nn.Module):
         """F_h of the key frame and W(k,t) -> F_h carried to the current frame, Eq. (1)."""
         return spatially_variant_convolution(key_high, weights)
 
-    def evidence(
-        self, reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: Tensor | None = None
-    ) -> Tensor:
-        """What the gate needs to know of both frames, see :func:`.fast_track.evidence_of`.
-
-        ``residual``, that of the optical flow, is ignored without ``flow_evidence``.
-        """
-        if not self.config.flow_evidence:
-            residual = None
-        return evidence_of(reduced_key, reduced, age_s, residual)
-
     def fuse(
         self,
         propagated: Tensor,
@@ -219,27 +206,24 @@ class Segmenter(nn.Module):
         """The fast track's logits, and with a gate the trust as one more plane (Sec. 3.3).
 
         Propagated F_h is fused with the current frame's adapted F_l. ``evidence``: for the gate,
-        see :meth:`evidence`; raises ``ValueError`` if it is missing. ``answers``: those that
-        :meth:`warp` moved, which replace the answers of propagated F_h. :meth:`split_trust`
-        separates logits and trust.
+        see :func:`.fast_track.evidence_of`; raises ``ValueError`` if it is missing. ``answers``:
+        those that :meth:`warp` moved, which replace the answers of propagated F_h.
+        :meth:`split_trust` separates logits and trust.
         """
-        adapted = self.adapt(low)
+        adapted, config = self.adapt(low), self.config
         fused = self.fusion(propagated, adapted)
+        if answers is None and config.residual_fusion:
+            answers = self.high_classifier.cells(propagated)
         if self.gate is not None:
             if evidence is None:
                 raise ValueError("evidence is None; a network with a gate needs it")
-            answer = self.high_classifier.cells(propagated) if answers is None else answers
-            own = self.low_classifier.cells(adapted)
-            correction = self.classifier.cells(fused) if self.config.gate_corrects else None
-            return self.gate.combine(fused, own, answer, correction, evidence)
+            assert answers is not None  # fine_carry includes residual_fusion
+            return self.gate.combine(fused, answers, self.low_classifier.cells(adapted), evidence)
         cells: Tensor = self.classifier.cells(fused)
-        if self.config.residual_fusion:
-            answer = self.high_classifier.cells(propagated) if answers is None else answers
-            if self.config.ensemble:
-                own = self.low_classifier.cells(adapted)
-                cells = cells + torch.lerp(answer, own, self.config.ensemble)
-            else:
-                cells = cells + answer
+        if answers is not None:
+            if config.ensemble:
+                answers = torch.lerp(answers, self.low_classifier.cells(adapted), config.ensemble)
+            cells = cells + answers
         return self.classifier.arrange(cells)
 
     def split_trust(self, fused: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowlat_seg_ros.network import machine_code
+from lowlat_seg_ros.network.layers import compile_with_numba
 
 #: Pixels of the network's input per pixel of the luma that flow is computed on, per side.
 LUMA_STRIDE = 2
@@ -75,9 +75,12 @@ def motion(then: np.ndarray, now: np.ndarray, points: int) -> Motion:
     )
     columns, rows = _grid(height, width)
     warped = cv2.remap(
-        small_then, flow[..., 0] + columns, flow[..., 1] + rows, cv2.INTER_LINEAR,
+        small_then,
+        flow[..., 0] + columns,
+        flow[..., 1] + rows,
+        cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
-    )  # fmt: skip
+    )
     residual = torch.from_numpy(cv2.absdiff(small_now, warped)).float().div_(255)
     return Motion(
         torch.from_numpy(flow).permute(2, 0, 1).unsqueeze(0),  # NHWC in memory
@@ -123,7 +126,7 @@ def compiled() -> Callable[[Tensor, Tensor, int], Tensor] | None:
     first call of a process takes a second or more.
     """
 
-    kernel = machine_code.compiled(_warp, SIGNATURE, "carrying answers will be slow", fastmath=True)
+    kernel = compile_with_numba(_warp, SIGNATURE, "carrying answers will be slow", fastmath=True)
     if kernel is None:
         return None
 
@@ -177,8 +180,8 @@ def warp(answers: Tensor, flow: Tensor, points: int) -> Tensor:
     """Answers of an earlier frame, moved by ``flow``: bicubic, and the edge repeats at the border.
 
     ``answers``: logits (N, classes, points*h, points*w); ``flow`` (N, 2, points*h, points*w), see
-    :class:`Motion`. Returns them (N, classes*points^2, h, w), as :meth:`.heads.SubPixel.cells` has
-    them, to be added to others. There is no gradient.
+    :class:`Motion`. Returns them (N, classes*points^2, h, w), as ``SubPixel.cells`` of
+    :mod:`.fast_track` has them, to be added to others. There is no gradient.
     """
     if answers.shape[2:] != flow.shape[2:]:  # the compiled kernel would write beyond its output
         raise ValueError(

@@ -13,12 +13,10 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.cpu_threads import frame_priority
-from lowlat_seg_ros.engine.frame_cost import FrameCost
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.engine.slow_track import SlowTrackState
-from lowlat_seg_ros.engine.timing import Percentiles
-from lowlat_seg_ros.frames import Counters, Deadline
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.engine.timing import FrameCost, Percentiles
+from lowlat_seg_ros.frames import Counters, Deadline, Ledger
 from lowlat_seg_ros.ros.doctor import Finding, Severity
 from lowlat_seg_ros.ros.monitor import Pace, Rates, Resets, StreamTimes, examine_pace
 from lowlat_seg_ros.ros.outputs import MESSAGES

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
-from lowlat_seg_ros.frames import Counters, Deadline, NodeTiming, ResetReason, StageTiming
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.frames import Counters, Deadline, Ledger, NodeTiming, ResetReason, StageTiming
 from lowlat_seg_ros.ros.doctor import End, Finding, Severity, names
 from lowlat_seg_ros.ros.plausibility import StampMonitor, StampState
 

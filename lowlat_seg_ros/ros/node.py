@@ -29,15 +29,16 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError, EngineConfig, name_of
 from lowlat_seg_ros.engine.cpu_threads import realtime_allowed, run_in_temporary_thread
-from lowlat_seg_ros.engine.frame_cost import FrameCost, measure
 from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.runner import release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
+from lowlat_seg_ros.engine.timing import FrameCost, measure
 from lowlat_seg_ros.frames import FrameError, ResetReason
 from lowlat_seg_ros.labels import ClassTable
-from lowlat_seg_ros.network import checkpoint, inference, machine_code
+from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header
 from lowlat_seg_ros.network.inference import resolve_device
+from lowlat_seg_ros.network.layers import why_no_numba
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.ros import start
 from lowlat_seg_ros.ros.camera import Cameras
@@ -191,7 +192,7 @@ class SegmentationNode(ManagedNode):
                     "frames have normal priority; run it with CAP_SYS_NICE or an rtprio limit of 1 "
                     "(docs/latency.md), or set the parameter to normal"
                 )
-        if model.device.type == "cpu" and (sentence := machine_code.absence()):
+        if model.device.type == "cpu" and (sentence := why_no_numba()):
             self.get_logger().warning(sentence)
 
     def activate(self) -> None:

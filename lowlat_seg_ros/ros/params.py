@@ -18,8 +18,15 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from lowlat_seg_ros.config import ConfigError, EngineConfig, SettingError, check, setting
-from lowlat_seg_ros.images.reader import SAMPLE_BITS
+from lowlat_seg_ros.config import (
+    ConfigError,
+    EngineConfig,
+    Rule,
+    SettingError,
+    check,
+    setting,
+)
+from lowlat_seg_ros.images import SAMPLE_BITS
 from lowlat_seg_ros.messages import TRANSPORTS
 
 Record = TypeVar("Record")
@@ -34,13 +41,13 @@ class NodeConfig:
         True,
         "whether the node configures and activates itself when it starts; false to leave that to "
         "whoever manages its lifecycle",
-        top_level=True,
+        Rule(top_level=True),
     )
     checkpoint: str = setting(
         "",
         "safetensors file written by 'lowlat-seg train', ~ for the home folder; empty for the "
         "weights of the package",
-        top_level=True,
+        Rule(top_level=True),
     )
     checkpoint_sha256: str = setting(
         "",
@@ -48,28 +55,28 @@ class NodeConfig:
         "<checkpoint>.sha256 says, as there is one for the weights of the package",
     )
     device: str = setting(
-        "auto", "where the network runs: auto, cpu, cuda or cuda:N", top_level=True
+        "auto", "where the network runs: auto, cpu, cuda or cuda:N", Rule(top_level=True)
     )
     expected_width: int = setting(
         640,
         "width of the images to come, at which the network is run once before the camera is "
         "subscribed to; other sizes work too, but their first frame may take longer",
-        unit="px", low=8, high=16384,
-    )  # fmt: skip
+        Rule(unit="px", low=8, high=16384),
+    )
     expected_height: int = setting(
-        480, "height of the images to come", unit="px", low=8, high=16384
+        480, "height of the images to come", Rule(unit="px", low=8, high=16384)
     )
     expected_rate_hz: float = setting(
         15.0,
         "images per second of a camera, at whose pace a frame's cost is measured when the node is "
         "configured",
-        unit="Hz", low=0.1, high=10_000.0,
-    )  # fmt: skip
+        Rule(unit="Hz", low=0.1, high=10_000.0),
+    )
     cameras: tuple[str, ...] = setting(
         (),
         "names of the cameras, each with its image on <name>/image and its masks on ~/<name>/mask; "
         "empty ([''] in a file) for one camera on the topics 'image' and ~/mask",
-        top_level=True,
+        Rule(top_level=True),
     )
     image_transport: str = setting(
         "raw",
@@ -77,22 +84,20 @@ class NodeConfig:
         "sensor_msgs/CompressedImage on 'image/compressed'; or H.264 or H.265 of image_transport's "
         "plugins: foxglove, foxglove_msgs/CompressedVideo on 'image/foxglove', or ffmpeg, "
         "ffmpeg_image_transport_msgs/FFMPEGPacket on 'image/ffmpeg'",
-        choices=tuple(TRANSPORTS),
-        top_level=True,
+        Rule(choices=tuple(TRANSPORTS), top_level=True),
     )
     output_size: str = setting(
         "input",
         "size of masks and pictures: the input's, or the network's (see inference_height); the "
         "CameraInfo on ~/camera_info fits it",
-        choices=("input", "network"),
-        top_level=True,
+        Rule(choices=("input", "network"), top_level=True),
     )
     bits_per_sample: int = setting(
         0,
         "bits that the camera has in each value of 16-bit encodings, such as 12 of mono16; 0 for "
         "all 16",
-        unit="bits", choices=(0, *SAMPLE_BITS), dynamic=True,
-    )  # fmt: skip
+        Rule(unit="bits", choices=(0, *SAMPLE_BITS), dynamic=True),
+    )
     class_remap: tuple[str, ...] = setting(
         (),
         "what masks call classes, as 'name:id', such as ['Road:1', 'Sky:255'] with 255 for "
@@ -100,64 +105,67 @@ class NodeConfig:
         "~/label_info follow, and classes without an entry keep their number",
     )
     overlay_alpha: float = setting(
-        0.5, "share of the class colours in ~/overlay", low=0.0, high=1.0, dynamic=True
+        0.5, "share of the class colours in ~/overlay", Rule(low=0.0, high=1.0, dynamic=True)
     )
     overlay_legend: bool = setting(
-        True, "whether ~/overlay has the classes' names in a corner, if they fit", dynamic=True
+        True,
+        "whether ~/overlay has the classes' names in a corner, if they fit",
+        Rule(dynamic=True),
     )
     diagnostics_period_s: float = setting(
-        1.0, "time between two messages on /diagnostics", unit="s", low=0.05, high=3600.0
+        1.0, "time between two messages on /diagnostics", Rule(unit="s", low=0.05, high=3600.0)
     )
     max_processing_time_ms: float = setting(
         200.0,
         "diagnostics warn when a frame takes longer from image message to mask; 0 for never",
-        unit="ms", low=0.0, high=3.6e6, dynamic=True,
-    )  # fmt: skip
+        Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
+    )
     max_consecutive_delay_ms: float = setting(
         2000.0,
         "diagnostics report an error when every frame for so long took longer than "
         "max_processing_time_ms; 0 for never",
-        unit="ms", low=0.0, high=3.6e6, dynamic=True,
-    )  # fmt: skip
+        Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
+    )
     camera_timeout_ms: float = setting(
         1000.0,
         "diagnostics report the camera stale when no image has come for so long; 0 for never",
-        unit="ms", low=0.0, high=3.6e6, dynamic=True,
-    )  # fmt: skip
+        Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
+    )
     max_lost_share: float = setting(
         0.1,
         "diagnostics warn when a larger share of the images never reached the node though it had "
         "time for them; 1 for never",
-        low=0.0, high=1.0, dynamic=True,
-    )  # fmt: skip
+        Rule(low=0.0, high=1.0, dynamic=True),
+    )
     max_refused_share: float = setting(
         0.5,
         "diagnostics report an error when a larger share of the images gave no mask, and a warning "
         "when any did; 1 for the warning alone",
-        low=0.0, high=1.0, dynamic=True,
-    )  # fmt: skip
+        Rule(low=0.0, high=1.0, dynamic=True),
+    )
     max_refinement_ms: float = setting(
         3_000.0,
         "diagnostics warn when the slow track (Sh) has been at work on one key frame for longer; 0 "
         "for never",
-        unit="ms", low=0.0, high=3.6e6, dynamic=True,
-    )  # fmt: skip
+        Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
+    )
     warn_expected_accuracy: float = setting(
         0.8,
         "diagnostics warn when a smaller share of a mask's pixels is probably right "
         "(FrameReport's expected_accuracy); 0 for never",
-        low=0.0, high=1.0, dynamic=True,
-    )  # fmt: skip
+        Rule(low=0.0, high=1.0, dynamic=True),
+    )
     error_expected_accuracy: float = setting(
         0.6,
         "diagnostics report an error when a smaller share of a mask's pixels is probably right; 0 "
         "for never",
-        low=0.0, high=1.0, dynamic=True,
-    )  # fmt: skip
+        Rule(low=0.0, high=1.0, dynamic=True),
+    )
     log_throttle_s: float = setting(
-        5.0, "errors of one kind are logged at most this often", unit="s", low=0.0, high=3600.0,
-        dynamic=True,
-    )  # fmt: skip
+        5.0,
+        "errors of one kind are logged at most this often",
+        Rule(unit="s", low=0.0, high=3600.0, dynamic=True),
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -179,7 +187,7 @@ class Settings:
 
 
 def _parameter_name(item: dataclasses.Field[Any]) -> str:
-    return item.name if item.metadata["top_level"] else f"advanced.{item.name}"
+    return item.name if item.metadata["rule"].top_level else f"advanced.{item.name}"
 
 
 #: The parameter of each setting.
@@ -260,20 +268,20 @@ class SettingsParameters:
 
 def descriptor(item: dataclasses.Field[Any]) -> ParameterDescriptor:
     """What ``ros2 param describe`` says of the setting ``item``."""
-    rule = item.metadata
-    text = f"{rule['doc']} [{rule['unit']}]" if rule["unit"] else rule["doc"]
+    doc, rule = item.metadata["doc"], item.metadata["rule"]
+    text = f"{doc} [{rule.unit}]" if rule.unit else doc
     result = ParameterDescriptor(description=text)
-    constraints = [f"one of {', '.join(map(str, rule['choices']))}"] if rule["choices"] else []
-    if not rule["dynamic"]:
+    constraints = [f"one of {', '.join(map(str, rule.choices))}"] if rule.choices else []
+    if not rule.dynamic:
         constraints.append("changes only while the node is unconfigured")
     result.additional_constraints = "; ".join(constraints)
-    if rule["low"] is not None and isinstance(item.default, float):
+    if rule.low is not None and isinstance(item.default, float):
         result.floating_point_range = [
-            FloatingPointRange(from_value=float(rule["low"]), to_value=float(rule["high"]))
+            FloatingPointRange(from_value=float(rule.low), to_value=float(rule.high))
         ]
-    elif rule["low"] is not None:
+    elif rule.low is not None:
         result.integer_range = [
-            IntegerRange(from_value=int(rule["low"]), to_value=int(rule["high"]), step=1)
+            IntegerRange(from_value=int(rule.low), to_value=int(rule.high), step=1)
         ]
     return result
 
@@ -315,7 +323,7 @@ def checked(make: Callable[[], Record]) -> Record:
 def _check_dynamic(now: Any, new: Any) -> None:
     for item in dataclasses.fields(now):
         before, after = getattr(now, item.name), getattr(new, item.name)
-        if before != after and not item.metadata["dynamic"]:
+        if before != after and not item.metadata["rule"].dynamic:
             raise ConfigError(
                 f"{_parameter_name(item)} is {before!r} until the node is cleaned up, not "
                 f"{after!r}; deactivate it and clean it up first (ros2 lifecycle set)"

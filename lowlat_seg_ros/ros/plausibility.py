@@ -15,8 +15,8 @@ from enum import Enum
 import cv2
 import numpy as np
 
-from lowlat_seg_ros.engine.look import COLUMNS, ROWS
 from lowlat_seg_ros.frames import Look
+from lowlat_seg_ros.network.expected_accuracy import COLUMNS, ROWS
 from lowlat_seg_ros.ros.doctor import Finding, Severity
 
 #: An image that comes so long after its stamp was not taken then: no camera link is so slow.

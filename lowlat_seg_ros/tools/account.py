@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lowlat_seg_ros.frames import Segmentation
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.frames import Ledger, Segmentation
 
 
 @dataclass(frozen=True, eq=False)

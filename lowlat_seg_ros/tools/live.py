@@ -26,8 +26,8 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.frames import Counters
-from lowlat_seg_ros.images import Ledger, to_ids
+from lowlat_seg_ros.frames import Counters, Ledger
+from lowlat_seg_ros.images import to_ids
 from lowlat_seg_ros.messages import record_of, segmentation, stamp_ns
 from lowlat_seg_ros.msg import FrameReport, Statistics
 from lowlat_seg_ros.ros.outputs import MESSAGES

@@ -19,7 +19,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.frames import Ledger
 from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.tools.bag import topics
 from lowlat_seg_ros.tools.bag.make import START_NS

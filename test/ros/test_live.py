@@ -26,6 +26,7 @@ from std_msgs.msg import Header
 from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
+    Ledger,
     MaskKind,
     NodeTiming,
     Provenance,
@@ -34,7 +35,6 @@ from lowlat_seg_ros.frames import (
     Selection,
     StageTiming,
 )
-from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.messages import segmentation
 from lowlat_seg_ros.ros import environment
 from lowlat_seg_ros.ros.connections import output_qos

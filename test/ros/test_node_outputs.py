@@ -15,8 +15,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.images import WATCHED_IMAGES
 from lowlat_seg_ros.images.raw import narrowed
-from lowlat_seg_ros.images.reader import WATCHED_IMAGES
 from lowlat_seg_ros.labels import CAMVID, Legend, colour_mask, overlay
 from lowlat_seg_ros.ros.outputs import MESSAGES, LabelInfo
 

@@ -22,13 +22,13 @@ from std_msgs.msg import Header
 from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
+    Ledger,
     MaskKind,
     NodeTiming,
     Provenance,
     Segmentation,
     StageTiming,
 )
-from lowlat_seg_ros.images import Ledger
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.ros.connections import latched_qos
 from lowlat_seg_ros.ros.outputs import PATIENCE, Outputs

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.lab.baselines.flow import FlowNetwork, half_size, warp
-from lowlat_seg_ros.network.fast_track import AdaptNet, Fusion
-from lowlat_seg_ros.network.heads import Classifier
+from lowlat_seg_ros.network.fast_track import AdaptNet, Classifier, Fusion
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import STRIDE
 

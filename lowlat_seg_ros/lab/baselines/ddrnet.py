@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.encoder import Residual, make_stem, stage
 from lowlat_seg_ros.network.layers import conv_bn
+from lowlat_seg_ros.network.resnet import Residual, make_stem, stage
 
 WIDTH = 32  # channels of the first stages
 BRANCH = 128  # channels of DAPPM's branches and of its output

@@ -19,8 +19,7 @@ from torch import Tensor
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import preprocess, schedule
 from lowlat_seg_ros.engine.cpu_threads import use_threads
-from lowlat_seg_ros.engine.runner import runners
-from lowlat_seg_ros.engine.timing import Clock, Stopwatch
+from lowlat_seg_ros.engine.runner import Clock, Stopwatch, runners
 from lowlat_seg_ros.frames import Counters, Frame, MaskKind, Provenance, ResetReason, Segmentation
 from lowlat_seg_ros.network.segmenter import Segmenter
 

@@ -20,8 +20,8 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads, run_in_temporary_thread
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause
-from lowlat_seg_ros.engine.slow_track import Refine, ThreadedSlowTrack
+from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause, Refine
+from lowlat_seg_ros.engine.slow_track import ThreadedSlowTrack
 from lowlat_seg_ros.frames import MaskKind, Outcome, StageTiming
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, single_frame

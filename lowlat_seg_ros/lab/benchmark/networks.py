@@ -17,6 +17,7 @@ from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.lab.quantize import prepare_in_8_bits
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, sha256
+from lowlat_seg_ros.network.fast_track import evidence_of
 from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.layers import PackedConv2d
 from lowlat_seg_ros.network.quantization import QuantizedConv2d
@@ -96,7 +97,7 @@ def count(config: NetworkConfig, size: tuple[int, int]) -> MultiplyAdds:
         _, classifier = _giga(lambda: net.classify_high(high))
         reduced, reduction = _giga(lambda: net.predictor.reduce(low))
         weights, kernels = _giga(lambda: net.predictor(net.predictor.remember(reduced), reduced))
-        answers = residual = known = None
+        answers = known = None
         gate = 0.0
         if net.config.fine_carry:
             # Flow and warping multiply next to nothing.
@@ -104,9 +105,8 @@ def count(config: NetworkConfig, size: tuple[int, int]) -> MultiplyAdds:
             still = torch.zeros(1, 2, *logits.shape[2:])
             answers = net.warp(logits, still)
             residual = torch.zeros(1, points**2, *reduced.shape[2:])
-        if net.gate is not None:
             age = torch.zeros(1)
-            known, gate = _giga(lambda: net.evidence(reduced, reduced, age, residual))
+            known, gate = _giga(lambda: evidence_of(reduced, reduced, age, residual))
         _, fusion = _giga(lambda: net.fuse(high, low, known, answers))
         seen, selector = _giga(lambda: net.selector.reduce(low))
         _, verdict = _giga(lambda: net.selector.deviation(seen, seen))

@@ -13,12 +13,11 @@ import numpy as np
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.expected_accuracy import STEP, observe
-from lowlat_seg_ros.engine.look import Looker
 from lowlat_seg_ros.engine.step import Step
 from lowlat_seg_ros.frames import IGNORE_LABEL, Frame
 from lowlat_seg_ros.lab.data.degrading import BY_NAME, STRENGTHS, corrupted
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
+from lowlat_seg_ros.network.expected_accuracy import STEP, Looker
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 CLEAN, FROZEN = "clean", "frozen"
@@ -130,7 +129,7 @@ class Collector:
                 step = engine.segment(frame)
                 look = looker.look(frame.image, frame.stamp_ns)
                 if index in sampled and (labelled.label != IGNORE_LABEL).any():
-                    seen = observe(step.features, frame, index, look)
+                    seen = step.features.observed(step.arrival, look)
                     row = dict(zip(names, what, strict=True)) | _judged(step, labelled.label)
                     row |= {"bands": seen.bands.astype(np.float32)}
                     row |= {f"values/{name}": value for name, value in seen.values.items()}

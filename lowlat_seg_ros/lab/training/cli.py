@@ -184,7 +184,7 @@ def _calibrated(
     drives = data.drives(4, sources.CALIBRATION_SEED, frames=40)
     curve = selector.key_shares(segmenter, [data.clip(drive) for drive in drives[:3]])
     figures: dict[str, Any] = {"wanted_key_share": key_share, "calibration": curve}
-    if segmenter.config.flow_evidence:
+    if segmenter.config.fine_carry:
         figures |= selector.calibrate_gate(segmenter, drives)
     return selector.threshold_for(curve, key_share), figures
 

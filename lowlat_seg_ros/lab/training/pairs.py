@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lowlat_seg_ros.config import check, setting
+from lowlat_seg_ros.config import Rule, check, setting
 from lowlat_seg_ros.lab.baselines.flow import half_size, photometric
 from lowlat_seg_ros.lab.baselines.learned import Encoded, PairMethod
 from lowlat_seg_ros.lab.data.augment import Augment
@@ -28,6 +28,7 @@ from lowlat_seg_ros.lab.training.losses import (
     segmentation_loss,
 )
 from lowlat_seg_ros.lab.training.sources import draw
+from lowlat_seg_ros.network.fast_track import evidence_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.network.warping import luma_of, motion
 
@@ -40,26 +41,23 @@ class PropagationLoss:
     """What is minimised besides the cross-entropy of the fused mask."""
 
     distillation: float = setting(
-        0.5, "weight of the full network's answer on the current frame", low=0.0, high=100.0
+        0.5, "weight of the full network's answer on the current frame", Rule(low=0.0, high=100.0)
     )
     feature_distillation: float = setting(
         0.2,
         "weight of the error of the propagated F_h, as a share of the variance of F_h",
-        low=0.0,
-        high=100.0,
+        Rule(low=0.0, high=100.0),
     )
     auxiliary_distillation: float = setting(
         0.0,
         "weight of the full network's answer in what the auxiliary mask learns",
-        low=0.0,
-        high=100.0,
+        Rule(low=0.0, high=100.0),
     )
     chained_share: float = setting(
         0.5,
         "share of the batches whose F_h goes to the current frame, back to the key frame and again "
         "to the current one, as provisional features go from key frame to key frame",
-        low=0.0,
-        high=1.0,
+        Rule(low=0.0, high=1.0),
     )
 
     def __post_init__(self) -> None:
@@ -150,14 +148,14 @@ def carry_all(
 
     ``lows`` (N, Cl, H/8, W/8) and ``images``, RGB in [0, 1] (N, 3, H, W), are of the key frames and
     of the current ones, which are ``ages`` (N,) seconds later. The last two are None where the
-    network carries no answers or has no gate.
+    network carries no answers.
     """
     carried = carry(net, lows[0], high_key, lows[1], chained)
     answers, residual = warped(net, high_key, *images)
-    if net.gate is None:
-        return carried, answers, None
+    if residual is None:
+        return carried, None, None
     before, now = (net.predictor.reduce(low) for low in lows)
-    return carried, answers, net.evidence(before, now, ages, residual)
+    return carried, answers, evidence_of(before, now, ages, residual)
 
 
 def carry(

@@ -20,11 +20,11 @@ from torch import Tensor
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.lab.baselines.learned import embed
 from lowlat_seg_ros.network.checkpoint import CheckpointError, weights
-from lowlat_seg_ros.network.encoder import TrunkEncoder
-from lowlat_seg_ros.network.heads import Classifier
+from lowlat_seg_ros.network.fast_track import Classifier
+from lowlat_seg_ros.network.mobilenet import EfficientNetLite, MobileNetEdgeTPU
 from lowlat_seg_ros.network.resnet import ResNet
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.trunk import EfficientNetLite, MobileNetEdgeTPU, Trunk
+from lowlat_seg_ros.network.trunk import Trunk, TrunkEncoder
 
 
 def load_initial(segmenter: Segmenter, source: str) -> None:

@@ -153,7 +153,6 @@ def calibrate_gate(
     """
     gate, config = segmenter.gate, segmenter.config
     assert gate is not None
-    assert gate.calibration is not None
     gate.calibration.zero_()
     pairs = [(d[t - lag], d[t], lag) for d in drives for lag in LAGS
              for t in range(lag, len(d), EVERY)]  # fmt: skip
@@ -203,6 +202,4 @@ def _answers(
     assert net.gate is not None
     adapted = net.adapt(low[1:])
     fused, own = net.fusion(carried, adapted), net.low_classifier.cells(adapted)
-    if net.config.gate_corrects:
-        answers = answers + net.classifier.cells(fused)
     return own, answers, net.gate.logit(fused, answers, own, known), float(known[0, 1, 0, 0])

@@ -22,10 +22,10 @@ from tqdm import tqdm
 import lowlat_seg_ros
 from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.engine import frame_cost
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.frames import Counters, FrameError, NodeTiming, Segmentation
-from lowlat_seg_ros.images import ImageError, Ledger, to_rgb
+from lowlat_seg_ros.engine.timing import measure
+from lowlat_seg_ros.frames import Counters, FrameError, Ledger, NodeTiming, Segmentation
+from lowlat_seg_ros.images import ImageError, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation.report import describe
 from lowlat_seg_ros.messages import COMPRESSED, IMAGE, stamp_ns
@@ -137,7 +137,7 @@ def _engine(
     if first is not None:
         # Every stage runs once at the images' size, as in the node before it subscribes.
         with suppress(ImageError):  # it is counted when it is played
-            frame_cost.measure(segmenter, config, to_rgb(source.decode(first)).shape[:2])
+            measure(segmenter, config, to_rgb(source.decode(first)).shape[:2])
     return Engine(segmenter, config, threshold=header.threshold), RealTime()
 
 

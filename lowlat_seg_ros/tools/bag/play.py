@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.images import ImageError, Ledger, to_rgb
+from lowlat_seg_ros.frames import Ledger
+from lowlat_seg_ros.images import ImageError, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation.metrics import Latency
 from lowlat_seg_ros.lab.evaluation.report import write_json

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lowlat_seg_ros.frames import Counters, NodeTiming, Segmentation, StageTiming
-from lowlat_seg_ros.images import Ledger
+from lowlat_seg_ros.frames import Counters, Ledger, NodeTiming, Segmentation, StageTiming
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.evaluation import metrics
 from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Latency
