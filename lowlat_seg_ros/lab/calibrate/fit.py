@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from lowlat_seg_ros.network.expected_accuracy import temperature
 from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.lab.calibrate.samples import CLEAN, Samples
-from lowlat_seg_ros.network.expected_accuracy import LAYOUT, AccuracyModel, Term
+from lowlat_seg_ros.network.expected_accuracy import LAYOUT, AccuracyModel, Term, temperature
 
 #: Observations that speak for a mask the more, the larger they are (1), or against it (-1).
 CONFIDENCE = {"confidence": 1, "entropy": -1, "low_confidence": 1, "distrust": -1, "age": -1}
