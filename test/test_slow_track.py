@@ -286,4 +286,5 @@ def test_a_thread_that_ends_is_replaced_and_its_job_has_failed() -> None:
     until(lambda: not ledger.snapshot().pending)
     assert track.state().last_error == ""
     assert track.close(WAIT_S)
+    second.join(WAIT_S)
     assert not second.is_alive()
