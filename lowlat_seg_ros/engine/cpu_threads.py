@@ -46,8 +46,9 @@ TOLERANCE = 0.25
 #: How long they must have used less before a core is taken back.
 CALM_S = 1.0
 
-#: Frames with each number of threads before the better one is chosen, after those of the warm-up.
-TRIAL, WARM_UP = 6, 3
+#: Frames with each number of threads before the better one is chosen, after those of the warm-up;
+#: and so few with more than one where these are no faster at all.
+TRIAL, WARM_UP, HOPELESS = 6, 3, 2
 
 #: More than one thread must take less than this share of the time of one: it occupies cores that
 #: the slow track could use, and waits whenever one of them is taken.
@@ -264,11 +265,11 @@ class Trial:
         many, one = self._seconds[self._most], self._seconds[1][WARM_UP:]
         if self._most == 1 or len(one) < TRIAL:
             return 1
-        if len(many) < TRIAL:
+        if len(many) < HOPELESS:
             return self._most
         # The mean, as frames that wait for a thread of theirs are rare and take twice as long.
-        pays = statistics.mean(many) < WORTH_IT * statistics.mean(one)
-        return self._most if pays else 1
+        limit = statistics.mean(one) * (WORTH_IT if len(many) >= TRIAL else 1)
+        return self._most if statistics.mean(many) < limit else 1
 
     def add(self, threads: int, seconds: float) -> None:
         seen = self._seconds.get(threads, [])
