@@ -49,13 +49,18 @@ def setting(default: Any, doc: str, rule: Rule = Rule()) -> Any:
     return field(default=default, metadata={"doc": doc, "rule": rule})
 
 
+def ranged(default: Any, **rule: Any) -> Any:
+    """A setting that no user meets by name: its ``default`` and what :class:`Rule` takes."""
+    return field(default=default, metadata={"rule": Rule(**rule)})
+
+
 Record = TypeVar("Record")
 
 
 def check(record: Any) -> None:
     """Raise :class:`SettingError` if a setting of the dataclass ``record`` breaks its rule."""
     for item in dataclasses.fields(record):
-        value, rule = getattr(record, item.name), item.metadata["rule"]
+        value, rule = getattr(record, item.name), item.metadata.get("rule", Rule())
         if isinstance(item.default, bool) and not isinstance(value, bool):
             raise SettingError(item.name, f"is {value!r}; it must be true or false")
         if rule.choices and value not in rule.choices:
@@ -95,108 +100,67 @@ class NetworkConfig:
     The defaults are the paper's arrangement at a small size: what goes beyond the paper is off.
     """
 
-    backbone: str = setting(
-        "resnet18",
-        "network of Sh: a ResNet, which may be split into Sl and Sh, or a pretrained trunk, which "
-        "reads the image itself; parameters are named as in the source's files",
-        Rule(choices=("resnet18", "resnet34", "resnet50", "resnet101", "tiny", *TRUNKS)),
+    #: Network of Sh: a ResNet, which may be split into Sl and Sh, or a pretrained trunk, which
+    #: reads the image itself. Its parameters are named as in the source's files.
+    backbone: str = ranged(
+        "resnet18", choices=("resnet18", "resnet34", "resnet50", "resnet101", "tiny", *TRUNKS)
     )
-    high_scale: float = setting(
-        1.0,
-        "sides of the image that a trunk as Sh reads, times the input's",
-        Rule(low=0.25, high=4.0),
+    #: Sides of the image that a trunk as Sh reads, times the input's.
+    high_scale: float = ranged(1.0, low=0.25, high=4.0)
+    #: Last part of Sl in torchvision's names: a stage ('layer2') or a block ('layer3.2', which the
+    #: paper calls conv4_3). It must have stride 8.
+    split: str = "layer2"
+    #: What Sl is: the lower part of the ResNet, as published, or a network of its own beside a Sh
+    #: that reads the image: DDRNet-23-slim's first stages, or a trunk on a smaller image.
+    encoder: str = ranged("backbone", choices=("backbone", "ddrnet", *TRUNKS))
+    #: Sides of the image that a trunk as Sl reads, times the input's.
+    encoder_scale: float = ranged(0.5, low=0.1, high=2.0)
+    #: Channels of ddrnet's first stages; F_l has twice as many.
+    encoder_width: int = ranged(32, low=4, high=256)
+    #: Residual blocks of ddrnet's three stages, the third per branch.
+    encoder_blocks: tuple[int, ...] = ranged(
+        (2, 2, 2), choices=tuple(itertools.product((1, 2), repeat=3))
     )
-    split: str = setting(
-        "layer2",
-        "last part of Sl in torchvision's names: a stage ('layer2') or a block ('layer3.2', which "
-        "the paper calls conv4_3); it must have stride 8",
-    )
-    encoder: str = setting(
-        "backbone",
-        "what Sl is: the lower part of the ResNet, as published, or a network of its own beside a "
-        "Sh that reads the image: DDRNet-23-slim's first stages, or a trunk on a smaller image",
-        Rule(choices=("backbone", "ddrnet", *TRUNKS)),
-    )
-    encoder_scale: float = setting(
-        0.5,
-        "sides of the image that a trunk as Sl reads, times the input's",
-        Rule(low=0.1, high=2.0),
-    )
-    encoder_width: int = setting(
-        32, "channels of ddrnet's first stages; F_l has twice as many", Rule(low=4, high=256)
-    )
-    encoder_blocks: tuple[int, ...] = setting(
-        (2, 2, 2),
-        "residual blocks of ddrnet's three stages, the third per branch",
-        Rule(choices=tuple(itertools.product((1, 2), repeat=3))),
-    )
-    output_stride: int = setting(
-        8, "stride of F_h before propagation (8 as published)", Rule(choices=(8, 16))
-    )
-    num_classes: int = setting(11, "classes, without the ignored label 255", Rule(low=2, high=255))
-    module_channels: int = setting(
-        64,
-        "width of predictor, selector, AdaptNet and fusion (256 in the paper)",
-        Rule(low=4, high=1024),
-    )
-    high_channels: int = setting(64, "Ch: channels of F_h after projection", Rule(low=4, high=2048))
-    context_channels: int = setting(
-        64, "channels of each branch of the context head", Rule(low=4, high=1024)
-    )
-    context_merge: int = setting(
-        0,
-        "channels of the 3x3 convolution that ends the context head before F_h is projected (512 "
-        "in PSPNet); 0 for high_channels",
-        Rule(low=0, high=2048),
-    )
-    context_bins: tuple[int, ...] = setting(
-        (1, 2, 3, 6), "grid sizes of the pyramid pooling in the context head"
-    )
-    context_skip: int = setting(
-        0, "channels of F_l that join the context head, for fine detail", Rule(low=0, high=1024)
-    )
-    kernel_size: int = setting(
-        9,
-        "K: side of the predicted kernels, which have a centre",
-        Rule(choices=(*range(1, 32, 2),)),
-    )
-    classifier_upsampling: int = setting(
-        1,
-        "logits per side of a feature cell; with 2 each classifier answers four times per cell "
-        "(sub-pixel convolution), so that thin things survive the stride of 8",
-        Rule(choices=(1, 2, 4, 8)),
-    )
-    adapt_context: int = setting(
-        0, "channels of AdaptNet's second branch, at strides 16 and 32", Rule(low=0, high=1024)
-    )
-    adapt_depth: int = setting(
-        3, "3x3 convolutions of AdaptNet; the shared one counts as the first", Rule(low=1, high=3)
-    )
-    shared_reduction: int = setting(
-        0,
-        "side of the one convolution of F_l that selector, predictor and AdaptNet share; with 0 "
-        "each begins with a 3x3 convolution of its own",
-        Rule(choices=(0, 1, 3)),
-    )
-    residual_fusion: bool = setting(
-        False,
-        "whether fusion corrects the full network's classifier on the propagated F_h instead of "
-        "answering by itself",
-    )
-    fine_carry: bool = setting(
-        False,
-        "whether the full network's answers are warped at their own resolution by optical flow "
-        "from the frame that Sh has seen, besides F_h, which Eq. (1) moves in whole cells; a gate "
-        "weighs each against the frame's own answer by a trust that is learned from the age of the "
-        "features, the change of F_l, the agreement of both answers and how well the warped image "
-        "fits",
-    )
-    ensemble: float = setting(
-        0.0,
-        "weight of the auxiliary classifier, which has seen F_l alone, against the full network's "
-        "in the answer that residual fusion corrects",
-        Rule(low=0.0, high=1.0),
-    )
+    #: Stride of F_h before propagation (8 as published).
+    output_stride: int = ranged(8, choices=(8, 16))
+    #: Classes, without the ignored label 255.
+    num_classes: int = ranged(11, low=2, high=255)
+    #: Width of predictor, selector, AdaptNet and fusion (256 in the paper).
+    module_channels: int = ranged(64, low=4, high=1024)
+    #: Ch: channels of F_h after projection.
+    high_channels: int = ranged(64, low=4, high=2048)
+    #: Channels of each branch of the context head.
+    context_channels: int = ranged(64, low=4, high=1024)
+    #: Channels of the 3x3 convolution that ends the context head before F_h is projected (512 in
+    #: PSPNet); 0 for high_channels.
+    context_merge: int = ranged(0, low=0, high=2048)
+    #: Grid sizes of the pyramid pooling in the context head.
+    context_bins: tuple[int, ...] = (1, 2, 3, 6)
+    #: Channels of F_l that join the context head, for fine detail.
+    context_skip: int = ranged(0, low=0, high=1024)
+    #: K: side of the predicted kernels, which have a centre.
+    kernel_size: int = ranged(9, choices=tuple(range(1, 32, 2)))
+    #: Logits per side of a feature cell; with 2 each classifier answers four times per cell
+    #: (sub-pixel convolution), so that thin things survive the stride of 8.
+    classifier_upsampling: int = ranged(1, choices=(1, 2, 4, 8))
+    #: Channels of AdaptNet's second branch, at strides 16 and 32.
+    adapt_context: int = ranged(0, low=0, high=1024)
+    #: 3x3 convolutions of AdaptNet; the shared one counts as the first.
+    adapt_depth: int = ranged(3, low=1, high=3)
+    #: Side of the one convolution of F_l that selector, predictor and AdaptNet share; with 0 each
+    #: begins with a 3x3 convolution of its own.
+    shared_reduction: int = ranged(0, choices=(0, 1, 3))
+    #: Whether fusion corrects the full network's classifier on the propagated F_h instead of
+    #: answering by itself.
+    residual_fusion: bool = False
+    #: Whether the full network's answers are warped at their own resolution by optical flow from
+    #: the frame that Sh has seen, besides F_h, which Eq. (1) moves in whole cells. A gate weighs
+    #: each against the frame's own answer by a trust that is learned from the age of the features,
+    #: the change of F_l, the agreement of both answers and how well the warped image fits.
+    fine_carry: bool = False
+    #: Weight of the auxiliary classifier, which has seen F_l alone, against the full network's in
+    #: the answer that residual fusion corrects.
+    ensemble: float = ranged(0.0, low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
         check(self)

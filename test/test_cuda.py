@@ -192,7 +192,8 @@ def test_images_are_sent_by_turns(on_gpu: Segmenter, make_frame: MakeFrame) -> N
     with torch.inference_mode(), runner.frame_context():
         for index in range(5):
             image = make_frame(index).image
-            wanted = preprocess.network_input(image, geometry, on_gpu)
+            pixels = torch.from_numpy(preprocess.pixels_of(image, geometry)).cuda()
+            wanted = on_gpu.normalise(pixels.permute(2, 0, 1).unsqueeze(0) / 255)
             np.testing.assert_allclose(
                 runner.image(image, geometry)[0].cpu().numpy(), wanted.cpu().numpy(), atol=1e-6
             )

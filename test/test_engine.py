@@ -15,7 +15,8 @@ from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.engine.cpu_threads import cores
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.postprocess import confidence_of, mask_of
-from lowlat_seg_ros.engine.preprocess import network_input, plan
+from lowlat_seg_ros.engine.preprocess import plan
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Frame, MaskKind, ResetReason
 from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header, save
@@ -40,10 +41,10 @@ class Reference:
         self.geometry = plan(frame.image.shape[:2], 0)
 
     def low(self, frame: Frame) -> Tensor:
-        return self.net.lower(network_input(frame.image, self.geometry, self.net))
+        return self.net.lower(Runner(self.net).image(frame.image, self.geometry)[0])
 
     def high(self, frame: Frame) -> Tensor:
-        image = network_input(frame.image, self.geometry, self.net)
+        image = Runner(self.net).image(frame.image, self.geometry)[0]
         return self.net.higher(self.net.source(image))
 
     def carry(self, high: Tensor, key: Tensor, low: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.key_frame import Refine
 from lowlat_seg_ros.engine.postprocess import mask_of
-from lowlat_seg_ros.engine.preprocess import network_input, plan, resample
+from lowlat_seg_ros.engine.preprocess import plan, resample
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.engine.schedule import DOWN_FRAMES, LEVELS, UP_MISSES
 from lowlat_seg_ros.engine.virtual_slow_track import Delay, VirtualSlowTrack
 from lowlat_seg_ros.frames import Counters, Frame, MaskKind, Segmentation
@@ -119,8 +120,8 @@ def test_first_frame_of_a_new_size(tiny: Segmenter, make_frame: MakeFrame) -> No
     index = climb(engine, machine, make_frame, 3)
     result = engine.process(make_frame(index))
     old, new = plan((48, 64), 0), plan((48, 64), 0, 3 / 4)
-    low = tiny.lower(network_input(make_frame(0).image, old, tiny))
-    now = tiny.lower(network_input(make_frame(index).image, new, tiny))
+    low = tiny.lower(Runner(tiny).image(make_frame(0).image, old)[0])
+    now = tiny.lower(Runner(tiny).image(make_frame(index).image, new)[0])
     predictor = tiny.predictor
     remembered = predictor.remember(predictor.reduce(low))
     weights = predictor(resample(remembered, old, new), predictor.reduce(now))

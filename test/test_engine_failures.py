@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.postprocess import mask_of
-from lowlat_seg_ros.engine.preprocess import network_input, plan
+from lowlat_seg_ros.engine.preprocess import plan
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Frame, FrameError, MaskKind
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -117,7 +118,7 @@ def test_sh_failing_on_a_first_frame(
         assert result.provenance.kind is MaskKind.DEGRADED
         assert (result.provenance.exact, result.provenance.key_age_frames) == (False, 0)
         assert result.provenance.key_stamp_ns == result.stamp_ns
-        image = network_input(make_frame(index).image, geometry, tiny)
+        image = Runner(tiny).image(make_frame(index).image, geometry)[0]
         expected = mask_of(tiny.classify_low(tiny.lower(image)), geometry)
         assert (result.mask == expected).all()
     # Frame 1 tried again in the background and failed at frame 3, which tries in its turn.

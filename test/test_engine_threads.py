@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.postprocess import mask_of
-from lowlat_seg_ros.engine.preprocess import network_input, plan
+from lowlat_seg_ros.engine.preprocess import plan
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.engine.slow_track import Gate
 from lowlat_seg_ros.frames import (
     Counters,
@@ -261,7 +262,7 @@ def test_refinement_that_comes_during_a_frame_is_not_lost(
 def mask_by_hand(net: Segmenter, frames: list[Frame]) -> np.ndarray:
     """Exact F_h of the first frame, carried from frame to frame, and the mask of the last."""
     geometry = plan(frames[0].image.shape[:2], 0)
-    low = [net.lower(network_input(frame.image, geometry, net)) for frame in frames]
+    low = [net.lower(Runner(net).image(frame.image, geometry)[0]) for frame in frames]
     reduced = [net.predictor.reduce(features) for features in low]
     high = net.higher(low[0])
     for before, after in itertools.pairwise(reduced):

@@ -11,7 +11,8 @@ import torch
 
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.preprocess import network_input, normalised, plan, resample
+from lowlat_seg_ros.engine.preprocess import normalised, plan, resample
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.frames import Frame, Segmentation
 from lowlat_seg_ros.network import inference
@@ -58,7 +59,7 @@ def test_the_network_says_what_it_rounds_to() -> None:
 def test_features_are_the_same_to_the_bit(name: str) -> None:
     """Of Sl, and of Sh where that reads the image."""
     segmenter = prepared(name)
-    rounded = network_input(random_image(64, 96), plan((64, 96), 0), segmenter)
+    rounded = Runner(segmenter).image(random_image(64, 96), plan((64, 96), 0))[0]
     whole = normalised(random_image(64, 96), torch.float32, IMAGENET)
     assert (rounded.dtype, whole.dtype) == (torch.bfloat16, torch.float32)
     low = segmenter.lower(whole)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lowlat_seg_ros.engine.key_frame import HighLevel, KeyFrame, KeyFrameCache, Refiner, resampled
-from lowlat_seg_ros.engine.preprocess import Geometry, network_input, plan, resample
+from lowlat_seg_ros.engine.preprocess import Geometry, plan, resample
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Frame, Outcome
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -101,7 +101,7 @@ def test_current_key_frame_takes_the_size_and_keeps_it() -> None:
 def test_sh_of_the_very_key_frame_at_its_former_size(tiny: Segmenter, policy: str) -> None:
     """Its result is fitted to the size that the key frame has by now, and is not exact there."""
     image = torch.randint(0, 256, (90, 130, 3), dtype=torch.uint8).numpy()
-    low = tiny.lower(network_input(Frame(image, 0).image, FULL, tiny))
+    low = tiny.lower(Runner(tiny).image(Frame(image, 0).image, FULL)[0])
     reduced = tiny.predictor.reduce(low)
     remembered = tiny.predictor.remember(reduced)
     key = key_of(FULL, source=low, reduced=reduced, remembered=remembered, high=None, exact=False)

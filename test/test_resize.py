@@ -10,7 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lowlat_seg_ros.engine.postprocess import confidence_of, mask_of
-from lowlat_seg_ros.engine.preprocess import MAX_PIXELS, network_input, plan
+from lowlat_seg_ros.engine.preprocess import MAX_PIXELS, plan
+from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import FrameError
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.network.trunk import IMAGENET
@@ -111,7 +112,7 @@ def test_padding_repeats_the_edge(tiny: Segmenter) -> None:
     image = np.random.default_rng(0).integers(0, 256, (13, 21, 3), dtype=np.uint8)
     geometry = plan((13, 21), 0)
     assert geometry.padded == (16, 24)
-    tensor = network_input(image, geometry, tiny)
+    tensor = Runner(tiny).image(image, geometry)[0]
     expected = np.pad(image, ((0, 3), (0, 3), (0, 0)), mode="edge").astype(np.float32) / 255
     expected = (expected - np.float32(IMAGENET.mean)) / np.float32(IMAGENET.std)
     assert tensor.shape == (1, 3, 16, 24)
@@ -126,8 +127,8 @@ def test_any_memory_layout(tiny: Segmenter, inference_height: int) -> None:
     geometry = plan((20, 20), inference_height)
     view = whole[::2, ::-3, ::-1]
     view.flags.writeable = False
-    expected = network_input(view.copy(), geometry, tiny)
-    assert torch.equal(network_input(view, geometry, tiny), expected)
+    expected = Runner(tiny).image(view.copy(), geometry)[0]
+    assert torch.equal(Runner(tiny).image(view, geometry)[0], expected)
 
 
 def test_aspect_is_kept() -> None:
@@ -140,7 +141,7 @@ def test_aspect_is_kept() -> None:
 def test_shrinking_averages_areas(tiny: Segmenter) -> None:
     checker = np.indices((64, 64)).sum(0) % 2 * 255
     image = np.repeat(checker[..., None], 3, 2).astype(np.uint8)
-    tensor = network_input(image, plan((64, 64), 16), tiny)
+    tensor = Runner(tiny).image(image, plan((64, 64), 16))[0]
     grey = (torch.full((3,), 128 / 255) - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)
     torch.testing.assert_close(tensor, grey.view(1, 3, 1, 1).expand(1, 3, 16, 16))
 
@@ -196,4 +197,4 @@ def test_a_normalised_image_is_bit_for_bit_that_of_training(tiny: Segmenter) -> 
     image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     expected = tiny.normalise(pixels.float() / 255)
-    assert torch.equal(network_input(image, plan((16, 24), 0), tiny), expected)
+    assert torch.equal(Runner(tiny).image(image, plan((16, 24), 0))[0], expected)

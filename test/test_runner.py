@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.engine.postprocess import mask_of
-from lowlat_seg_ros.engine.preprocess import network_input, plan
+from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.runner import Captures, Runner, Stopwatch, captures, runners
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -28,7 +28,8 @@ def test_on_a_cpu_there_is_neither_stream_nor_graph(tiny: Segmenter) -> None:
 def test_the_parts_are_the_network_s(tiny: Segmenter, make_frame: MakeFrame) -> None:
     run, geometry = Runner(tiny), plan((48, 64), 0)
     images = [run.image(make_frame(i).image, geometry)[0] for i in range(2)]
-    assert torch.equal(images[0], network_input(make_frame(0).image, geometry, tiny))
+    pixels = torch.from_numpy(make_frame(0).image).permute(2, 0, 1).unsqueeze(0)
+    assert torch.equal(images[0], tiny.normalise(pixels.float() / 255))
     key, low = (run.lower(image) for image in images)
     assert torch.equal(low, tiny.lower(images[1]))
     high = run.higher(key)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.frames import FrameError
-from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
+from lowlat_seg_ros.network.segmenter import STRIDE
 from lowlat_seg_ros.network.trunk import Statistics
 
 #: Largest input of the network (8192x4096 pixels); a size beyond it is probably damaged.
@@ -98,18 +98,6 @@ def pixels_of(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     padded = np.empty((*geometry.padded, 3), np.uint8)
     fill(image, geometry, padded)
     return padded
-
-
-def network_input(image: np.ndarray, geometry: Geometry, segmenter: Segmenter) -> Tensor:
-    """uint8 (H, W, 3) RGB -> normalised (1, 3, *padded), channels_last, on the network's device.
-
-    On a CPU it has the precision that the network would round it to.
-    """
-    device, pixels = next(segmenter.parameters()).device, pixels_of(image, geometry)
-    if device.type == "cpu":
-        return normalised(pixels, segmenter.input_dtype, segmenter.statistics)
-    tensor = torch.from_numpy(pixels).to(device).permute(2, 0, 1).unsqueeze(0)
-    return segmenter.normalise(tensor / 255)
 
 
 def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:
