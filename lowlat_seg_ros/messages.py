@@ -32,8 +32,7 @@ from lowlat_seg_ros.frames import (
     Selection,
     StageTiming,
 )
-from lowlat_seg_ros.images import Fault, ImageError
-from lowlat_seg_ros.images.video import Packet
+from lowlat_seg_ros.images import Fault, ImageError, Packet
 
 PACKAGE = "lowlat_seg_ros"
 IMAGE, COMPRESSED, REPORT, STATISTICS = (
@@ -68,7 +67,7 @@ class Transport:
 
     @property
     def is_video(self) -> bool:
-        """Whether a message is a :class:`~.images.video.Packet`."""
+        """Whether a message is a :class:`~.images.Packet`."""
         return self.depth > 1
 
 

@@ -15,9 +15,9 @@ from lowlat_seg_ros.images import (
     Fault,
     ImageError,
     ImageReader,
+    Packet,
     to_rgb,
 )
-from lowlat_seg_ros.images.video import Packet
 
 RAMP = np.linspace(0, 1, 12 * 16).reshape(12, 16)
 

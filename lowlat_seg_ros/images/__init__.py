@@ -1,7 +1,7 @@
 """Whatever image message a camera sends as an RGB array; needs no ROS.
 
 A message is anything with the fields of ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``,
-whatever library made it, or a :class:`~.video.Packet` of a video stream.
+whatever library made it, or a :class:`~.compressed.Packet` of a video stream.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lowlat_seg_ros.images.compressed import decoded
+from lowlat_seg_ros.images.compressed import Packet, VideoDecoder, decoded
 from lowlat_seg_ros.images.raw import (
     ENCODINGS,
     Fault,
@@ -22,7 +22,6 @@ from lowlat_seg_ros.images.raw import (
     narrowed,
     to_ids,
 )
-from lowlat_seg_ros.images.video import Packet, VideoDecoder
 
 __all__ = [
     "ENCODINGS",
@@ -31,6 +30,7 @@ __all__ = [
     "Fault",
     "ImageError",
     "ImageReader",
+    "Packet",
     "encoding_of",
     "to_ids",
     "to_rgb",
@@ -91,7 +91,7 @@ class ImageReader:
         self._video = VideoDecoder()
 
     def __call__(self, message: Any) -> np.ndarray:
-        """As :func:`to_rgb`, also for a :class:`~.video.Packet`."""
+        """As :func:`to_rgb`, also for a :class:`~.compressed.Packet`."""
         if isinstance(message, Packet):
             return self._video.decode(message)
         return to_rgb(message, lambda values: self._narrow(values, encoding_of(message)))

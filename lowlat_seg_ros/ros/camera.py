@@ -22,8 +22,7 @@ from std_srvs.srv import Trigger
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.slow_track import SharedSlowTrack
 from lowlat_seg_ros.frames import FrameError, NodeTiming, ResetReason, Segmentation
-from lowlat_seg_ros.images import ImageError, ImageReader
-from lowlat_seg_ros.images.video import Packet
+from lowlat_seg_ros.images import ImageError, ImageReader, Packet
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.messages import TRANSPORTS, stamp_ns
 from lowlat_seg_ros.network.segmenter import Segmenter

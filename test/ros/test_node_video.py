@@ -16,8 +16,7 @@ from video import stream
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
-from lowlat_seg_ros.images import ImageReader
-from lowlat_seg_ros.images.video import Packet
+from lowlat_seg_ros.images import ImageReader, Packet
 from lowlat_seg_ros.ros.outputs import MESSAGES
 
 
