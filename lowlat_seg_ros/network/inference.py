@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -24,13 +23,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.network import checkpoint, propagation, quantization, warping
 from lowlat_seg_ros.network.checkpoint import Header
-from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual
+from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual, is_right_here
 from lowlat_seg_ros.network.mobilenet import FoldedConv
 from lowlat_seg_ros.network.quantization import Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.network.trunk import TrunkEncoder
-
-logger = logging.getLogger(__name__)
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -283,20 +280,16 @@ def can_pack(dtype: torch.dtype) -> bool:
 
     Those of bfloat16 need a processor with AVX-512.
     """
-    conv = nn.Conv2d(3, 4, 3, padding=1).to(dtype)
-    x = torch.linspace(-1, 1, 3 * 5 * 5).view(1, 3, 5, 5).to(dtype)
-    exact = 1e-5 if dtype == torch.float32 else 0.05
-    try:
-        with torch.inference_mode():
-            plain, packed = conv(x), PackedConv2d(conv, "relu")
-            right = torch.allclose(packed(x), plain.relu(), atol=exact)
-            right &= torch.allclose(packed(x, plain), (2 * plain).relu(), atol=exact)
-            each = nn.Conv2d(3, 3, 3, padding=1, groups=3).to(dtype)
-            capped = PackedConv2d(each, "relu6")(8 * x)
-            right &= torch.allclose(capped, each(8 * x).clamp(0, 6), atol=8 * exact)
-    except Exception as error:
-        logger.warning("Convolutions are not packed, masks will be slower: %s", error)
-        return False
-    if not right:
-        logger.warning("Convolutions are not packed, masks will be slower: oneDNN answers wrongly")
-    return right
+
+    def check() -> bool:
+        conv = nn.Conv2d(3, 4, 3, padding=1).to(dtype)
+        x = torch.linspace(-1, 1, 3 * 5 * 5).view(1, 3, 5, 5).to(dtype)
+        exact = 1e-5 if dtype == torch.float32 else 0.05
+        plain, packed = conv(x), PackedConv2d(conv, "relu")
+        right = torch.allclose(packed(x), plain.relu(), atol=exact)
+        right &= torch.allclose(packed(x, plain), (2 * plain).relu(), atol=exact)
+        each = nn.Conv2d(3, 3, 3, padding=1, groups=3).to(dtype)
+        capped = PackedConv2d(each, "relu6")(8 * x)
+        return right and torch.allclose(capped, each(8 * x).clamp(0, 6), atol=8 * exact)
+
+    return is_right_here(check, "Convolutions are not packed")

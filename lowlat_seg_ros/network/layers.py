@@ -173,6 +173,21 @@ class PackedResidual(nn.Module):
         return out
 
 
+def is_right_here(check: Callable[[], bool], without: str) -> bool:
+    """Whether operators that are private to PyTorch are here and pass ``check``.
+
+    If not, that is logged: what is done ``without`` them.
+    """
+    try:
+        with torch.inference_mode():
+            right, why = check(), "oneDNN answers wrongly"
+    except Exception as error:
+        right, why = False, str(error)
+    if not right:
+        logger.warning("%s, masks will be slower: %s", without, why)
+    return right
+
+
 def why_no_numba() -> str:
     """What the absence of numba costs on a CPU, and how to end it; empty where it is installed."""
     if importlib.util.find_spec("numba") is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,11 +24,10 @@ from lowlat_seg_ros.network.layers import (
     LAYOUTS,
     PackedConv2d,
     compile_with_numba,
+    is_right_here,
     plain,
 )
 from lowlat_seg_ros.network.trunk import Statistics, Trunk
-
-logger = logging.getLogger(__name__)
 
 #: 8 bits are used where a convolution takes less than this share of its time in the other format.
 WORTH_IT = 0.85
@@ -290,17 +288,12 @@ def image_range(statistics: Statistics) -> Range:
 @functools.cache
 def works() -> bool:
     """Whether convolutions in 8 bits are right here: some processors' sums overflow."""
-    try:
+
+    def check() -> bool:
         x, exact, quick = _example()
-        with torch.inference_mode():
-            result = plain(quick(x))
-        right = torch.allclose(result, exact, atol=0.05 * float(exact.max()))
-    except Exception as error:
-        logger.warning("No convolutions in 8 bits, masks will be slower: %s", error)
-        return False
-    if not right:
-        logger.warning("No convolutions in 8 bits, masks will be slower: oneDNN answers wrongly")
-    return right
+        return torch.allclose(plain(quick(x)), exact, atol=0.05 * float(exact.max()))
+
+    return is_right_here(check, "No convolutions in 8 bits")
 
 
 @functools.cache
