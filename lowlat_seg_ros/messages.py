@@ -11,7 +11,6 @@ import dataclasses
 import math
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -46,9 +45,6 @@ Record = TypeVar("Record")
 
 # In the order of the constants in the .msg files.
 _KINDS, _OUTCOMES = list(MaskKind), list(Outcome)
-
-#: Makes a ``std_msgs/Header`` of seconds, nanoseconds and the frame's id.
-MakeHeader = Callable[[int, int, str], Any]
 
 _ORDERS = {b"\0\0": ">", b"\0\1": "<"}
 
@@ -109,6 +105,19 @@ class Messages(ABC):
             step=data.size // height,
             data=data,
         )
+
+    def read(self, kind: str, message: bytes) -> SerializedImage | SerializedCompressedImage:
+        """The image of type ``kind`` in a serialized ``message``; raises ``ImageError``."""
+        fields = _Fields(message)
+        sec, nanosec = fields.numbers("iI")
+        stamp = self.make("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
+        header = self.make("std_msgs/msg/Header", stamp=stamp, frame_id=fields.text())
+        if kind == COMPRESSED:
+            return SerializedCompressedImage(header, fields.text(), fields.octets())
+        height, width = fields.numbers("II")
+        encoding = fields.text()
+        (is_bigendian,), (step,) = fields.numbers("B", 1), fields.numbers("I")
+        return SerializedImage(header, height, width, encoding, is_bigendian, step, fields.octets())
 
     def packet(self, message: Any, *, after_gap: bool) -> Packet:
         """A picture of a video, as ``foxglove_msgs/CompressedVideo`` or ``FFMPEGPacket``.
@@ -231,21 +240,6 @@ class SerializedCompressedImage:
     data: np.ndarray
 
 
-def raw_image(message: bytes, make_header: MakeHeader) -> SerializedImage:
-    """The ``sensor_msgs/Image`` in ``message``; raises ``ImageError``."""
-    fields = _Fields(message)
-    header = fields.header(make_header)
-    height, width = fields.numbers("II")
-    encoding, (is_bigendian,), (step,) = fields.text(), fields.numbers("B", 1), fields.numbers("I")
-    return SerializedImage(header, height, width, encoding, is_bigendian, step, fields.octets())
-
-
-def compressed_image(message: bytes, make_header: MakeHeader) -> SerializedCompressedImage:
-    """The ``sensor_msgs/CompressedImage`` in ``message``; raises ``ImageError``."""
-    fields = _Fields(message)
-    return SerializedCompressedImage(fields.header(make_header), fields.text(), fields.octets())
-
-
 class _Fields:
     """Reads a message from its begin to its end; raises ImageError where that comes too soon."""
 
@@ -258,10 +252,6 @@ class _Fields:
                 "messages begin with 00 00 or 00 01: publish it with ROS 2",
             )
         self._order, self._bytes, self._place = order, memoryview(message)[4:], 0
-
-    def header(self, make: MakeHeader) -> Any:
-        sec, nanosec = self.numbers("iI")
-        return make(sec, nanosec, self.text())
 
     def numbers(self, form: str, size: int = 4) -> tuple[int, ...]:
         """Numbers of ``size`` bytes each, to which they are aligned; ``form`` as in struct."""

@@ -24,18 +24,17 @@ from lowlat_seg_ros.network.layers import resized
 from lowlat_seg_ros.network.mobilenet import EfficientNetLite, MobileNetEdgeTPU
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.resnet import ContextHead, DDREncoder, ResNet
-from lowlat_seg_ros.network.trunk import IMAGENET, PyramidHead, Trunk, TrunkEncoder
+from lowlat_seg_ros.network.trunk import (
+    IMAGENET,
+    PyramidHead,
+    Step,
+    Trunk,
+    TrunkEncoder,
+    call,
+)
 
 #: Strides of F_l and F_h; image sides must be multiples of it.
 STRIDE = 8
-
-
-def _no_pause() -> None:
-    """Do not pause between blocks."""
-
-
-def _call(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    return function(*inputs)
 
 
 class Segmenter(nn.Module):
@@ -111,7 +110,7 @@ class Segmenter(nn.Module):
     def normalise(self, image: Tensor) -> Tensor:
         return self.statistics.normalise(image)
 
-    def lower(self, image: Tensor, pause: Callable[[], None] = _no_pause) -> Tensor:
+    def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
         """Sl: normalised image (N, 3, H, W), sides multiples of 8 -> F_l.
 
         F_l is (N, ``low_channels``, H/8, W/8), the shared reduction included. ``pause`` is called
@@ -137,12 +136,12 @@ class Segmenter(nn.Module):
     def higher(
         self,
         source: Tensor,
-        pause: Callable[[], None] = _no_pause,
-        step: Callable[..., Tensor] = _call,
+        pause: Callable[[], None] = lambda: None,
+        step: Step = call,
     ) -> Tensor:
         """Sh: :meth:`source` -> F_h. ``pause`` is called between slices and may wait or raise.
 
-        ``step`` runs each of them, a function of tensors to one tensor, always in the same order.
+        ``step`` runs each of them, always in the same order.
         """
         if isinstance(self.backbone, Trunk):
             features = self.backbone.features(step(self.enlarge, source), pause, step)

@@ -30,7 +30,13 @@ FINENESS = 2
 #: Scale at which each pixel that Sl reads is the mean of four.
 HALF = 0.5
 
+#: Runs one step of a network: a function of tensors to one tensor, and these.
 Step = Callable[..., Tensor]
+
+
+def call(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """The :data:`Step` that does nothing else."""
+    return function(*inputs)
 
 
 @dataclass(frozen=True)
@@ -89,15 +95,15 @@ class Trunk(nn.Module, ABC):
         """The convolution that reads the image: 3x3 at stride 2, padded by 1."""
 
     def features(
-        self, image: Tensor, pause: Callable[[], None] = lambda: None, step: Step | None = None
+        self, image: Tensor, pause: Callable[[], None] = lambda: None, step: Step = call
     ) -> list[Tensor]:
         """The four features. ``pause`` is called between blocks and may wait or raise.
 
-        ``step`` runs each block, a function of a tensor to a tensor, always in the same order.
+        ``step`` runs each block, always in the same order.
         """
         x, taps = image, []
         for block in self.blocks():
-            x = block.run(x) if step is None else step(block.run, x)
+            x = step(block.run, x)
             if block.tap:
                 taps.append(x)
             pause()

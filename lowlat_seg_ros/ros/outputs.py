@@ -20,15 +20,7 @@ from std_msgs.msg import Header
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.frames import Counters, Ledger, NodeTiming, Refinement, Segmentation
 from lowlat_seg_ros.labels import ClassTable, Legend, colour_mask, overlay
-from lowlat_seg_ros.messages import (
-    COMPRESSED,
-    IMAGE,
-    Messages,
-    SerializedCompressedImage,
-    SerializedImage,
-    compressed_image,
-    raw_image,
-)
+from lowlat_seg_ros.messages import COMPRESSED, IMAGE, Messages
 from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement, Statistics
 from lowlat_seg_ros.ros.connections import (
     full_name,
@@ -66,16 +58,6 @@ class RosMessages(Messages):
         for name, values in arrays.items():  # the constructor would copy them once more
             setattr(message, name, _octets(values))
         return message
-
-    def read(self, kind: str, message: bytes) -> SerializedImage | SerializedCompressedImage:
-        """The image of type ``kind`` in a serialized ``message``; raises ``ImageError``."""
-
-        def header(sec: int, nanosec: int, frame_id: str) -> Any:
-            time = self.make("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
-            return self.make("std_msgs/msg/Header", stamp=time, frame_id=frame_id)
-
-        parse = raw_image if kind == IMAGE else compressed_image
-        return parse(message, header)
 
     def serialized_image(self, header: Header, pixels: np.ndarray, encoding: str) -> bytes:
         """The bytes of :meth:`image`, into which ``pixels`` are copied once, not three times."""
