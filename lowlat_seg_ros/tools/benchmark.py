@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from lowlat_seg_ros.lab.benchmark import measure, report
-    from lowlat_seg_ros.lab.evaluation.report import write_json
+    from lowlat_seg_ros.lab.report import write_json
 
     # The options that shape the figures, without the places of files on this machine.
     words = changed(argparse.Namespace(**{**vars(args), "json": None, "out": None}), configure)

@@ -21,7 +21,7 @@ from sensor_msgs.msg import Image
 from lowlat_seg_ros import cli
 from lowlat_seg_ros.frames import Ledger
 from lowlat_seg_ros.messages import stamp_ns
-from lowlat_seg_ros.tools.bag import topics
+from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.make import START_NS
 from lowlat_seg_ros.tools.bag.play import BagPlayer
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter
@@ -91,11 +91,11 @@ def test_player_publishes_what_was_recorded_with_the_clock(
     images, labels, clocks = Inbox(), Inbox(), Inbox()
     with BagReader(drive) as bag, spun_node("player") as node, spun_node("listener") as listener:
         listener.create_subscription(Image, "/front/image", images.put, RELIABLE)
-        listener.create_subscription(Image, topics.LABEL, labels.put, RELIABLE)
+        listener.create_subscription(Image, Topics.label, labels.put, RELIABLE)
         listener.create_subscription(Clock, "/clock", clocks.put, RELIABLE)
-        player = BagPlayer(node, bag, 5.0, {topics.CAMERA: "/front/image"})
+        player = BagPlayer(node, bag, 5.0, {Topics.image: "/front/image"})
         wait_until(
-            lambda: bool(player.listeners(topics.CAMERA) and player.listeners(topics.LABEL)
+            lambda: bool(player.listeners(Topics.image) and player.listeners(Topics.label)
                          and node.count_subscribers("/clock")),
             lambda: "nobody listens",
         )  # fmt: skip
@@ -106,8 +106,8 @@ def test_player_publishes_what_was_recorded_with_the_clock(
         )
         ended = stamp_ns(images.all()[-1].header.stamp)
         clocks.first(lambda clock: stamp_ns(clock.clock) == ended)
-    assert [raw.topic for raw in sent] == [topics.CAMERA, topics.LABEL] * FRAMES
-    for topic, inbox in ((topics.CAMERA, images), (topics.LABEL, labels)):
+    assert [raw.topic for raw in sent] == [Topics.image, Topics.label] * FRAMES
+    for topic, inbox in ((Topics.image, images), (Topics.label, labels)):
         recorded = [bytes(raw.data) for raw in sent if raw.topic == topic]
         assert inbox.all() == 2 * [deserialize_message(data, Image) for data in recorded]
     times = [stamp_ns(clock.clock) for clock in clocks.all()]
@@ -118,11 +118,11 @@ def test_player_publishes_what_was_recorded_with_the_clock(
 
 def test_topics_of_types_that_are_not_here_are_left_out(drive: Path, tmp_path: Path) -> None:
     with BagReader(drive) as source, BagWriter(tmp_path / "bag", "mcap") as out:
-        for raw in source.raw([topics.CAMERA]):
+        for raw in source.raw([Topics.image]):
             out.copy(raw)
         out.write("/pose", out.messages.make("geometry_msgs/msg/Pose2D"), START_NS)
         out.write("/odd", out.messages.make("stereo_msgs/msg/DisparityImage"), START_NS)
     with BagReader(tmp_path / "bag") as bag, spun_node("player") as node:
         player = BagPlayer(node, bag, 100.0)
         assert player.unknown == ("/odd (stereo_msgs/msg/DisparityImage)",)
-        assert {raw.topic for raw in player.play()} == {topics.CAMERA, "/pose"}
+        assert {raw.topic for raw in player.play()} == {Topics.image, "/pose"}

@@ -37,7 +37,7 @@ from lowlat_seg_ros.lab.benchmark.networks import Memory, MultiplyAdds
 from lowlat_seg_ros.lab.benchmark.scaling import Cameras, Freshness, Resolutions
 from lowlat_seg_ros.lab.benchmark.timing import Camera
 from lowlat_seg_ros.lab.data import clip
-from lowlat_seg_ros.lab.evaluation.report import Machine, describe
+from lowlat_seg_ros.lab.report import Machine, describe
 from lowlat_seg_ros.network.inference import precision_name, resolve_device
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
@@ -148,7 +148,7 @@ class Benchmark:
         return ratios
 
     def as_json(self) -> dict[str, Any]:
-        """For :func:`~lowlat_seg_ros.lab.evaluation.report.write_json`; units stand in the names.
+        """For :func:`~lowlat_seg_ros.lab.report.write_json`; units stand in the names.
 
         What was not measured is not there.
         """

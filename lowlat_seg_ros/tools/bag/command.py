@@ -1,4 +1,4 @@
-"""``lowlat-seg bag make|run|report|play|live``: their options, and what each calls."""
+"""``lowlat-seg bag make|run|report|play|live``: their options, the topics, and what each calls."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import argparse
 import importlib
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from lowlat_seg_ros.arguments import add_network, add_settings
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.ros.start import isolate, require_ros
-from lowlat_seg_ros.tools.bag.topics import Topics
 
 #: Kinds of storage of a bag, by the names that ROS 2 gives them.
 STORAGES = ("mcap", "sqlite3")
 
 #: Frames that Sh takes in virtual time: about a quarter of a second at 15 Hz.
 DELAY_FRAMES = 4
+
+#: The node's name, and the topic of time.
+NODE, CLOCK = "/segmentation_node", "/clock"
 
 #: What the topics are, by the names of their fields in :class:`Topics`.
 TOPICS = {
@@ -115,6 +118,27 @@ counted. When the bag begins again the clock jumps back, and the node must reset
 
 exit status: 0 when done; 1 when images are unaccounted for; 2 when something must be fixed first
 """
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Where a bag has a camera's images, their labels, and what the node made of them."""
+
+    image: str = "/camera/image_raw"  # as the launch file has it
+    label: str = "/camera/label"
+    mask: str = f"{NODE}/mask"
+    report: str = f"{NODE}/frame_report"
+    statistics: str = f"{NODE}/statistics"
+    confidence: str = f"{NODE}/confidence"
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Topics:
+        """The topics that ``args`` name, as ``--image-topic``, and the default ones elsewhere."""
+        return cls(**{
+            name.removesuffix("_topic"): topic
+            for name, topic in vars(args).items()
+            if name.endswith("_topic")
+        })  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

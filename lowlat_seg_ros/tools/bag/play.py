@@ -24,8 +24,8 @@ from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.frames import Ledger
 from lowlat_seg_ros.images import ImageError, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.metrics import Latency
-from lowlat_seg_ros.lab.evaluation.report import write_json
+from lowlat_seg_ros.lab.metrics import Latency
+from lowlat_seg_ros.lab.report import write_json
 from lowlat_seg_ros.messages import COMPRESSED, IMAGE
 from lowlat_seg_ros.msg import FrameReport
 from lowlat_seg_ros.ros.outputs import MESSAGES, message_class

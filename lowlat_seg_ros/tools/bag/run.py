@@ -29,7 +29,7 @@ from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.frames import FrameError
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.report import write_json
+from lowlat_seg_ros.lab.report import write_json
 from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.tools.bag.offline import Segmented, VirtualTime, segment_bag
 
