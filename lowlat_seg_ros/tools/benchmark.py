@@ -81,7 +81,7 @@ rendered drive.
 """
 
 if TYPE_CHECKING:
-    from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
+    from lowlat_seg_ros.lab.benchmark.timing import EndToEnd
 
 #: What is measured, and what only where --only asks for it.
 PARTS = ("sides", "freshness", "propagation", "resolutions", "cameras", "end_to_end")
@@ -175,7 +175,7 @@ def _rates(text: str) -> list[float]:
 
 def _node_parameters(args: argparse.Namespace) -> dict[str, Any]:
     """Those of the live node; raises RosError or ConfigError where it cannot run."""
-    from lowlat_seg_ros.lab.benchmark.networks import shipped
+    from lowlat_seg_ros.lab.benchmark.costs import shipped
 
     require_ros()
     checkpoint = args.checkpoint or shipped(args.config)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lowlat_seg_ros.frames import MaskKind
-from lowlat_seg_ros.lab.evaluation.metrics import Accuracy, Latency, is_key_frame
+from lowlat_seg_ros.lab.metrics import Accuracy, Latency, is_key_frame
 from lowlat_seg_ros.labels import ClassTable, overlay
 from lowlat_seg_ros.tools.account import Account, Answer
 

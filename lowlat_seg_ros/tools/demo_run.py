@@ -15,7 +15,7 @@ from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.lab.data.clip import Clip, load, one_drive
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.metrics import Accuracy, Latency, accuracy
+from lowlat_seg_ros.lab.metrics import Accuracy, Latency, accuracy
 from lowlat_seg_ros.lab.report import describe, write_json
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.network import inference

@@ -17,8 +17,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
-from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
-from lowlat_seg_ros.lab.benchmark.timing import WARM_UP
+from lowlat_seg_ros.lab.benchmark.timing import WARM_UP, EndToEnd
 from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.ros.params import as_parameters
 from lowlat_seg_ros.ros.start import RosError, keep_freed_memory

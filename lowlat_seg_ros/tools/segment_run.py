@@ -17,7 +17,7 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, Segmentation
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.metrics import Latency
+from lowlat_seg_ros.lab.metrics import Latency
 from lowlat_seg_ros.lab.report import write_json
 from lowlat_seg_ros.labels import ClassTable, Legend, overlay
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, read_header

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import INTERVALS, MAIN, Spec
 from lowlat_seg_ros.lab.evaluation.comparison import Comparison, Result, grid_rows
-from lowlat_seg_ros.lab.evaluation.metrics import deviation
+from lowlat_seg_ros.lab.metrics import deviation
 from lowlat_seg_ros.lab.report import (
     OTHERS,
     OURS,

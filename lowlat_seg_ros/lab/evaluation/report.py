@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lowlat_seg_ros.lab.evaluation.catalogue import GROUPS, MAIN
 from lowlat_seg_ros.lab.evaluation.comparison import Comparison
-from lowlat_seg_ros.lab.evaluation.metrics import BLOCK, interval
+from lowlat_seg_ros.lab.metrics import BLOCK, interval
 from lowlat_seg_ros.lab.report import QUIET, Machine, Row, Table, markdown, pictures, terminal_table
 
 #: The drive and frames of CamVid's train split that lie close to the val clip (30 Hz numbers).
