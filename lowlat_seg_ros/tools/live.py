@@ -301,21 +301,20 @@ class LiveNode:
     recorder: Recorder
 
     def play(
-        self, images: Sequence[np.ndarray], rate_hz: float, progress: Callable[[int, int], None]
+        self, images: Sequence[np.ndarray], rate_hz: float, progress: Callable[[int], object]
     ) -> LiveRun:
         """Play ``images``, uint8 (H, W, 3) RGB, and wait for the last mask.
 
-        ``progress`` is called with frames played and masks received. RosError if the node dies.
+        ``progress`` is called with 1 for each frame played. RosError if the node dies.
         """
         began, stamps, recorder = time.monotonic(), [], self.recorder
         for stamp in self.player.play(images, rate_hz):
             stamps.append(stamp)
             self.process.check()
-            progress(len(stamps), recorder.account(0).masks)
+            progress(1)
         played_hz = (len(stamps) - 1) / (time.monotonic() - began)
         recorder.wait_for_last(len(stamps), self.process)
         account = recorder.account(len(stamps))
-        progress(len(stamps), account.masks)
         return LiveRun(recorder.answers(stamps), account, recorder.counts[0], played_hz)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -127,9 +128,10 @@ def test_node_that_dies_while_playing_is_reported(checkpoint: Path, tmp_path: Pa
         {"checkpoint": str(checkpoint), "expected_width": 64, "expected_height": 48}
     )
     with live_node(parameters, tmp_path / "log") as node:
+        played = itertools.count(1)
 
-        def kill_at_third(played: int, masks: int) -> None:
-            if played == 3:
+        def kill_at_third(_: int) -> None:
+            if next(played) == 3:
                 os.kill(node.process.pid, signal.SIGKILL)
 
         with pytest.raises(RosError, match=r"(?s)status -9.*Waiting for images"):
