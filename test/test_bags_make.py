@@ -20,7 +20,7 @@ from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.messages import IMAGE, stamp_ns
-from lowlat_seg_ros.tools.bag import topics
+from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.make import START_NS
 from lowlat_seg_ros.tools.bag.storage import CLOCK, BagReader, BagWriter, Raw, to_ids
 from lowlat_seg_ros.tools.pictures import VideoWriter
@@ -100,24 +100,24 @@ def test_the_bag_holds_the_drive(storage: str, tmp_path: Path) -> None:
     assert drive_bag(out, "--seed", 3, "--rate", 8, "--storage", storage) == 0
     drive = RenderedDrive(seed=3, frames=4, rate_hz=8, size=SIZE)
     with BagReader(out) as bag:
-        assert bag.topics == {topics.CAMERA: IMAGE, topics.LABEL: IMAGE, topics.CLOCK: CLOCK}
+        assert bag.topics == {Topics.image: IMAGE, Topics.label: IMAGE, "/clock": CLOCK}
         assert bag.facts["classes"] == list(CAMVID.names)
-    for topic, read_as in ((topics.CAMERA, to_rgb), (topics.LABEL, to_ids)):
+    for topic, read_as in ((Topics.image, to_rgb), (Topics.label, to_ids)):
         found = read(out, topic)
         assert len(found) == 4
         for index, (raw, message) in enumerate(found):
             frame = drive[index]
-            expected = frame.image if topic == topics.CAMERA else frame.label
+            expected = frame.image if topic == Topics.image else frame.label
             np.testing.assert_array_equal(read_as(message), expected)
             assert raw.time_ns == stamp_ns(message.header.stamp) == frame.stamp_ns + START_NS
-    clocks = [stamp_ns(message.clock) for _, message in read(out, topics.CLOCK)]
+    clocks = [stamp_ns(message.clock) for _, message in read(out, "/clock")]
     assert clocks == [drive[index].stamp_ns + START_NS for index in range(4)]
 
 
 def test_one_file_of_the_bag_is_a_bag_as_well(tmp_path: Path) -> None:
     drive_bag(tmp_path / "bag")
     (file,) = (tmp_path / "bag").glob("*.mcap")
-    assert len(read(file, topics.CAMERA)) == 4
+    assert len(read(file, Topics.image)) == 4
 
 
 def test_a_video_is_images_at_its_own_times_or_at_a_given_rate(tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_a_video_is_images_at_its_own_times_or_at_a_given_rate(tmp_path: Path) -
             video.write(np.full((*SIZE, 3), level, np.uint8))
     for name, words, step_ns in (("a", [], 100_000_000), ("b", ["--rate", 20], 50_000_000)):
         assert make("--video", path, "--out", tmp_path / name, *words) == 0
-        found = read(tmp_path / name, topics.CAMERA)
+        found = read(tmp_path / name, Topics.image)
         assert [raw.time_ns - START_NS for raw, _ in found] == [0, step_ns, 2 * step_ns]
         levels = [to_rgb(message).mean() for _, message in found]
         np.testing.assert_allclose(levels, (40, 120, 200), atol=3)
     with BagReader(tmp_path / "a") as bag:
-        assert topics.LABEL not in bag.topics
+        assert Topics.label not in bag.topics
     assert make("--video", path, "--out", tmp_path / "c", "--size", "24x40", "--frames", 2) == 0
-    assert [to_rgb(m).shape for _, m in read(tmp_path / "c", topics.CAMERA)] == [
+    assert [to_rgb(m).shape for _, m in read(tmp_path / "c", Topics.image)] == [
         (24, 40, 3),
         (24, 40, 3),
     ]
@@ -149,7 +149,7 @@ def test_a_bag_holds_one_drive_which_can_be_named(
     common = ["--dataset", "folder", "--root", tmp_path / "data", "--rate", 15]
     assert make(*common, "--drive", "rendered_2", "--out", tmp_path / "bag") == 0
     drive = RenderedDrive(seed=2, frames=3, size=SIZE)
-    for index, (_, message) in enumerate(read(tmp_path / "bag", topics.CAMERA)):
+    for index, (_, message) in enumerate(read(tmp_path / "bag", Topics.image)):
         np.testing.assert_array_equal(to_rgb(message), drive[index].image)
     assert make(*common, "--drive", "x", "--out", tmp_path / "other") == 2
     assert "no drive 'x'; it has 'rendered_1', 'rendered_2'" in error_line(capsys)
@@ -167,7 +167,7 @@ def test_a_bag_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert drive_bag(tmp_path / "bag") == 0
     assert drive_bag(tmp_path / "bag") == 2
     assert "bag is there already" in error_line(capsys)
-    assert len(read(tmp_path / "bag", topics.CAMERA)) == 4
+    assert len(read(tmp_path / "bag", Topics.image)) == 4
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
@@ -179,14 +179,14 @@ def test_a_damaged_bag_is_a_data_error(storage: str, damage: str, tmp_path: Path
     file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"x" * 99}[damage])
     remedy = "mcap recover" if storage == "mcap" else "sqlite3 .* .recover"
     with pytest.raises(DataError, match=f"cannot be read as a rosbag2 bag .*{remedy}.*reindex"):
-        read(tmp_path / "bag", topics.CAMERA)
+        read(tmp_path / "bag", Topics.image)
 
 
 def test_a_bag_without_metadata_is_to_be_indexed_again(tmp_path: Path) -> None:
     drive_bag(tmp_path / "bag")
     (tmp_path / "bag" / "metadata.yaml").unlink()
     with pytest.raises(DataError, match=r"metadata\.yaml is missing: .*'ros2 bag reindex .*bag'"):
-        read(tmp_path / "bag", topics.CAMERA)
+        read(tmp_path / "bag", Topics.image)
 
 
 def test_what_raises_while_writing_leaves_no_bag(tmp_path: Path) -> None:

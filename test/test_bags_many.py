@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
 from lowlat_seg_ros import cli
-from lowlat_seg_ros.tools.bag import topics
+from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.run import PARTIAL
 from lowlat_seg_ros.tools.bag.storage import BagReader
 
@@ -47,7 +47,7 @@ def words(bags: list[Path], out: Path, weights: Path) -> list[str]:
 
 def masks(path: Path) -> list[tuple[int, bytes]]:
     with BagReader(path) as bag:
-        chosen = (topics.MASK, topics.CONFIDENCE)
+        chosen = (Topics.mask, Topics.confidence)
         return [(raw.time_ns, bytes(raw.data)) for raw in bag.raw(chosen)]
 
 

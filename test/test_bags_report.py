@@ -23,10 +23,11 @@ from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.lab.data.clip import Clip, load
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.lab.evaluation.comparison import assumed, stream
-from lowlat_seg_ros.lab.evaluation.metrics import Confusion, accuracy
+from lowlat_seg_ros.lab.metrics import Confusion, accuracy
 from lowlat_seg_ros.labels import CAMVID, overlay
 from lowlat_seg_ros.network import inference
-from lowlat_seg_ros.tools.bag import recording, topics
+from lowlat_seg_ros.tools.bag import recording
+from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.make import START_NS
 from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter, Raw
 
@@ -226,17 +227,17 @@ def test_names_in_a_bag_cannot_break_the_page(masks: Path, tmp_path: Path) -> No
 
 
 def test_without_labels_there_are_no_scores(masks: Path, tmp_path: Path) -> None:
-    bare = copied(masks, tmp_path / "bare", lambda raw: raw.topic != topics.LABEL, source="x")
+    bare = copied(masks, tmp_path / "bare", lambda raw: raw.topic != Topics.label, source="x")
     figures, page = report(bare)
     assert figures["accuracy"] is None
     assert embedded(page)["frames"][0]["mask"]["right"] is None
 
 
 def test_without_labels_only_what_is_shown_is_stored(masks: Path, tmp_path: Path) -> None:
-    bare = copied(masks, tmp_path / "bare", lambda raw: raw.topic != topics.LABEL, source="x")
+    bare = copied(masks, tmp_path / "bare", lambda raw: raw.topic != Topics.label, source="x")
     for path, stored in ((bare, {0, 4, 8}), (masks, set(SEGMENTED))):
         with BagReader(path) as bag:
-            found = recording.read(bag, topics.Topics(), CAMVID, 3)
+            found = recording.read(bag, Topics(), CAMVID, 3)
         assert found.shown == (0, 4, 8)
         assert {p.index for p in found.published if p.segmentation.mask.size} == stored
     page = report(bare, "--pictures", 3)[1]
@@ -254,7 +255,7 @@ def test_a_bag_that_others_recorded_says_no_facts(
     masks: Path, reported: tuple[dict[str, Any], str], tmp_path: Path
 ) -> None:
     """As ``ros2 bag record`` leaves one, with labels that somebody added."""
-    foreign = copied(masks, tmp_path / "foreign", lambda raw: raw.topic != topics.CONFIDENCE)
+    foreign = copied(masks, tmp_path / "foreign", lambda raw: raw.topic != Topics.confidence)
     figures, page = report(foreign)
     assert figures["account"]["superseded"] == 1  # by the newest statistics
     assert figures["counters"] == reported[0]["counters"]
@@ -265,12 +266,12 @@ def test_a_bag_that_others_recorded_says_no_facts(
 def test_a_bag_without_statistics_is_reported_as_far_as_it_says(
     masks: Path, reported: tuple[dict[str, Any], str], tmp_path: Path
 ) -> None:
-    bare = copied(masks, tmp_path / "bare", lambda raw: raw.topic != topics.STATISTICS)
+    bare = copied(masks, tmp_path / "bare", lambda raw: raw.topic != Topics.statistics)
     assert command("report", bare, "--out", tmp_path / "report") == 1
     figures = json.loads((tmp_path / "report" / "report.json").read_text())
     assert (figures["ledger"], figures["counters"], figures["unaccounted"]) == (None, None, 1)
     assert figures["key_frames"] == reported[0]["key_frames"]
-    assert f"no statistics on {topics.STATISTICS}" in figures["notes"][0]
+    assert f"no statistics on {Topics.statistics}" in figures["notes"][0]
 
 
 def test_recording_of_a_looped_bag(masks: Path, tmp_path: Path) -> None:
@@ -280,14 +281,14 @@ def test_recording_of_a_looped_bag(masks: Path, tmp_path: Path) -> None:
             for raw in source.raw():
                 target.copy(dataclasses.replace(raw, time_ns=raw.time_ns + shift_ns))
     with BagReader(masks) as once, BagReader(tmp_path / "looped") as twice:
-        first, both = (recording.read(bag, topics.Topics(), CAMVID, 50) for bag in (once, twice))
+        first, both = (recording.read(bag, Topics(), CAMVID, 50) for bag in (once, twice))
     assert [mask.index for mask in both.published] == SEGMENTED + [9 + i for i in SEGMENTED]
     assert recording.score(both).own.iou == recording.score(first).own.iou
     latency = [mask.published_ns - both.arrivals[mask.index].arrived_ns for mask in both.published]
     assert latency[:8] == latency[8:]
 
 
-@pytest.mark.parametrize("topic", [topics.CAMERA, topics.MASK, topics.REPORT])
+@pytest.mark.parametrize("topic", [Topics.image, Topics.mask, Topics.report])
 def test_a_missing_topic_ends_in_one_line(
     topic: str, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,20 +305,20 @@ def test_what_does_not_belong_together_is_reported(
     masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images_of_another_day = copied(
-        masks, tmp_path / "b", lambda raw: raw.topic != topics.CAMERA or raw.time_ns > 10**18
+        masks, tmp_path / "b", lambda raw: raw.topic != Topics.image or raw.time_ns > 10**18
     )
     with BagReader(masks) as source, BagWriter(tmp_path / "c", "mcap") as target:
         for raw in source.raw():
-            if raw.topic in (topics.MASK, topics.REPORT):
+            if raw.topic in (Topics.mask, Topics.report):
                 target.copy(raw)
         header = target.messages.header(7 * START_NS, "camera")
         image = target.messages.image(header, np.zeros((4, 4, 3), np.uint8), "rgb8")
-        target.write(topics.CAMERA, image, START_NS)
+        target.write(Topics.image, image, START_NS)
     assert command("report", images_of_another_day, "--out", tmp_path / "r") == 2
     assert "has no topic" in error_line(capsys)
     assert command("report", tmp_path / "c", "--out", tmp_path / "r") == 2
     assert "has no mask with a frame report" in error_line(capsys)
     assert command("report", masks, "--out", tmp_path / "r", "--pictures", 0) == 2
     assert "--pictures is 0" in error_line(capsys)
-    assert command("report", masks, "--out", tmp_path / "r", "--label-topic", topics.CAMERA) == 2
+    assert command("report", masks, "--out", tmp_path / "r", "--label-topic", Topics.image) == 2
     assert "must come as mono8" in error_line(capsys)

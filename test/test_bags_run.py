@@ -38,7 +38,7 @@ from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.messages import IMAGE, record_of, segmentation, stamp_ns
 from lowlat_seg_ros.network import inference
-from lowlat_seg_ros.tools.bag import topics
+from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.make import FRAME_ID, START_NS
 from lowlat_seg_ros.tools.bag.offline import VirtualTime, newest
 from lowlat_seg_ros.tools.bag.storage import (
@@ -108,10 +108,10 @@ def test_masks_and_reports_are_those_of_the_engine(
     engine = Engine.deterministic(network, config, threshold=header.threshold, delay_frames=2)
     expected = [engine.process(frame, confidence=True) for frame in frames()]
     assert engine.counters.refined > 0
-    masks, reports = read(tmp_path / "out", topics.MASK), read(tmp_path / "out", topics.REPORT)
-    surest = read(tmp_path / "out", topics.CONFIDENCE)
+    masks, reports = read(tmp_path / "out", Topics.mask), read(tmp_path / "out", Topics.report)
+    surest = read(tmp_path / "out", Topics.confidence)
     assert [len(masks), len(reports), len(surest)] == [FRAMES] * 3
-    counted = read(tmp_path / "out", topics.STATISTICS)[-1][1]
+    counted = read(tmp_path / "out", Topics.statistics)[-1][1]
     assert record_of(Counters, counted.counters) == engine.counters
     for result, (raw, mask), (_, report), (_, sure) in zip(
         expected, masks, reports, surest, strict=True
@@ -150,12 +150,12 @@ def test_every_image_is_accounted_for(
     latency_ms: int, offline: Callable[..., int], tmp_path: Path
 ) -> None:
     assert offline("--latency-ms", latency_ms) == 0
-    reports = read(tmp_path / "out", topics.REPORT)
+    reports = read(tmp_path / "out", Topics.report)
     with BagReader(tmp_path / "out") as bag:
         ledger = Ledger(**bag.facts["ledger"])
     assert ledger.received == ledger.published == len(reports)
     assert ledger.received + ledger.superseded == FRAMES
-    counted = read(tmp_path / "out", topics.STATISTICS)
+    counted = read(tmp_path / "out", Topics.statistics)
     assert record_of(Ledger, counted[-1][1].ledger) == ledger
     segmented = [(stamp_ns(r.header.stamp) - START_NS) // 100_000_000 for _, r in reports]
     # At 10 Hz: the newest image that has come is taken when the one before is done.
@@ -175,12 +175,12 @@ def test_in_real_time_too_and_the_bag_is_copied(
         assert bag.facts["classes"] == list(CAMVID.names)
         copied = [(r.topic, r.kind, r.time_ns, r.data) for r in bag.raw() if "node" not in r.topic]
     assert ledger.received + ledger.superseded == FRAMES
-    assert ledger.received == ledger.published == len(read(tmp_path / "out", topics.MASK))
+    assert ledger.received == ledger.published == len(read(tmp_path / "out", Topics.mask))
     with BagReader(drive) as bag:
         own = [(r.topic, r.kind, r.time_ns, r.data) for r in bag.raw()]
     assert sorted(copied) == sorted(own)
-    stamps = {stamp_ns(message.header.stamp) for _, message in read(drive, topics.CAMERA)}
-    for raw, message in read(tmp_path / "out", topics.MASK):
+    stamps = {stamp_ns(message.header.stamp) for _, message in read(drive, Topics.image)}
+    for raw, message in read(tmp_path / "out", Topics.mask):
         assert stamp_ns(message.header.stamp) in stamps
         assert raw.time_ns > stamp_ns(message.header.stamp)
 
@@ -197,7 +197,7 @@ def test_images_that_cannot_be_read_are_counted_and_the_rest_goes_on(
     assert "No mask for 2 images: encoding is '32FC1'" in capsys.readouterr().out
     with BagReader(tmp_path / "out") as out:
         assert Ledger(**out.facts["ledger"]) == Ledger(FRAMES, FRAMES - 2, rejected=2)
-    assert len(read(tmp_path / "out", topics.MASK)) == FRAMES - 2
+    assert len(read(tmp_path / "out", Topics.mask)) == FRAMES - 2
 
 
 OTHER = "/odometry"
@@ -214,7 +214,7 @@ def humble(drive: Path, tmp_path: Path) -> Path:
     path = tmp_path / "humble"
     with BagReader(drive) as source, BagWriter(path, "sqlite3") as bag:
         bag.messages.typestore.register(get_types_from_msg("int32 x", "secret_msgs/msg/Secret"))
-        for raw in source.raw([topics.CAMERA]):
+        for raw in source.raw([Topics.image]):
             bag.copy(raw)
         bag.write("/secret", bag.messages.make("secret_msgs/msg/Secret"), START_NS)
         bag.write(OTHER, bag.messages.make("nav_msgs/msg/Odometry"), START_NS)
@@ -229,7 +229,7 @@ def humble(drive: Path, tmp_path: Path) -> Path:
     return path
 
 
-NODE = {topics.MASK, topics.REPORT, topics.STATISTICS, topics.CONFIDENCE}
+NODE = {Topics.mask, Topics.report, Topics.statistics, Topics.confidence}
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_topics_that_are_copied_can_be_chosen(
 ) -> None:  # fmt: skip
     assert offline(*words, bag=humble) == 0
     with BagReader(tmp_path / "out") as out:
-        assert out.topics.keys() == {topics.CAMERA, *NODE, *others}
-        assert out.counts[topics.CAMERA] == FRAMES
+        assert out.topics.keys() == {Topics.image, *NODE, *others}
+        assert out.counts[Topics.image] == FRAMES
         for raw in out.raw(others):
             assert out.decode(raw).header.frame_id == ""
     assert ("not defined: /secret" in capsys.readouterr().out) == ("all" in words)
@@ -272,7 +272,7 @@ def test_a_type_that_the_bag_defines_is_copied(
 
     with BagReader(drive) as source, BagWriter(tmp_path / "bag", "mcap") as bag:
         bag.messages.typestore.register(get_types_from_msg("int32 x", "secret_msgs/msg/Secret"))
-        for raw in source.raw([topics.CAMERA]):
+        for raw in source.raw([Topics.image]):
             bag.copy(raw)
         bag.write("/secret", bag.messages.make("secret_msgs/msg/Secret", x=7), START_NS)
     text = (tmp_path / "bag" / "metadata.yaml").read_text()
@@ -290,9 +290,9 @@ def test_another_encoding_starts_afresh_as_in_the_node(
             encoding = "bgr8" if index >= 4 else "rgb8"
             header = bag.messages.header(frame.stamp_ns, "front")
             message = bag.messages.image(header, frame.image, encoding)
-            bag.write(topics.CAMERA, message, frame.stamp_ns)
+            bag.write(Topics.image, message, frame.stamp_ns)
     assert offline(bag=tmp_path / "bag") == 0
-    reasons = [report.reset_reason for _, report in read(tmp_path / "out", topics.REPORT)]
+    reasons = [report.reset_reason for _, report in read(tmp_path / "out", Topics.report)]
     assert reasons == ["first_frame", "", "", "", "encoding_changed", "", ""]
 
 
@@ -303,9 +303,9 @@ def test_statistics_come_once_a_second_and_at_the_end(
         for tenths in (0, 4, 8, 12, 16, 18):
             now_ns = START_NS + tenths * 10**8
             header = bag.messages.header(now_ns, "front")
-            bag.write(topics.CAMERA, bag.messages.image(header, frames()[0].image, "rgb8"), now_ns)
+            bag.write(Topics.image, bag.messages.image(header, frames()[0].image, "rgb8"), now_ns)
     assert offline("--latency-ms", 10, bag=tmp_path / "bag") == 0
-    counted = read(tmp_path / "out", topics.STATISTICS)
+    counted = read(tmp_path / "out", Topics.statistics)
     assert [(raw.time_ns - START_NS) // 10**6 for raw, _ in counted] == [10, 1210, 1810]
     assert [stamp_ns(message.header.stamp) for _, message in counted] == [
         raw.time_ns for raw, _ in counted
@@ -318,7 +318,7 @@ def test_without_a_single_mask_the_status_says_so(
 ) -> None:
     with BagWriter(tmp_path / "bag", "mcap") as bag:
         message = bag.messages.make(IMAGE, encoding="rgb8")
-        bag.write(topics.CAMERA, message, 0)
+        bag.write(Topics.image, message, 0)
     assert offline(bag=tmp_path / "bag") == 1
 
 

@@ -25,6 +25,7 @@ from lowlat_seg_ros.engine.cpu_threads import cores
 from lowlat_seg_ros.frames import StageTiming
 from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.lab.benchmark import timing
+from lowlat_seg_ros.lab.benchmark.costs import count, fit, weights_mb
 from lowlat_seg_ros.lab.benchmark.kernel import (
     PAPER,
     TURN_S,
@@ -35,8 +36,6 @@ from lowlat_seg_ros.lab.benchmark.kernel import (
     take_turns,
 )
 from lowlat_seg_ros.lab.benchmark.methods import FastTrack, MethodResult, Refinements, fastest
-from lowlat_seg_ros.lab.benchmark.networks import count, weights_mb
-from lowlat_seg_ros.lab.benchmark.scaling import fit
 from lowlat_seg_ros.lab.benchmark.timing import WARM_UP, Camera, Run, play
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter

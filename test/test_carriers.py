@@ -9,14 +9,17 @@ from lowlat_seg_ros.lab.baselines.carry import (
     Adaptive,
     Carrier,
     Flow,
+    FlowNetwork,
     FusedHead,
     Head,
     ImageDifference,
     Reuse,
     Unified,
+    half_size,
+    photometric,
+    warp,
 )
-from lowlat_seg_ros.lab.baselines.flow import FlowNetwork, half_size, photometric, warp
-from lowlat_seg_ros.lab.baselines.grfp import GatedRecurrentWarp
+from lowlat_seg_ros.lab.baselines.stream import GatedRecurrentWarp
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
 

@@ -34,7 +34,7 @@ from lowlat_seg_ros.lab.evaluation import methods
 from lowlat_seg_ros.lab.evaluation.catalogue import GROUPS, INTERVALS, catalogue, choose
 from lowlat_seg_ros.lab.evaluation.comparison import measure
 from lowlat_seg_ros.lab.evaluation.methods import Replay, low_features
-from lowlat_seg_ros.lab.evaluation.metrics import Confusion
+from lowlat_seg_ros.lab.metrics import Confusion
 from lowlat_seg_ros.labels import CAMVID, CITYSCAPES
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import Header

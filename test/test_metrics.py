@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from lowlat_seg_ros.lab.evaluation.metrics import (
+from lowlat_seg_ros.lab.metrics import (
     BLOCK,
     Confusion,
     Consistency,

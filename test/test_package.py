@@ -51,11 +51,22 @@ ALLOWED = {
     # The one way of an image message, live and offline.
     "pipeline": {"frames", "images", "messages", "engine"},
     "lab.data": {*_CORE},
-    "lab.training": {*_CORE, "network", "lab.data", "lab.baselines", "lab.evaluation.metrics"},
+    "lab.training": {*_CORE, "network", "lab.data", "lab.baselines", "lab.metrics"},
     "lab.baselines": {*_CORE, "network", "engine"},
+    "lab.metrics": {"frames", "engine"},
+    "lab.report": set(),
     "lab.quantize": {*_CORE, "network", "engine", "lab.data"},
     "lab.calibrate": {*_CORE, "network", "engine", "lab.data"},
-    "lab.evaluation": {*_CORE, "network", "engine", "lab.baselines", "lab.data", "lab.quantize"},
+    "lab.evaluation": {
+        *_CORE,
+        "network",
+        "engine",
+        "lab.baselines",
+        "lab.data",
+        "lab.quantize",
+        "lab.metrics",
+        "lab.report",
+    },
     "lab.benchmark": {
         *_CORE,
         "network",
@@ -64,6 +75,7 @@ ALLOWED = {
         "lab.evaluation",
         "lab.data",
         "lab.quantize",
+        "lab.report",
     },
     # The node: nothing of the tools or the laboratory.
     "ros": {*_CORE, *_PIPELINE, "network", "engine", "msg"},  # msg is generated
@@ -146,7 +158,7 @@ def test_imports_point_one_way() -> None:
 
 def needs_ros(name: str) -> bool:
     """Whether the module ``name`` may import rclpy: the node, and tools that run it live."""
-    live = ("tools.demo_run", "tools.end_to_end", "tools.live", "tools.bag.play")
+    live = ("tools.demo_run", "tools.end_to_end", "tools.live", "tools.bag.live")
     return name.split(".")[0] == "ros" or name in live
 
 

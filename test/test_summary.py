@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad, busy_s
-from lowlat_seg_ros.lab.evaluation.metrics import Latency, accuracy
-from lowlat_seg_ros.lab.evaluation.report import describe, write_json
+from lowlat_seg_ros.lab.metrics import Latency, accuracy
+from lowlat_seg_ros.lab.report import describe, write_json
 from lowlat_seg_ros.tools.account import Account
 
 CLASSES = ("road", "sky")

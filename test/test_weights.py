@@ -11,7 +11,7 @@ from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, MaskKind
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.lab.evaluation.metrics import Confusion
+from lowlat_seg_ros.lab.metrics import Confusion
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, load, read_header
 

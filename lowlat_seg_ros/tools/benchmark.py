@@ -81,7 +81,7 @@ rendered drive.
 """
 
 if TYPE_CHECKING:
-    from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
+    from lowlat_seg_ros.lab.benchmark.timing import EndToEnd
 
 #: What is measured, and what only where --only asks for it.
 PARTS = ("sides", "freshness", "propagation", "resolutions", "cameras", "end_to_end")
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from lowlat_seg_ros.lab.benchmark import measure, report
-    from lowlat_seg_ros.lab.evaluation.report import write_json
+    from lowlat_seg_ros.lab.report import write_json
 
     # The options that shape the figures, without the places of files on this machine.
     words = changed(argparse.Namespace(**{**vars(args), "json": None, "out": None}), configure)
@@ -175,7 +175,7 @@ def _rates(text: str) -> list[float]:
 
 def _node_parameters(args: argparse.Namespace) -> dict[str, Any]:
     """Those of the live node; raises RosError or ConfigError where it cannot run."""
-    from lowlat_seg_ros.lab.benchmark.networks import shipped
+    from lowlat_seg_ros.lab.benchmark.costs import shipped
 
     require_ros()
     checkpoint = args.checkpoint or shipped(args.config)

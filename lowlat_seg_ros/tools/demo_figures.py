@@ -13,10 +13,10 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
-from rich.table import Table
 
 from lowlat_seg_ros.frames import MaskKind
-from lowlat_seg_ros.lab.evaluation.metrics import Accuracy, Latency, is_key_frame
+from lowlat_seg_ros.lab.metrics import Accuracy, Latency, is_key_frame
+from lowlat_seg_ros.lab.report import Table, terminal_table
 from lowlat_seg_ros.labels import ClassTable, overlay
 from lowlat_seg_ros.tools.account import Account, Answer
 
@@ -205,32 +205,26 @@ def print_figures(console: Console, title: str, figures: dict[str, Any], account
         "stamp to mask published": figures["latency_ms"]["published"],
         "stamp to mask received": figures["latency_ms"]["received"],
     }
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("latency in ms")
-    for name in ("p50", "p95", "p99", "max", "first frame"):
-        table.add_column(name, justify="right")
+    scored: dict[str, Accuracy] = {"node": figures["accuracy"]}
     if full:
         latencies["full network per frame"] = full["latency_ms"]
+        scored["full network"] = full["accuracy"]
+    rows = []
     for name, latency in latencies.items():
         steady = latency.steady  # without the first frame, which runs the whole network
         known = (steady.p50, steady.p95, steady.p99, steady.max)
-        cells = [f"{value:.1f}" if steady.count else "-" for value in known]
-        table.add_row(name, *cells, f"{latency.first:.1f}")
-    console.print(table)
-
-    table = Table()
-    table.add_column("accuracy in %")
-    for name in ("mIoU", "pixel", "class", "VC8", "frames scored"):
-        table.add_column(name, justify="right")
-    rows: dict[str, Accuracy] = {"node": figures["accuracy"]}
-    if full:
-        rows["full network"] = full["accuracy"]
-    for name, scores in rows.items():
+        cells = (f"{value:.1f}" if steady.count else "-" for value in known)
+        rows.append((name, *cells, f"{latency.first:.1f}"))
+    columns = ("latency in ms", "p50", "p95", "p99", "max", "first frame")
+    console.print(terminal_table(Table.plain(columns, rows), title))
+    rows = []
+    for name, scores in scored.items():
         shares = (scores.miou, scores.pixel_accuracy, scores.class_accuracy, scores.vc8)
         # NaN where there is nothing to score, as for VC8 in a clip that is too short.
-        cells = ["-" if share != share else f"{100 * share:.1f}" for share in shares]
-        table.add_row(name, *cells, str(scores.frames))
-    console.print(table)
+        cells = ("-" if share != share else f"{100 * share:.1f}" for share in shares)
+        rows.append((name, *cells, str(scores.frames)))
+    columns = ("accuracy in %", "mIoU", "pixel", "class", "VC8", "frames scored")
+    console.print(terminal_table(Table.plain(columns, rows), ""))
 
     counters, keys = figures["counters"], figures["key_frames"]
     console.print(

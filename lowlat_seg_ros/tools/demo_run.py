@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from tqdm import tqdm
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig, name_of
 from lowlat_seg_ros.frames import Frame
@@ -15,8 +15,8 @@ from lowlat_seg_ros.lab.baselines.stream import FullEngine
 from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.lab.data.clip import Clip, load, one_drive
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.metrics import Accuracy, Latency, accuracy
-from lowlat_seg_ros.lab.evaluation.report import describe, write_json
+from lowlat_seg_ros.lab.metrics import Accuracy, Latency, accuracy
+from lowlat_seg_ros.lab.report import describe, write_json
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, read_header
@@ -37,27 +37,21 @@ def run_demo(args: argparse.Namespace, config: EngineConfig) -> int:
     header, log = read_header(checkpoint), args.out / "node.log"
     device = resolve_device(args.device)  # raises where there is no such device
     args.out.mkdir(parents=True, exist_ok=True)
-    progress = Progress(
-        TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console,
-    )  # fmt: skip
+    clip = _load_clip(args)
+    if header.classes != clip.table.names:
+        raise ConfigError(
+            f"{checkpoint} knows the classes {', '.join(header.classes)}, but {clip.name} has "
+            f"{', '.join(clip.table.names)}; masks can be scored only where they are the same"
+        )
+    run = _play(args, vars(config) | {"checkpoint": str(checkpoint.resolve())}, clip)
+    if not run.answers:
+        raise RosError(f"no mask came back; see what the node says in {log}")
     full = None
-    with progress:
-        clip = _load_clip(args, progress)
-        if header.classes != clip.table.names:
-            raise ConfigError(
-                f"{checkpoint} knows the classes {', '.join(header.classes)}, but {clip.name} has "
-                f"{', '.join(clip.table.names)}; masks can be scored only where they are the same"
-            )
-        run = _play(args, vars(config) | {"checkpoint": str(checkpoint.resolve())}, clip, progress)
-        if not run.answers:
-            raise RosError(f"no mask came back; see what the node says in {log}")
-        if not args.no_full:  # in this process, now that the node is gone
-            segmenter, _ = inference.load(checkpoint, device, config.precision)
-            full = _full_network(FullEngine(segmenter, config), clip, run, progress)
-        table = ClassTable(clip.table.name, header.classes, header.colours)
-        _write_video(args.out / "overlay.mp4", clip, run, table, args.rate, progress)
-
+    if not args.no_full:  # in this process, now that the node is gone
+        segmenter, _ = inference.load(checkpoint, device, config.precision)
+        full = _full_network(FullEngine(segmenter, config), clip, run)
+    table = ClassTable(clip.table.name, header.classes, header.colours)
+    _write_video(args.out / "overlay.mp4", clip, run, table, args.rate)
     _report(args, config, checkpoint, header, clip, run, full, console)
     if run.account.unaccounted:
         console.print(
@@ -68,58 +62,55 @@ def run_demo(args: argparse.Namespace, config: EngineConfig) -> int:
     return 0
 
 
-def _load_clip(args: argparse.Namespace, progress: Progress) -> Clip:
+def _bar(what: str, total: int) -> tqdm[Any]:
+    return tqdm(desc=f"{what:<28}", total=total, unit="frame", disable=None)
+
+
+def _load_clip(args: argparse.Namespace) -> Clip:
     name, sequence = one_drive(*dataset.chosen(args, args.rate))
     total = min(args.frames or len(sequence), len(sequence))
-    task = progress.add_task(f"loading {name}", total=total, note="")
-    clip = load(name, sequence, args.frames, lambda n: progress.advance(task, n))
+    with _bar(f"loading {name}", total) as bar:
+        clip = load(name, sequence, args.frames, bar.update)
     if len(clip) < 2:
         raise DataError(f"{name} has {len(clip)} frames; a clip takes 2")
     return clip
 
 
-def _play(
-    args: argparse.Namespace, settings: dict[str, Any], clip: Clip, progress: Progress
-) -> LiveRun:
+def _play(args: argparse.Namespace, settings: dict[str, Any], clip: Clip) -> LiveRun:
     """The clip through a live node with ``settings``."""
     height, width = clip.size
     size = {"expected_height": height, "expected_width": width}
     parameters = as_parameters({**settings, "device": args.device, **size})
-    start = progress.add_task("starting the node", total=1, note="")
-    with live_node(parameters, args.out / "node.log") as node:
-        progress.update(start, completed=1)
-        title = f"playing at {args.rate:g} Hz over DDS"
-        task = progress.add_task(title, total=len(clip), note="")
-
-        def show(count: int, masks: int) -> None:
-            progress.update(task, completed=count, note=f"{masks} masks")
-
-        return node.play(clip.images, args.rate, show)
+    with (
+        live_node(parameters, args.out / "node.log") as node,
+        _bar(f"playing at {args.rate:g} Hz over DDS", len(clip)) as bar,
+    ):
+        return node.play(clip.images, args.rate, bar.update)
 
 
-def _full_network(engine: FullEngine, clip: Clip, run: LiveRun, progress: Progress) -> Full:
+def _full_network(engine: FullEngine, clip: Clip, run: LiveRun) -> Full:
     frames = [answer.index for answer in run.answers]
-    task = progress.add_task("full network on every frame", total=len(frames), note="")
     engine.process(Frame(clip.images[0], 0))  # warms up, as the node does
     results = []
-    for index in frames:
-        results.append(engine.process(Frame(clip.images[index], index)))
-        progress.advance(task)
+    with _bar("full network on every frame", len(frames)) as bar:
+        for index in frames:
+            results.append(engine.process(Frame(clip.images[index], index)))
+            bar.update()
     masks = ((index, result.mask) for index, result in zip(frames, results, strict=True))
     scores = accuracy(clip.labels, masks, clip.table.names)
     return Latency.of([result.timing.latency_ms for result in results]), scores
 
 
-def _write_video(
-    path: Path, clip: Clip, run: LiveRun, table: ClassTable, rate_hz: float, progress: Progress
-) -> None:
+def _write_video(path: Path, clip: Clip, run: LiveRun, table: ClassTable, rate_hz: float) -> None:
     board = Storyboard(len(clip), clip.size, table)
     by_index = {answer.index: answer for answer in run.answers}
-    task = progress.add_task("writing the video", total=len(clip), note="")
-    with VideoWriter(path, board.size, rate_hz) as video:
+    with (
+        VideoWriter(path, board.size, rate_hz) as video,
+        _bar("writing the video", len(clip)) as bar,
+    ):
         for index, image in enumerate(clip.images):
             video.write(board.picture(index, image, by_index.get(index)))
-            progress.advance(task)
+            bar.update()
 
 
 def _report(

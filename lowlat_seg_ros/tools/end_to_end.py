@@ -13,18 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rclpy.node import Node
-from rclpy.qos import QoSProfile
-from sensor_msgs.msg import Image
 
-from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
-from lowlat_seg_ros.lab.benchmark.timing import WARM_UP
+from lowlat_seg_ros.lab.benchmark.timing import WARM_UP, EndToEnd
 from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.ros.params import as_parameters
 from lowlat_seg_ros.ros.start import RosError, keep_freed_memory
 from lowlat_seg_ros.tools.live import (
     LAST_TIMEOUT_S,
-    NODE,
     NodeProcess,
     Player,
     Recorder,
@@ -52,7 +47,7 @@ def measure(
     keep_freed_memory()
     found = []
     with tempfile.TemporaryDirectory() as folder, spun_node("subscriber") as node:
-        arrivals, recorder = _Arrivals(node), Recorder(node, store_masks=False)
+        recorder = Recorder(node, store_masks=False)
         for size in sizes:
             resized = [cv2.resize(image, size[::-1]) for image in images]
             expected = {"expected_height": size[0], "expected_width": size[1]}
@@ -61,13 +56,14 @@ def measure(
                 wait_until_connected(node, process, lambda: recorder.matched)
                 for rate_hz in rates_hz:
                     with _camera(resized, rate_hz, frames + WARM_UP) as stamps:
-                        arrivals.wait_for(stamps[-1], process)
+                        _wait_for_mask(recorder, stamps[-1], process)
+                    received_ms = recorder.received_ms
                     reports = {stamp_ns(r.header.stamp): r for r in recorder.reports}
                     times = [
                         (reports[stamp].timing.latency_ms, reports[stamp].processing_ms,
-                         (arrivals.times[stamp] - stamp) / 1e6)
+                         received_ms[stamp])
                         for stamp in stamps[WARM_UP:]
-                        if stamp in arrivals.times and stamp in reports
+                        if stamp in received_ms and stamp in reports
                     ]  # fmt: skip
                     if not times:
                         raise RosError(f"no mask of {size[1]}x{size[0]} came back; see {log}")
@@ -76,25 +72,13 @@ def measure(
     return tuple(found)
 
 
-class _Arrivals:
-    """When masks reach the callback of an ordinary subscriber, in ns, by the stamps of images."""
-
-    def __init__(self, node: Node) -> None:
-        self.times: dict[int, int] = {}
-        self._node = node
-        node.create_subscription(Image, f"{NODE}/mask", self._on_mask, QoSProfile(depth=10))
-
-    def wait_for(self, stamp: int, process: NodeProcess) -> None:
-        """The newest image's mask, which nothing can supersede, and its report after it."""
-        end = time.monotonic() + LAST_TIMEOUT_S
-        while stamp not in self.times and time.monotonic() < end:
-            process.check()
-            time.sleep(0.05)
-        time.sleep(0.5)
-
-    def _on_mask(self, message: Image) -> None:
-        now_ns = int(self._node.get_clock().now().nanoseconds)
-        self.times[stamp_ns(message.header.stamp)] = now_ns
+def _wait_for_mask(recorder: Recorder, stamp: int, process: NodeProcess) -> None:
+    """Until the newest image's mask, which nothing can supersede, and its report are there."""
+    end = time.monotonic() + LAST_TIMEOUT_S
+    while stamp not in recorder.received_ms and time.monotonic() < end:
+        process.check()
+        time.sleep(0.05)
+    time.sleep(0.5)
 
 
 @contextmanager

@@ -188,14 +188,15 @@ class Player:
 class Recorder:
     """Counts the masks of the node ``source`` and stores its frame reports, in order of arrival.
 
-    So it does the node's newest counts, which come once a second. ``store_masks``: the masks
-    themselves as well, by the stamp of their image.
+    So it does the node's newest counts, which come once a second, and how long after the stamp of
+    its image each mask came. ``store_masks``: the masks themselves as well.
     """
 
     def __init__(self, node: Node, source: str = NODE, *, store_masks: bool = True) -> None:
         self._node, self._changed, self._store_masks = node, threading.Condition(), store_masks
         self._count = 0
-        self._masks: dict[int, tuple[np.ndarray, float]] = {}
+        self._masks: dict[int, np.ndarray] = {}  # by the stamp of their image, as are these
+        self._received_ms: dict[int, float] = {}
         self._reports: list[FrameReport] = []
         self._counters, self._ledger = Counters(), Ledger()
         self._counted = 0  # reports that were here when these two came
@@ -215,6 +216,12 @@ class Recorder:
     def reports(self) -> list[FrameReport]:
         with self._changed:
             return list(self._reports)
+
+    @property
+    def received_ms(self) -> dict[int, float]:
+        """From the stamp of each image, in ns, until its mask came."""
+        with self._changed:
+            return dict(self._received_ms)
 
     def wait_for_last(self, played: int, process: NodeProcess) -> None:
         """As :meth:`wait_for_all`, up to ``LAST_TIMEOUT_S``; RosError if the ``process`` ends."""
@@ -236,11 +243,11 @@ class Recorder:
     def answers(self, stamps: Sequence[int]) -> list[Answer]:
         """The results for the images played with ``stamps`` ns, in order, where there are any."""
         with self._changed:
-            masks = dict(self._masks)
+            masks, received_ms = dict(self._masks), dict(self._received_ms)
         reports = {stamp_ns(report.header.stamp): report for report in self.reports}
         return [
-            Answer(index, segmentation(reports[stamp], masks[stamp][0]),
-                   published_ms=reports[stamp].age_ms, received_ms=masks[stamp][1])
+            Answer(index, segmentation(reports[stamp], masks[stamp]),
+                   published_ms=reports[stamp].age_ms, received_ms=received_ms[stamp])
             for index, stamp in enumerate(stamps)
             if stamp in masks and stamp in reports
         ]  # fmt: skip
@@ -259,8 +266,9 @@ class Recorder:
         now_ns, stamp = self._node.get_clock().now().nanoseconds, stamp_ns(message.header.stamp)
         with self._changed:
             self._count += 1
+            self._received_ms[stamp] = (now_ns - stamp) / 1e6
             if self._store_masks:
-                self._masks[stamp] = (to_ids(message), (now_ns - stamp) / 1e6)
+                self._masks[stamp] = to_ids(message)
             self._changed.notify_all()
 
     def _on_report(self, message: FrameReport) -> None:
@@ -293,21 +301,20 @@ class LiveNode:
     recorder: Recorder
 
     def play(
-        self, images: Sequence[np.ndarray], rate_hz: float, progress: Callable[[int, int], None]
+        self, images: Sequence[np.ndarray], rate_hz: float, progress: Callable[[int], object]
     ) -> LiveRun:
         """Play ``images``, uint8 (H, W, 3) RGB, and wait for the last mask.
 
-        ``progress`` is called with frames played and masks received. RosError if the node dies.
+        ``progress`` is called with 1 for each frame played. RosError if the node dies.
         """
         began, stamps, recorder = time.monotonic(), [], self.recorder
         for stamp in self.player.play(images, rate_hz):
             stamps.append(stamp)
             self.process.check()
-            progress(len(stamps), recorder.account(0).masks)
+            progress(1)
         played_hz = (len(stamps) - 1) / (time.monotonic() - began)
         recorder.wait_for_last(len(stamps), self.process)
         account = recorder.account(len(stamps))
-        progress(len(stamps), account.masks)
         return LiveRun(recorder.answers(stamps), account, recorder.counts[0], played_hz)
 
 

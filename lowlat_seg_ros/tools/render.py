@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad
     from lowlat_seg_ros.lab.data import clip
     from lowlat_seg_ros.lab.data.folder import FolderWriter
-    from lowlat_seg_ros.lab.evaluation.report import describe
+    from lowlat_seg_ros.lab.report import describe
     from lowlat_seg_ros.labels import colour_mask
     from lowlat_seg_ros.tools.pictures import VideoWriter
 

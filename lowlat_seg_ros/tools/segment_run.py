@@ -17,8 +17,8 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, Segmentation
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.metrics import Latency
-from lowlat_seg_ros.lab.evaluation.report import write_json
+from lowlat_seg_ros.lab.metrics import Latency
+from lowlat_seg_ros.lab.report import write_json
 from lowlat_seg_ros.labels import ClassTable, Legend, overlay
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, read_header
 from lowlat_seg_ros.tools.pictures import Picture, Source, VideoWriter, open_source
@@ -155,7 +155,7 @@ class Figures:
         self._pixels += cv2.calcHist([result.mask], [0], None, [256], [0, 256]).ravel()
 
     def as_json(self) -> dict[str, Any]:
-        """For :func:`~lowlat_seg_ros.lab.evaluation.report.write_json`."""
+        """For :func:`~lowlat_seg_ros.lab.report.write_json`."""
         shares = self._pixels / max(1.0, self._pixels.sum())
         return {
             "frames": self.frames,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -36,7 +37,7 @@ from lowlat_seg_ros.frames import (
     StageTiming,
 )
 from lowlat_seg_ros.messages import segmentation
-from lowlat_seg_ros.ros import environment
+from lowlat_seg_ros.ros import start
 from lowlat_seg_ros.ros.connections import output_qos
 from lowlat_seg_ros.ros.outputs import MESSAGES
 from lowlat_seg_ros.ros.params import as_parameters
@@ -75,13 +76,13 @@ def test_report_and_mask_give_back_the_engines_record(
 
 
 def test_domain_in_use_is_not_taken(monkeypatch: pytest.MonkeyPatch):
-    domain = environment.free_domain()
-    assert domain in environment.DOMAINS
+    domain = start.free_domain()
+    assert domain in start.DOMAINS
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("", 7410 + 250 * domain))
-        monkeypatch.setattr(environment, "DOMAINS", range(domain, domain + 1))
+        monkeypatch.setattr(start, "DOMAINS", range(domain, domain + 1))
         with pytest.raises(RosError, match="in use"):
-            environment.free_domain()
+            start.free_domain()
 
 
 @pytest.mark.parametrize(
@@ -96,21 +97,21 @@ def test_what_replaces_a_profile(
         monkeypatch.setenv(f"ROS_{name}", value or "")
         if value is None:
             monkeypatch.delenv(f"ROS_{name}")
-    assert environment.replaces_profile() == replaced
+    assert start.replaces_profile() == replaced
 
 
 def test_isolation_keeps_the_users_profile(monkeypatch: pytest.MonkeyPatch):
-    for name in (*environment.PROFILE_VARIABLES, "ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
+    for name in (*start.PROFILE_VARIABLES, "ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    environment.isolate()
+    start.isolate()
     assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SYSTEM_DEFAULT"
-    for name in environment.PROFILE_VARIABLES:
+    for name in start.PROFILE_VARIABLES:
         assert Path(os.environ[name]).name == "fastdds_one_machine.xml"
         assert Path(os.environ[name]).is_file()
         os.environ[name] = "/mine.xml"
-    environment.isolate()
-    assert {os.environ[name] for name in environment.PROFILE_VARIABLES} == {"/mine.xml"}
+    start.isolate()
+    assert {os.environ[name] for name in start.PROFILE_VARIABLES} == {"/mine.xml"}
 
 
 def test_node_that_cannot_start_is_reported_with_its_log(tmp_path: Path):
@@ -127,9 +128,10 @@ def test_node_that_dies_while_playing_is_reported(checkpoint: Path, tmp_path: Pa
         {"checkpoint": str(checkpoint), "expected_width": 64, "expected_height": 48}
     )
     with live_node(parameters, tmp_path / "log") as node:
+        played = itertools.count(1)
 
-        def kill_at_third(played: int, masks: int) -> None:
-            if played == 3:
+        def kill_at_third(_: int) -> None:
+            if next(played) == 3:
                 os.kill(node.process.pid, signal.SIGKILL)
 
         with pytest.raises(RosError, match=r"(?s)status -9.*Waiting for images"):

@@ -21,15 +21,16 @@ from lowlat_seg_ros.lab.baselines.carry import (
     Adaptive,
     Carrier,
     Flow,
+    FlowNetwork,
     FusedHead,
     Head,
     ImageDifference,
     Reuse,
     Unified,
+    half_size,
 )
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.lab.baselines.flow import FlowNetwork, half_size
-from lowlat_seg_ros.lab.baselines.grfp import GatedRecurrentWarp
+from lowlat_seg_ros.lab.baselines.stream import GatedRecurrentWarp
 from lowlat_seg_ros.network.fast_track import AdaptNet, Classifier, Fusion
 from lowlat_seg_ros.network.layers import resized
 from lowlat_seg_ros.network.propagation import KernelPredictor

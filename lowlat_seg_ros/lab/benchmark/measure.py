@@ -21,8 +21,8 @@ from lowlat_seg_ros.engine.cpu_threads import (
     run_in_temporary_thread,
 )
 from lowlat_seg_ros.engine.runner import Captures, captures
-from lowlat_seg_ros.lab.benchmark import methods, networks, scaling
-from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
+from lowlat_seg_ros.lab.benchmark import costs, methods
+from lowlat_seg_ros.lab.benchmark.costs import Cameras, Freshness, Memory, MultiplyAdds, Resolutions
 from lowlat_seg_ros.lab.benchmark.kernel import (
     PAPER,
     PAPER_GPU,
@@ -33,11 +33,9 @@ from lowlat_seg_ros.lab.benchmark.kernel import (
     measure_limits,
 )
 from lowlat_seg_ros.lab.benchmark.methods import IDLE, Comparison, MethodResult
-from lowlat_seg_ros.lab.benchmark.networks import Memory, MultiplyAdds
-from lowlat_seg_ros.lab.benchmark.scaling import Cameras, Freshness, Resolutions
-from lowlat_seg_ros.lab.benchmark.timing import Camera
+from lowlat_seg_ros.lab.benchmark.timing import Camera, EndToEnd
 from lowlat_seg_ros.lab.data import clip
-from lowlat_seg_ros.lab.evaluation.report import Machine, describe
+from lowlat_seg_ros.lab.report import Machine, describe
 from lowlat_seg_ros.network.inference import precision_name, resolve_device
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
@@ -148,7 +146,7 @@ class Benchmark:
         return ratios
 
     def as_json(self) -> dict[str, Any]:
-        """For :func:`~lowlat_seg_ros.lab.evaluation.report.write_json`; units stand in the names.
+        """For :func:`~lowlat_seg_ros.lab.report.write_json`; units stand in the names.
 
         What was not measured is not there.
         """
@@ -215,14 +213,14 @@ def everything(
     load_average, other_work = os.getloadavg()[0], ExternalCpuLoad()
     camera = Camera(rendered(rate_hz, args.resolution))
 
-    before_mb = networks.resident_mb()
-    shipped = networks.shipped(args.config)
+    before_mb = costs.resident_mb()
+    shipped = costs.shipped(args.config)
     checkpoint: Path | None = args.checkpoint or shipped
 
     def network() -> tuple[Segmenter, str]:
         if checkpoint is None:
-            return networks.with_random_weights(args.config, device, args.precision)
-        return networks.loaded(checkpoint, device, args.precision)
+            return costs.with_random_weights(args.config, device, args.precision)
+        return costs.loaded(checkpoint, device, args.precision)
 
     segmenter, weights = run_in_temporary_thread(
         network
@@ -236,24 +234,24 @@ def everything(
     if "sides" in parts:
         with bar("sides", methods.steps(frames, len(rates_hz))) as step:
             ddrnet = run_in_temporary_thread(
-                lambda: networks.ddrnet(segmenter, args.precision, camera.images[0])
+                lambda: costs.ddrnet(segmenter, args.precision, camera.images[0])
             )
             compared = methods.compare(
                 segmenter, ddrnet, camera, frames, rates_hz, args.priority, step
             )
-        memory = networks.memory(segmenter, ddrnet, before_mb)
+        memory = costs.memory(segmenter, ddrnet, before_mb)
     if "steady" in parts:
         with bar("steady", frames) as step:
             steady = methods.steady(segmenter, camera, frames, rate_hz, args.priority, step)
     if "freshness" in parts:
         with bar("freshness", frames) as step:
-            fresh = scaling.freshness(segmenter, camera, frames, rate_hz, step)
+            fresh = costs.freshness(segmenter, camera, frames, rate_hz, step)
     if "resolutions" in parts:
-        with bar("resolutions", len(scaling.SCALES) * frames) as step:
-            resolutions = scaling.over_resolutions(segmenter, camera, frames, step)
+        with bar("resolutions", len(costs.SCALES) * frames) as step:
+            resolutions = costs.over_resolutions(segmenter, camera, frames, step)
     if "cameras" in parts:
-        with bar("cameras", len(scaling.CAMERAS)) as step:
-            over_cameras = scaling.over_cameras(segmenter, camera, frames, step)
+        with bar("cameras", len(costs.CAMERAS)) as step:
+            over_cameras = costs.over_cameras(segmenter, camera, frames, step)
     if memory is not None and over_cameras:
         first, last = over_cameras[0], over_cameras[-1]
         each_mb = (last.memory_mb - first.memory_mb) / (last.cameras - first.cameras)
@@ -276,7 +274,7 @@ def everything(
         other_cores=other_work.cores(),
         machine=describe(device.type),
     )
-    counted, graphs = networks.count(segmenter.config, camera.size), captures(segmenter)
+    counted, graphs = costs.count(segmenter.config, camera.size), captures(segmenter)
     return Benchmark(
         facts, counted, graphs, compared, steady, memory, kernels, resolutions, over_cameras, fresh
     )

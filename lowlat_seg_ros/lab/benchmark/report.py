@@ -12,27 +12,24 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from lowlat_seg_ros.lab.benchmark.end_to_end import EndToEnd
+from lowlat_seg_ros.lab.benchmark.costs import Cameras, Resolutions
 from lowlat_seg_ros.lab.benchmark.kernel import Kernel
 from lowlat_seg_ros.lab.benchmark.measure import Benchmark
 from lowlat_seg_ros.lab.benchmark.methods import PACED, Comparison, MethodResult
-from lowlat_seg_ros.lab.benchmark.scaling import Cameras, Resolutions
-from lowlat_seg_ros.lab.benchmark.timing import Latency
-from lowlat_seg_ros.lab.evaluation.charts import (
+from lowlat_seg_ros.lab.benchmark.timing import EndToEnd, Latency
+from lowlat_seg_ros.lab.report import (
     OTHERS,
     OURS,
     PER_FRAME,
-    VARIANTS,
-    log_milliseconds,
-    new_axes,
-    save,
-)
-from lowlat_seg_ros.lab.evaluation.report import (
     QUIET,
+    VARIANTS,
     Row,
     Table,
+    log_milliseconds,
     markdown,
+    new_axes,
     pictures,
+    save,
     terminal_table,
 )
 

@@ -7,22 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
 from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import INTERVALS, MAIN, Spec
 from lowlat_seg_ros.lab.evaluation.comparison import Comparison, Result, grid_rows
-from lowlat_seg_ros.lab.evaluation.metrics import deviation
+from lowlat_seg_ros.lab.metrics import deviation
+from lowlat_seg_ros.lab.report import (
+    OTHERS,
+    OURS,
+    PER_FRAME,
+    VARIANTS,
+    log_milliseconds,
+    new_axes,
+    save,
+)
 from lowlat_seg_ros.labels import colour_mask
 
 #: Columns of the image grid, of the methods that were measured.
 GRID_METHODS = ("full", "single_frame", "clockwork", "dff", "adaptive", "adaptive_low_latency")
 
-#: Colours that also differ for the colour-blind (Tol's bright scheme); ours, and those of others.
-OURS, OTHERS, PER_FRAME, VARIANTS = "#aa3377", "#4477aa", "#666666", "#228833"
 MARKERS = "osD^vP*Xph<>d"
 
 _COLOURS = {"per_frame": PER_FRAME, "table_1": OTHERS, "table_2": VARIANTS}
@@ -75,21 +81,6 @@ def draw(folder: Path, clip: Clip, done: Comparison) -> dict[Path, str]:
     return charts
 
 
-def new_axes(inches: tuple[float, float], title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=inches, layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.2)
-    return figure, axes
-
-
-def save(figure: Figure, axes: Axes, path: Path) -> None:
-    """Write the figure, with its legend beside the chart, where it hides nothing."""
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
-
-
 def latency_accuracy(path: Path, entries: Sequence[Entry], title: str) -> None:
     """Fig. 1: mIoU over latency; a method's mean is its marker, a line leads to its worst frame.
 
@@ -127,14 +118,6 @@ def latency_accuracy(path: Path, entries: Sequence[Entry], title: str) -> None:
     axes.set_xlabel("latency in ms, frame in to mask out: mean (marker) to worst (bar)")
     axes.set_ylabel("mIoU in %")
     save(figure, axes, path)
-
-
-def log_milliseconds(axes: Axes, ticks: tuple[float, ...]) -> None:
-    """A logarithmic axis with plain numbers at these multiples of powers of ten."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(ScalarFormatter())
 
 
 def front_of(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

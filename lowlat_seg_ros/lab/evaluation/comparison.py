@@ -22,7 +22,7 @@ from lowlat_seg_ros.frames import (
 )
 from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
-from lowlat_seg_ros.lab.evaluation.metrics import (
+from lowlat_seg_ros.lab.metrics import (
     Confusion,
     Consistency,
     count_newest,

@@ -115,6 +115,7 @@ def _compare(args: argparse.Namespace, config: EngineConfig, specs: list[Spec]) 
     from lowlat_seg_ros.lab.evaluation.charts import draw
     from lowlat_seg_ros.lab.evaluation.comparison import compare, measured
     from lowlat_seg_ros.lab.evaluation.methods import factory_for
+    from lowlat_seg_ros.lab.report import describe, write_json
     from lowlat_seg_ros.network import checkpoint
     from lowlat_seg_ros.network.inference import precision_name, resolve_device
 
@@ -142,13 +143,13 @@ def _compare(args: argparse.Namespace, config: EngineConfig, specs: list[Spec]) 
         precision=precision_name(segmenter),
         fast_track_threads=foreground_threads(config),
         load_average=load_average,
-        machine=report.describe(args.device),
+        machine=describe(args.device),
     )
 
     def save(done: Comparison) -> None:
         if args.json is not None:
             args.json.parent.mkdir(parents=True, exist_ok=True)
-            report.write_json(args.json, report.as_json(facts, done))
+            write_json(args.json, report.as_json(facts, done))
 
     cost = measured(args.speed) if args.streaming else None
     pictures = args.out is not None

@@ -16,8 +16,13 @@ from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import MaskKind
 from lowlat_seg_ros.lab.baselines import keyed, learned, weights
-from lowlat_seg_ros.lab.baselines.grfp import GatedRecurrentWarp, GrfpEngine
-from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, single_frame
+from lowlat_seg_ros.lab.baselines.stream import (
+    FullEngine,
+    GatedRecurrentWarp,
+    GrfpEngine,
+    PerFrameEngine,
+    single_frame,
+)
 from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
 from lowlat_seg_ros.lab.evaluation.comparison import Method, Unavailable

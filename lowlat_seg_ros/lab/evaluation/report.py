@@ -1,115 +1,24 @@
-"""The report of an evaluation: facts, notes and tables, on the terminal, as JSON and as a page.
-
-Other reports share its tables, its JSON, and its words for the machine.
-"""
+"""The report of an evaluation: facts, notes and tables, on the terminal, as JSON and as a page."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import os
-import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as TerminalTable
 
 from lowlat_seg_ros.lab.evaluation.catalogue import GROUPS, MAIN
 from lowlat_seg_ros.lab.evaluation.comparison import Comparison
-from lowlat_seg_ros.lab.evaluation.metrics import BLOCK, interval
+from lowlat_seg_ros.lab.metrics import BLOCK, interval
+from lowlat_seg_ros.lab.report import QUIET, Machine, Row, Table, markdown, pictures, terminal_table
 
 #: The drive and frames of CamVid's train split that lie close to the val clip (30 Hz numbers).
 CLOSE_TO_THE_CLIP = (
     "the clip starts 1.3 s after train frame 0016E5_07920 and ends 4.4 s before 08190: "
     "the same street"
 )
-
-#: Cores that other processes may keep busy before times are called too long.
-QUIET = 0.2
-
-Row = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a time was measured on."""
-
-    cpu: str
-    cores: int  # those that this process may use
-    instructions: str  # for small numbers, that the processor has
-    virtual: bool  # whether a hypervisor runs it
-    gpu: str  # empty for a run on the CPU
-    python: str
-    torch: str
-
-    def __str__(self) -> str:
-        kind = "virtual, " if self.virtual else ""
-        cpu = f"{self.cores} cores of {self.cpu} ({kind}{self.instructions or 'no AVX-512'})"
-        where = self.gpu or cpu
-        return f"{where}, torch {self.torch}, Python {self.python}"
-
-
-def describe(device: str = "cpu") -> Machine:
-    """This machine, with its GPU if ``device`` (``cpu``, ``cuda``, ``auto``) uses one."""
-    info = Path("/proc/cpuinfo")  # where Linux gives the processor a name
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    flags = next((line for line in lines if line.startswith("flags")), "").split()
-    small = ("avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    return Machine(
-        cpu=next(names, platform.machine()),
-        cores=len(os.sched_getaffinity(0)),
-        instructions=" ".join(name for name in small if name in flags),
-        virtual="hypervisor" in flags,
-        gpu=torch.cuda.get_device_name() if on_gpu else "",
-        python=platform.python_version(),
-        torch=torch.__version__,
-    )
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` (records, mappings, lists, numbers) as JSON, where NaN becomes null.
-
-    Numbers have six decimals. A reader finds the old file or the whole new one, never a part.
-    """
-    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
-
-
-def plain(value: Any) -> Any:
-    """Records as mappings, and numbers as :func:`write_json` writes them."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 6)
-    return value
-
-
-@dataclass(frozen=True)
-class Table:
-    """``columns`` and, by heading, the rows below them; the first column holds names."""
-
-    columns: Row
-    groups: dict[str, list[Row]]
-
-    @classmethod
-    def plain(cls, columns: Row, rows: Sequence[Row]) -> Table:
-        """Without headings."""
-        return cls(columns, {"": list(rows)})
 
 
 @dataclass(frozen=True)
@@ -212,10 +121,6 @@ def _grouped(done: Comparison, columns: Row, rows: dict[str, Row]) -> Table:
     return Table(columns, {heading: members for heading, members in groups.items() if members})
 
 
-def _percent(share: float, decimals: int = 1) -> str:
-    return "-" if share != share else f"{100 * share:.{decimals}f}"
-
-
 def notes(facts: Facts, done: Comparison) -> list[str]:
     """Sentences that say how the figures are to be read, and what they were measured on."""
     threads = (
@@ -264,29 +169,6 @@ def print_report(console: Console, facts: Facts, done: Comparison) -> None:
         console.print(f"[yellow]Left out:[/] {', '.join(names)}: {reason}")
 
 
-def terminal_table(table: Table, title: str, width: int | None = None) -> TerminalTable:
-    """``width``: that of all columns but the first, whose headings are folded to it.
-
-    Eleven columns of four letters fit on a terminal of 80.
-    """
-    shown = TerminalTable(
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        padding=(0, 0, 0, 0 if width else 1),
-        pad_edge=False,
-    )
-    shown.add_column(table.columns[0], no_wrap=True)
-    for column in table.columns[1:]:
-        shown.add_column(column, justify="right", overflow="fold", width=width)
-    for rows in table.groups.values():
-        for row in rows:
-            shown.add_row(*row)
-        shown.add_section()
-    return shown
-
-
 def write_page(folder: Path, facts: Facts, done: Comparison, charts: dict[Path, str]) -> Path:
     """Write the page beside its ``charts``, files and captions; returns its path."""
     weights = f"Weights: `{facts.checkpoint}`, SHA-256 `{facts.sha256}`."
@@ -310,24 +192,5 @@ def write_page(folder: Path, facts: Facts, done: Comparison, charts: dict[Path, 
     return path
 
 
-def pictures(charts: dict[Path, str], folder: Path) -> list[str]:
-    """``charts`` with their captions, as Markdown of a page in ``folder``."""
-    return [
-        f"{caption}\n\n![{path.stem.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
-        for path, caption in charts.items()
-    ]
-
-
-def markdown(table: Table) -> str:
-    """``table`` as Markdown, with a line for the heading of each group that has one."""
-
-    def line(cells: Row) -> str:
-        # A bar would end the cell.
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    lines = [line(table.columns), line((":---", *("---:" for _ in table.columns[1:])))]
-    for heading, rows in table.groups.items():
-        if heading:
-            lines.append(line((f"**{heading}**", *("" for _ in table.columns[1:]))))
-        lines += [line((f"`{row[0]}`", *row[1:])) for row in rows]
-    return "\n".join(lines)
+def _percent(share: float, decimals: int = 1) -> str:
+    return "-" if share != share else f"{100 * share:.{decimals}f}"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.frames import IGNORE_LABEL
-from lowlat_seg_ros.lab.evaluation.metrics import Confusion
+from lowlat_seg_ros.lab.metrics import Confusion
 from lowlat_seg_ros.labels import ClassTable
 
 #: Weight of the auxiliary loss on Sl + AdaptNet, which makes F_l a good start for the fast track.

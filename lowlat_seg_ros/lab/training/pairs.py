@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from lowlat_seg_ros.config import Rule, check, setting
-from lowlat_seg_ros.lab.baselines.flow import half_size, photometric
+from lowlat_seg_ros.lab.baselines.carry import half_size, photometric
 from lowlat_seg_ros.lab.baselines.learned import Encoded, PairMethod
 from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.training.losses import (

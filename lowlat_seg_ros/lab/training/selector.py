@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
-from lowlat_seg_ros.lab.evaluation.metrics import Confusion
+from lowlat_seg_ros.lab.metrics import Confusion
 from lowlat_seg_ros.lab.training.pairs import carry_all
 from lowlat_seg_ros.network.fast_track import weighed
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter

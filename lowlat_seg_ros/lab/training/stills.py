@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError
 from lowlat_seg_ros.lab.baselines.learned import Baseline
 from lowlat_seg_ros.lab.data.augment import Augment
-from lowlat_seg_ros.lab.evaluation.metrics import Confusion
+from lowlat_seg_ros.lab.metrics import Confusion
 from lowlat_seg_ros.lab.training.losses import (
     AUXILIARY,
     Teacher,

@@ -1,4 +1,4 @@
-"""``lowlat-seg bag make|run|report|play|live``: their options, and what each calls."""
+"""``lowlat-seg bag make|run|report|live``: their options, the topics, and what each calls."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import argparse
 import importlib
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from lowlat_seg_ros.arguments import add_network, add_settings
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.ros.start import isolate, require_ros
-from lowlat_seg_ros.tools.bag.topics import Topics
 
 #: Kinds of storage of a bag, by the names that ROS 2 gives them.
 STORAGES = ("mcap", "sqlite3")
 
 #: Frames that Sh takes in virtual time: about a quarter of a second at 15 Hz.
 DELAY_FRAMES = 4
+
+#: The node's name, and the topic of time.
+NODE, CLOCK = "/segmentation_node", "/clock"
 
 #: What the topics are, by the names of their fields in :class:`Topics`.
 TOPICS = {
@@ -40,8 +43,8 @@ examples:
   lowlat-seg bag report masks --out report           figures as JSON, and a page to look through
   lowlat-seg bag live drive --rate 3                 the same bag into the live node, over DDS
 
-Bags are rosbag2 folders (mcap or sqlite3), as ros2 bag and Foxglove read them. Only play and live
-need ROS.
+Bags are rosbag2 folders (mcap or sqlite3), as ros2 bag and Foxglove read them. Only live needs
+ROS.
 """
 
 MAKE = """\
@@ -95,15 +98,6 @@ written to --out:
                 threshold, drops; a slider over frames with input, overlay and confidence
 """
 
-PLAY = """\
-examples:
-  lowlat-seg bag play drive --rate 3          three times as fast as it was recorded
-  lowlat-seg bag play drive --loops 0         again and again, until Ctrl-C
-
-All topics whose messages' packages are installed are published, and /clock, in the ROS domain of
-ROS_DOMAIN_ID. Whoever listens must go by /clock: set use_sim_time.
-"""
-
 LIVE = """\
 examples:
   lowlat-seg bag live drive                       at the pace of the bag
@@ -117,6 +111,27 @@ exit status: 0 when done; 1 when images are unaccounted for; 2 when something mu
 """
 
 
+@dataclass(frozen=True)
+class Topics:
+    """Where a bag has a camera's images, their labels, and what the node made of them."""
+
+    image: str = "/camera/image_raw"  # as the launch file has it
+    label: str = "/camera/label"
+    mask: str = f"{NODE}/mask"
+    report: str = f"{NODE}/frame_report"
+    statistics: str = f"{NODE}/statistics"
+    confidence: str = f"{NODE}/confidence"
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Topics:
+        """The topics that ``args`` name, as ``--image-topic``, and the default ones elsewhere."""
+        return cls(**{
+            name.removesuffix("_topic"): topic
+            for name, topic in vars(args).items()
+            if name.endswith("_topic")
+        })  # fmt: skip
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -124,7 +139,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("make", "write a drive with labels, or a video file, as a bag", MAKE, _make),
         ("run", "segment a bag's images with the node's engine, without ROS", RUN, _run),
         ("report", "figures and a page of a bag with masks and frame reports", REPORT, _report),
-        ("play", "publish a bag over DDS, with its clock", PLAY, _play),
         ("live", "play a bag into the live node, every image accounted for", LIVE, _live),
     ):
         text = f"{help[0].upper()}{help[1:]}."
@@ -137,16 +151,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.action in ("play", "live"):
-        require_ros()
     if args.action == "live":
+        require_ros()
         isolate()
         # What stops this program with SIGTERM must stop the node as well.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # Imported late: they load torch, or rclpy, and --help is instant.
-    module = {"live": "play"}.get(args.action, args.action)
-    action = getattr(importlib.import_module(f"lowlat_seg_ros.tools.bag.{module}"), args.action)
-    return int(action(args))
+    module = importlib.import_module(f"lowlat_seg_ros.tools.bag.{args.action}")
+    return int(getattr(module, args.action)(args))
 
 
 # fmt: off
@@ -197,18 +209,13 @@ def _report(parser: argparse.ArgumentParser) -> None:
     _add_topics(parser, *TOPICS)
 
 
-def _play(parser: argparse.ArgumentParser) -> None:
+def _live(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("bag", type=Path, metavar="BAG", help="bag to play")
     add("--rate", type=float, default=1.0, metavar="FACTOR",
         help="times as fast as it was recorded (default %(default)s)")
     add("--loops", type=int, default=1, metavar="N",
         help="times that it is played; the clock jumps back each time (default %(default)s)")
-
-
-def _live(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    _play(parser)
     add("--json", type=Path, metavar="FILE", help="write the figures there as well")
     add("--log", type=Path, metavar="FILE",
         help="what the node says (default: shown only if it fails)")

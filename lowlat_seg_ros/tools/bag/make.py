@@ -12,9 +12,9 @@ from tqdm import tqdm
 from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.lab.data.clip import one_drive
 from lowlat_seg_ros.lab.data.sequence import DataError, Sequence
+from lowlat_seg_ros.tools.bag.command import CLOCK as CLOCK_TOPIC
+from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.storage import CLOCK, BagWriter
-from lowlat_seg_ros.tools.bag.topics import CLOCK as CLOCK_TOPIC
-from lowlat_seg_ros.tools.bag.topics import Topics
 from lowlat_seg_ros.tools.pictures import Video
 
 #: The first stamp: to ROS a stamp of 0 means that there is none.

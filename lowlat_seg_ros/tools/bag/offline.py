@@ -27,15 +27,15 @@ from lowlat_seg_ros.engine.timing import measure
 from lowlat_seg_ros.frames import Counters, FrameError, Ledger, NodeTiming, Segmentation
 from lowlat_seg_ros.images import ImageError, to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.report import describe
+from lowlat_seg_ros.lab.report import describe
 from lowlat_seg_ros.messages import COMPRESSED, IMAGE, stamp_ns
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header, sha256
 from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.pipeline import Pipeline
+from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.storage import CLOCK, BagReader, BagWriter, Raw
-from lowlat_seg_ros.tools.bag.topics import Topics
 
 #: Types of the messages that are copied in any case: what one looks at masks with.
 COPIED = (IMAGE, COMPRESSED, CLOCK, "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage")

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from lowlat_seg_ros.frames import Counters, Ledger, NodeTiming, Segmentation, StageTiming
+from lowlat_seg_ros.lab import metrics
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation import metrics
-from lowlat_seg_ros.lab.evaluation.metrics import Confusion, Latency
+from lowlat_seg_ros.lab.metrics import Confusion, Latency
 from lowlat_seg_ros.labels import ClassTable
 from lowlat_seg_ros.messages import (
     COMPRESSED,
@@ -30,8 +30,8 @@ from lowlat_seg_ros.messages import (
     stamp_ns,
 )
 from lowlat_seg_ros.tools.account import Account
+from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.storage import BagReader, to_ids
-from lowlat_seg_ros.tools.bag.topics import Topics
 
 #: The mask where nobody asks for one.
 NO_MASK = np.zeros((0, 0), np.uint8)

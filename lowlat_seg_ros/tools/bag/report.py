@@ -15,15 +15,15 @@ import numpy as np
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.images import ImageError, to_rgb
-from lowlat_seg_ros.lab.evaluation.metrics import is_key_frame
-from lowlat_seg_ros.lab.evaluation.report import plain, write_json
+from lowlat_seg_ros.lab.metrics import is_key_frame
+from lowlat_seg_ros.lab.report import plain, write_json
 from lowlat_seg_ros.labels import ClassTable, overlay
 from lowlat_seg_ros.messages import IMAGE, stamp_ns
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, read_header
 from lowlat_seg_ros.tools.bag import recording
+from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.recording import STAGES, Published, Recording, figures
 from lowlat_seg_ros.tools.bag.storage import BagReader, to_ids
-from lowlat_seg_ros.tools.bag.topics import Topics
 
 #: Pictures are no wider than this, in px, and JPEG of this quality.
 WIDTH, QUALITY = 640, 80

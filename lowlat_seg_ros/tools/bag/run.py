@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.frames import FrameError
 from lowlat_seg_ros.lab.data.sequence import DataError
-from lowlat_seg_ros.lab.evaluation.report import write_json
+from lowlat_seg_ros.lab.report import Table, terminal_table, write_json
 from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.tools.bag.offline import Segmented, VirtualTime, segment_bag
 
@@ -216,17 +215,14 @@ def _as_json(job: Job, result: Result) -> dict[str, Any]:
 
 
 def _show(results: dict[Job, Result], total: dict[str, int]) -> None:
-    table = Table("bag")
-    for heading in COLUMNS:
-        table.add_column(heading, justify="right")
+    rows = []
     for job, result in results.items():
         cells = ["-"] * len(COLUMNS)
         if isinstance(result, Segmented):
             cells = [str(number(result)) for number in COLUMNS.values()]
-        table.add_row(job.out.name, *cells)
-    table.add_section()
-    table.add_row("all", *map(str, total.values()))
-    Console().print(table)
+        rows.append((job.out.name, *cells))
+    table = Table(("bag", *COLUMNS), {"": rows, "all": [("all", *map(str, total.values()))]})
+    Console().print(terminal_table(table, ""))
     for job, result in results.items():
         if isinstance(result, str):
             print(f"{job.out.name}: {result}")
