@@ -1,6 +1,5 @@
 """Slow tracks, ledger, gate and cache on their own, without a network."""
 
-import ctypes
 import dataclasses
 import threading
 import time
@@ -273,15 +272,18 @@ def test_a_thread_that_ends_is_replaced_and_its_job_has_failed() -> None:
     until(lambda: not ledger.snapshot().pending)
     assert (ledger.snapshot().failed, track.state().alive) == (1, True)
     assert "frame 0 and ended its thread: SystemExit: the thread" in track.state().last_error
-    second = track._track.thread
+    second, shared = track._track.thread, track._track
     assert first is not second
-    # What ends a thread from outside takes effect when it wakes up, for the next job.
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(second.ident), ctypes.py_object(SystemExit)
-    )
+    take = shared._take
+
+    def end_where_it_waits() -> None:
+        shared._take = take
+        raise SystemExit("the thread is to end")
+
+    shared._take = end_where_it_waits
     track.submit(key(1))
-    until(lambda: not ledger.snapshot().pending)
-    assert ledger.snapshot().refined + ledger.snapshot().failed == 2
+    until(lambda: shared.thread is not second)
+    assert (ledger.snapshot().refined, ledger.snapshot().failed) == (1, 1)
     track.submit(key(2))
     until(lambda: not ledger.snapshot().pending)
     assert track.state().last_error == ""
