@@ -201,7 +201,7 @@ class Engine:
                     )
                 with watch.stage("postprocess_ms"):
                     mask = net.mask(features.logits, arrival.geometry)  # uint8 (H, W)
-                    judged, least = None, self._config.confidence_threshold
+                    judged, sure, least = None, None, self._config.confidence_threshold
                     if least > 0:
                         judged = self._judge(frame, arrival, features, True)
                         hot = judged.temperature
@@ -213,8 +213,9 @@ class Engine:
             timing = watch.timing()
             deadline = self._mask_out(frame, provenance, waited_ms + timing.latency_ms)
             step = Step(
-                frame, mask, provenance, timing, deadline, arrival, features, key, watch, judged
-            )
+                frame, mask, provenance, timing, deadline, arrival, features, key, watch, judged,
+                sure,
+            )  # fmt: skip
             self._open = step
             return step
 
@@ -246,8 +247,8 @@ class Engine:
                 selection = Selection(deviation, threshold, is_key)
             self._schedule.finish(is_key, config)
             judged = step.judged or self._judge(step.frame, step.arrival, features, confidence)
-            made = None
-            if confidence:
+            made = step.confidence if confidence else None
+            if confidence and made is None:
                 made = confidence_of(features.logits, step.arrival.geometry, judged.temperature)
             return Segmentation(
                 mask=step.mask,

@@ -29,6 +29,10 @@ ROOMY = 0.9
 #: The network says little about images that are not as high as this.
 LEAST_HEIGHT = 96
 
+#: Times between images whose median is the camera's own period; a camera that is silent for so many
+#: periods has stopped, however slow it is.
+INTERVALS, MISSED = 5, 3
+
 
 @dataclass(frozen=True)
 class StreamTimes:
@@ -36,15 +40,17 @@ class StreamTimes:
 
     The first three are on the ROS clock, and None before the first image or mask; the age is
     negative where the stamp is ahead of the clock. ``silent_ms`` is the time since the newest
-    image, or before the first since the start. ``delayed_ms`` is how long now every frame took too
-    long, 0 if the newest did not. ``processing_ms`` and ``age_ms`` are over the newest masks, the
-    age without those whose stamp cannot be true; ``timing`` has none of such a mask (NaN).
+    image, or before the first since the start. ``period_ms`` is the time between two of the newest
+    images, in the median, 0 before the second one. ``delayed_ms`` is how long now every frame took
+    too long, 0 if the newest did not. ``processing_ms`` and ``age_ms`` are over the newest masks,
+    the age without those whose stamp cannot be true; ``timing`` has none of such a mask (NaN).
     """
 
     image_age_ms: float | None = None  # now - stamp of the newest image
     since_image_ms: float | None = None  # since an image came in
     since_publish_ms: float | None = None  # since a mask went out
     silent_ms: float = 0.0
+    period_ms: float = 0.0
     delayed_ms: float = 0.0
     stages: StageTiming = field(default_factory=StageTiming)  # of the newest mask
     timing: NodeTiming = field(default_factory=NodeTiming)
@@ -88,6 +94,7 @@ class StreamMonitor:
         self._processing, self._age = PercentileTracker(), PercentileTracker()
         self._started_ns = ros_now_ns()
         self._image: tuple[int, int] | None = None  # stamp, and when it came in
+        self._intervals = deque[float](maxlen=INTERVALS)  # between images, ms
         self._stamps, self._plausible = StampMonitor(), True
         # When the newest mask went out, and its times.
         self._published: tuple[int, StreamTimes] | None = None
@@ -96,9 +103,13 @@ class StreamMonitor:
     def start(self) -> None:
         self._started_ns, self._image = self._ros_now_ns(), None
         self._stamps = StampMonitor()
+        self._intervals.clear()
 
-    def image(self, stamp_ns: int) -> None:
+    def image(self, stamp_ns: int, superseded: int = 0) -> None:
+        """An image came in, and ``superseded`` before it did not."""
         now_ns = self._ros_now_ns()
+        if self._image is not None and now_ns > self._image[1]:
+            self._intervals.append(since_ms(self._image[1], now_ns) / (1 + superseded))
         self._image = stamp_ns, now_ns
         self._plausible = self._stamps.image(stamp_ns, now_ns)
 
@@ -133,6 +144,7 @@ class StreamMonitor:
             return StreamTimes(silent_ms=silent_ms, processing_ms=processing_ms, age_ms=age_ms)
         stamps = self._stamps.state()
         at_ns, newest = published or (now, StreamTimes())
+        intervals = self._intervals.copy()
         silent_ms = since_ms(image[1], now)
         return dataclasses.replace(
             newest,
@@ -140,6 +152,7 @@ class StreamMonitor:
             since_image_ms=silent_ms,
             since_publish_ms=since_ms(at_ns, now) if published else None,
             silent_ms=silent_ms,
+            period_ms=statistics.median(intervals) if intervals else 0.0,
             processing_ms=processing_ms,
             age_ms=age_ms,
             stamps=stamps,
@@ -178,6 +191,15 @@ class RateMeter:
         return Rates(
             received / elapsed_s, published / elapsed_s, refused, received, superseded, busy_share
         )
+
+
+def patience_ms(timeout_ms: float, period_ms: float) -> float:
+    """How long no image may come; 0 for ever, which ``timeout_ms`` is then as well.
+
+    A slow camera has the time of its own ``period_ms``. Before two images have come that is not
+    known (0), and may be as long as the ``timeout_ms``.
+    """
+    return max(timeout_ms, MISSED * (period_ms or timeout_ms)) if timeout_ms > 0 else 0.0
 
 
 def since_ms(then_ns: int, now_ns: int) -> float:

@@ -7,6 +7,7 @@ or a clock.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -207,22 +208,36 @@ class ResetMeter:
 
 
 def examine_resets(
-    resets: Resets, publishers: Sequence[End], *, simulated: bool = False
+    resets: Resets,
+    publishers: Sequence[End],
+    *,
+    simulated: bool = False,
+    period_ms: float = 0.0,
+    max_gap_ms: float = 0.0,
 ) -> list[Finding]:
     """What resets the stream, and what ends it; ``publishers`` are those of its images.
 
-    ``simulated``: the node goes by /clock, so that a bag may be played in a loop.
+    ``simulated``: the node goes by /clock, so that a bag may be played in a loop. ``period_ms`` is
+    the time between two images: one of about ``max_gap_ms`` makes gaps of a slow camera's images,
+    which is no fault of the camera.
     """
     back = resets.by_reason.get(ResetReason.TIME_JUMPED_BACK, 0)
     # One pause or change of settings of the camera is no fault; a clock that goes back is one.
     if resets.count <= (LOOP if simulated and resets.count == back else 1 - bool(back)):
         return []
-    storm = resets.count >= STORM and resets.share >= STORM_SHARE
-    reasons = ", ".join(f"{reason.value} {count}" for reason, count in resets.by_reason.items())
     worst = max(resets.by_reason, key=lambda reason: resets.by_reason[reason])
+    slow = worst is ResetReason.GAP and 0 < max_gap_ms < 2 * period_ms
+    storm = resets.count >= STORM and resets.share >= STORM_SHARE and not slow
+    reasons = ", ".join(f"{reason.value} {count}" for reason, count in resets.by_reason.items())
+    cause = _reset_cause(worst, publishers)
+    if slow:
+        cause = (
+            f"an image comes every {period_ms / 1e3:.1f} s, which advanced.max_gap_ms, "
+            f"{max_gap_ms:g}, takes for a gap; set it to {math.ceil(period_ms / 50) * 100}"
+        )
     text = (
         f"{resets.count} of {resets.frames} frames within {resets.seconds:.0f} s were resets, with "
-        f"Sh in the foreground ({reasons}): {_reset_cause(worst, publishers)}"
+        f"Sh in the foreground ({reasons}): {cause}"
     )
     severity = Severity.ERROR if storm else Severity.WARN
     return [Finding(severity, text, f"resets {worst.value}")]
