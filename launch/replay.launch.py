@@ -11,7 +11,6 @@ from ament_index_python.packages import get_package_share_directory
 from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
-    EmitEvent,
     ExecuteProcess,
     IncludeLaunchDescription,
     LogInfo,
@@ -20,7 +19,6 @@ from launch.actions import (
     TimerAction,
 )
 from launch.event_handlers import OnProcessExit, OnShutdown
-from launch.events import Shutdown
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.ros_adapters import get_ros_node
@@ -90,10 +88,12 @@ def prepare(context: LaunchContext) -> list[Action]:
     command += ["--root", root] if (root := path_of(context, "root")) else []
     command += ["--image-topic", value(context, "image")]
 
-    def go_on(event: ProcessExited, _: LaunchContext) -> list[Action]:
+    def go_on(event: ProcessExited, context: LaunchContext) -> list[Action]:
         if event.returncode == 0:
             return [OpaqueFunction(function=play, args=[bag])]
-        return [EmitEvent(event=Shutdown(reason="the data set could not be made a bag"))]
+        if context.is_shutdown:
+            return []
+        raise RuntimeError("the data set could not be made a bag; see the messages above")
 
     def clean_up(*_: object) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -123,12 +123,15 @@ def play(context: LaunchContext, bag: str) -> list[Action]:
 
 
 def played(event: ProcessExited, context: LaunchContext) -> list[Action]:
-    """The node goes on, with its last frame in rviz; without a bag nothing does."""
+    """The node goes on, with its last frame in rviz; without a bag nothing does.
+
+    What is raised ends the launch with status 1.
+    """
     if context.is_shutdown:
         return []
     if event.returncode == 0:
         return [LogInfo(msg="The bag is at its end; Ctrl-C ends the node.")]
-    return [EmitEvent(event=Shutdown(reason="the bag could not be played"))]
+    raise RuntimeError("the bag could not be played; see the messages above")
 
 
 def path_of(context: LaunchContext, name: str) -> str:

@@ -153,9 +153,17 @@ def names(context: LaunchContext, argument: str) -> list[str]:
     return [name.strip() for name in given.split(",") if name.strip()]
 
 
-def end(_: ProcessExited, context: LaunchContext) -> list[EmitEvent]:
-    """Nothing goes on without the node, so that whoever started this can start it again."""
-    return [] if context.is_shutdown else [EmitEvent(event=Shutdown(reason="the node has ended"))]
+def end(event: ProcessExited, context: LaunchContext) -> list[EmitEvent]:
+    """Nothing goes on without the node, so that whoever started this can start it again.
+
+    Where the node failed, so does the launch, with status 1, as systemd and others go by that. With
+    a Shutdown event it would end with 0; an exception shuts it down as well.
+    """
+    if context.is_shutdown:
+        return []
+    if event.returncode:
+        raise RuntimeError(f"the node ended with status {event.returncode}; see its messages above")
+    return [EmitEvent(event=Shutdown(reason="the node has ended"))]
 
 
 def rviz(value: dict[str, str]) -> Node:

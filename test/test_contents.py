@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
 from lowlat_seg_ros.network.expected_accuracy import Looker
-from lowlat_seg_ros.ros.plausibility import Content, ContentMonitor, examine_contents
+from lowlat_seg_ros.ros.plausibility import END, OWN, Content, ContentMonitor, examine_contents
 
 HEIGHT, WIDTH = 360, 480
 random = np.random.default_rng(0)
@@ -112,6 +112,61 @@ def test_no_image_of_camvid_is_accused() -> None:
     paths = sorted(Path(os.environ["CAMVID_ROOT"]).glob("*/*.jpg"))[::20]
     assert paths
     assert {content_of(cv2.imread(str(path))) for path in paths} == {None}
+
+
+def run(monitor: ContentMonitor, images: list[np.ndarray], times: int = 1) -> list[Content | None]:
+    """What is said after each of the images, which come one after another so many times."""
+    looker, said = Looker(), []
+    for stamp in range(times):
+        for image in images:
+            monitor.image(image, looker.look(image, stamp))
+            said.append(monitor.state.content)
+    return said
+
+
+def hood(rows: slice = slice(290, None), colour: int = 0) -> list[np.ndarray]:
+    """What a camera sees beyond something of one colour that it always sees, its lower end."""
+    images = [scene(seed) for seed in range(3)]
+    for image in images:
+        image[rows] = colour
+    return images
+
+
+def fisheye() -> list[np.ndarray]:
+    """The circle of a lens in a wide image: half of the columns are black."""
+    outside = np.hypot(*np.mgrid[-180:180, -240:240]) > 120
+    return [np.where(outside[..., None], 0, scene(seed)).astype(np.uint8) for seed in range(3)]
+
+
+@pytest.mark.parametrize("images", [hood(), hood(colour=90), fisheye()])
+def test_what_the_camera_always_sees_is_not_accused_for_ever(images: list[np.ndarray]) -> None:
+    """A hood, a mask or a lens's edge; nor is it when the images beyond it are cut short later."""
+    monitor = ContentMonitor()
+    said = run(monitor, images, times=OWN // 3)
+    assert said[OWN // 2] is Content.PARTIAL
+    assert run(monitor, images, times=10)[-1] is None
+    assert monitor.state.own > END
+    (value,) = {int(image[-1, 0, 0]) for image in images}
+    cut = [image.copy() for image in images]
+    for image in cut:
+        image[200:] = value
+    assert run(monitor, cut, times=5)[-1] is Content.PARTIAL
+    assert run(monitor, images, times=5)[-1] is None
+
+
+def test_transfers_that_end_here_and_there_are_said_as_long_as_they_do() -> None:
+    cuts = [hood(slice(row, None), 128)[0] for row in (200, 270, 290, 250)]
+    assert (
+        run(ContentMonitor(), [*cuts, *hood(slice(0))[:1]], times=OWN // 4)[-1] is Content.PARTIAL
+    )
+
+
+def test_a_hood_that_is_black_by_night_alone() -> None:
+    """It is said for a while, as a transfer that is cut short would be, and then no more."""
+    monitor = ContentMonitor()
+    assert set(run(monitor, hood(slice(0)), times=OWN // 3)) == {None}
+    night = run(monitor, hood(), times=OWN // 2)
+    assert (night[20], night[-1]) == (Content.PARTIAL, None)
 
 
 def test_what_is_seen_once_is_not_said() -> None:

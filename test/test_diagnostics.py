@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import pytest
@@ -53,14 +54,40 @@ def values_of(status: DiagnosticStatus) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("since_ms", "level", "state"),
-    [(None, WARN, "waiting"), (500.0, OK, "active"), (501.0, ERROR, "stale")],
+    ("since_ms", "period_ms", "level", "state"),
+    [
+        (None, 0.0, WARN, "waiting"),
+        (500.0, 66.0, OK, "active"),
+        (501.0, 66.0, ERROR, "stale"),
+        (1500.0, 0.0, OK, "active"),  # it has sent one image, and may be a slow one
+        (1501.0, 0.0, ERROR, "stale"),
+        (10.0, 600.0, OK, "active"),
+        (1799.0, 601.0, WARN, "slow"),
+        (1804.0, 601.0, ERROR, "stale"),
+    ],
 )
-def test_camera(since_ms: float | None, level: bytes, state: str) -> None:
+def test_camera(since_ms: float | None, period_ms: float, level: bytes, state: str) -> None:
     times = {} if since_ms is None else {"since_image_ms": since_ms, "image_age_ms": since_ms}
+    times["period_ms"] = period_ms
     status = camera_status(stream(**times), CONFIG)
     assert status.level == level
     assert state in [pair.value for pair in status.values if pair.key == "state"]
+
+
+def test_a_slow_camera_is_a_warning_whose_advice_ends_it() -> None:
+    """And nothing else is said: one cause is said once."""
+    slow = stream(since_image_ms=2100.0, image_age_ms=2100.0, period_ms=2000.0)
+    status = camera_status(slow, CONFIG)
+    assert "an image comes every 2.0 s, more rarely than advanced.camera_timeout_ms, 500" in (
+        status.message
+    )
+    (value,) = (int(number) for number in re.findall(r"set it to (\d+)$", status.message))
+    assert camera_status(slow, NodeConfig(camera_timeout_ms=value)).level == OK
+    settings = Settings(CONFIG, EngineConfig())
+    levels = {s.name: s.level for s in camera_statuses(slow, settings) if s.level != OK}
+    assert levels == {"camera": WARN}
+    busy = dataclasses.replace(slow, rates=Rates(busy_share=0.9))
+    assert camera_status(busy, CONFIG).level == OK  # the node may be what is slow
 
 
 def test_camera_is_never_stale_without_a_limit() -> None:
@@ -74,7 +101,7 @@ def test_processing(delayed_ms: float, level: bytes) -> None:
 
 
 def test_a_frame_that_does_not_end_is_said_and_the_camera_is_not_accused() -> None:
-    silent = stream(since_image_ms=2000.0, image_age_ms=2000.0)
+    silent = stream(since_image_ms=2000.0, image_age_ms=2000.0, period_ms=66.0)
     for working_ms, level in ((1000.0, OK), (1001.0, ERROR)):
         status = processing_status(dataclasses.replace(silent, working_ms=working_ms), CONFIG)
         assert status.level == level
@@ -97,6 +124,14 @@ def test_a_latency_that_cannot_be_true_is_not_given() -> None:
     absurd = stream(timing=NodeTiming(age_ms=math.nan), stamps=StampState(1.8e12))
     assert values_of(processing_status(absurd, CONFIG))["output_latency_ms"] == "nan"
     assert values_of(images_status(absurd))["stamp_skew_ms"] == "1800000000000.000"
+
+
+def test_what_images_always_show_in_one_colour_is_told() -> None:
+    for own, told in ((0.1, False), (0.25, True)):
+        status = images_status(dataclasses.replace(stream(), contents=ContentState(own=own)))
+        assert status.level == OK
+        assert ("25% of their rows or columns have had one colour" in status.message) is told
+        assert values_of(status)["uniform_share"] == f"{own:.3f}"
 
 
 def test_images_say_all_that_is_wrong_with_them() -> None:
@@ -192,7 +227,7 @@ def test_one_cause_is_one_error() -> None:
     """While no image comes the camera's status says why, and connections what else there is."""
     found = (Finding(Severity.ERROR, "start the camera"), Finding(Severity.WARN, "two publish"))
     settings = Settings(CONFIG, EngineConfig())
-    for times in ({}, {"since_image_ms": 501.0, "image_age_ms": 501.0}):
+    for times in ({}, {"since_image_ms": 501.0, "image_age_ms": 501.0, "period_ms": 66.0}):
         silent = dataclasses.replace(stream(**times), findings=found)
         levels = {status.name: status.level for status in camera_statuses(silent, settings)}
         assert [name for name, level in levels.items() if level != OK] == ["camera"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
+from lowlat_seg_ros.engine import engine as engine_module
 from lowlat_seg_ros.engine.cpu_threads import cores
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.postprocess import confidence_of, mask_of
@@ -223,9 +225,19 @@ def test_key_frame_by_force(tiny: Segmenter, make_frame: MakeFrame) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("least", [0.3, 0.5, 1.0])
 def test_pixels_of_little_confidence_are_unlabelled(
-    tiny: Segmenter, make_frame: MakeFrame, least: float
+    tiny: Segmenter, make_frame: MakeFrame, least: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In each kind of mask, from the next frame on, and nothing else changes."""
+    """In each kind of mask, from the next frame on, and nothing else changes.
+
+    The confidence that is asked for is the one that was made for the mask.
+    """
+    made: list[Tensor] = []
+
+    def counted(logits: Tensor, *rest: Any) -> np.ndarray:
+        made.append(logits)
+        return confidence_of(logits, *rest)
+
+    monkeypatch.setattr(engine_module, "confidence_of", counted)
     plain, strict = (engine_of(tiny, NEVER) for _ in range(2))
     plain.process(make_frame(0))
     strict.process(make_frame(0))
@@ -236,6 +248,7 @@ def test_pixels_of_little_confidence_are_unlabelled(
         assert whole.confidence is not None
         unsure = whole.confidence < 255 * least
         assert unsure.any()
+        assert len(made) == index * 2  # once for each of the two
         np.testing.assert_array_equal(found.mask, np.where(unsure, 255, whole.mask))
         np.testing.assert_array_equal(found.confidence, whole.confidence)
         plain.reset()

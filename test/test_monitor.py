@@ -16,6 +16,7 @@ from lowlat_seg_ros.ros.monitor import (
     StreamMonitor,
     StreamTimes,
     Throttle,
+    patience_ms,
 )
 
 MS = 1_000_000
@@ -55,6 +56,27 @@ def test_times_go_by_the_ros_clock_and_a_stamp_ahead_of_it_has_a_negative_age() 
     clock.now_ns = 0  # a bag loops
     times = monitor.times()
     assert (times.image_age_ms, times.since_image_ms, times.since_publish_ms) == (-970.0, 0.0, 0.0)
+
+
+def test_the_period_is_the_cameras_own() -> None:
+    """In the median, so that a pause or a clock that is set back says nothing."""
+    clock = HandClock()
+    monitor = StreamMonitor(clock)
+    assert monitor.times().period_ms == 0.0
+    for step_ms, superseded in [(0, 0), (2000, 0), (1990, 0), (9000, 0), (-50, 0), (6000, 2)]:
+        clock.now_ns += step_ms * MS
+        monitor.image(clock.now_ns, superseded)
+    assert monitor.times().period_ms == 2000.0
+    monitor.start()
+    assert monitor.times().period_ms == 0.0
+
+
+@pytest.mark.parametrize(
+    ("timeout_ms", "period_ms", "patience"),
+    [(1000.0, 66.0, 1000.0), (1000.0, 2000.0, 6000.0), (1000.0, 0.0, 3000.0), (0.0, 500.0, 0.0)],
+)
+def test_a_slow_camera_is_waited_for(timeout_ms: float, period_ms: float, patience: float) -> None:
+    assert patience_ms(timeout_ms, period_ms) == patience
 
 
 def test_percentiles_are_over_the_masks() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
-from lowlat_seg_ros.frames import Counters
+from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.schedule import needs_reset
+from lowlat_seg_ros.frames import Counters, Frame, ResetReason
 from lowlat_seg_ros.messages import IMAGE as RAW
 from lowlat_seg_ros.ros.doctor import End, Severity
 from lowlat_seg_ros.ros.monitor import RESETS_S, ResetMeter, Resets, examine_resets
@@ -62,6 +67,23 @@ def test_a_storm_is_an_error_with_reason_cause_and_publishers(
 def test_levels(frames: int, resets: dict[str, int], severity: Severity | None) -> None:
     found = examine_resets(after(frames, **resets), ONE)
     assert [finding.severity for finding in found] == ([] if severity is None else [severity])
+
+
+def test_a_slow_camera_is_no_error_and_the_advice_ends_the_warning() -> None:
+    """It comes every 2 s, so that every second frame, right after a full one, is no gap."""
+    resets = after(5, gap=2)
+    (found,) = examine_resets(resets, ONE, period_ms=2000.0, max_gap_ms=1000.0)
+    assert found.severity is Severity.WARN
+    assert "an image comes every 2.0 s, which advanced.max_gap_ms, 1000, takes for" in found.text
+    (value,) = (int(number) for number in re.findall(r"set it to (\d+)$", found.text))
+    for stamp_s in (2.0, 4.2):
+        frame = Frame(np.zeros((1, 1, 3), np.uint8), round(stamp_s * 1e9))
+        before = Frame(frame.image, 0)
+        config = EngineConfig(max_gap_ms=value)
+        assert needs_reset(before, frame, config) == (None if stamp_s < 4 else ResetReason.GAP)
+    (fast,) = examine_resets(after(48, gap=24), ONE, period_ms=66.0, max_gap_ms=1000.0)
+    assert fast.severity is Severity.ERROR  # its stamps jump
+    assert "set it to twice the time between two images" in fast.text
 
 
 def test_the_loop_of_a_bag_is_as_meant() -> None:

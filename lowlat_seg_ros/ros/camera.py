@@ -39,6 +39,7 @@ from lowlat_seg_ros.ros.monitor import (
     Throttle,
     examine_pace,
     examine_resets,
+    patience_ms,
     since_ms,
 )
 from lowlat_seg_ros.ros.outputs import MESSAGES, Outputs, topic_beside
@@ -97,6 +98,7 @@ class CameraStream:
             raw=not self._transport.is_video,
         )
         self._out = Outputs(node, table, camera, camera_info=topic_beside(resolved))
+        self._out.label_info(settings().engine.confidence_threshold)
         self._engine = make_engine(on_refinement=self._out.refinement)
         self._reader = ImageReader(lambda: self._settings().node.bits_per_sample, self._warn)
         self._pipeline = Pipeline(
@@ -130,7 +132,7 @@ class CameraStream:
             self._images.look(),
             begun=times.since_image_ms is not None,
             silent_ms=max(times.silent_ms - working_ms, 0.0),
-            timeout_ms=config.camera_timeout_ms,
+            timeout_ms=patience_ms(config.camera_timeout_ms, times.period_ms),
             missing=rates.superseded,
             received=rates.received,
             busy_share=rates.busy_share,
@@ -141,7 +143,13 @@ class CameraStream:
         accuracies = self._accuracies.copy()
         resets, contents = self._resets.update(counters, now_s), self._contents.state
         image_findings = [
-            *examine_resets(resets, images.fitting, simulated=simulated),
+            *examine_resets(
+                resets,
+                images.fitting,
+                simulated=simulated,
+                period_ms=times.period_ms,
+                max_gap_ms=settings.engine.max_gap_ms,
+            ),
             *examine_stamps(times.stamps, clocks),
             *examine_contents(contents),
         ]
@@ -288,10 +296,11 @@ class CameraStream:
                 self._complain(error.fault, f"Image rejected: {error}")
                 return
         self._image_bytes = len(message.data)
-        self._monitor.image(stamp_ns(message.header.stamp))
+        self._monitor.image(stamp_ns(message.header.stamp), superseded)
         config = self._settings().engine
         if config != self._engine.config:  # what changed since the last frame counts from now on
             self._engine.reconfigure(config)
+            self._out.label_info(config.confidence_threshold)
         published = self._pipeline.ledger.published
         try:
             self._pipeline.answer(message, began_ns, wait_ms, superseded)

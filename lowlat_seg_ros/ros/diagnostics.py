@@ -17,11 +17,23 @@ from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.engine.slow_track import SlowTrackState
 from lowlat_seg_ros.engine.timing import FrameCost, Percentiles
 from lowlat_seg_ros.frames import Counters, Deadline, Ledger
-from lowlat_seg_ros.ros.doctor import Finding, Severity
-from lowlat_seg_ros.ros.monitor import Pace, Rates, Resets, StreamTimes, examine_pace
+from lowlat_seg_ros.ros.doctor import BUSY_SHARE, Finding, Severity
+from lowlat_seg_ros.ros.monitor import (
+    MISSED,
+    Pace,
+    Rates,
+    Resets,
+    StreamTimes,
+    examine_pace,
+    patience_ms,
+)
 from lowlat_seg_ros.ros.outputs import MESSAGES
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
-from lowlat_seg_ros.ros.plausibility import ContentState
+from lowlat_seg_ros.ros.plausibility import END, ContentState
+
+#: A camera is slow whose images are so many times farther apart than its timeout: one that is about
+#: as slow as that is not said to be now slow, now not.
+SLOW = 1.2
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -76,7 +88,7 @@ def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticS
     times, rates, counters = stream.times, stream.rates, stream.counters
     camera = camera_status(stream, settings.node)
     # While no image comes the status of the camera says why: one cause, one error.
-    comes = camera.level == OK
+    comes = times.since_image_ms is not None and not _stale(stream, settings.node)
     findings = [*(stream.findings if comes else ()), *stream.output_findings]
     statuses = [
         camera,
@@ -117,15 +129,33 @@ def camera_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
         hopeless = any(finding.severity is Severity.ERROR for finding in stream.findings)
         level = ERROR if hopeless else WARN
         return _status("camera", level, f"no image yet on {stream.topic}{why}", values)
-    stale = 0 < config.camera_timeout_ms < since_ms - stream.working_ms
+    stale, timeout_ms, period_ms = (
+        _stale(stream, config), config.camera_timeout_ms, stream.times.period_ms,
+    )  # fmt: skip
+    # A node that is busy, not the camera, may be what is slow.
+    slow = 0 < SLOW * timeout_ms < period_ms and stream.rates.busy_share < BUSY_SHARE
     values |= {
-        "state": "stale" if stale else "active",
+        "state": "stale" if stale else "slow" if slow else "active",
         "image_age_ms": age_ms,
         "time_since_last_image_ms": since_ms,
     }
     if stale:
         return _status("camera", ERROR, f"no image for {since_ms:.0f} ms{why}", values)
+    if slow:
+        fix = f"if it is meant to be so slow, set it to {math.ceil(MISSED * period_ms / 100) * 100}"
+        text = (
+            f"an image comes every {period_ms / 1e3:.1f} s, more rarely than "
+            f"advanced.camera_timeout_ms, {timeout_ms:g}, allows for"
+        )
+        return _status("camera", WARN, f"{text}; {fix}", values)
     return _status("camera", OK, "images come in", values)
+
+
+def _stale(stream: StreamState, config: NodeConfig) -> bool:
+    """Whether images came, and come no more."""
+    since_ms = stream.times.since_image_ms
+    patience = patience_ms(config.camera_timeout_ms, stream.times.period_ms)
+    return since_ms is not None and 0 < patience < since_ms - stream.working_ms
 
 
 def images_status(stream: StreamState) -> DiagnosticStatus:
@@ -136,10 +166,14 @@ def images_status(stream: StreamState) -> DiagnosticStatus:
         "brightness": contents.brightness,
         "contrast": contents.contrast,
         "unchanged_images": contents.unchanged,
+        "uniform_share": contents.own,
         "reset_share": resets.share,
     }
     values |= {f"recent_resets_{reason.value}": n for reason, n in resets.by_reason.items()}
-    return _found("images", stream.image_findings, "images and their stamps are plausible", values)
+    well = "images and their stamps are plausible"
+    if contents.own >= END:
+        well += f"; {contents.own:.0%} of their rows or columns have had one colour for long"
+    return _found("images", stream.image_findings, well, values)
 
 
 def processing_status(

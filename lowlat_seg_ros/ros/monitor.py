@@ -36,6 +36,9 @@ LOOP = 2
 
 #: Those that somebody asked for.
 _ASKED = (ResetReason.FIRST_FRAME, ResetReason.REQUESTED, ResetReason.ACTIVATED)
+#: Times between images whose median is the camera's own period; a camera that is silent for so many
+#: periods has stopped, however slow it is.
+INTERVALS, MISSED = 5, 3
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,17 @@ class StreamTimes:
 
     The first three are on the ROS clock, and None before the first image or mask; the age is
     negative where the stamp is ahead of the clock. ``silent_ms`` is the time since the newest
-    image, or before the first since the start. ``delayed_ms`` is how long now every frame took too
-    long, 0 if the newest did not. ``processing_ms`` and ``age_ms`` are over the newest masks, the
-    age without those whose stamp cannot be true; ``timing`` has none of such a mask (NaN).
+    image, or before the first since the start. ``period_ms`` is the time between two of the newest
+    images, in the median, 0 before the second one. ``delayed_ms`` is how long now every frame took
+    too long, 0 if the newest did not. ``processing_ms`` and ``age_ms`` are over the newest masks,
+    the age without those whose stamp cannot be true; ``timing`` has none of such a mask (NaN).
     """
 
     image_age_ms: float | None = None  # now - stamp of the newest image
     since_image_ms: float | None = None  # since an image came in
     since_publish_ms: float | None = None  # since a mask went out
     silent_ms: float = 0.0
+    period_ms: float = 0.0
     delayed_ms: float = 0.0
     stages: StageTiming = field(default_factory=StageTiming)  # of the newest mask
     timing: NodeTiming = field(default_factory=NodeTiming)
@@ -96,6 +101,7 @@ class StreamMonitor:
         self._processing, self._age = PercentileTracker(), PercentileTracker()
         self._started_ns = ros_now_ns()
         self._image: tuple[int, int] | None = None  # stamp, and when it came in
+        self._intervals = deque[float](maxlen=INTERVALS)  # between images, ms
         self._stamps, self._plausible = StampMonitor(), True
         # When the newest mask went out, and its times.
         self._published: tuple[int, StreamTimes] | None = None
@@ -104,9 +110,13 @@ class StreamMonitor:
     def start(self) -> None:
         self._started_ns, self._image = self._ros_now_ns(), None
         self._stamps = StampMonitor()
+        self._intervals.clear()
 
-    def image(self, stamp_ns: int) -> None:
+    def image(self, stamp_ns: int, superseded: int = 0) -> None:
+        """An image came in, and ``superseded`` before it did not."""
         now_ns = self._ros_now_ns()
+        if self._image is not None and now_ns > self._image[1]:
+            self._intervals.append(since_ms(self._image[1], now_ns) / (1 + superseded))
         self._image = stamp_ns, now_ns
         self._plausible = self._stamps.image(stamp_ns, now_ns)
 
@@ -141,6 +151,7 @@ class StreamMonitor:
             return StreamTimes(silent_ms=silent_ms, processing_ms=processing_ms, age_ms=age_ms)
         stamps = self._stamps.state()
         at_ns, newest = published or (now, StreamTimes())
+        intervals = self._intervals.copy()
         silent_ms = since_ms(image[1], now)
         return dataclasses.replace(
             newest,
@@ -148,6 +159,7 @@ class StreamMonitor:
             since_image_ms=silent_ms,
             since_publish_ms=since_ms(at_ns, now) if published else None,
             silent_ms=silent_ms,
+            period_ms=statistics.median(intervals) if intervals else 0.0,
             processing_ms=processing_ms,
             age_ms=age_ms,
             stamps=stamps,
@@ -186,6 +198,15 @@ class RateMeter:
         return Rates(
             received / elapsed_s, published / elapsed_s, refused, received, superseded, busy_share
         )
+
+
+def patience_ms(timeout_ms: float, period_ms: float) -> float:
+    """How long no image may come; 0 for ever, which ``timeout_ms`` is then as well.
+
+    A slow camera has the time of its own ``period_ms``. Before two images have come that is not
+    known (0), and may be as long as the ``timeout_ms``.
+    """
+    return max(timeout_ms, MISSED * (period_ms or timeout_ms)) if timeout_ms > 0 else 0.0
 
 
 def since_ms(then_ns: int, now_ns: int) -> float:
@@ -291,22 +312,36 @@ class ResetMeter:
 
 
 def examine_resets(
-    resets: Resets, publishers: Sequence[End], *, simulated: bool = False
+    resets: Resets,
+    publishers: Sequence[End],
+    *,
+    simulated: bool = False,
+    period_ms: float = 0.0,
+    max_gap_ms: float = 0.0,
 ) -> list[Finding]:
     """What resets the stream, and what ends it; ``publishers`` are those of its images.
 
-    ``simulated``: the node goes by /clock, so that a bag may be played in a loop.
+    ``simulated``: the node goes by /clock, so that a bag may be played in a loop. ``period_ms`` is
+    the time between two images: one of about ``max_gap_ms`` makes gaps of a slow camera's images,
+    which is no fault of the camera.
     """
     back = resets.by_reason.get(ResetReason.TIME_JUMPED_BACK, 0)
     # One pause or change of settings of the camera is no fault; a clock that goes back is one.
     if resets.count <= (LOOP if simulated and resets.count == back else 1 - bool(back)):
         return []
-    storm = resets.count >= STORM and resets.share >= STORM_SHARE
-    reasons = ", ".join(f"{reason.value} {count}" for reason, count in resets.by_reason.items())
     worst = max(resets.by_reason, key=lambda reason: resets.by_reason[reason])
+    slow = worst is ResetReason.GAP and 0 < max_gap_ms < 2 * period_ms
+    storm = resets.count >= STORM and resets.share >= STORM_SHARE and not slow
+    reasons = ", ".join(f"{reason.value} {count}" for reason, count in resets.by_reason.items())
+    cause = _reset_cause(worst, publishers)
+    if slow:
+        cause = (
+            f"an image comes every {period_ms / 1e3:.1f} s, which advanced.max_gap_ms, "
+            f"{max_gap_ms:g}, takes for a gap; set it to {math.ceil(period_ms / 50) * 100}"
+        )
     text = (
         f"{resets.count} of {resets.frames} frames within {resets.seconds:.0f} s were resets, with "
-        f"Sh in the foreground ({reasons}): {_reset_cause(worst, publishers)}"
+        f"Sh in the foreground ({reasons}): {cause}"
     )
     severity = Severity.ERROR if storm else Severity.WARN
     return [Finding(severity, text, f"resets {worst.value}")]

@@ -135,7 +135,7 @@ class Outputs:
     def __init__(
         self, node: Node, table: ClassTable, camera: str = "", *, camera_info: str = "camera_info"
     ) -> None:
-        """Create the topics, and say on ``~/label_info`` which classes there are.
+        """Create the topics.
 
         With the name of a ``camera`` the topics are below it: ``~/front/mask``. ``camera_info`` is
         the topic of the camera's CameraInfo, of which the masks' own is made.
@@ -160,11 +160,11 @@ class Outputs:
             CameraInfo, camera_info, self._on_camera_info, image_qos(),
             qos_overriding_options=overridable_qos(),
         )  # fmt: skip
+        self._threshold = -1.0  # of the label info that is out
         if LabelInfo is None:
             node.get_logger().info("No topic ~/label_info: vision_msgs is not installed", once=True)
         else:
-            labels = self._output(LabelInfo, "label_info", latched_qos())
-            labels.publisher.publish(self._label_info())
+            self._labels = self._output(LabelInfo, "label_info", latched_qos())
 
     @property
     def wants_confidence(self) -> bool:
@@ -197,6 +197,15 @@ class Outputs:
                     f"CameraInfo has come on {topic} beside {PATIENCE} images; have the camera "
                     f"driver publish its calibration, or remap {topic} to where it does"
                 )
+
+    def label_info(self, threshold: float) -> None:
+        """Publish which classes masks show, and the confidence ``threshold`` of their pixels.
+
+        Nothing is published where vision_msgs is not installed, or that is out already.
+        """
+        if LabelInfo is not None and threshold != self._threshold:
+            self._threshold = threshold
+            self._labels.publisher.publish(self._label_info(threshold))
 
     def report(self, header: Header, result: Segmentation, timing: NodeTiming) -> None:
         """Publish what is known of a mask, its confidence, and itself as a file."""
@@ -270,9 +279,9 @@ class Outputs:
     def _on_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message
 
-    def _label_info(self) -> Any:
-        """Id and name of every class that masks show."""
-        info = LabelInfo()
+    def _label_info(self, threshold: float) -> Any:
+        """Id and name of every class that masks show; classes of one id are there by each name."""
+        info = LabelInfo(threshold=threshold)
         info.header.stamp = MESSAGES.time(self._node.get_clock().now().nanoseconds)
         shown = self._table.shown
         info.class_map = [VisionClass(class_id=i, class_name=name) for i, name, _ in shown]

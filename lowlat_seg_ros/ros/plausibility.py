@@ -61,6 +61,10 @@ LAG, NOISE = 4, 0.2
 #: in all, as where every second row is lost. Columns are treated as rows in all.
 END, HALF = 1 / 8, 0.45
 
+#: Rows and columns that have had one colour in so many images in a row are no longer said: they
+#: show the vehicle's hood, a mask, or the edge of a lens. Where transfers end varies.
+OWN = 300
+
 
 class StampFault(Enum):
     ZERO = "zero"
@@ -195,20 +199,25 @@ class Content(Enum):
     WHITE = "white, all its pixels saturated; look at exposure and aperture"
     FLAT = "of one colour; look at lens, cable and the driver's format"
     NOISE = "noise: neighbouring pixels have nothing in common; look at gain, cable and encoding"
-    PARTIAL = "of one colour in a part of the rows or columns; look for transfers cut short"
+    PARTIAL = (
+        "of one colour in a part of the rows or columns; look for transfers cut short (of the "
+        f"vehicle's hood or a mask it is no longer said after {OWN} images)"
+    )
 
 
 @dataclass(frozen=True)
 class ContentState:
     """What many of the newest images look like, if they show nothing; ``unchanged`` is the number
     of images in a row that had the pixels of the one before. Brightness and contrast (standard
-    deviation) are the newest one's, 0 to 255.
+    deviation) are the newest one's, 0 to 255. ``own`` is the share of rows or columns, whichever is
+    larger, that have had one colour for long.
     """
 
     content: Content | None = None
     unchanged: int = 0
     brightness: float = 0.0
     contrast: float = 0.0
+    own: float = 0.0
 
 
 class ContentMonitor:
@@ -217,39 +226,72 @@ class ContentMonitor:
     def __init__(self) -> None:
         self._newest: deque[Content | None] = deque(maxlen=WINDOW)
         self._state = ContentState()
+        self._rows, self._columns = Lines(1), Lines(0)
 
     def image(self, image: np.ndarray, seen: Look) -> None:
         """Judge ``image``, uint8 (H, W, 3) RGB, by what the engine has ``seen`` of it."""
-        content = look(image, seen.grid)
+        content = self._look(image, seen.grid)
         self._newest.append(content)
         now = self._state.content
         if now is None or self._newest.count(now) <= LEAVE:
             now = next((kind for kind in Content if self._newest.count(kind) >= ENTER), None)
         brightness, contrast = (float(value[1, 0]) for value in cv2.meanStdDev(seen.grid))
-        self._state = ContentState(now, seen.unchanged, brightness, contrast)
+        own = max(float(lines.own.mean()) for lines in (self._rows, self._columns))
+        self._state = ContentState(now, seen.unchanged, brightness, contrast, own)
 
     @property
     def state(self) -> ContentState:
         return self._state
+
+    def _look(self, image: np.ndarray, grid: np.ndarray) -> Content | None:
+        """What ``image`` looks like, by its ``grid``; None where it shows something."""
+        if min(image.shape[:2]) < LEAST:
+            return None
+        green = np.ascontiguousarray(grid[..., 1])
+        rows, columns = self._rows.uniform(green), self._columns.uniform(green)
+        # With more contrast than 3 % of extreme values give, no colour can be that of almost all.
+        if cv2.meanStdDev(green)[1][0, 0] < MOST_CONTRAST and (blank := _blank(grid)):
+            return blank
+        own = self._rows.own
+        if _partial(green, rows & ~own, columns & ~self._columns.own, own):
+            return Content.PARTIAL
+        return Content.NOISE if _correlation(green, _shifted(image)) < NOISE else None
+
+
+class Lines:
+    """The rows (``axis`` 1) or columns (0) that have one colour, and since how many images."""
+
+    def __init__(self, axis: int) -> None:
+        self._axis = axis
+        self._since = np.zeros(1, int)
+        self._value = 0
+
+    @property
+    def own(self) -> np.ndarray:
+        """bool: those which have had it for ``OWN`` images and more."""
+        return self._since >= OWN
+
+    def uniform(self, channel: np.ndarray) -> np.ndarray:
+        """bool: those of the next image's ``channel``, uint8 (R, C), with one value, that of the
+        last such one."""
+        low, high = channel.min(self._axis), channel.max(self._axis)
+        one = high - low <= 1
+        if self._since.shape != one.shape:
+            self._since = np.zeros(one.shape, int)
+        if one.any():
+            value = int(low[np.flatnonzero(one)[-1]])
+            one &= (value - 1 <= low) & (low <= value + 1)
+            if abs(value - self._value) > SAME:
+                self._since[:] = 0
+            self._value = value
+        self._since = (self._since + 1) * one
+        return one
 
 
 def _shifted(image: np.ndarray) -> np.ndarray:
     """The pixels ``LAG`` columns right of those of the grid, of the channel in the middle."""
     height, width = image.shape[:2]
     return image[:: height // ROWS | 1, LAG :: width // COLUMNS | 1, 1]
-
-
-def look(image: np.ndarray, grid: np.ndarray) -> Content | None:
-    """What ``image`` looks like, by its ``grid``; None where it shows something."""
-    if min(image.shape[:2]) < LEAST:
-        return None
-    green = np.ascontiguousarray(grid[..., 1])
-    # With more contrast than 3 % of extreme values give, no colour can be that of almost all.
-    if cv2.meanStdDev(green)[1][0, 0] < MOST_CONTRAST and (blank := _blank(grid)):
-        return blank
-    if _partial(green):
-        return Content.PARTIAL
-    return Content.NOISE if _correlation(green, _shifted(image)) < NOISE else None
 
 
 def _blank(grid: np.ndarray) -> Content | None:
@@ -266,30 +308,24 @@ def _blank(grid: np.ndarray) -> Content | None:
     return Content.FLAT if np.count_nonzero(alike) >= enough else None
 
 
-def _partial(green: np.ndarray) -> bool:
-    """Whether a part of the rows or columns of one channel, uint8 (R, C), has one value.
+def _partial(
+    green: np.ndarray, rows: np.ndarray, columns: np.ndarray, own_rows: np.ndarray
+) -> bool:
+    """Whether so many ``rows`` or ``columns`` of a channel have one value that something is lost.
 
-    A saturated upper end does not count: it is the sky where the exposure is for the road. Nor do
-    two bars of one size, above and below, of a film.
+    What has long been so is not among them; ``own_rows`` says which rows have. A saturated upper
+    end does not count: it is the sky where the exposure is for the road. Nor do two bars of one
+    size, above and below, of a film.
     """
-    rows, columns = _uniform(green, 1), _uniform(green, 0)
     if green[0].min() >= WHITE:
         rows[: int(np.argmin(rows))] = False
     if max(rows.mean(), columns.mean()) >= HALF:
         return True
-    above, below = int(np.argmin(rows)), int(np.argmin(rows[::-1]))  # rows at both ends
+    ends = rows | own_rows
+    above, below = int(np.argmin(ends)), int(np.argmin(ends[::-1]))  # rows at both ends
     letterboxed = abs(above - below) <= 1
-    return below >= END * rows.size and not letterboxed
-
-
-def _uniform(channel: np.ndarray, axis: int) -> np.ndarray:
-    """bool: which rows (``axis`` 1) or columns (0) have one value, that of the last such one."""
-    low, high = channel.min(axis), channel.max(axis)
-    one = high - low <= 1
-    if not one.any():
-        return one
-    value = int(low[np.flatnonzero(one)[-1]])
-    return one & (value - 1 <= low) & (low <= value + 1)
+    new = np.count_nonzero(rows[rows.size - below :])
+    return new >= END * rows.size and not letterboxed
 
 
 def _correlation(green: np.ndarray, shifted: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import shutil
 import signal
@@ -167,10 +168,40 @@ def test_launch_file_that_includes_ours_has_arguments_of_its_own(tmp_path: Path)
     assert "process started" in done.stdout + done.stderr
 
 
-def test_launch_ends_with_its_node(tmp_path: Path) -> None:
-    arguments = {"checkpoint": tmp_path / "none.safetensors"}
-    with launched("segmentation.launch.py", **arguments) as process:
-        process.wait(timeout=60)
+@pytest.mark.parametrize(
+    ("file", "arguments", "wanted"),
+    [
+        ("segmentation", ["checkpoint:=/nope"], "the node ended with status 1"),
+        ("segmentation", ["device:=gpu"], "the node ended with status 1"),
+        ("replay", ["checkpoint:=/nope"], "the node ended with status 1"),
+        ("replay", ["bag:=EMPTY", "checkpoint:=GOOD"], "the bag could not be played"),
+        ("replay", ["dataset:=folder", "root:=EMPTY"], "the data set could not be made a bag"),
+    ],
+)
+def test_launch_fails_where_what_it_started_fails(
+    file: str, arguments: list[str], wanted: str, tmp_path: Path, checkpoint: Path
+) -> None:
+    """systemd and others go by the status, which is 0 after a Shutdown event."""
+    words = [a.replace("EMPTY", str(tmp_path)).replace("GOOD", str(checkpoint)) for a in arguments]
+    command = ["ros2", "launch", "lowlat_seg_ros", f"{file}.launch.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert wanted in done.stdout + done.stderr
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, 1)])
+def test_launch_ends_with_its_node(
+    observer: Node, checkpoint: Path, number: signal.Signals, status: int
+) -> None:
+    words = [f"checkpoint:={checkpoint}", "device:=cpu", "image:=/only/here"]
+    command = ["ros2", "launch", "lowlat_seg_ros", "segmentation.launch.py", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        started = next(line for line in process.stdout if "process started with pid" in line)
+        wait(lambda: observer.count_subscribers("/only/here") == 1, process)
+        os.kill(int(started.rpartition("[")[2].rstrip("]\n")), number)
+        process.communicate(timeout=60)
+    assert process.returncode == status
 
 
 def test_bag_is_played_again_and_again_by_its_clock(

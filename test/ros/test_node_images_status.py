@@ -57,6 +57,30 @@ def test_stamps_that_cannot_be_true_are_said_and_in_no_latency(bench: Bench) -> 
     assert float(values_of(camera)["image_age_ms"]) < 0
 
 
+def test_a_slow_camera_is_no_error(start: Start) -> None:
+    """An image every 2 s by the node's clock: warnings that name two parameters, and no more."""
+    _, bench = start(use_sim_time=True, listen=False)
+    node = f"{bench.node.get_namespace()[1:]}/{NODE}: "
+    for number in range(10):
+        clock_s = 100.0 + 2 * number
+        seen = len(bench.diagnostics.all())
+        bench.set_clock(clock_s)
+        if number:  # the clock is there before the image
+            bench.status("camera", lambda v: float(v["image_age_ms"]) == 2000.0, after=seen)
+        bench.send(message(picture(seed=number), "rgb8", clock_s))
+    found = [status for status in bench.diagnostics.all() if status.name.startswith(node)]
+    assert [status.message for status in found if status.level == ERROR] == []
+    late = {status.name.removeprefix(node): status.message for status in found[-30:]
+            if status.level == WARN}  # fmt: skip
+    assert set(late) == {"camera", "images"}
+    assert "set it to 6000" in late["camera"]
+    assert "set it to 4000" in late["images"]
+    seen = len(bench.diagnostics.all())
+    results = bench.set_parameters(camera_timeout_ms=6000.0, max_gap_ms=4000.0)
+    assert all(result.successful for result in results)
+    bench.status("camera", lambda v: v["state"] == "active", after=seen)
+
+
 def test_two_cameras_on_one_topic_are_named(bench: Bench) -> None:
     second = bench.node.create_publisher(Image, "image", RELIABLE)
     for number in range(20):

@@ -21,6 +21,9 @@ from lowlat_seg_ros.labels import CAMVID, Legend, colour_mask, overlay
 from lowlat_seg_ros.ros.outputs import MESSAGES, LabelInfo
 
 RGB = picture(240, 320)
+LATCHED = QoSProfile(
+    depth=1, reliability=RELIABLE.reliability, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 
 
 def first(bench: Bench, inbox: Inbox, frame_id: str) -> Any:
@@ -123,12 +126,27 @@ def test_what_goes_out_has_the_ids_and_the_confidence_that_are_asked_for(
 
 @pytest.mark.skipif(LabelInfo is None, reason="needs vision_msgs")
 def test_label_info_is_there_for_whoever_comes_late(live: Bench) -> None:
-    latched = QoSProfile(
-        depth=1, reliability=RELIABLE.reliability, durability=DurabilityPolicy.TRANSIENT_LOCAL
-    )
-    info = live.listen(LabelInfo, "label_info", latched).first(lambda _: True)
+    info = live.listen(LabelInfo, "label_info", LATCHED).first(lambda _: True)
     classes = [(item.class_id, item.class_name) for item in info.class_map]
     assert classes == list(enumerate(CAMVID.names))
+
+
+@pytest.mark.skipif(LabelInfo is None, reason="needs vision_msgs")
+def test_label_info_has_the_ids_and_the_threshold_of_the_masks(start: Start) -> None:
+    """Every id of a mask is there or unlabelled, by every name that it has, also when it changes"""
+    _, bench = start(class_remap=["Road:50", "Sky:255", "Car:50"], confidence_threshold=0.25)
+    infos = bench.listen(LabelInfo, "label_info", LATCHED)
+    info = infos.first(lambda _: True)
+    classes = {item.class_name: item.class_id for item in info.class_map}
+    kept = {name: i for i, name in enumerate(CAMVID.names) if name not in ("Road", "Sky", "Car")}
+    assert classes == kept | {"Road": 50, "Car": 50}
+    assert (info.threshold, info.header.frame_id) == (0.25, "")
+    image = message(RGB, "rgb8", 1.0, "test_labels")
+    bench.send(image)
+    assert {*np.unique(mask_of(bench.mask_on(image)))} <= {*classes.values(), 255}
+    bench.set_parameters(confidence_threshold=0.5)
+    bench.send(message(RGB, "rgb8", 2.0, "test_labels"))
+    assert infos.first(lambda info: info.threshold == 0.5).class_map == info.class_map
 
 
 @pytest.mark.skipif(LabelInfo is not None, reason="vision_msgs is installed")
