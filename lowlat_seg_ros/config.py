@@ -290,8 +290,8 @@ class EngineConfig:
         "the size that it knows, 0 for the input's own; the width follows from the aspect ratio, "
         "and both are padded (edge pixels repeated, right and bottom) to a multiple of 8; masks "
         "have the input's size unless output_size of the node says otherwise",
-        unit="px", low=-1, high=4320, top_level=True,
-    )  # fmt: skip
+        Rule(unit="px", low=-1, high=4320, top_level=True),
+    )
     precision: str = setting(
         "auto",
         "number format of the network's convolutions; auto takes the fastest, and measures int8 "
@@ -299,8 +299,8 @@ class EngineConfig:
         "quantize', takes a fraction of the time with VNNI or AMX, and changes the class of one "
         "pixel in 150; bf16 is faster than fp32 on CPUs with avx512_bf16 or amx_bf16 and on GPUs, "
         "and changes the class of one pixel in 1500",
-        choices=PRECISIONS, top_level=True,
-    )  # fmt: skip
+        Rule(choices=PRECISIONS, top_level=True),
+    )
     key_frame_policy: str = setting(
         "when_free",
         "when a frame becomes the key frame; when_free: whenever the slow track (Sh) is idle, so "
@@ -308,14 +308,14 @@ class EngineConfig:
         "above the threshold, which saves power and leaves the cores to others; deviation is also "
         "in force with key_frame_budget, from level 2 of load shedding on, and after a failure of "
         "Sh, which is then tried again every 30 frames at the latest",
-        choices=("when_free", "deviation"), dynamic=True, top_level=True,
-    )  # fmt: skip
+        Rule(choices=("when_free", "deviation"), dynamic=True, top_level=True),
+    )
     deviation_threshold: float = setting(
         -1.0,
         "predicted deviation, the share of pixels whose class has changed since the key frame, "
         "above which a frame becomes the key frame; -1 for the checkpoint's calibrated value",
-        low=-1.0, high=1.0, dynamic=True, top_level=True,
-    )  # fmt: skip
+        Rule(low=-1.0, high=1.0, dynamic=True, top_level=True),
+    )
     confidence_threshold: float = setting(
         0.0,
         "pixels with a lower confidence (the highest softmax probability) become 255, unlabelled, "
@@ -325,60 +325,60 @@ class EngineConfig:
     max_key_interval: int = setting(
         0,
         "longest interval between key frames, whatever the selector says; 0 for no limit",
-        unit="frames", low=0, high=100_000, dynamic=True,
-    )  # fmt: skip
+        Rule(unit="frames", low=0, high=100_000, dynamic=True),
+    )
     key_frame_budget: float = setting(
         0.0,
         "target share of frames that become the key frame; the threshold, which starts at "
         "deviation_threshold, is adjusted to reach it; 0 for a fixed threshold",
-        low=0.0, high=1.0, dynamic=True,
-    )  # fmt: skip
+        Rule(low=0.0, high=1.0, dynamic=True),
+    )
     late_refinement: str = setting(
         "propagate",
         "what to do with exact features that arrive after their key frame was replaced: propagate "
         "them to the current key frame, use them as_is, or drop them",
-        choices=("propagate", "as_is", "drop"),
+        Rule(choices=("propagate", "as_is", "drop")),
     )
     slow_track_min_share: float = setting(
         0.25,
         "share of the time that the slow track (Sh) gets even if frames leave it none, as at high "
         "camera rates",
-        low=0.0, high=1.0, dynamic=True,
-    )  # fmt: skip
+        Rule(low=0.0, high=1.0, dynamic=True),
+    )
     max_gap_ms: float = setting(
         1000.0,
         "a longer gap between stamps resets the stream, except right after a full frame, which "
         "takes long itself; 0 for never",
-        unit="ms", low=0.0, high=3.6e6, dynamic=True,
-    )  # fmt: skip
+        Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
+    )
     max_latency_ms: float = setting(
         0.0,
         "deadline of a mask, counted from the image's arrival on this machine; later masks are "
         "counted, and while too many are late, load is shed step by step (selector, pictures, slow "
         "track, then the network's size); 0 for no deadline",
-        unit="ms", low=0.0, high=3.6e6, dynamic=True, top_level=True,
-    )  # fmt: skip
+        Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True, top_level=True),
+    )
     foreground_threads: int = setting(
         0,
         "CPU threads of a frame (the fast track); 0 for automatic: one, or, if the first frames "
         "are clearly faster with more, as many as other processes leave cores",
-        low=0, high=256,
-    )  # fmt: skip
+        Rule(low=0, high=256),
+    )
     foreground_priority: str = setting(
         "normal",
         "normal: frames compete with other programs; realtime: while a frame is segmented, no "
         "program of normal priority takes its cores, where the system allows it (Linux' SCHED_RR "
         "with the lowest priority: needs root, CAP_SYS_NICE or an rtprio limit)",
-        choices=("normal", "realtime"),
+        Rule(choices=("normal", "realtime")),
     )
     slow_track_threads: int = setting(
-        1, "CPU threads of the slow track (Sh); 0 for all cores", low=0, high=256
+        1, "CPU threads of the slow track (Sh); 0 for all cores", Rule(low=0, high=256)
     )
     slow_track_priority: str = setting(
         "idle",
         "idle: Sh gives way to everything else (Linux' SCHED_IDLE, if there are at least two "
         "cores); normal: Sh competes, and frames leave it cores of its own",
-        choices=("idle", "normal"),
+        Rule(choices=("idle", "normal")),
     )
 
     def __post_init__(self) -> None:

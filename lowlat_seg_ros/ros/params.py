@@ -41,7 +41,7 @@ class NodeConfig:
         True,
         "whether the node configures and activates itself when it starts; false to leave that to "
         "a lifecycle manager",
-        top_level=True,
+        Rule(top_level=True),
     )
     checkpoint: str = setting(
         "",
@@ -61,8 +61,8 @@ class NodeConfig:
         640,
         "width of the images to come, at which the network is warmed up before the node subscribes "
         "to the camera; other sizes work too, but their first frame may take longer",
-        unit="px", low=8, high=16384,
-    )  # fmt: skip
+        Rule(unit="px", low=8, high=16384),
+    )
     expected_height: int = setting(
         480, "height of the images to come", Rule(unit="px", low=8, high=16384)
     )
@@ -70,8 +70,8 @@ class NodeConfig:
         15.0,
         "images per second of a camera; the cost of a frame is measured at this rate when the "
         "node is configured",
-        unit="Hz", low=0.1, high=10_000.0,
-    )  # fmt: skip
+        Rule(unit="Hz", low=0.1, high=10_000.0),
+    )
     cameras: tuple[str, ...] = setting(
         (),
         "names of the cameras, each with its image on <name>/image and its masks on ~/<name>/mask; "
@@ -95,8 +95,8 @@ class NodeConfig:
     bits_per_sample: int = setting(
         0,
         "bits in use in each value of 16-bit encodings, such as 12 of mono16; 0 for all 16",
-        unit="bits", choices=(0, *SAMPLE_BITS), dynamic=True,
-    )  # fmt: skip
+        Rule(unit="bits", choices=(0, *SAMPLE_BITS), dynamic=True),
+    )
     class_remap: tuple[str, ...] = setting(
         (),
         "other ids for classes in masks, as 'name:id', such as ['Road:1', 'Sky:255'] with 255 for "
@@ -104,7 +104,7 @@ class NodeConfig:
         "~/label_info follow, and classes without an entry keep their id",
     )
     overlay_alpha: float = setting(
-        0.5, "opacity of the class colours in ~/overlay", low=0.0, high=1.0, dynamic=True
+        0.5, "opacity of the class colours in ~/overlay", Rule(low=0.0, high=1.0, dynamic=True)
     )
     overlay_legend: bool = setting(
         True,
@@ -123,19 +123,19 @@ class NodeConfig:
         2000.0,
         "diagnostics report an error when all frames for this long took longer than "
         "max_processing_time_ms, or when one frame has not ended after this time; 0 for never",
-        unit="ms", low=0.0, high=3.6e6, dynamic=True,
-    )  # fmt: skip
+        Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
+    )
     camera_timeout_ms: float = setting(
         1000.0,
         "diagnostics report an error when no image has come for this long; 0 for never",
-        unit="ms", low=0.0, high=3.6e6, dynamic=True,
-    )  # fmt: skip
+        Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
+    )
     max_lost_share: float = setting(
         0.1,
         "diagnostics warn when a larger share of the images was lost on the way although the node "
         "had time for them; 1 for never",
-        low=0.0, high=1.0, dynamic=True,
-    )  # fmt: skip
+        Rule(low=0.0, high=1.0, dynamic=True),
+    )
     max_refused_share: float = setting(
         0.5,
         "diagnostics report an error when a larger share of the images gave no mask, and a warning "
@@ -161,9 +161,10 @@ class NodeConfig:
         Rule(low=0.0, high=1.0, dynamic=True),
     )
     log_throttle_s: float = setting(
-        5.0, "shortest time between two errors of one kind in the log", unit="s",
-        low=0.0, high=3600.0, dynamic=True,
-    )  # fmt: skip
+        5.0,
+        "shortest time between two errors of one kind in the log",
+        Rule(unit="s", low=0.0, high=3600.0, dynamic=True),
+    )
 
     def __post_init__(self) -> None:
         check(self)

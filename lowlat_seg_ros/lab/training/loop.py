@@ -35,17 +35,18 @@ class LoopConfig:
     max_minutes: float = setting(
         0.0,
         "stop and save after this time, to be resumed later; 0 for no limit",
-        unit="min",
-        low=0.0,
-        high=1e6,
+        Rule(unit="min", low=0.0, high=1e6),
     )
-    batch_size: int = setting(8, "images (or pairs) per step in each process", low=1, high=4096)
-    learning_rate: float = setting(1e-3, "peak learning rate of AdamW", low=0.0, high=1.0)
+    batch_size: int = setting(8, "images (or pairs) per step", Rule(low=1, high=4096))
+    learning_rate: float = setting(1e-3, "peak learning rate of AdamW", Rule(low=0.0, high=1.0))
     pretrained_rate: float = setting(
         0.25,
         "learning rate of pretrained backbones, as a share of the learning rate",
-        low=0.0,
-        high=1.0,
+        Rule(low=0.0, high=1.0),
+    )
+    weight_decay: float = setting(0.02, "AdamW's decoupled weight decay", Rule(low=0.0, high=1.0))
+    warmup_steps: int = setting(
+        100, "steps over which the learning rate rises", Rule(low=0, high=10**6)
     )
     average_decay: float = setting(
         0.998, "decay of the averaged weights that are evaluated and saved", Rule(low=0.0, high=1.0)
@@ -53,7 +54,13 @@ class LoopConfig:
     precision: str = setting(
         "auto",
         "number format; auto: bf16 if the processor is fast at it, else fp32",
-        choices=("auto", "bf16", "fp32"),
+        Rule(choices=("auto", "bf16", "fp32")),
+    )
+    log_every: int = setting(50, "steps between rows of losses in the log", Rule(low=1, high=10**8))
+    evaluate_every: int = setting(250, "steps between evaluations", Rule(low=1, high=10**8))
+    save_every: int = setting(250, "steps between resumable checkpoints", Rule(low=1, high=10**8))
+    seed: int = setting(
+        0, "seed of initialisation, batches and augmentation", Rule(low=0, high=2**31)
     )
 
     def __post_init__(self) -> None:

@@ -35,10 +35,6 @@ same batches; and a small network that one could run on every frame instead of t
 without any data set, on rendered drives:
   lowlat-seg train base --network efficientnet_lite0 --init imagenet --rendered 2000 \\
     --restyle 0.7 --out runs/rendered
-in N processes, on a GPU each or on CPUs, also on several machines (see torchrun --help):
-  torchrun --nproc-per-node N -m lowlat_seg_ros.cli train base --root DIR --out runs/base
-  Every process takes --batch-size images per step; the learning rate is not scaled with their
-  number.
 
 To continue a run that was stopped, or ended by --max-minutes, give the same command again.
 """
@@ -151,8 +147,7 @@ def _shared(**defaults: Any) -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="DIR",
         help="folder for weights, log and the state to resume from")  # fmt: skip
     add("--device", default="auto",
-        help="auto, cpu, cuda or cuda:N (default %(default)s); with torchrun each process has a "
-        "GPU of its own")  # fmt: skip
+        help="auto, cpu, cuda or cuda:N (default %(default)s)")  # fmt: skip
     add_settings(parent, LoopConfig, **defaults)
     return parent
 
