@@ -11,16 +11,16 @@ from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.ros import start
 
 SHARE = Path(get_package_share_directory("lowlat_seg_ros"))
-# Name: default and meaning, beside the arguments of segmentation.launch.py.
+# Name: default and meaning, in addition to the arguments of segmentation.launch.py.
 ARGUMENTS = {
-    "cameras": ("front,left,right", "Names of the cameras, parts of the topics ~/<name>/mask."),
-    "images": ("", "Their image topics in the same order; empty for /<name>/image_raw."),
+    "cameras": ("front,left,right", "Names of the cameras; masks are on ~/<name>/mask."),
+    "images": ("", "Image topics in the same order; empty for /<name>/image_raw."),
     "params_file": (str(SHARE / "config" / "multi_camera.yaml"), "YAML file of parameters."),
 }
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The arguments, which the included file sees, and its node with one network for all."""
+    """The arguments, which the included file sees, and its node, which serves all cameras."""
     description = LaunchDescription(
         [
             *(
@@ -36,7 +36,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def check_arguments(context: LaunchContext, known: list[str]) -> None:
-    """ConfigError for an argument that there is not, and for no camera at all."""
+    """Raise ConfigError for an unknown argument, and if no camera is named."""
     if start.names_file(sys.argv, __file__, "lowlat_seg_ros"):
         start.check_arguments(context.argv, known)
     if not context.launch_configurations.get("cameras", "front").strip(" ,"):

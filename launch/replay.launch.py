@@ -27,13 +27,13 @@ from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.ros import start
 
 LAUNCH = Path(get_package_share_directory("lowlat_seg_ros")) / "launch"
-# Name: default and meaning, beside the arguments of segmentation.launch.py.
+# Name: default and meaning, in addition to the arguments of segmentation.launch.py.
 ARGUMENTS = {
-    "bag": ("", "Folder of a rosbag2 bag with images on the topic that `image` names."),
-    "dataset": ("drive", "Without a bag: drive (rendered), camvid, cityscapes, folder."),
+    "bag": ("", "Folder of a rosbag2 bag with images on the topic of the argument image."),
+    "dataset": ("drive", "Without a bag: drive (rendered), camvid, cityscapes or folder."),
     "root": ("", "Folder of the data set."),
-    "rate": ("1.0", "Times as fast as it was recorded."),
-    "loop": ("false", "true to play it again and again."),
+    "rate": ("1.0", "Playing speed; 2.0 is twice as fast as recorded."),
+    "loop": ("false", "true: play it again and again."),
 }
 DATASETS = ("drive", "camvid", "cityscapes", "folder")
 CLOCK_HZ = "100"
@@ -42,7 +42,7 @@ POLL_S = 0.2
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The arguments, the node by the clock of the bag, and the bag."""
+    """The arguments, the node, which follows the clock of the bag, and the bag."""
     node = IncludeLaunchDescription(
         str(LAUNCH / "segmentation.launch.py"), launch_arguments={"use_sim_time": "true"}.items()
     )
@@ -56,7 +56,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def check(context: LaunchContext, known: list[str]) -> None:
-    """ConfigError for an argument that there is not or cannot be, before anything is started."""
+    """Raise ConfigError for an unknown argument or an impossible value, before anything starts."""
     if start.names_file(sys.argv, __file__, "lowlat_seg_ros"):
         start.check_arguments(context.argv, known)
     for name in ("bag", "root"):
@@ -107,7 +107,7 @@ def prepare(context: LaunchContext) -> list[Action]:
 
 
 def play(context: LaunchContext, bag: str) -> list[Action]:
-    """Play ``bag`` as soon as the node listens: it loads and warms up first."""
+    """Play ``bag`` as soon as the node listens, which it does after loading and warming up."""
     image, node = value(context, "image"), get_ros_node(context)
     if not any(node.count_subscribers(topic) for topic in (image, f"{image}/compressed")):
         return [TimerAction(period=POLL_S, actions=[OpaqueFunction(function=play, args=[bag])])]
@@ -123,10 +123,7 @@ def play(context: LaunchContext, bag: str) -> list[Action]:
 
 
 def played(event: ProcessExited, context: LaunchContext) -> list[Action]:
-    """The node goes on, with its last frame in rviz; without a bag nothing does.
-
-    What is raised ends the launch with status 1.
-    """
+    """After the bag the node goes on; if the bag cannot be played, the launch ends with status 1."""
     if context.is_shutdown:
         return []
     if event.returncode == 0:

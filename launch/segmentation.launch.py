@@ -31,12 +31,12 @@ from lowlat_seg_ros.ros import start
 NODE = "segmentation_node"
 CONFIG = Path(get_package_share_directory("lowlat_seg_ros")) / "config"
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-# Name: default and meaning. Those of PARAMETERS override params_file only where they are given.
+# Name: default and meaning. Those in PARAMETERS override params_file only if they are given.
 ARGUMENTS = {
     "image": ("/camera/image_raw", "Topic of the camera images, sensor_msgs/Image."),
     "image_transport": (
         "",
-        "How images come: raw, compressed, foxglove, ffmpeg; empty for params_file's.",
+        "How images come: raw, compressed, foxglove or ffmpeg; empty for params_file's.",
     ),
     "namespace": ("", "Namespace of the node and of its topics."),
     "params_file": (str(CONFIG / "segmentation.yaml"), "YAML file of the node's parameters."),
@@ -44,23 +44,23 @@ ARGUMENTS = {
     "device": ("", "Where the network runs: auto, cpu, cuda, cuda:1; empty for params_file's."),
     "foreground_priority": (
         "",
-        "Of frames: normal, or realtime where that is allowed; empty for params_file's.",
+        "Priority of frames: normal, or realtime if allowed; empty for params_file's.",
     ),
-    "autostart": ("", "false to wait for lifecycle transitions; empty for params_file's."),
-    "use_sim_time": ("", "true for the clock of /clock, for bags and simulators; else false."),
-    "log_level": ("info", "What is logged: debug, info, warn, error, fatal."),
-    "rviz": ("false", "true to start rviz2 with the camera, the overlay and the mask."),
+    "autostart": ("", "false: wait for lifecycle transitions; empty for params_file's."),
+    "use_sim_time": ("", "true: follow /clock, for bags and simulators; else false."),
+    "log_level": ("info", "Lowest level that is logged: debug, info, warn, error, fatal."),
+    "rviz": ("false", "true: start rviz2 with the camera, the overlay and the mask."),
 }
 PARAMETERS = {
     **{"image_transport": str, "checkpoint": str, "device": str, "foreground_priority": str},
     **{"autostart": bool, "use_sim_time": bool},
 }
-# Where a parameter has another name than its argument.
+# Parameters whose name differs from that of their argument.
 PLACES = {"foreground_priority": "advanced.foreground_priority"}
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The arguments, the DDS profile for large images unless the user set one, and the nodes."""
+    """Arguments, the DDS profile for large images unless the user has set one, and the nodes."""
     unset = [] if any(name in os.environ for name in PROFILE_VARIABLES) else PROFILE_VARIABLES
     profile = str(CONFIG / "fastdds_large_images.xml")
     return LaunchDescription(
@@ -77,13 +77,13 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def check_names(context: LaunchContext) -> None:
-    """ConfigError for an argument that there is not, which ros2 launch would ignore."""
+    """Raise ConfigError for an unknown argument, which ros2 launch would ignore."""
     if start.names_file(sys.argv, __file__, "lowlat_seg_ros"):
         start.check_arguments(context.argv, ARGUMENTS)
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """The nodes to start, the arguments being known."""
+    """The nodes to start; all arguments have values now."""
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     images = images_of(context)
     check(value, [topic for _, topic in images])
@@ -109,9 +109,9 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 
 def check(value: dict[str, str], images: list[str]) -> None:
-    """ConfigError for a value that cannot be, before any process is started.
+    """Raise ConfigError for an impossible value before any process is started.
 
-    launch would leave behind what is already started.
+    launch would leave running what is already started.
     """
     # After := the shell leaves ~ as it is.
     value["params_file"] = os.path.expanduser(value["params_file"])
@@ -136,7 +136,7 @@ def check(value: dict[str, str], images: list[str]) -> None:
 
 
 def images_of(context: LaunchContext) -> list[tuple[str, str]]:
-    """Where the images of each of several cameras come from."""
+    """For each of several cameras: its image topic in the node, and the one it is remapped to."""
     cameras, topics = names(context, "cameras"), names(context, "images")
     topics = topics or [f"/{camera}/image_raw" for camera in cameras]
     if len(topics) != len(cameras):
@@ -148,7 +148,7 @@ def images_of(context: LaunchContext) -> list[tuple[str, str]]:
 
 
 def names(context: LaunchContext, argument: str) -> list[str]:
-    """The parts of an argument of multi_camera.launch.py, none where only this file was started."""
+    """The names in an argument of multi_camera.launch.py; none if only this file was launched."""
     given = context.launch_configurations.get(argument, "")
     return [name.strip() for name in given.split(",") if name.strip()]
 
@@ -167,7 +167,7 @@ def end(event: ProcessExited, context: LaunchContext) -> list[EmitEvent]:
 
 
 def rviz(value: dict[str, str]) -> Node:
-    """rviz2 on the topics of the segmentation node; its file names those of the defaults."""
+    """rviz2 on the topics of the node; its file has the default topics, which are remapped."""
     namespace = value["namespace"].strip("/")
     own = f"/{namespace}/segmentation_node" if namespace else "/segmentation_node"
     topics = {f"/segmentation_node/{name}": f"{own}/{name}" for name in ("overlay", "mask")}

@@ -16,8 +16,8 @@ Record = TypeVar("Record")
 
 #: Help of ``--high-scale``.
 HIGH_SCALE = (
-    "sides of the image that Sh reads, as a share of the network's, instead of the checkpoint's: a "
-    "larger share costs more and shows smaller things"
+    "scale of the image that Sh reads, relative to the network's input, instead of the "
+    "checkpoint's: a larger scale costs more and shows smaller things"
 )
 
 

@@ -25,13 +25,14 @@ examples:
   lowlat-seg evaluate --help            methods to compare, on data with labels
   lowlat-seg benchmark --help           latency against the full network, on this machine
   lowlat-seg train base --help          the first of the three training stages
-  lowlat-seg quantize --help            the step after them, for convolutions in 8 bits
-  lowlat-seg calibrate --help           the last step, for the accuracy that masks say of themselves
-  lowlat-seg render --out DIR           a made-up drive with exact labels, as images
-  lowlat-seg bag --help                 bags in and out of the node's engine, without ROS
-  lowlat-seg COMMAND --help             what else a command can do
+  lowlat-seg quantize --help            the step after training, for convolutions in 8 bits
+  lowlat-seg calibrate --help           the step after that, for the expected accuracy of masks
+  lowlat-seg render --out DIR           a rendered drive with exact labels, as images
+  lowlat-seg bag --help                 the node's engine on bags, without ROS
+  lowlat-seg COMMAND --help             the options of a command, and more examples
 
-documentation: README.md
+Sl is the light network that runs on every frame, Sh the heavy one that runs in the background on
+some of them, the key frames. README.md and docs/method.md of the repository explain more.
 """
 
 
@@ -60,22 +61,25 @@ COMMANDS = {
         "lowlat_seg_ros.tools.benchmark",
         "measure latency, refinements, kernels, scaling and memory against the full network",
     ),
-    "train": Command("lowlat_seg_ros.lab.training.cli", "train the network, in three stages"),
+    "train": Command(
+        "lowlat_seg_ros.lab.training.cli",
+        "train the network in three stages, or the methods to compare it with",
+    ),
     "quantize": Command(
         "lowlat_seg_ros.lab.quantize",
-        "prepare a trained network for convolutions in 8 bits, the last step of training",
+        "prepare a trained network for convolutions in 8 bits",
     ),
     "calibrate": Command(
         "lowlat_seg_ros.lab.calibrate.command",
-        "fit the model that says how many pixels of a mask are probably right",
+        "fit the model of the expected accuracy of masks, the last step before use",
     ),
     "render": Command(
         "lowlat_seg_ros.tools.render",
-        "render a drive with exact labels, write it as images, and say how fast that goes",
+        "render a drive with exact labels, write it as images, and print the frame rate",
     ),
     "bag": Command(
         "lowlat_seg_ros.tools.bag.command",
-        "make rosbag2 bags, run the node's engine on them without ROS, and report on what it did",
+        "make rosbag2 bags, run the node's engine on them without ROS, and write reports",
     ),
 }
 

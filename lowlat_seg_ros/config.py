@@ -286,99 +286,98 @@ class EngineConfig:
 
     inference_height: int = setting(
         -1,
-        "height at which the network runs; -1 for that of the images that the checkpoint was "
-        "trained on, whose objects it knows best, 0 for the input's own; the width follows from "
-        "the aspect ratio, and both are padded (edge pixels repeated, right and bottom) to a "
-        "multiple of 8; the mask has the input's size unless output_size of the node says "
-        "otherwise",
+        "height at which the network runs; -1 for that of its training images, where objects have "
+        "the size that it knows, 0 for the input's own; the width follows from the aspect ratio, "
+        "and both are padded (edge pixels repeated, right and bottom) to a multiple of 8; masks "
+        "have the input's size unless output_size of the node says otherwise",
         Rule(unit="px", low=-1, high=4320, top_level=True),
     )
     precision: str = setting(
         "auto",
-        "number format of the network's convolutions: int8, on CPUs and where the checkpoint has "
-        "the ranges of its activations, takes a fraction of the time with VNNI or AMX and changes "
-        "the class of one pixel in 150; bf16 is faster than fp32 on CPUs with avx512_bf16 or "
-        "amx_bf16 and on GPUs, and changes that of one pixel in 1500; auto takes the fastest, "
-        "int8 if it is when measured while the network is loaded",
+        "number format of the network's convolutions; auto takes the fastest, and measures int8 "
+        "when the network is loaded; int8 is for CPUs and for weights prepared by 'lowlat-seg "
+        "quantize', takes a fraction of the time with VNNI or AMX, and changes the class of one "
+        "pixel in 150; bf16 is faster than fp32 on CPUs with avx512_bf16 or amx_bf16 and on GPUs, "
+        "and changes the class of one pixel in 1500",
         Rule(choices=PRECISIONS, top_level=True),
     )
     key_frame_policy: str = setting(
         "when_free",
-        "when a frame becomes the key frame: when_free, whenever the slow track (Sh) is idle, so "
-        "that it runs back to back on the newest frame; or deviation, when the predicted deviation "
-        "is above the threshold, which saves power and leaves the cores to others; with "
-        "key_frame_budget and while load is shed at Sh's cost always the latter, after a failure "
-        "of Sh too, but for a try every 30 frames",
+        "when a frame becomes the key frame; when_free: whenever the slow track (Sh) is idle, so "
+        "that Sh runs back to back on the newest frame; deviation: when the predicted deviation is "
+        "above the threshold, which saves power and leaves the cores to others; deviation is also "
+        "in force with key_frame_budget, from level 2 of load shedding on, and after a failure of "
+        "Sh, which is then tried again every 30 frames at the latest",
         Rule(choices=("when_free", "deviation"), dynamic=True, top_level=True),
     )
     deviation_threshold: float = setting(
         -1.0,
-        "predicted fraction of changed pixels above which a frame becomes the key frame; "
-        "-1 takes the value calibrated in the checkpoint",
+        "predicted deviation, the share of pixels whose class has changed since the key frame, "
+        "above which a frame becomes the key frame; -1 for the checkpoint's calibrated value",
         Rule(low=-1.0, high=1.0, dynamic=True, top_level=True),
     )
     confidence_threshold: float = setting(
         0.0,
-        "pixels whose confidence, the highest softmax probability, is below are 255, unlabelled, "
+        "pixels with a lower confidence (the highest softmax probability) become 255, unlabelled, "
         "in the mask; 0 for off",
         Rule(low=0.0, high=1.0, dynamic=True, top_level=True),
     )
     max_key_interval: int = setting(
         0,
-        "frames after which a new key frame is taken whatever the selector says; 0 for never",
+        "longest interval between key frames, whatever the selector says; 0 for no limit",
         Rule(unit="frames", low=0, high=100_000, dynamic=True),
     )
     key_frame_budget: float = setting(
         0.0,
-        "share of frames that should become the key frame: the threshold is steered towards it, "
-        "beginning with deviation_threshold; 0 for a fixed threshold",
+        "target share of frames that become the key frame; the threshold, which starts at "
+        "deviation_threshold, is adjusted to reach it; 0 for a fixed threshold",
         Rule(low=0.0, high=1.0, dynamic=True),
     )
     late_refinement: str = setting(
         "propagate",
-        "what is done with exact features that arrive after their key frame was replaced: "
-        "propagated to the current key frame, used as they are, or dropped",
+        "what to do with exact features that arrive after their key frame was replaced: propagate "
+        "them to the current key frame, use them as_is, or drop them",
         Rule(choices=("propagate", "as_is", "drop")),
     )
     slow_track_min_share: float = setting(
         0.25,
-        "share of the time that the slow track (Sh) may run even while frames are in the "
-        "foreground, so that exact features arrive at camera rates that would starve it",
+        "share of the time that the slow track (Sh) gets even if frames leave it none, as at high "
+        "camera rates",
         Rule(low=0.0, high=1.0, dynamic=True),
     )
     max_gap_ms: float = setting(
         1000.0,
-        "a longer gap between stamps makes the next frame a fresh key frame, other than right "
-        "after a full frame, which takes long itself; 0 for never",
+        "a longer gap between stamps resets the stream, except right after a full frame, which "
+        "takes long itself; 0 for never",
         Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
     )
     max_latency_ms: float = setting(
         0.0,
-        "deadline of a mask, from the frame's arrival on this machine; later masks are counted, "
-        "and while too many are late, load is shed step by step (selector, pictures, slow track, "
-        "then the network's size); 0 for none",
+        "deadline of a mask, counted from the image's arrival on this machine; later masks are "
+        "counted, and while too many are late, load is shed step by step (selector, pictures, slow "
+        "track, then the network's size); 0 for no deadline",
         Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True, top_level=True),
     )
     foreground_threads: int = setting(
         0,
-        "CPU threads of the fast track; 0 for one, or, if the first frames are clearly faster so, "
-        "for the cores that other processes and a slow track that does not give way leave",
+        "CPU threads of a frame (the fast track); 0 for automatic: one, or, if the first frames "
+        "are clearly faster with more, as many as other processes leave cores",
         Rule(low=0, high=256),
     )
     foreground_priority: str = setting(
         "normal",
-        "normal: frames compete with other programs; realtime: while a frame is segmented, nothing "
-        "of normal priority takes its cores, where the system allows it (Linux' SCHED_RR, lowest "
-        "priority: as root, with CAP_SYS_NICE or an rtprio limit)",
+        "normal: frames compete with other programs; realtime: while a frame is segmented, no "
+        "program of normal priority takes its cores, where the system allows it (Linux' SCHED_RR "
+        "with the lowest priority: needs root, CAP_SYS_NICE or an rtprio limit)",
         Rule(choices=("normal", "realtime")),
     )
     slow_track_threads: int = setting(
-        1, "CPU threads of the slow track (Sh), 0 for all cores", Rule(low=0, high=256)
+        1, "CPU threads of the slow track (Sh); 0 for all cores", Rule(low=0, high=256)
     )
     slow_track_priority: str = setting(
         "idle",
-        "idle: Sh gives way to all else on its cores (Linux' SCHED_IDLE, where there are at least "
-        "two); normal: it competes, and the fast track leaves it its cores",
+        "idle: Sh gives way to everything else (Linux' SCHED_IDLE, if there are at least two "
+        "cores); normal: Sh competes, and frames leave it cores of its own",
         Rule(choices=("idle", "normal")),
     )
 

@@ -71,7 +71,17 @@ def test_masks_of_a_drive_never_trained_on_are_street_scenes() -> None:
 PAGES = (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("lowlat_seg_ros/weights/*.md"))
 
 
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of ``page``, without those in code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text())
+    targets = [(page.parent / path if path else page, anchor) for path, anchor in links]
+    assert [path for path, _ in targets if not path.exists()] == []
+    named = [(path, anchor) for path, anchor in targets if anchor]
+    assert [(path, anchor) for path, anchor in named if anchor not in anchors(path)] == []

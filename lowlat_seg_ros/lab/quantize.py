@@ -34,7 +34,8 @@ FRAMES = 4
 SEED = 4_000_000
 
 EPILOG = """\
-The last step of training: every other stage changes the ranges, so its checkpoint has none.
+Run this after all training stages, as each of them changes the ranges and drops them from its
+checkpoint. 'lowlat-seg calibrate' comes next.
 
 examples, CamVid in DIR:
   lowlat-seg quantize runs/selector/selector.safetensors --root DIR --out edgetpu.safetensors
@@ -53,10 +54,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("checkpoint", type=Path, help="weights of a network that begins with a pretrained trunk")
-    add("--out", type=Path, required=True, metavar="FILE", help="the same weights with the ranges")
+    add("checkpoint", type=Path, help="weights of a network with pretrained backbones")
+    add("--out", type=Path, required=True, metavar="FILE", help="file for the weights with ranges")
     add("--root", type=Path, metavar="DIR",
-        help="CamVid's folder, whose train split is run; without it rendered drives")  # fmt: skip
+        help="CamVid's folder, whose train split is run; default: rendered drives")  # fmt: skip
     add("--scenes", type=int, default=40, help="scenes of four frames (default %(default)s)")
     add("--size", type=size, default=(360, 480), metavar="HxW",
         help="size of the rendered frames (default 360x480)")  # fmt: skip

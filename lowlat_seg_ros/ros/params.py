@@ -40,7 +40,7 @@ class NodeConfig:
     autostart: bool = setting(
         True,
         "whether the node configures and activates itself when it starts; false to leave that to "
-        "whoever manages its lifecycle",
+        "a lifecycle manager",
         Rule(top_level=True),
     )
     checkpoint: str = setting(
@@ -59,8 +59,8 @@ class NodeConfig:
     )
     expected_width: int = setting(
         640,
-        "width of the images to come, at which the network is run once before the camera is "
-        "subscribed to; other sizes work too, but their first frame may take longer",
+        "width of the images to come, at which the network is warmed up before the node subscribes "
+        "to the camera; other sizes work too, but their first frame may take longer",
         Rule(unit="px", low=8, high=16384),
     )
     expected_height: int = setting(
@@ -68,8 +68,8 @@ class NodeConfig:
     )
     expected_rate_hz: float = setting(
         15.0,
-        "images per second of a camera, at whose pace a frame's cost is measured when the node is "
-        "configured",
+        "images per second of a camera; the cost of a frame is measured at this rate when the "
+        "node is configured",
         Rule(unit="Hz", low=0.1, high=10_000.0),
     )
     cameras: tuple[str, ...] = setting(
@@ -94,18 +94,17 @@ class NodeConfig:
     )
     bits_per_sample: int = setting(
         0,
-        "bits that the camera has in each value of 16-bit encodings, such as 12 of mono16; 0 for "
-        "all 16",
+        "bits in use in each value of 16-bit encodings, such as 12 of mono16; 0 for all 16",
         Rule(unit="bits", choices=(0, *SAMPLE_BITS), dynamic=True),
     )
     class_remap: tuple[str, ...] = setting(
         (),
-        "what masks call classes, as 'name:id', such as ['Road:1', 'Sky:255'] with 255 for "
-        "unlabelled; empty ([''] in a file) for the numbers in the checkpoint; colours and "
-        "~/label_info follow, and classes without an entry keep their number",
+        "other ids for classes in masks, as 'name:id', such as ['Road:1', 'Sky:255'] with 255 for "
+        "unlabelled; empty ([''] in a file) for the ids in the checkpoint; colours and "
+        "~/label_info follow, and classes without an entry keep their id",
     )
     overlay_alpha: float = setting(
-        0.5, "share of the class colours in ~/overlay", Rule(low=0.0, high=1.0, dynamic=True)
+        0.5, "opacity of the class colours in ~/overlay", Rule(low=0.0, high=1.0, dynamic=True)
     )
     overlay_legend: bool = setting(
         True,
@@ -122,19 +121,19 @@ class NodeConfig:
     )
     max_consecutive_delay_ms: float = setting(
         2000.0,
-        "diagnostics report an error when every frame for so long took longer than "
-        "max_processing_time_ms; 0 for never",
+        "diagnostics report an error when all frames for this long took longer than "
+        "max_processing_time_ms, or when one frame has not ended after this time; 0 for never",
         Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
     )
     camera_timeout_ms: float = setting(
         1000.0,
-        "diagnostics report the camera stale when no image has come for so long; 0 for never",
+        "diagnostics report an error when no image has come for this long; 0 for never",
         Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
     )
     max_lost_share: float = setting(
         0.1,
-        "diagnostics warn when a larger share of the images never reached the node though it had "
-        "time for them; 1 for never",
+        "diagnostics warn when a larger share of the images was lost on the way although the node "
+        "had time for them; 1 for never",
         Rule(low=0.0, high=1.0, dynamic=True),
     )
     max_refused_share: float = setting(
@@ -163,7 +162,7 @@ class NodeConfig:
     )
     log_throttle_s: float = setting(
         5.0,
-        "errors of one kind are logged at most this often",
+        "shortest time between two errors of one kind in the log",
         Rule(unit="s", low=0.0, high=3600.0, dynamic=True),
     )
 

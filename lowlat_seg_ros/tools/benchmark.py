@@ -13,71 +13,75 @@ from lowlat_seg_ros.ros.start import RosError, isolate, require_ros
 
 EXAMPLES = """\
 examples:
-  lowlat-seg benchmark --json benchmark.json            all of it; minutes on two CPU cores
-  lowlat-seg benchmark --json benchmark.json --out DIR  and a page with tables and charts
+  lowlat-seg benchmark --json benchmark.json            all parts; minutes on two CPU cores
+  lowlat-seg benchmark --json benchmark.json --out DIR  also writes a page with tables and charts
   lowlat-seg benchmark --config paper_resnet101 --resolution 1024x2048 --device cuda --rate 30
-  lowlat-seg benchmark --checkpoint FILE --only sides   another network, frame in to mask out alone
-  lowlat-seg benchmark --only end_to_end --rate 5,15,30 --frames 100   the way in and out alone
+  lowlat-seg benchmark --checkpoint FILE --only sides   only frame in to mask out, another network
+  lowlat-seg benchmark --only end_to_end --rate 5,15,30 --frames 100   only the way in and out
   lowlat-seg benchmark --only sides --rate 5,15,30 --out DIR   all methods at three rates
   lowlat-seg benchmark --only steady --rate 30 --frames 54000  half an hour of frames
   lowlat-seg benchmark --quick                          a few frames, to see whether it works
 
-measured, warm, in one process in which the methods take turns in blocks, so that drifts hit all of
-them; [in brackets the part for --only, what has none is always there]:
+All methods are measured after a warm-up in one process, in which they take turns in blocks, so that
+a drift of the machine affects all of them. The fast track is what the engine does for each frame,
+the slow track the background thread with Sh.
+
+measured; [in brackets] the name of the part for --only:
   [sides]
-  full            the full network on every frame, back to back, on all cores (or on all but one,
-                  where that is faster because other work displaces threads); the network is the
-                  engine's own, with the same optimisations
+  full            the full network (Sl, Sh and classifier) on every frame, back to back, on all
+                  cores (or all but one, if that is faster because other programs run); it is the
+                  engine's own network, with the same optimisations
   ddrnet23_slim   DDRNet-23-slim on every frame in the same way, with random weights
   ..._paced       the same at --rate; single_frame_paced is Sl and AdaptNet alone on every frame
-  control         a fixed convolution after each frame: how restless the machine itself was
+  control         a fixed convolution after each frame; its p99 over p50 says how much other work
+                  disturbed the machine
   fast_idle       the engine at --rate without key frames: its slow track has nothing to do
-  fast_busy       the engine at --rate with the slow track saturated: every frame is a key frame,
-                  as in a scene that changes fast, so that mostly a job waits when one is done;
-                  where Sh is faster than the camera it refines the last one again meanwhile
-  refinements     jobs of the slow track per second: in fast_busy, and alone without any frame; the
-                  first as a share of what the time without a frame in the foreground allows
-  stages          of full and of the fast track, slow track idle; on a GPU by its own clock
-  memory          of the networks, of the process, of each further camera
-  [propagation]   Eq. (1) at 256 channels, 45x60, or 128x256 in bf16 on a GPU (and at the size of
-                  this network), against F.unfold with a weighted sum and a 3x3 convolution, alone
-                  and beside a busy core; and against the limits in memory and multiply-adds
-  [resolutions]   the fast track at 1/2, 3/4, 1 and 3/2 of the width and height, with a line fitted
-  [steady]        fast_busy alone, --frames in a row: how many masks are out later than the next
-                  frame is due; only where --only asks for it
-  [freshness]     the engine at --rate as it is by default: exact results of Sh a second, and their
-                  age in frames when they arrive
-  [cameras]       1 to 6 of them, each with its engine, segmented one after another
+  fast_busy       the engine at --rate with the slow track busy all the time: every frame is a key
+                  frame, and while none waits Sh computes the last one again
+  refinements     results of Sh per second: in fast_busy, and without any frame; the first also as
+                  a share of what the time between frames allows
+  stages          times of the stages of full and of the fast track with the slow track idle; on a
+                  GPU by its own clock
+  memory          of the networks, of the process, and of each further camera
+  [propagation]   Eq. (1) with 256 channels and 45x60 cells (on a GPU 128x256 in bf16), and at the
+                  size of this network, compared with F.unfold and a weighted sum, with a 3x3
+                  convolution, and with the machine's limits (roofline); alone, and with a busy core
+  [resolutions]   the fast track at 1/2, 3/4, 1 and 3/2 of the width and height, and a fitted line
+  [steady]        fast_busy alone, --frames in a row: how many masks come later than the next frame;
+                  only if --only names it
+  [freshness]     the engine with its defaults at --rate: results of Sh per second, and their age in
+                  frames when they arrive
+  [cameras]       1 to 6 cameras, each with an engine, segmented one after another
   [end_to_end]    the live node with its default settings, a camera in a process of its own and a
                   subscriber in this one, at 480x360, 1280x720 and 1920x1080: what the way in and
-                  out adds to the engine; where ROS 2 is
-  -
-  multiply_adds   of the network's parts, counted, and the share of the fast track
+                  out adds to the engine's time; needs ROS 2
+and always:
+  multiply_adds   of the parts of the network, and the share of the fast track
   graphs          CUDA graphs captured, and parts that could not be; on a GPU
 
-written to --json, times in ms, without what --only leaves out:
+written to --json, times in ms:
   full, ddrnet23_slim, full_paced, ddrnet23_slim_paced, single_frame_paced, fast_idle, fast_busy
                       each p50_ms, p95_ms, p99_ms, max_ms, control_p50_ms, control_p99_ms, threads,
                       late, excused; at the first --rate
   rates               the same at each --rate; steady the same of fast_busy alone
   ratio_busy_p99      fast_busy p99 / full p50
   refinements_per_s   in fast_busy; "refinements" has the rest
-  propagation         ms; vs_unfold and vs_conv3x3: how many times as fast; roofline_fraction: share
-                      of what the machine's limits allow; beside_busy_core
+  propagation         ms; vs_unfold and vs_conv3x3: speed relative to these; roofline_fraction:
+                      share of the machine's limit; beside_busy_core: the same with a busy core
   freshness           per_s, age_frames, oldest_frames, compute_ms
-  end_to_end          for each size and rate: engine; published, from the begin of the image's
+  end_to_end          for each size and rate: engine; published, from the start of the image
                       callback to the mask published, and received, from the image's stamp to the
-                      mask in a subscriber's callback, both less the engine's time; and total,
+                      mask in a subscriber's callback, both without the engine's time; and total,
                       received with it
   bars                all ratios; stages, resolutions, cameras, limits, memory, multiply_adds,
                       graphs, facts
 
 written to --out: benchmark.md with all tables, figures/latency.png, figures/scaling.png
 
-Times depend on what else the machine does: close other programs. The report says how many cores
-other processes kept busy. Latency does not depend on weights or on what is seen: weights are those
-of --checkpoint, the package's own where it has some for --config, else random, and the frames are a
-rendered drive.
+Times depend on what else the machine does, so close other programs; the report says how many cores
+other processes kept busy. Latency does not depend on weights or images: the frames are a rendered
+drive, and without --checkpoint the weights are the package's own for --config, if there are any,
+else random.
 """
 
 if TYPE_CHECKING:
@@ -97,23 +101,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     # fmt: off
     add("--config", choices=tuple(NETWORKS), default=DEFAULT_NETWORK,
         help="network (default %(default)s)")
-    add("--checkpoint", type=Path, metavar="FILE", help="its network, instead of --config")
+    add("--checkpoint", type=Path, metavar="FILE", help="weights, whose network replaces --config")
     add("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
     add("--only", metavar="PART[,PART]",
-        help=f"measure these parts alone (default {','.join(PARTS)})")
+        help=f"measure only these parts (default {','.join(PARTS)})")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     add("--resolution", type=size, metavar="HxW",
-        help="of the frames, in pixels (default 360x480)")
+        help="size of the frames, in pixels (default 360x480)")
     add("--rate", default="5", metavar="HZ[,HZ]",
-        help="of the camera, for the fast track and what is paced (default %(default)s); [sides] "
-        "and [end_to_end] are measured at each of them, the rest at the first")
+        help="rates of the camera (default %(default)s); [sides] and [end_to_end] are measured at "
+        "each of them, the other parts at the first")
     add("--frames", type=int, default=200, metavar="N",
-        help="of each method, size and number of cameras (default %(default)s)")
+        help="frames of each method, size and number of cameras (default %(default)s)")
     add("--quick", action="store_true", help=f"{QUICK} frames of each, whatever --frames says")
     add("--precision", choices=PRECISIONS, default=EngineConfig.precision,
-        help="of the inner convolutions of all networks (default %(default)s)")
+        help="number format of the inner convolutions of all networks (default %(default)s)")
     add("--priority", choices=("normal", "realtime"), default=EngineConfig.foreground_priority,
-        help="of the fast track's frames (default %(default)s)")
+        help="priority of the fast track's frames (default %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     add("--out", type=Path, metavar="DIR",
         help="write a page with tables and charts to this folder")

@@ -14,19 +14,19 @@ from lowlat_seg_ros.ros.start import isolate, require_ros
 
 EXAMPLES = """\
 examples:
-  lowlat-seg demo                                    a drive that the project renders, with labels
-  lowlat-seg demo --seed 7 --frames 100 --rate 8     another, longer one, at a faster camera
+  lowlat-seg demo                                    a rendered drive, with labels
+  lowlat-seg demo --seed 7 --frames 100 --rate 8     another, longer one, with a faster camera
   lowlat-seg demo --dataset camvid --root DIR        the labelled clip of CamVid (split val)
   lowlat-seg demo --deviation-threshold 0.05         more key frames
   lowlat-seg demo --checkpoint FILE --device cuda    other weights, on a GPU
 
 The node runs in a process of its own, on a ROS domain of its own that only this machine sees.
-Images are stamped when they are played, as a camera does; a clip recorded at another rate is
-played faster or slower. Frames that come while the node is busy are superseded by newer ones, and
-counted: every frame played is accounted for, or the demo fails.
+Images are stamped when they are played, as a camera does. A clip that was recorded at another rate
+is played faster or slower. Frames that come while the node is busy are replaced by newer ones
+(superseded) and counted; if a frame is unaccounted for, the demo fails.
 
 written to --out:
-  overlay.mp4    input beside mask, with where each mask comes from and what it took
+  overlay.mp4    input beside mask; where each mask comes from, and its latency
   latency.png    each frame's stages; key frames; the predicted deviation against the threshold
   summary.json   percentiles, accuracy against the labels, key frames, counters, the machine
   node.log       what the node said
@@ -34,8 +34,7 @@ written to --out:
 exit status: 0 when done; 1 when frames are unaccounted for; 2 when something must be fixed first
 """
 
-#: The fast track takes about 8 ms at 480x360 on two cores of a server, and Sh 130 ms for each key
-#: frame; a camera of 5 Hz leaves room for both on slower machines, too.
+#: A camera of 5 Hz leaves room for the fast track and Sh on slow machines, too.
 RATE_HZ = 5.0
 
 
@@ -46,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     # fmt: off
     add("--rate", type=float, default=RATE_HZ, metavar="HZ",
-        help="camera rate; the default is what two laptop cores sustain (default %(default)s)")
+        help="rate of the camera; the default suits slow machines, too (default %(default)s)")
     add_network(parser)
     add("--no-full", action="store_true",
         help="skip the comparison with the full network on every frame")

@@ -13,15 +13,15 @@ from lowlat_seg_ros.lab.data.dataset import RATE_HZ, RENDERED_FRAMES
 
 EXAMPLES = """\
 examples:
-  lowlat-seg render --frames 200                     only says how many frames a second it renders
+  lowlat-seg render --frames 200                     only prints the frames rendered per second
   lowlat-seg render --out DIR                        50 frames and their labels, as PNG
-  lowlat-seg render --out DIR --seed 2 --video       another street beside it, and a video of it
+  lowlat-seg render --out DIR --seed 2 --video       another street in addition, and a video of it
   lowlat-seg render --out DIR --seed 3 --rate 30 --frames 600
-  lowlat-seg evaluate --dataset folder --root DIR    what was written, as data to evaluate on
+  lowlat-seg evaluate --dataset folder --root DIR    evaluates on what was written
 
-A drive is a camera car in a made-up street with moving traffic; labels are exact and in CamVid's 11
-classes. Seed, duration (frames / rate) and size alone decide what is seen: two rates show the same
-drive.
+A drive is what a camera on a car sees in an invented street with moving traffic. Labels are exact
+and have CamVid's 11 classes. What is seen depends on the seed, the duration (frames / rate) and the
+size only, so two rates show the same drive.
 
 written to --out, to which each seed adds a drive:
   images/rendered_SEED/000000.png ...   RGB, 8 bit
@@ -29,8 +29,8 @@ written to --out, to which each seed adds a drive:
   classes.yaml                          names and colours of the classes
   rendered_SEED.mp4                     with --video: image beside labels
 
-The time that is printed is that of image and labels, from the second frame on; building the street
-and writing files are not part of it.
+The printed time is that of rendering image and labels, from the second frame on, without building
+the street and without writing files.
 """
 
 
@@ -38,13 +38,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add = parser.add_argument
     # fmt: off
-    add("--out", type=Path, metavar="DIR", help="folder to write to; without it none is written")
+    add("--out", type=Path, metavar="DIR", help="folder to write to; without it nothing is written")
     add("--seed", type=int, default=1, help="street, light and traffic (default %(default)s)")
     add("--frames", type=int, default=RENDERED_FRAMES, metavar="N",
-        help="how many (default %(default)s)")
+        help="number of frames (default %(default)s)")
     add("--rate", type=float, default=RATE_HZ, metavar="HZ",
-        help="of the camera (default %(default)s)")
-    add("--size", type=size, metavar="HxW", help="of the images, in pixels (default 360x480)")
+        help="rate of the camera (default %(default)s)")
+    add("--size", type=size, metavar="HxW", help="size of the images, in pixels (default 360x480)")
     add("--video", action="store_true", help="also write an MP4 into --out")
     # fmt: on
 

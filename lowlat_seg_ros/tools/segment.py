@@ -13,16 +13,16 @@ examples:
   lowlat-seg segment street.jpg --out out              one picture
   lowlat-seg segment drive.mp4 --out out               a video, frame by frame
   lowlat-seg segment drive.mp4 --out out --every 30    one frame in 30 of it
-  lowlat-seg segment photos --out out --stills         a folder of pictures that are no sequence
+  lowlat-seg segment photos --out out --stills         a folder of unrelated pictures
   lowlat-seg segment 0 --out out --max-frames 300      the camera /dev/video0; Ctrl-C ends it, too
 
-A video, a camera and a folder whose pictures are all of one size are taken as a sequence: the heavy
-part of the network (Sh) runs in the background, and what it knows is carried from frame to frame,
-as in the node. The whole network runs on a first frame, one more than a second after the one
-before, and each picture that is no part of a sequence.
+A video, a camera, and a folder whose pictures all have one size are segmented as a sequence: as in
+the node, the heavy network (Sh) runs in the background, and its features are propagated from frame
+to frame. A frame waits for Sh only if it is the first one, if it comes more than a second after the
+frame before, or if it is not part of a sequence.
 
-The network runs at the height of the pictures that it was trained on, as objects have the size
-that it knows there, and large pictures take long; masks have the input's size all the same.
+The network runs at the height of its training images, where objects have the size that it knows;
+larger pictures would also take longer. Masks have the input's size in any case.
 
 written to --out:
   masks/NAME.png      class ids (mono8)
@@ -43,16 +43,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     add_network(parser)
     add("--inference-height", type=int, metavar="PX",
-        help="height at which the network runs, 0 for the input's own (default: that of the "
-        "pictures it was trained on; in a portrait format that is the width)")
-    add("--stills", action="store_true", help="pictures of a folder are no sequence")
+        help="height at which the network runs, 0 for the input's own (default: that of its "
+        "training images, which is the width in portrait formats)")
+    add("--stills", action="store_true", help="the pictures of a folder are unrelated, no sequence")
     add("--rate", type=float, metavar="HZ",
-        help="frames per second of a folder in order (10), or of a video instead of its own times")
+        help="frames per second of a folder (default 10), or of a video instead of its own times")
     add("--every", type=int, default=1, metavar="N", help="segment one frame in N (default: all)")
     add("--max-frames", type=int, default=0, metavar="N",
         help="end after N masks, 0 for no limit (default %(default)s)")
     add("--alpha", type=float, default=0.5, metavar="SHARE",
-        help="share of the classes' colours in an overlay, from 0 to 1 (default %(default)s)")
+        help="opacity of the classes' colours in an overlay, 0 to 1 (default %(default)s)")
     add("--mask-only", action="store_true", help="write no overlays")
     # fmt: on
 

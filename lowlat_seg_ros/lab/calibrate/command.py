@@ -30,7 +30,8 @@ FOLDS = 4
 RENDERED, CLIP, STILLS = "rendered", "clip", "stills"
 
 EPILOG = """\
-The last step, after 'lowlat-seg quantize'. It takes the time that --minutes gives it, and a minute.
+Run this last, after 'lowlat-seg quantize'; docs/expected_accuracy.md says what the model is for. It
+takes the time of --minutes and about one more minute.
 
 examples, CamVid in DIR:
   lowlat-seg calibrate --checkpoint edgetpu.safetensors --root DIR
@@ -45,19 +46,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="weights to calibrate")
     add("--out", type=Path, metavar="FILE",
-        help="where they go with the model (default: into the checkpoint itself, whose .sha256 "
-        "file, if there is one, follows)")  # fmt: skip
+        help="file for the weights with the model (default: the checkpoint itself; its .sha256 "
+        "file is then updated, too)")  # fmt: skip
     add("--root", type=Path, metavar="DIR",
-        help="CamVid's folder: besides rendered drives its clip, which no training takes, is "
-        "fitted, and corrupted stills of its train split; clean ones are judged")  # fmt: skip
+        help="CamVid's folder: the model is then also fitted on its val clip and on corrupted "
+        "stills of its train split; clean stills are only judged")  # fmt: skip
     add(
         "--judge-only",
         action="store_true",
-        help="nothing of CamVid gets into the model, it is judged on it alone",
+        help="fit the model without CamVid, and judge it on CamVid",
     )
-    add("--minutes", type=float, default=9.0, help="time for samples (default %(default)s)")
+    add("--minutes", type=float, default=9.0, help="time to collect samples (default %(default)s)")
     add("--samples", type=Path, metavar="FILE",
-        help="an .npz file of samples: read if it is there, else written")  # fmt: skip
+        help="an .npz file of samples: read if it exists, else written")  # fmt: skip
     add("--size", type=size, default=(360, 480), metavar="HxW",
         help="size of the rendered frames (default 360x480)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the samples (default %(default)s)")

@@ -31,16 +31,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "classes.yaml (default %(default)s)")
     add("--root", type=Path, metavar="DIR", help="the data set's folder")
     add("--split", default="val",
-        help="of CamVid, where only val is continuous video, or Cityscapes (default %(default)s)")
+        help="split of CamVid (only val is continuous video) or Cityscapes (default %(default)s)")
     add("--frames", type=int, default=0, metavar="N",
-        help=f"first frames; 0 for all, or {RENDERED_FRAMES} of a drive (default %(default)s)")
-    add("--size", type=size, metavar="HxW", help="of the images (360x480, or the data's own)")
+        help=f"take the first N frames; 0 for all, of a rendered drive {RENDERED_FRAMES} (default "
+        "%(default)s)")
+    add("--size", type=size, metavar="HxW",
+        help="size of the images (default: 360x480 for a rendered drive, else the data's own)")
     add("--only-drive", metavar="NAME",
-        help="of CamVid, the frames of this drive alone, such as one that training left out")
+        help="take only this drive of CamVid, for example one that training left out")
     add("--degrade", metavar="WAY[:STRENGTH]",
-        help=f"make the images worse, as cameras do: {', '.join(WAYS)}; strength of noise in "
-        "deviations of 255, of blur in pixels, of fog and dark in shares; colours have none")
-    add("--seed", type=int, default=1, help="of the rendered drive (default %(default)s)")
+        help=f"degrade the images: {', '.join(WAYS)}; the strength of noise is its standard "
+        "deviation (of 255), of blur in pixels, of fog and dark a share; colours have none")
+    add("--seed", type=int, default=1, help="seed of the rendered drive (default %(default)s)")
     # fmt: on
 
 

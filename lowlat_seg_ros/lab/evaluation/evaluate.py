@@ -29,24 +29,25 @@ examples:
   lowlat-seg evaluate --checkpoint FILE --json figures.json --out evaluation
   lowlat-seg evaluate --foreground-threads 1            every method on one CPU thread
 
-methods, all on one checkpoint; those marked * have weights of their own, from --baselines:
+methods, all on one checkpoint; those marked * need weights of their own, from --baselines:
 {methods}
 
-Key frames of the schedules threshold and adaptive are taken where the change exceeds a threshold
-that gives the requested mean interval on these frames. Sh of adaptive_low_latency takes a given
-number of frames, so that its masks do not depend on the machine. All frames are held in memory.
+In schedule_threshold_N and schedule_adaptive_N a frame is a key frame if the change, or the
+selector's deviation, is above a threshold, which is chosen so that the mean interval on these
+frames is N. In adaptive_low_latency Sh takes a fixed number of frames, so that the masks do not
+depend on the machine. All frames are held in memory.
 
-threads: every method uses every core. With --slow-track-priority normal adaptive_low_latency leaves
-Sh its own (--slow-track-threads); --foreground-threads N then gives every method N. The column thr
-and the key "threads" say what each one used, and the chart of latency marks those that used fewer.
-Propagation uses one thread in all.
+threads: every method uses all cores, or N with --foreground-threads N. With --slow-track-priority
+normal adaptive_low_latency leaves cores to Sh (--slow-track-threads). The column thr and the key
+"threads" give the number of each method; the chart of latency marks those that used fewer.
+Propagation always uses one thread.
 
 written to --json, after each method: scores in [0, 1], times in ms, IoU by class. "complete" is
-false until the last method is done, so the file of a run that was stopped says so.
+false until the last method is done.
 
 written to --out: results.md with all tables, and in figures/ latency_accuracy.png, schedules.png,
-deviation.png, distance.png, grid.png, those that the chosen methods allow (the paper's Figs. 1, 5,
-3 and 6)
+deviation.png, distance.png, grid.png, as far as the chosen methods allow (the paper's Figs. 1, 5, 3
+and 6)
 """
 
 
@@ -57,19 +58,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     dataset.configure(parser)
     add = parser.add_argument
     # fmt: off
-    add("--methods", default="all", help="all, or names with * and ?, comma-separated (all)")
+    add("--methods", default="all",
+        help="all, or names with * and ?, comma-separated (default %(default)s)")
     add("--rate", type=float, default=dataset.RATE_HZ, metavar="HZ",
-        help="of drive or folder (%(default)s)")
+        help="frame rate of a drive or folder (default %(default)s)")
     add("--delay-frames", type=int, default=DEFAULT_DELAY, metavar="N",
         help="frames that Sh takes in adaptive_low_latency (default %(default)s)")
     add_network(parser)
     add("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
     add("--baselines", type=Path, metavar="DIR",
-        help="weights of the methods that have their own, from 'lowlat-seg train baseline'")
+        help="folder with the weights of methods marked *, from 'lowlat-seg train baseline'")
     add("--streaming", action="store_true",
-        help="also score the newest mask that is out at each instant, at the latencies measured")
+        help="also score the newest mask that is out when each frame comes, with the latencies "
+        "measured")
     add("--speed", type=float, default=1.0, metavar="X",
-        help="for --streaming, a machine X times as fast as this one (default %(default)s)")
+        help="for --streaming: as on a machine X times as fast as this one (default %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     add("--out", type=Path, metavar="DIR",
         help="write a page with tables and charts to this folder")

