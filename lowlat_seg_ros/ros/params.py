@@ -127,7 +127,8 @@ class NodeConfig:
     )
     camera_timeout_ms: float = setting(
         1000.0,
-        "diagnostics report an error when no image has come for this long; 0 for never",
+        "diagnostics report an error when no image has come for this long, and for 3 of the "
+        "camera's own periods; 0 for never",
         Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
     )
     max_lost_share: float = setting(
