@@ -123,7 +123,7 @@ def play(context: LaunchContext, bag: str) -> list[Action]:
 
 
 def played(event: ProcessExited, context: LaunchContext) -> list[Action]:
-    """After the bag the node goes on; if the bag cannot be played, the launch ends with status 1."""
+    """After the bag the node goes on; if it cannot be played, the launch ends with status 1."""
     if context.is_shutdown:
         return []
     if event.returncode == 0:

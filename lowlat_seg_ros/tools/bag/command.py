@@ -99,15 +99,6 @@ written to --out:
                 threshold, superseded images; a slider over frames with input, overlay, confidence
 """
 
-PLAY = """\
-examples:
-  lowlat-seg bag play drive --rate 3          three times as fast as it was recorded
-  lowlat-seg bag play drive --loops 0         again and again, until Ctrl-C
-
-This publishes /clock and all topics whose message packages are installed, in the ROS domain of
-ROS_DOMAIN_ID. Subscribers must follow /clock: set use_sim_time.
-"""
-
 LIVE = """\
 examples:
   lowlat-seg bag live drive                       at the pace of the bag
@@ -150,7 +141,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("make", "write a drive with labels, or a video file, as a bag", MAKE, _make),
         ("run", "segment a bag's images with the node's engine, without ROS", RUN, _run),
         ("report", "write figures and a page about a bag with masks", REPORT, _report),
-        ("play", "publish a bag over DDS, with its clock", PLAY, _play),
         ("live", "play a bag into the live node, and account for every image", LIVE, _live),
     ):
         text = f"{help[0].upper()}{help[1:]}."
@@ -230,11 +220,6 @@ def _live(parser: argparse.ArgumentParser) -> None:
         help="playing speed; 2 is twice as fast as recorded (default %(default)s)")
     add("--loops", type=int, default=1, metavar="N",
         help="how often it is played; the clock jumps back each time (default %(default)s)")
-
-
-def _live(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    _play(parser)
     add("--json", type=Path, metavar="FILE", help="write the figures there as well")
     add("--log", type=Path, metavar="FILE",
         help="what the node says (default: shown only if it fails)")
