@@ -22,7 +22,6 @@ from lowlat_seg_ros.ros.diagnostics import (
     ERROR,
     OK,
     WARN,
-    StreamState,
     accuracy_status,
     camera_status,
     camera_statuses,
@@ -37,9 +36,10 @@ from lowlat_seg_ros.ros.diagnostics import (
     slow_track_status,
 )
 from lowlat_seg_ros.ros.doctor import Finding, Severity
-from lowlat_seg_ros.ros.monitor import Pace, Rates, ResetMeter, StreamTimes, examine_resets
+from lowlat_seg_ros.ros.monitor import Pace, Rates, StreamTimes
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
 from lowlat_seg_ros.ros.plausibility import Content, ContentState, StampState
+from lowlat_seg_ros.ros.stream_state import ResetMeter, StreamState, examine_resets
 
 CONFIG = NodeConfig(camera_timeout_ms=500.0, max_consecutive_delay_ms=1000.0)
 

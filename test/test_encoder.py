@@ -9,7 +9,7 @@ import pytest
 import torch
 from training_runs import changed, train
 
-from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError, NetworkConfig
+from lowlat_seg_ros.config import NETWORKS, ConfigError, NetworkConfig
 from lowlat_seg_ros.engine.preprocess import plan, resample
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines.stream import FullEngine
@@ -127,23 +127,17 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_it_is_trained_between_base_and_propagation(base: Path, tmp_path: Path) -> None:
-    """The stage after it trains it on."""
+def test_it_is_trained_with_propagation(base: Path, tmp_path: Path) -> None:
     start = ["--start-from", base, "--network", "tiny_ddr"]
-    assert train("encoder", *start, "--out", tmp_path) == 0
-    after = ["--start-from", tmp_path / "encoder.safetensors"]
+    assert train("base", *start, "--out", tmp_path) == 0
+    after = ["--start-from", tmp_path / "base.safetensors"]
     assert train("propagation", *after, "--out", tmp_path) == 0
     trained, header = checkpoint.load(tmp_path / "propagation.safetensors")
     names = [stage["stage"] for stage in header.provenance["stages"]]
-    assert names == ["base", "encoder", "propagation"]
+    assert names == ["base", "base", "propagation"]
     assert header.provenance["licence"] == "research use only (CamVid)"
-    before, _ = checkpoint.load(tmp_path / "encoder.safetensors")
+    before, _ = checkpoint.load(tmp_path / "base.safetensors")
     parts = changed(checkpoint.weights(before), checkpoint.weights(trained))
     assert parts == {
         "encoder", "shared", "predictor", "fusion", "classifier", "low_classifier",
     }  # fmt: skip
-
-
-def test_the_stage_refuses_a_network_without_one(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"--network {DEFAULT_NETWORK}"):
-        train("encoder", "--start-from", base, "--out", tmp_path)

@@ -158,7 +158,7 @@ def test_imports_point_one_way() -> None:
 
 def needs_ros(name: str) -> bool:
     """Whether the module ``name`` may import rclpy: the node, and tools that run it live."""
-    live = ("tools.demo_run", "tools.end_to_end", "tools.live", "tools.bag.live")
+    live = ("tools.demo_run", "tools.end_to_end", "tools.live", "tools.bag.play")
     return name.split(".")[0] == "ros" or name in live
 
 

@@ -14,7 +14,7 @@ from lowlat_seg_ros.engine.schedule import needs_reset
 from lowlat_seg_ros.frames import Counters, Frame, ResetReason
 from lowlat_seg_ros.messages import IMAGE as RAW
 from lowlat_seg_ros.ros.doctor import End, Severity
-from lowlat_seg_ros.ros.monitor import RESETS_S, ResetMeter, Resets, examine_resets
+from lowlat_seg_ros.ros.stream_state import RESETS_S, ResetMeter, Resets, examine_resets
 
 ONE, TWO = [End("/cam", RAW)], [End("/left", RAW), End("/right", RAW)]
 

@@ -33,10 +33,7 @@ DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "weights" / f"{DEFAULT_NETWO
 #: A file with this ending beside a checkpoint holds its SHA-256, as ``sha256sum`` writes it.
 SHA256_SUFFIX = ".sha256"
 
-#: A convolution of at least as many weights is stored in 8 bits, if that was asked for.
-LARGE = 2**15
-
-#: The scales of the convolution ``x`` are stored under ``x`` and this ending.
+#: In files of earlier versions, the scales of the convolution ``x`` have its name and this ending.
 SCALE = ".scale"
 
 
@@ -85,18 +82,10 @@ class Header:
         return int((stages[-1].get("options", {}).get("size") or [0])[0])
 
 
-def save(
-    path: str | Path,
-    segmenter: Segmenter,
-    header: Header,
-    dtype: torch.dtype,
-    *,
-    eight_bit: bool = False,
-) -> None:
+def save(path: str | Path, segmenter: Segmenter, header: Header, dtype: torch.dtype) -> None:
     """Write ``segmenter``'s weights as ``dtype`` (fp16 for shipping, fp32 to train on).
 
-    ``eight_bit``: large convolutions take half of fp16. Raises ``CheckpointError`` when a weight is
-    not finite in ``dtype``.
+    Raises ``CheckpointError`` when a weight is not finite in ``dtype``.
     """
     tensors = {k: v.detach().to(dtype).contiguous() for k, v in weights(segmenter).items()}
     bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
@@ -104,7 +93,7 @@ def save(
         raise CheckpointError(
             f"{path}: {bad[0]} is not finite in {dtype}; train with a lower learning rate"
         )
-    _write(path, _quantised(tensors) if eight_bit else tensors, header)
+    _write(path, tensors, header)
 
 
 def _write(path: str | Path, tensors: dict[str, Tensor], header: Header) -> None:
@@ -229,21 +218,8 @@ def restore(module: torch.nn.Module, state: dict[str, Tensor], source: str) -> N
     module.load_state_dict(state, strict=False)  # only num_batches_tracked stays as it is
 
 
-def _quantised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` with each large kernel as int8, and float32 (outputs,) beside it as its scale."""
-    packed = dict(tensors)
-    for name, tensor in tensors.items():
-        if tensor.ndim == 4 and tensor.numel() >= LARGE:
-            kernels = tensor.float()
-            # The clamp lets a kernel of zeros stay one, whatever its scale.
-            scale = kernels.abs().amax(dim=(1, 2, 3)).clamp(min=1e-12) / 127
-            packed[name] = (kernels / scale.view(-1, 1, 1, 1)).round().to(torch.int8)
-            packed[name + SCALE] = scale
-    return packed
-
-
 def _dequantised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of :func:`_quantised`, to within 1/254 of each kernel's largest weight."""
+    """Earlier versions stored large kernels as int8, and float32 (outputs,) beside it as scale."""
     return {
         name: tensor.float() * tensors[name + SCALE].view(-1, 1, 1, 1)
         if name + SCALE in tensors

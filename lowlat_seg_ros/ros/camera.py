@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import statistics
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from itertools import islice
@@ -28,32 +25,12 @@ from lowlat_seg_ros.messages import TRANSPORTS, stamp_ns
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.pipeline import Pipeline
 from lowlat_seg_ros.ros.connections import ImageConnection, message_of
-from lowlat_seg_ros.ros.diagnostics import StreamState
-from lowlat_seg_ros.ros.doctor import Finding, examine_input
-from lowlat_seg_ros.ros.monitor import (
-    BusyTime,
-    PaceMeter,
-    RateMeter,
-    ResetMeter,
-    StreamMonitor,
-    Throttle,
-    examine_pace,
-    examine_resets,
-    patience_ms,
-    since_ms,
-)
+from lowlat_seg_ros.ros.doctor import Finding
+from lowlat_seg_ros.ros.monitor import BusyTime, Throttle, examine_pace, since_ms
 from lowlat_seg_ros.ros.outputs import MESSAGES, Outputs, topic_beside
 from lowlat_seg_ros.ros.params import Settings
-from lowlat_seg_ros.ros.plausibility import (
-    Clocks,
-    ContentMonitor,
-    examine_contents,
-    examine_stamps,
-)
 from lowlat_seg_ros.ros.runtime import OwnThreadGroup
-
-#: ``/diagnostics`` judge the median over so many of the newest masks: one alone may be an outlier.
-ACCURACIES = 5
+from lowlat_seg_ros.ros.stream_state import StreamState, StreamWatch
 
 
 class CameraStream:
@@ -74,13 +51,8 @@ class CameraStream:
     ) -> None:
         self._node, self._settings, self._camera = node, settings, camera
         self._group = OwnThreadGroup()
-        self._contents, self._pace = ContentMonitor(), PaceMeter()
-        self._accuracies = deque[float](maxlen=ACCURACIES)  # expected, of the newest masks
-        self._resets = ResetMeter(time.monotonic())
-        self._image_bytes, self._image_size = 0, (0, 0)  # of the newest image
+        self._watch, self._busy = StreamWatch(node, camera, busy), busy
         self._logged: set[str] = set()  # kinds of findings that were there at the last look
-        self._rates, self._busy = RateMeter(time.monotonic()), busy
-        self._monitor = StreamMonitor(self._now_ns)
         self._log_error = Throttle(node.get_logger().error)
         self._active = False
         self._idle = threading.Lock()  # held by the image callback
@@ -123,57 +95,8 @@ class CameraStream:
 
     def state(self, now_s: float) -> StreamState:
         """The stream at this moment, for diagnostics; rates are since the last call."""
-        ledger, times = self._pipeline.ledger, self._monitor.times()
-        working_ms = self._busy.working_ms()  # meanwhile no image is taken, of any camera
-        rates = self._rates.update(ledger, now_s, self._busy.total_ns / 1e9)
-        settings = self._settings()
-        config, counters = settings.node, self._engine.counters
-        images = dataclasses.replace(
-            self._images.look(),
-            begun=times.since_image_ms is not None,
-            silent_ms=max(times.silent_ms - working_ms, 0.0),
-            timeout_ms=patience_ms(config.camera_timeout_ms, times.period_ms),
-            missing=rates.superseded,
-            received=rates.received,
-            busy_share=rates.busy_share,
-            image_bytes=self._image_bytes,
-        )
-        simulated = bool(self._node.get_clock().ros_time_is_active)
-        clocks = Clocks(time.time_ns(), simulated, self._node.count_publishers("/clock") > 0)
-        accuracies = self._accuracies.copy()
-        resets, contents = self._resets.update(counters, now_s), self._contents.state
-        image_findings = [
-            *examine_resets(
-                resets,
-                images.fitting,
-                simulated=simulated,
-                period_ms=times.period_ms,
-                max_gap_ms=settings.engine.max_gap_ms,
-            ),
-            *examine_stamps(times.stamps, clocks),
-            *examine_contents(contents),
-        ]
-        begun = all(self._image_size)
-        height = self._engine.inference_size(self._image_size)[0] if begun else 0
-        pace = self._pace.pace(height)
-        return StreamState(
-            self._camera,
-            self.topic,
-            self._images.publishers,
-            ledger,
-            times,
-            rates,
-            counters,
-            self._engine.slow_track(),
-            self._engine.threshold,
-            tuple(examine_input(images, config.max_lost_share)),
-            tuple(self._out.findings()),
-            tuple(image_findings),
-            contents,
-            resets,
-            pace,
-            working_ms=working_ms,
-            expected_accuracy=statistics.median(accuracies) if accuracies else math.nan,
+        return self._watch.state(
+            now_s, self._engine, self._pipeline.ledger, self._images, self._out, self._settings()
         )
 
     def log_new(self, findings: Sequence[Finding]) -> None:
@@ -185,14 +108,11 @@ class CameraStream:
 
     def start(self) -> None:
         """Subscribe to the images; after a pause the first one is a new key frame."""
-        self._pace = PaceMeter()
-        self._contents = ContentMonitor()
-        self._accuracies.clear()
         self._reader.restart()
         if self._pipeline.ledger.received:
             self.reset(ResetReason.ACTIVATED)
         self._active = True
-        self._monitor.start()
+        self._watch.start()
         self._images.open(self._on_image, self._group)
 
     def stop(self, timeout_s: float) -> bool:
@@ -246,15 +166,10 @@ class CameraStream:
         timing: NodeTiming,
     ) -> None:
         config = self._settings().node
-        limit_ms = config.max_processing_time_ms
-        began_ns = self._began_ns
-        self._monitor.published(result.timing, timing, result.deadline, began_ns, limit_ms)
+        self._watch.published(result, timing, self._began_ns, config.max_processing_time_ms)
         self._out.report(header, result, timing)
         self._out.pictures(header, image, result, config)
-        self._image_size = image.shape[:2]
-        if result.look is not None:  # as the engine's results have it
-            self._contents.image(image, result.look)
-        self._accuracies.append(result.expected_accuracy)
+        self._watch.seen(image, result)
 
     def _on_image(self, message: Any, info: dict[str, Any]) -> None:
         began_ns = time.perf_counter_ns()
@@ -268,7 +183,7 @@ class CameraStream:
                 received_ns = info.get("received_timestamp") or 0
                 wait_ms = since_ms(received_ns, time.time_ns()) if received_ns > 0 else 0.0
                 self._answer(message, began_ns, wait_ms, superseded)
-                self._pace.frame(began_ns, time.perf_counter_ns(), superseded)
+                self._watch.done(began_ns, superseded)
 
     def _newest(
         self, message: Any, info: dict[str, Any], missing: int
@@ -295,8 +210,7 @@ class CameraStream:
                 self._pipeline.reject(superseded)
                 self._complain(error.fault, f"Image rejected: {error}")
                 return
-        self._image_bytes = len(message.data)
-        self._monitor.image(stamp_ns(message.header.stamp), superseded)
+        self._watch.image(stamp_ns(message.header.stamp), len(message.data), superseded)
         config = self._settings().engine
         if config != self._engine.config:  # what changed since the last frame counts from now on
             self._engine.reconfigure(config)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
@@ -18,18 +17,11 @@ from lowlat_seg_ros.engine.slow_track import SlowTrackState
 from lowlat_seg_ros.engine.timing import FrameCost, Percentiles
 from lowlat_seg_ros.frames import Counters, Deadline, Ledger
 from lowlat_seg_ros.ros.doctor import BUSY_SHARE, Finding, Severity
-from lowlat_seg_ros.ros.monitor import (
-    MISSED,
-    Pace,
-    Rates,
-    Resets,
-    StreamTimes,
-    examine_pace,
-    patience_ms,
-)
+from lowlat_seg_ros.ros.monitor import MISSED, Rates, examine_pace, patience_ms
 from lowlat_seg_ros.ros.outputs import MESSAGES
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
-from lowlat_seg_ros.ros.plausibility import END, ContentState
+from lowlat_seg_ros.ros.plausibility import END
+from lowlat_seg_ros.ros.stream_state import StreamState
 
 #: A camera is slow whose images are so many times farther apart than its timeout: one that is about
 #: as slow as that is not said to be now slow, now not.
@@ -38,37 +30,6 @@ SLOW = 1.2
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 Values = dict[str, float | int | str | bool]
-
-
-@dataclass(frozen=True)
-class StreamState:
-    """A camera stream at one moment; ``camera`` is its name, empty if there is but one.
-
-    The doctor's findings on the image topic come worst first, apart from those on the outputs, and
-    from ``image_findings`` on what the images are like. ``load`` is the share of the time that the
-    images of all cameras need, ``working_ms`` how long the image at hand, of any camera, has been
-    worked on, during which no other one is taken. ``expected_accuracy``: of the newest masks, in
-    the median.
-    """
-
-    camera: str
-    topic: str
-    publishers: int
-    ledger: Ledger
-    times: StreamTimes
-    rates: Rates
-    counters: Counters
-    slow_track: SlowTrackState
-    threshold: float = 0.0
-    findings: tuple[Finding, ...] = ()
-    output_findings: tuple[Finding, ...] = ()
-    image_findings: tuple[Finding, ...] = ()
-    contents: ContentState = field(default_factory=ContentState)
-    resets: Resets = field(default_factory=Resets)
-    pace: Pace = field(default_factory=Pace)
-    load: float = 0.0
-    working_ms: float = 0.0
-    expected_accuracy: float = math.nan
 
 
 def diagnostics(

@@ -1,4 +1,4 @@
-"""What is remembered of a camera stream: times, rates, pace, resets, and what was logged."""
+"""What is remembered of a camera stream: times, rates, pace, and what was logged."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
-from lowlat_seg_ros.frames import Counters, Deadline, Ledger, NodeTiming, ResetReason, StageTiming
-from lowlat_seg_ros.ros.doctor import End, Finding, Severity, names
+from lowlat_seg_ros.frames import Deadline, Ledger, NodeTiming, StageTiming
+from lowlat_seg_ros.ros.doctor import Finding, Severity
 from lowlat_seg_ros.ros.plausibility import StampMonitor, StampState
 
 #: Frames over which the pace is measured, and as few as say something.
@@ -25,17 +25,6 @@ ROOMY = 0.9
 #: The network says little about images that are not as high as this.
 LEAST_HEIGHT = 96
 
-#: Seconds over which resets are counted.
-RESETS_S = 10.0
-
-#: From so many resets on, and this share of the frames, the low latency is gone.
-STORM, STORM_SHARE = 3, 0.25
-
-#: What a loop of a bag may cost: the clock and the stamps go back on two topics.
-LOOP = 2
-
-#: Those that somebody asked for.
-_ASKED = (ResetReason.FIRST_FRAME, ResetReason.REQUESTED, ResetReason.ACTIVATED)
 #: Times between images whose median is the camera's own period; a camera that is silent for so many
 #: periods has stopped, however slow it is.
 INTERVALS, MISSED = 5, 3
@@ -272,100 +261,6 @@ def examine_pace(pace: Pace, load: float) -> list[Finding]:
         f"(median){others}, so that some are left out; {way if fits >= LEAST_HEIGHT else slower}"
     )
     return [Finding(Severity.WARN, text, "pace")]
-
-
-@dataclass(frozen=True)
-class Resets:
-    """The newest ``seconds``: masks, and those of them that began an epoch, by reason."""
-
-    seconds: float = 0.0
-    frames: int = 0
-    by_reason: dict[ResetReason, int] = field(default_factory=dict)
-
-    @property
-    def count(self) -> int:
-        return sum(self.by_reason.values())
-
-    @property
-    def share(self) -> float:
-        return self.count / max(self.frames, 1)
-
-
-class ResetMeter:
-    """Remembers the counters of the newest ``RESETS_S``; used by one thread."""
-
-    def __init__(self, now_s: float) -> None:
-        self._seen = deque([(now_s, Counters())])
-
-    def update(self, counters: Counters, now_s: float) -> Resets:
-        """What the newest seconds were like, with ``counters`` as they are at ``now_s``."""
-        self._seen.append((now_s, counters))
-        while self._seen[1][0] <= now_s - RESETS_S:
-            self._seen.popleft()
-        began_s, old = self._seen[0]
-        by_reason = {}
-        for reason in (reason for reason in ResetReason if reason not in _ASKED):
-            name = f"resets_{reason.value}"
-            if count := getattr(counters, name) - getattr(old, name):
-                by_reason[reason] = count
-        return Resets(now_s - began_s, counters.frames - old.frames, by_reason)
-
-
-def examine_resets(
-    resets: Resets,
-    publishers: Sequence[End],
-    *,
-    simulated: bool = False,
-    period_ms: float = 0.0,
-    max_gap_ms: float = 0.0,
-) -> list[Finding]:
-    """What resets the stream, and what ends it; ``publishers`` are those of its images.
-
-    ``simulated``: the node goes by /clock, so that a bag may be played in a loop. ``period_ms`` is
-    the time between two images: one of about ``max_gap_ms`` makes gaps of a slow camera's images,
-    which is no fault of the camera.
-    """
-    back = resets.by_reason.get(ResetReason.TIME_JUMPED_BACK, 0)
-    # One pause or change of settings of the camera is no fault; a clock that goes back is one.
-    if resets.count <= (LOOP if simulated and resets.count == back else 1 - bool(back)):
-        return []
-    worst = max(resets.by_reason, key=lambda reason: resets.by_reason[reason])
-    slow = worst is ResetReason.GAP and 0 < max_gap_ms < 2 * period_ms
-    storm = resets.count >= STORM and resets.share >= STORM_SHARE and not slow
-    reasons = ", ".join(f"{reason.value} {count}" for reason, count in resets.by_reason.items())
-    cause = _reset_cause(worst, publishers)
-    if slow:
-        cause = (
-            f"an image comes every {period_ms / 1e3:.1f} s, which advanced.max_gap_ms, "
-            f"{max_gap_ms:g}, takes for a gap; set it to {math.ceil(period_ms / 50) * 100}"
-        )
-    text = (
-        f"{resets.count} of {resets.frames} frames within {resets.seconds:.0f} s were resets, with "
-        f"Sh in the foreground ({reasons}): {cause}"
-    )
-    severity = Severity.ERROR if storm else Severity.WARN
-    return [Finding(severity, text, f"resets {worst.value}")]
-
-
-def _reset_cause(reason: ResetReason, publishers: Sequence[End]) -> str:
-    if len(publishers) > 1:
-        return (
-            f"images of several publishers take turns, {names(publishers)}; stop all but one, or "
-            "give each a topic of its own (parameter cameras)"
-        )
-    if reason is ResetReason.GAP:
-        return (
-            "stamps are further apart than advanced.max_gap_ms; where the camera is as slow as "
-            "that, set it to twice the time between two images, else look for lost images and for "
-            "a clock that jumps (chrony or PTP)"
-        )
-    if reason is ResetReason.TIME_JUMPED_BACK:
-        return (
-            "stamps or the clock go back; a bag in a loop needs --clock and use_sim_time, a camera "
-            "a clock that nobody sets meanwhile (chrony or PTP)"
-        )
-    what = reason.value.removesuffix("_changed").replace("_", " ")
-    return f"the images' {what} changes; let the camera's driver keep to one"
 
 
 class Throttle:

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -316,14 +317,12 @@ def _start(node: SegmentationNode) -> bool:
 
 
 def _spin(executor: OwnThreadExecutor) -> None:
-    try:
+    # One signal raises both, that of rclpy and that of Python, the second one a moment later.
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
         try:
             executor.spin()
         finally:
             _ignore_signals()
-    # One signal raises both, that of rclpy and that of Python, the second one a moment later.
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
 
 
 def _end(node: SegmentationNode, executor: OwnThreadExecutor) -> None:

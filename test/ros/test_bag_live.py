@@ -1,4 +1,4 @@
-"""Bags over DDS into the live node with ``bag live``."""
+"""Bags over DDS: into the live node with ``bag live``, and to anybody with ``bag play``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from lowlat_seg_ros import cli
 from lowlat_seg_ros.frames import Ledger
 from lowlat_seg_ros.messages import stamp_ns
 from lowlat_seg_ros.tools.bag.command import Topics
-from lowlat_seg_ros.tools.bag.live import BagPlayer
 from lowlat_seg_ros.tools.bag.make import START_NS
-from lowlat_seg_ros.tools.bag.storage import BagReader
+from lowlat_seg_ros.tools.bag.play import BagPlayer
+from lowlat_seg_ros.tools.bag.storage import BagReader, BagWriter
 from lowlat_seg_ros.tools.live import spun_node
 
 FRAMES, RATE_HZ = 12, 10
@@ -72,6 +72,7 @@ def test_every_image_is_accounted_for_and_each_loop_starts_an_epoch(
     [
         (["live", "--rate", "0"], "--rate is 0.0"),
         (["live", "--loops", "0"], "--loops is 0"),
+        (["play", "--loops", "-1"], "--loops is -1"),
     ],
 )
 def test_what_cannot_be_ends_in_one_line(
@@ -84,24 +85,44 @@ def test_what_cannot_be_ends_in_one_line(
     assert error.count("\n") == 1
 
 
-def test_player_publishes_the_images_with_the_clock(drive: Path) -> None:
-    images, clocks = Inbox(), Inbox()
+def test_player_publishes_what_was_recorded_with_the_clock(
+    drive: Path,
+) -> None:
+    images, labels, clocks = Inbox(), Inbox(), Inbox()
     with BagReader(drive) as bag, spun_node("player") as node, spun_node("listener") as listener:
-        listener.create_subscription(Image, "image", images.put, RELIABLE)
+        listener.create_subscription(Image, "/front/image", images.put, RELIABLE)
+        listener.create_subscription(Image, Topics.label, labels.put, RELIABLE)
         listener.create_subscription(Clock, "/clock", clocks.put, RELIABLE)
-        player = BagPlayer(node, bag, Topics.image, 5.0)
+        player = BagPlayer(node, bag, 5.0, {Topics.image: "/front/image"})
         wait_until(
-            lambda: bool(player.listeners and node.count_subscribers("/clock")),
+            lambda: bool(player.listeners(Topics.image) and player.listeners(Topics.label)
+                         and node.count_subscribers("/clock")),
             lambda: "nobody listens",
-        )
+        )  # fmt: skip
         for _ in range(2):
             sent = list(player.play())
-        wait_until(lambda: len(images.all()) == 2 * FRAMES, lambda: "messages lost")
+        wait_until(
+            lambda: len(images.all()) == len(labels.all()) == 2 * FRAMES, lambda: "messages lost"
+        )
         ended = stamp_ns(images.all()[-1].header.stamp)
         clocks.first(lambda clock: stamp_ns(clock.clock) == ended)
-    recorded = [deserialize_message(bytes(raw.data), Image) for raw in sent]
-    assert images.all() == 2 * recorded
+    assert [raw.topic for raw in sent] == [Topics.image, Topics.label] * FRAMES
+    for topic, inbox in ((Topics.image, images), (Topics.label, labels)):
+        recorded = [bytes(raw.data) for raw in sent if raw.topic == topic]
+        assert inbox.all() == 2 * [deserialize_message(data, Image) for data in recorded]
     times = [stamp_ns(clock.clock) for clock in clocks.all()]
     falls = [b for a, b in itertools.pairwise(times) if b < a]
     assert falls == [START_NS]  # once, to the beginning
     assert len(times) > 4 * FRAMES  # between the images as well
+
+
+def test_topics_of_types_that_are_not_here_are_left_out(drive: Path, tmp_path: Path) -> None:
+    with BagReader(drive) as source, BagWriter(tmp_path / "bag", "mcap") as out:
+        for raw in source.raw([Topics.image]):
+            out.copy(raw)
+        out.write("/pose", out.messages.make("geometry_msgs/msg/Pose2D"), START_NS)
+        out.write("/odd", out.messages.make("stereo_msgs/msg/DisparityImage"), START_NS)
+    with BagReader(tmp_path / "bag") as bag, spun_node("player") as node:
+        player = BagPlayer(node, bag, 100.0)
+        assert player.unknown == ("/odd (stereo_msgs/msg/DisparityImage)",)
+        assert {raw.topic for raw in player.play()} == {Topics.image, "/pose"}

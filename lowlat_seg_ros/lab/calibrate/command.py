@@ -6,16 +6,24 @@ import argparse
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from lowlat_seg_ros.arguments import size
 from lowlat_seg_ros.config import ConfigError
-
-if TYPE_CHECKING:
-    from lowlat_seg_ros.lab.calibrate.samples import Samples
-    from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.lab.calibrate import fit
+from lowlat_seg_ros.lab.calibrate.samples import (
+    CLEAN,
+    Collector,
+    Samples,
+    approached,
+    pieces,
+    rendered,
+)
+from lowlat_seg_ros.lab.data.camvid import CamVid
+from lowlat_seg_ros.network import checkpoint, inference
+from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: First seed of the rendered drives, which are of no other use.
 SEED = 5_000_000
@@ -57,8 +65,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="fit the model without CamVid, and judge it on CamVid",
     )
     add("--minutes", type=float, default=9.0, help="time to collect samples (default %(default)s)")
-    add("--samples", type=Path, metavar="FILE",
-        help="an .npz file of samples: read if it exists, else written")  # fmt: skip
     add("--size", type=size, default=(360, 480), metavar="HxW",
         help="size of the rendered frames (default 360x480)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the samples (default %(default)s)")
@@ -67,15 +73,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Collect, fit, write and judge."""
-    from lowlat_seg_ros.lab.calibrate import fit
-    from lowlat_seg_ros.network import checkpoint
-
     if args.judge_only and args.root is None:
         raise ConfigError("--judge-only needs --root, the folder of CamVid")
     if not args.minutes > 0:
         raise ConfigError(f"--minutes is {args.minutes}; give it some time")
     header = checkpoint.read_header(args.checkpoint)
-    samples = _samples(args)
+    segmenter, _ = inference.load(args.checkpoint, torch.device("cpu"), "auto")
+    samples = _collected(segmenter, args)
     counts = _counts(samples)
     known = _known(samples, args.judge_only)
     model = fit.fit(samples.of(known), counts[known])
@@ -110,15 +114,12 @@ def judged(samples: Samples, *, judge_only: bool) -> tuple[np.ndarray, np.ndarra
     """Expected accuracies (n,): by models that know neither the scene nor a held-out kind of
     corruption; and by models that do not know any corruption of this kind.
     """
-    from lowlat_seg_ros.lab.calibrate.fit import fit, predict
-    from lowlat_seg_ros.lab.calibrate.samples import CLEAN
-
     counts, known = _counts(samples), _known(samples, judge_only)
     fold = (samples.scene + np.unique(samples.source, return_inverse=True)[1]) % FOLDS
 
     def by_those(others: np.ndarray, mine: np.ndarray) -> np.ndarray:
         chosen = others & known
-        return predict(fit(samples.of(chosen), counts[chosen]), samples.of(mine))
+        return fit.predict(fit.fit(samples.of(chosen), counts[chosen]), samples.of(mine))
 
     fair = np.empty(len(samples))
     for index in range(FOLDS):
@@ -140,37 +141,11 @@ def _counts(samples: Samples) -> np.ndarray:
     """How much each sample counts (n,): clean stills, which were trained on, only show what images
     are like; under corruption they count half.
     """
-    from lowlat_seg_ros.lab.calibrate.samples import CLEAN
-
     still = samples.source == STILLS
     return np.where(still, np.where(samples.kind == CLEAN, 0.0, 0.5), 1.0)
 
 
-def _samples(args: argparse.Namespace) -> Samples:
-    import torch
-
-    from lowlat_seg_ros.lab.calibrate.samples import Samples
-    from lowlat_seg_ros.network import inference
-
-    if args.samples is not None and args.samples.is_file():
-        try:
-            return Samples.load(args.samples)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"--samples {args.samples} is no file of samples ({error}); delete it, or name "
-                "another"
-            ) from error
-    segmenter, _ = inference.load(args.checkpoint, torch.device("cpu"), "auto")
-    samples = _collected(segmenter, args)
-    if args.samples is not None:
-        samples.save(args.samples)
-    return samples
-
-
 def _collected(segmenter: Segmenter, args: argparse.Namespace) -> Samples:
-    from lowlat_seg_ros.lab.calibrate.samples import Collector, approached, pieces, rendered
-    from lowlat_seg_ros.lab.data.camvid import CamVid
-
     collector, random = Collector(segmenter, args.seed), np.random.default_rng(args.seed)
     clip, stills, order = [], None, []
     if args.root is not None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -60,20 +58,6 @@ class Samples:
         values = {name: value[chosen] for name, value in self.values.items()}
         others = {n: v[chosen] for n, v in vars(self).items() if n != "values"}
         return Samples(**others, values=values)
-
-    def save(self, path: Path) -> None:
-        """Write all to the ``.npz`` file ``path``."""
-        values: dict[str, Any] = {f"values/{name}": v for name, v in self.values.items()}
-        np.savez(path, **{n: v for n, v in vars(self).items() if n != "values"}, **values)
-
-    @classmethod
-    def load(cls, path: Path) -> Samples:
-        """Read what :meth:`save` wrote; OSError, KeyError or ValueError for anything else."""
-        with np.load(path) as file:
-            names = [name.removeprefix("values/") for name in file.files if "/" in name]
-            values = {name: file[f"values/{name}"] for name in names}
-            own = {f.name: file[f.name] for f in dataclasses.fields(cls) if f.name != "values"}
-        return cls(**own, values=values)
 
 
 class Collector:

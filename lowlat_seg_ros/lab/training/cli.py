@@ -30,7 +30,7 @@ from lowlat_seg_ros.lab.training.pairs import PairStage, PropagationLoss, Propag
 from lowlat_seg_ros.lab.training.pretrained import load_initial, transfer
 from lowlat_seg_ros.lab.training.selector import SelectorStage, deviation_bank
 from lowlat_seg_ros.lab.training.sources import TrainingData
-from lowlat_seg_ros.lab.training.stills import BaseStage, EncoderStage, ImageStage
+from lowlat_seg_ros.lab.training.stills import BaseStage, ImageStage
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
                 header, figures = dataclasses.replace(header, threshold=threshold), figures | more
             path = args.out / f"{args.stage}.safetensors"
             header = _described(header, args, loop, figures)
-            checkpoint.save(path, segmenter, header, torch.float16, eight_bit=args.eight_bit)
+            checkpoint.save(path, segmenter, header, torch.float16)
             print(path)
     return 0 if finished else 3
 
@@ -105,8 +105,6 @@ def _stage(
     match args.stage:
         case "base":
             return BaseStage(segmenter, *_stills(data, args))
-        case "encoder":
-            return EncoderStage(segmenter, *_stills(data, args))
         case "propagation":
             loss_weights = settings_from(args, PropagationLoss)
             return PropagationStage(segmenter, *_pairs(data, args), loss_weights)

@@ -23,9 +23,6 @@ weights FILE is):
 then, for convolutions in 8 bits and for the expected accuracy of masks:
   lowlat-seg quantize runs/selector/selector.safetensors --root DIR --out weights.safetensors
   lowlat-seg calibrate --checkpoint weights.safetensors --root DIR
-optionally, between the first two stages, Sl alone for longer:
-  lowlat-seg train encoder --root DIR --out runs/encoder \\
-    --start-from runs/base/base.safetensors
 methods to compare with, for 'lowlat-seg evaluate --baselines': all of the paper's tables on the
 same batches; and a small network that one could run on every frame instead of the default one:
   lowlat-seg train baseline --method all --root DIR --out runs/split \\
@@ -53,11 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     degrade = _parent("--degrade", type=float, default=0.0,
         help="share of the images that are degraded: noise, blur, fog, darkness, exchanged "
         "colours (default %(default)s)")  # fmt: skip
-    eight_bit = _parent("--eight-bit", action="store_true",
-        help="store large convolutions in 8 bits, which halves the file")  # fmt: skip
 
     add = stages.add_parser("base", help="first stage: Sl, Sh and classifier on labelled images",
-        parents=[stills, degrade, eight_bit, shared]).add_argument  # fmt: skip
+        parents=[stills, degrade, shared]).add_argument  # fmt: skip
     add("--network", choices=sorted(NETWORKS),
         help=f"named network (default {DEFAULT_NETWORK}, or that of --start-from; another one "
         "takes over the weights that fit)")  # fmt: skip
@@ -69,15 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--output-stride", type=int, choices=(8, 16),
         help="stride of F_h; 16 trains about three times faster")  # fmt: skip
 
-    with_encoder = sorted(name for name, net in NETWORKS.items() if net.encoder != "backbone")
-    add = stages.add_parser("encoder", help="optional: Sl alone for longer, on labelled images",
-        parents=[start, stills, degrade, eight_bit, shared]).add_argument  # fmt: skip
-    add("--network", choices=with_encoder,
-        help="named network whose Sl is not a part of Sh (default that of --start-from)"
-    )  # fmt: skip
-
     propagation = stages.add_parser("propagation", help="second stage: propagation and fusion",
-        parents=[start, pairs, degrade, eight_bit, shared])  # fmt: skip
+        parents=[start, pairs, degrade, shared])  # fmt: skip
     propagation.add_argument("--network", choices=sorted(NETWORKS),
         help="named network, which takes over the weights that fit (default that of --start-from)"
     )  # fmt: skip
@@ -85,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     # The selector is small, and its features are fixed, so large steps do it no harm.
     add = stages.add_parser("selector", help="third stage: the selector, and its threshold",
-        parents=[start, eight_bit, _shared(learning_rate=5e-3)]).add_argument  # fmt: skip
+        parents=[start, _shared(learning_rate=5e-3)]).add_argument  # fmt: skip
     add("--key-share", type=float, default=0.2,
         help="target share of key frames on rendered drives (default %(default)s)")  # fmt: skip
     add("--clips", type=int, default=24, help="rendered clips to learn from (default %(default)s)")

@@ -1,5 +1,5 @@
-"""Stages on labelled stills: the base network (stage 1 of the paper, Sec. 4), an Sl with an encoder
-of its own beside a frozen Sh, and methods of the comparison that are one network on every frame.
+"""Stages on labelled stills: the base network (stage 1 of the paper, Sec. 4), and methods of the
+comparison that are one network on every frame.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lowlat_seg_ros.config import DEFAULT_NETWORK, ConfigError
+from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.lab.baselines.learned import Baseline
 from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.metrics import Confusion
@@ -105,44 +105,6 @@ class BaseStage(StillStage):
         found = self.scores()
         full, aux = found["full"], found["aux"]
         return {"miou": full.miou, "pixel_accuracy": full.pixel_accuracy, "aux_miou": aux.miou}
-
-
-class EncoderStage(StillStage):
-    """Cross-entropy on the auxiliary mask, of encoder and AdaptNet alone, and distillation.
-
-    It comes between stages 1 and 2 of the paper: such an encoder is much cheaper than Sh, so more
-    steps fit into the time than where both are trained. Sh is frozen, and only gives its answer.
-    Raises ``ConfigError`` if the network has no encoder of its own.
-    """
-
-    name = "encoder"
-
-    def trained(self) -> list[list[nn.Module]]:
-        """What the auxiliary mask needs."""
-        net = self.base
-        if net.encoder is None:
-            raise ConfigError(
-                "the network's Sl is the lower part of its backbone, which stage 'base' trains; "
-                f"give --network {DEFAULT_NETWORK} for one with an encoder of its own"
-            )
-        return [[net.encoder, net.shared, net.adapt, net.low_classifier]]
-
-    def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        logits = self.answers(image)["aux"]
-        with torch.no_grad():  # the full network's answer says more than the label does
-            full = self.base(image)
-        own, distil = (
-            segmentation_loss(logits, label, self.weights),
-            distillation_loss(logits, full),
-        )
-        return own + distil, {"own": own, "distil": distil}, logits
-
-    def answers(self, image: Tensor) -> dict[str, Tensor]:
-        return {"aux": self.base.classify_low(self.base.lower(image))}
-
-    def evaluate(self) -> dict[str, float]:
-        aux = self.scores()["aux"]
-        return {"aux_miou": aux.miou, "aux_pixel_accuracy": aux.pixel_accuracy}
 
 
 class ImageStage(StillStage):

@@ -1,4 +1,4 @@
-"""``lowlat-seg bag make|run|report|live``: their options, the topics, and what each calls."""
+"""``lowlat-seg bag make|run|report|play|live``: their options, the topics, and what each calls."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ examples:
   lowlat-seg bag report masks --out report           figures as JSON, and a page to look through
   lowlat-seg bag live drive --rate 3                 the same bag into the live node, over DDS
 
-Bags are rosbag2 folders (mcap or sqlite3), which ros2 bag and Foxglove read. Only live needs ROS.
+Bags are rosbag2 folders (mcap or sqlite3), which ros2 bag and Foxglove read. Only play and
+live need ROS.
 """
 
 MAKE = """\
@@ -98,6 +99,16 @@ written to --out:
                 threshold, superseded images; a slider over frames with input, overlay, confidence
 """
 
+PLAY = """\
+examples:
+  lowlat-seg bag play drive --rate 3          three times as fast as it was recorded
+  lowlat-seg bag play drive --loops 0         again and again, until Ctrl-C
+
+For a machine without ros2 bag, such as one with ROS 2 from PyPI. All topics whose messages'
+packages are installed are published, and /clock, in the ROS domain of ROS_DOMAIN_ID. Subscribers
+must follow /clock: set use_sim_time.
+"""
+
 LIVE = """\
 examples:
   lowlat-seg bag live drive                       at the pace of the bag
@@ -140,6 +151,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("make", "write a drive with labels, or a video file, as a bag", MAKE, _make),
         ("run", "segment a bag's images with the node's engine, without ROS", RUN, _run),
         ("report", "write figures and a page about a bag with masks", REPORT, _report),
+        ("play", "publish a bag over DDS, with its clock", PLAY, _play),
         ("live", "play a bag into the live node, and account for every image", LIVE, _live),
     ):
         text = f"{help[0].upper()}{help[1:]}."
@@ -152,14 +164,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.action == "live":
+    if args.action in ("play", "live"):
         require_ros()
+    if args.action == "live":
         isolate()
         # What stops this program with SIGTERM must stop the node as well.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # Imported late: they load torch, or rclpy, and --help is instant.
-    module = importlib.import_module(f"lowlat_seg_ros.tools.bag.{args.action}")
-    return int(getattr(module, args.action)(args))
+    module = {"live": "play"}.get(args.action, args.action)
+    action = getattr(importlib.import_module(f"lowlat_seg_ros.tools.bag.{module}"), args.action)
+    return int(action(args))
 
 
 # fmt: off
@@ -212,13 +226,18 @@ def _report(parser: argparse.ArgumentParser) -> None:
     _add_topics(parser, *TOPICS)
 
 
-def _live(parser: argparse.ArgumentParser) -> None:
+def _play(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("bag", type=Path, metavar="BAG", help="bag to play")
     add("--rate", type=float, default=1.0, metavar="FACTOR",
         help="playing speed; 2 is twice as fast as recorded (default %(default)s)")
     add("--loops", type=int, default=1, metavar="N",
         help="how often it is played; the clock jumps back each time (default %(default)s)")
+
+
+def _live(parser: argparse.ArgumentParser) -> None:
+    _play(parser)
+    add = parser.add_argument
     add("--json", type=Path, metavar="FILE", help="write the figures there as well")
     add("--log", type=Path, metavar="FILE",
         help="what the node says (default: shown only if it fails)")
