@@ -397,13 +397,13 @@ class Engine:
 
     def _judge(self, arrival: Arrival, features: Features, *, confidence: bool) -> Judged:
         """Look at the image, and say how much of the mask, or of each pixel, is probably right."""
-        look, hot = self._looker.look(arrival.frame.image, arrival.frame.stamp_ns), 1.0
-        expected, model = math.nan, self._accuracy_model
+        look = self._looker.look(arrival.frame.image, arrival.frame.stamp_ns)
+        expected, divisor, model = math.nan, 1.0, self._accuracy_model
         if model is not None:
             observed = features.observed(arrival, look)
             expected = model(observed.values, observed.bands)
-            hot = temperature(observed.logits, expected) if confidence else 1.0
-        pixels = confidence_of(features.logits, arrival.geometry, hot) if confidence else None
+            divisor = temperature(observed.logits, expected) if confidence else 1.0
+        pixels = confidence_of(features.logits, arrival.geometry, divisor) if confidence else None
         return Judged(look, expected, pixels)
 
     def _mask_out(self, frame: Frame, provenance: Provenance, latency_ms: float) -> Deadline:
