@@ -106,8 +106,7 @@ class Step:
     features: Features
     key: KeyFrame | None  # that the mask was made with, of the same geometry
     watch: Stopwatch
-    judged: Judged | None = None  # these two where the mask itself depends on them
-    confidence: np.ndarray | None = None  # uint8 (H, W)
+    judged: Judged | None = None  # where the mask itself depends on it
 
     def as_key_frame(self, net: Runner, selector_reduced: Tensor | None) -> KeyFrame:
         features, high = self.features, self.features.high
