@@ -15,8 +15,9 @@ from torch import Tensor
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.cuda import SIZES, Graphs
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.runner import captures, runners
+from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.frames import Frame, MaskKind, Segmentation
+from lowlat_seg_ros.lab.benchmark.measure import captures
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
-from lowlat_seg_ros.engine import engine as engine_module
+from lowlat_seg_ros.engine import step as step_module
 from lowlat_seg_ros.engine.cpu_threads import cores
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.postprocess import confidence_of, mask_of
@@ -237,7 +237,7 @@ def test_pixels_of_little_confidence_are_unlabelled(
         made.append(logits)
         return confidence_of(logits, *rest)
 
-    monkeypatch.setattr(engine_module, "confidence_of", counted)
+    monkeypatch.setattr(step_module, "confidence_of", counted)
     plain, strict = (engine_of(tiny, NEVER) for _ in range(2))
     plain.process(make_frame(0))
     strict.process(make_frame(0))

@@ -1,20 +1,23 @@
-"""The way of an image message to its mask, shared by the node and the offline replay."""
+"""The way of an image message to its mask, for the node and the offline replay; its ledger."""
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, FrameError, Ledger, NodeTiming, ResetReason, Segmentation
 from lowlat_seg_ros.images import ImageError
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.pipeline import Pipeline
+from lowlat_seg_ros.pipeline import Bookkeeper, Pipeline
 
 PUBLISHED_NS = 7_500_000_000
 
@@ -187,3 +190,42 @@ def test_reset_is_for_the_next_frame_alone(engine: Engine, pixels: np.ndarray) -
     reasons = [result.provenance.reset for result, _ in sink.reports]
     assert reasons == [ResetReason.FIRST_FRAME, ResetReason.ACTIVATED, None]
     assert engine.counters.resets == 1
+
+
+ENDS = ("publish", "reject", "fail")
+
+
+@given(st.lists(st.tuples(st.sampled_from(ENDS), st.integers(0, 3))))
+def test_each_message_ends_in_one_place(messages: list[tuple[str, int]]) -> None:
+    books = Bookkeeper()
+    for end, superseded in messages:
+        books.receive(superseded)
+        assert books.snapshot().in_flight == 1
+        getattr(books, end)()
+    counts = [sum(end == name for end, _ in messages) for name in ENDS]
+    lost = sum(superseded for _, superseded in messages)
+    assert books.snapshot() == Ledger(len(messages), *counts, in_flight=0, superseded=lost)
+
+
+def test_every_snapshot_balances_while_another_thread_books() -> None:
+    books, stop = Bookkeeper(), threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            books.receive(0)
+            books.publish()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    for _ in range(2000):
+        ledger = books.snapshot()
+        assert ledger.received == ledger.published + ledger.in_flight
+    stop.set()
+    thread.join()
+
+
+def test_unbalanced_books_are_refused() -> None:
+    with pytest.raises(ValueError, match="does not balance"):
+        Bookkeeper().publish()
+    with pytest.raises(ValueError, match="does not balance"):
+        Ledger(received=2, published=1)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lowlat_seg_ros.engine.postprocess import mask_of
 from lowlat_seg_ros.engine.preprocess import plan
-from lowlat_seg_ros.engine.runner import Captures, Runner, Stopwatch, captures, runners
+from lowlat_seg_ros.engine.runner import Runner, Stopwatch, runners
 from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.lab.benchmark.measure import Captures, captures
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 MakeFrame = Callable[..., Frame]

@@ -7,7 +7,6 @@ the mask. The scheduling rules that comments name are listed in docs/method.md.
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,11 +29,11 @@ from lowlat_seg_ros.engine.key_frame import (
     Refiner,
     exact_features,
 )
-from lowlat_seg_ros.engine.postprocess import confidence_of, leave_out
+from lowlat_seg_ros.engine.postprocess import leave_out
 from lowlat_seg_ros.engine.runner import Clock, Stopwatch, runners
 from lowlat_seg_ros.engine.schedule import StreamSchedule
 from lowlat_seg_ros.engine.slow_track import SlowTrackState, ThreadedSlowTrack
-from lowlat_seg_ros.engine.step import Arrival, Features, Judged, Promotion, Step
+from lowlat_seg_ros.engine.step import Arrival, Features, Judge, Promotion, Step
 from lowlat_seg_ros.engine.virtual_slow_track import Delay, SlowTrackFactory, VirtualSlowTrack
 from lowlat_seg_ros.frames import (
     Counters,
@@ -48,7 +47,6 @@ from lowlat_seg_ros.frames import (
 )
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
-from lowlat_seg_ros.network.expected_accuracy import Looker, temperature
 from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -83,7 +81,7 @@ class Engine:
         self.header: Header | None = None
         self._net, slow_net = runners(segmenter)
         self._trained_height = segmenter.trained_height
-        self._accuracy_model, self._looker = segmenter.accuracy_model, Looker()
+        self._judge = Judge(segmenter.accuracy_model)
         self._config, self._clock = config, clock
         self._schedule = StreamSchedule(threshold, config)
         trials = _TRIALS.setdefault(segmenter, {})
@@ -394,17 +392,6 @@ class Engine:
             self._slow.ran_in_foreground("")
             answers = self._net.answers(features)
         return HighLevel(features, arrival.frame.stamp_ns, arrival.index, luma, answers)
-
-    def _judge(self, arrival: Arrival, features: Features, *, confidence: bool) -> Judged:
-        """Look at the image, and say how much of the mask, or of each pixel, is probably right."""
-        look, hot = self._looker.look(arrival.frame.image, arrival.frame.stamp_ns), 1.0
-        expected, model = math.nan, self._accuracy_model
-        if model is not None:
-            observed = features.observed(arrival, look)
-            expected = model(observed.values, observed.bands)
-            hot = temperature(observed.logits, expected) if confidence else 1.0
-        pixels = confidence_of(features.logits, arrival.geometry, hot) if confidence else None
-        return Judged(look, expected, pixels)
 
     def _mask_out(self, frame: Frame, provenance: Provenance, latency_ms: float) -> Deadline:
         ran_sh = provenance.reset is not None

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -201,23 +200,6 @@ class Runner:
     def deviation(self, reduced_key: Tensor, reduced: Tensor) -> float:
         """The selector's answer, a fraction of pixels."""
         return self.run("deviation", self._net.selector.deviation, reduced_key, reduced).item()
-
-
-@dataclass(frozen=True)
-class Captures:
-    """CUDA graphs of a network: ``captured``, and parts ``failed`` to be, which run without one."""
-
-    captured: int = 0
-    failed: int = 0
-
-
-def captures(segmenter: Segmenter) -> Captures:
-    if next(segmenter.parameters()).device.type != "cuda":
-        return Captures()
-    from lowlat_seg_ros.engine.cuda import graphs_of
-
-    graphs = graphs_of(segmenter)
-    return Captures(sum(g.captured for g in graphs), sum(g.failed for g in graphs))
 
 
 def runners(segmenter: Segmenter) -> tuple[Runner, Runner]:

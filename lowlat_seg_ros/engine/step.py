@@ -15,6 +15,7 @@ from lowlat_seg_ros.engine import schedule
 from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.cpu_threads import single_threaded
 from lowlat_seg_ros.engine.key_frame import HighLevel, KeyFrame, KeyFrameCache
+from lowlat_seg_ros.engine.postprocess import confidence_of
 from lowlat_seg_ros.engine.preprocess import Geometry
 from lowlat_seg_ros.engine.runner import Runner, Stopwatch
 from lowlat_seg_ros.engine.virtual_slow_track import SlowTrack
@@ -27,7 +28,13 @@ from lowlat_seg_ros.frames import (
     ResetReason,
     StageTiming,
 )
-from lowlat_seg_ros.network.expected_accuracy import Observed, observe
+from lowlat_seg_ros.network.expected_accuracy import (
+    AccuracyModel,
+    Looker,
+    Observed,
+    observe,
+    temperature,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +97,27 @@ class Judged:
     confidence: np.ndarray | None = None
 
 
+class Judge:
+    """Judges the masks of one camera, in order; used by the thread that a frame is in."""
+
+    def __init__(self, model: AccuracyModel | None) -> None:
+        self._model, self._looker = model, Looker()
+
+    def __call__(self, arrival: Arrival, features: Features, *, confidence: bool) -> Judged:
+        """Look at the image, and say how much of the mask is probably right.
+
+        ``confidence`` asks for that of each pixel.
+        """
+        look = self._looker.look(arrival.frame.image, arrival.frame.stamp_ns)
+        expected, divisor = math.nan, 1.0
+        if self._model is not None:
+            observed = features.observed(arrival, look)
+            expected = self._model(observed.values, observed.bands)
+            divisor = temperature(observed.logits, expected) if confidence else 1.0
+        pixels = confidence_of(features.logits, arrival.geometry, divisor) if confidence else None
+        return Judged(look, expected, pixels)
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """A frame whose mask is out, for :meth:`Engine.finish`.
@@ -106,8 +134,7 @@ class Step:
     features: Features
     key: KeyFrame | None  # that the mask was made with, of the same geometry
     watch: Stopwatch
-    judged: Judged | None = None  # these two where the mask itself depends on them
-    confidence: np.ndarray | None = None  # uint8 (H, W)
+    judged: Judged | None = None  # where the mask itself depends on it
 
     def as_key_frame(self, net: Runner, selector_reduced: Tensor | None) -> KeyFrame:
         features, high = self.features, self.features.high

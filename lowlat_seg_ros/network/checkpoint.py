@@ -262,7 +262,7 @@ def verify(path: str | Path, expected: str = "") -> str:
             text = beside.read_text(errors="replace")
         except OSError as error:
             raise CheckpointError(
-                f"{beside} cannot be read ({error}); mend or remove it"
+                f"{beside} cannot be read ({error}); correct or remove it"
             ) from error
         known, source = (text.lower().split() or ["nothing"])[0], str(beside)
     if known and found != known:

@@ -20,7 +20,6 @@ from lowlat_seg_ros.engine.cpu_threads import (
     foreground_threads,
     run_in_temporary_thread,
 )
-from lowlat_seg_ros.engine.runner import Captures, captures
 from lowlat_seg_ros.lab.benchmark import costs, methods
 from lowlat_seg_ros.lab.benchmark.costs import Cameras, Freshness, Memory, MultiplyAdds, Resolutions
 from lowlat_seg_ros.lab.benchmark.kernel import (
@@ -44,6 +43,23 @@ IMAGES = 20
 
 #: Seconds for which each operator of the kernels is timed, for each frame of the other parts.
 SECONDS_PER_FRAME = 0.01
+
+
+@dataclass(frozen=True)
+class Captures:
+    """CUDA graphs of a network: ``captured``, and parts ``failed`` to be, which run without one."""
+
+    captured: int = 0
+    failed: int = 0
+
+
+def captures(segmenter: Segmenter) -> Captures:
+    if next(segmenter.parameters()).device.type != "cuda":
+        return Captures()
+    from lowlat_seg_ros.engine.cuda import graphs_of
+
+    graphs = graphs_of(segmenter)
+    return Captures(sum(g.captured for g in graphs), sum(g.failed for g in graphs))
 
 
 @dataclass(frozen=True)
