@@ -33,8 +33,8 @@ from lowlat_seg_ros.lab.benchmark.kernel import (
     measure_kernel,
     measure_limits,
 )
-from lowlat_seg_ros.lab.benchmark.methods import IDLE, Comparison, MethodResult
-from lowlat_seg_ros.lab.benchmark.timing import Camera, EndToEnd
+from lowlat_seg_ros.lab.benchmark.methods import Comparison, MethodResult
+from lowlat_seg_ros.lab.benchmark.timing import IDLE, Camera, EndToEnd
 from lowlat_seg_ros.lab.data import clip
 from lowlat_seg_ros.lab.report import Machine, describe
 from lowlat_seg_ros.network.inference import precision_name, resolve_device
