@@ -20,9 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -343,16 +343,6 @@ def run_all(minutes: float, folder: Path, seed: int) -> int:
     return 1 if any(results.values()) else 0
 
 
-@contextmanager
-def folder_of(out: Path | None) -> Iterator[Path]:
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        yield out.resolve()
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.5)
@@ -361,12 +351,13 @@ def main() -> int:
     parser.add_argument("--target", choices=TARGETS, help="this one alone, in this process")
     parser.add_argument("--seconds", type=float, default=30.0, help="with --target")
     args = parser.parse_args()
-    with folder_of(args.out) as folder:
-        if args.target:
-            fuzz(args.target, args.seconds, folder, args.seed)
-            return 0
-        print(f"seed {args.seed}; logs and failing inputs in {folder}", flush=True)
-        return run_all(args.minutes, folder, args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    folder = args.out.resolve()
+    if args.target:
+        fuzz(args.target, args.seconds, folder, args.seed)
+        return 0
+    print(f"seed {args.seed}; logs and failing inputs in {folder}", flush=True)
+    return run_all(args.minutes, folder, args.seed)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import math
 import os
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
+from lowlat_seg_ros.lab.benchmark.kernel import busy_core
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.ros.outputs import MESSAGES
 from lowlat_seg_ros.ros.start import DISCOVERY_RANGE, PROFILE_VARIABLES
@@ -108,11 +108,11 @@ class Camera:
         self._stack.close()
 
 
-def faults(camera: Camera, file: Path) -> dict[str, Callable[[bool], None]]:
+def faults(camera: Camera, file: Path) -> dict[str, Callable[[bool], object]]:
     """What can go wrong, each begun with True and ended with False."""
 
-    def of_sh(name: str) -> Callable[[bool], None]:
-        return lambda begins: _write(file, name if begins else "")
+    def of_sh(name: str) -> Callable[[bool], object]:
+        return lambda begins: file.write_text(name if begins else "")
 
     def spoiling(change: Callable[[Image], Image | None]) -> Callable[[bool], None]:
         return lambda begins: setattr(camera, "spoil", change if begins else lambda image: image)
@@ -143,10 +143,6 @@ def faults(camera: Camera, file: Path) -> dict[str, Callable[[bool], None]]:
         "clock jumps back": clock(-30.0),
         "camera's process restarts": lambda begins: camera.restart() if begins else None,
     }
-
-
-def _write(file: Path, text: str) -> None:
-    file.write_text(text)
 
 
 class Soak:
@@ -330,17 +326,6 @@ def first_mask_s(node: Node, camera: Camera, parameters: dict[str, Any], log: Pa
             camera.publish()
             time.sleep(1 / RATE_HZ)
         return time.monotonic() - began
-
-
-@contextmanager
-def busy_core() -> Iterator[None]:
-    """Another program that never rests."""
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        other.kill()
-        other.wait()
 
 
 @contextmanager

@@ -35,8 +35,8 @@ from lowlat_seg_ros.lab.benchmark.kernel import (
     propagate_by_unfold,
     take_turns,
 )
-from lowlat_seg_ros.lab.benchmark.methods import FastTrack, MethodResult, Refinements, fastest
-from lowlat_seg_ros.lab.benchmark.timing import WARM_UP, Camera, Run, play
+from lowlat_seg_ros.lab.benchmark.methods import MethodResult, Refinements, fastest
+from lowlat_seg_ros.lab.benchmark.timing import WARM_UP, Camera, FastTrack, Run, play
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
 

@@ -197,6 +197,7 @@ def test_samples_are_of_clean_corrupted_and_frozen_images(tiny: Segmenter) -> No
     assert made.values.keys() >= {*fit.CONFIDENCE, *fit.UNUSUAL} - {"layout"}
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_model_and_the_checksum(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

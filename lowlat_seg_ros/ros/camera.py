@@ -51,7 +51,7 @@ class CameraStream:
     ) -> None:
         self._node, self._settings, self._camera = node, settings, camera
         self._group = OwnThreadGroup()
-        self._watch, self._busy = StreamWatch(node, camera, busy), busy
+        self._busy = busy
         self._logged: set[str] = set()  # kinds of findings that were there at the last look
         self._log_error = Throttle(node.get_logger().error)
         self._active = False
@@ -72,6 +72,7 @@ class CameraStream:
         self._out = Outputs(node, table, camera, camera_info=topic_beside(resolved))
         self._out.label_info(settings().engine.confidence_threshold)
         self._engine = make_engine(on_refinement=self._out.refinement)
+        self._watch = StreamWatch(node, camera, busy, self._images, self._out, self._engine)
         self._reader = ImageReader(lambda: self._settings().node.bits_per_sample, self._warn)
         self._pipeline = Pipeline(
             self._engine,
@@ -95,9 +96,7 @@ class CameraStream:
 
     def state(self, now_s: float) -> StreamState:
         """The stream at this moment, for diagnostics; rates are since the last call."""
-        return self._watch.state(
-            now_s, self._engine, self._pipeline.ledger, self._images, self._out, self._settings()
-        )
+        return self._watch.state(now_s, self._pipeline.ledger, self._settings())
 
     def log_new(self, findings: Sequence[Finding]) -> None:
         """Log what is wrong now and was not at the last call."""

@@ -1,6 +1,6 @@
 """The QoS doctor: why a camera's images do not come or go missing, and what fixes it.
 
-Everything here is a function of what :mod:`connections` has seen, topics as the graph names them;
+Everything here is a function of what :mod:`.connections` has seen, topics as the graph names them;
 nothing knows the middleware.
 """
 

@@ -188,8 +188,17 @@ class StreamWatch:
     ``camera`` is its name where there are several; ``busy`` is that of all.
     """
 
-    def __init__(self, node: Node, camera: str, busy: BusyTime) -> None:
+    def __init__(
+        self,
+        node: Node,
+        camera: str,
+        busy: BusyTime,
+        images: ImageConnection,
+        outputs: Outputs,
+        engine: Engine,
+    ) -> None:
         self._node, self._camera, self._busy = node, camera, busy
+        self._images, self._outputs, self._engine = images, outputs, engine
         self._monitor = StreamMonitor(lambda: node.get_clock().now().nanoseconds)
         self._resets, self._rates = ResetMeter(time.monotonic()), RateMeter(time.monotonic())
         self._image_bytes, self._image_size = 0, (0, 0)  # of the newest image
@@ -226,61 +235,66 @@ class StreamWatch:
         """The work on an image ends; so many before it were superseded."""
         self._pace.frame(began_ns, time.perf_counter_ns(), superseded)
 
-    def state(
-        self,
-        now_s: float,
-        engine: Engine,
-        ledger: Ledger,
-        connection: ImageConnection,
-        outputs: Outputs,
-        settings: Settings,
-    ) -> StreamState:
+    def state(self, now_s: float, ledger: Ledger, settings: Settings) -> StreamState:
         """The stream at this moment; rates are since the last call."""
-        times, counters, config = self._monitor.times(), engine.counters, settings.node
+        times, counters = self._monitor.times(), self._engine.counters
         working_ms = self._busy.working_ms()  # meanwhile no image is taken, of any camera
         rates = self._rates.update(ledger, now_s, self._busy.total_ns / 1e9)
+        resets, contents = self._resets.update(counters, now_s), self._contents.state
         images = dataclasses.replace(
-            connection.look(),
+            self._images.look(),
             begun=times.since_image_ms is not None,
             silent_ms=max(times.silent_ms - working_ms, 0.0),
-            timeout_ms=patience_ms(config.camera_timeout_ms, times.period_ms),
+            timeout_ms=patience_ms(settings.node.camera_timeout_ms, times.period_ms),
             missing=rates.superseded,
             received=rates.received,
             busy_share=rates.busy_share,
             image_bytes=self._image_bytes,
         )
-        simulated = bool(self._node.get_clock().ros_time_is_active)
-        clocks = Clocks(time.time_ns(), simulated, self._node.count_publishers("/clock") > 0)
-        accuracies = self._accuracies.copy()
-        resets, contents = self._resets.update(counters, now_s), self._contents.state
+        max_gap_ms = settings.engine.max_gap_ms
+        image_findings = self._examine(times, resets, contents, images.fitting, max_gap_ms)
         begun = all(self._image_size)
-        height = engine.inference_size(self._image_size)[0] if begun else 0
+        height = self._engine.inference_size(self._image_size)[0] if begun else 0
+        accuracies = self._accuracies.copy()
         return StreamState(
             self._camera,
-            connection.topic,
-            connection.publishers,
+            self._images.topic,
+            self._images.publishers,
             ledger,
             times,
             rates,
             counters,
-            engine.slow_track(),
-            engine.threshold,
-            findings=tuple(examine_input(images, config.max_lost_share)),
-            output_findings=tuple(outputs.findings()),
-            image_findings=(
-                *examine_resets(
-                    resets,
-                    images.fitting,
-                    simulated=simulated,
-                    period_ms=times.period_ms,
-                    max_gap_ms=settings.engine.max_gap_ms,
-                ),
-                *examine_stamps(times.stamps, clocks),
-                *examine_contents(contents),
-            ),
+            self._engine.slow_track(),
+            self._engine.threshold,
+            findings=tuple(examine_input(images, settings.node.max_lost_share)),
+            output_findings=tuple(self._outputs.findings()),
+            image_findings=tuple(image_findings),
             contents=contents,
             resets=resets,
             pace=self._pace.pace(height),
             working_ms=working_ms,
             expected_accuracy=statistics.median(accuracies) if accuracies else math.nan,
         )
+
+    def _examine(
+        self,
+        times: StreamTimes,
+        resets: Resets,
+        contents: ContentState,
+        publishers: Sequence[End],
+        max_gap_ms: float,
+    ) -> list[Finding]:
+        """What is wrong with the images themselves."""
+        simulated = bool(self._node.get_clock().ros_time_is_active)
+        clocks = Clocks(time.time_ns(), simulated, self._node.count_publishers("/clock") > 0)
+        return [
+            *examine_resets(
+                resets,
+                publishers,
+                simulated=simulated,
+                period_ms=times.period_ms,
+                max_gap_ms=max_gap_ms,
+            ),
+            *examine_stamps(times.stamps, clocks),
+            *examine_contents(contents),
+        ]

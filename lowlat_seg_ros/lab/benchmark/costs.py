@@ -18,8 +18,16 @@ from lowlat_seg_ros.config import NETWORKS, EngineConfig, NetworkConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Outcome, Refinement, StageTiming
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.lab.benchmark.methods import BLOCK, IDLE, FastTrack
-from lowlat_seg_ros.lab.benchmark.timing import Camera, Latency, Run, play
+from lowlat_seg_ros.lab.benchmark.timing import (
+    BLOCK,
+    IDLE,
+    Camera,
+    FastTrack,
+    Latency,
+    Progress,
+    Run,
+    play,
+)
 from lowlat_seg_ros.lab.quantize import prepare_in_8_bits
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, sha256
@@ -31,7 +39,6 @@ from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
 Network = TypeVar("Network", bound=nn.Module)
 
-Progress = Callable[[int], object]
 
 #: Height and width of the frames over which the cost is measured, as a share of the camera's.
 SCALES = (0.5, 0.75, 1.0, 1.5)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from lowlat_seg_ros.engine.cpu_threads import (
@@ -31,8 +32,8 @@ from lowlat_seg_ros.lab.benchmark.kernel import (
     measure_kernel,
     measure_limits,
 )
-from lowlat_seg_ros.lab.benchmark.methods import IDLE, Comparison, MethodResult
-from lowlat_seg_ros.lab.benchmark.timing import Camera, EndToEnd
+from lowlat_seg_ros.lab.benchmark.methods import Comparison, MethodResult
+from lowlat_seg_ros.lab.benchmark.timing import IDLE, Camera, EndToEnd
 from lowlat_seg_ros.lab.data import clip
 from lowlat_seg_ros.lab.report import Machine, describe
 from lowlat_seg_ros.network.inference import precision_name, resolve_device
@@ -230,19 +231,8 @@ def everything(
     camera = Camera(rendered(rate_hz, args.resolution))
 
     before_mb = costs.resident_mb()
-    shipped = costs.shipped(args.config)
-    checkpoint: Path | None = args.checkpoint or shipped
-
-    def network() -> tuple[Segmenter, str]:
-        if checkpoint is None:
-            return costs.with_random_weights(args.config, device, args.precision)
-        return costs.loaded(checkpoint, device, args.precision)
-
-    segmenter, weights = run_in_temporary_thread(
-        network
-    )  # loading must leave no OpenMP threads with this one
-    if args.high_scale is not None:
-        segmenter.read_at(args.high_scale)
+    # In a thread that ends, as loading must leave no OpenMP threads with this one.
+    segmenter, name, weights = run_in_temporary_thread(lambda: _network(args, device))
 
     memory = kernels = resolutions = fresh = steady = None
     compared: tuple[Comparison, ...] = ()
@@ -277,7 +267,7 @@ def everything(
             kernels = _kernels(segmenter, camera.size, SECONDS_PER_FRAME * frames, step)
     facts = Facts(
         command=command,
-        config=args.config if checkpoint is None else checkpoint.stem,
+        config=name,
         weights=weights,
         size=camera.size,
         frames=frames,
@@ -294,6 +284,20 @@ def everything(
     return Benchmark(
         facts, counted, graphs, compared, steady, memory, kernels, resolutions, over_cameras, fresh
     )
+
+
+def _network(args: argparse.Namespace, device: torch.device) -> tuple[Segmenter, str, str]:
+    """The network of the options, its name, and what its weights are."""
+    checkpoint: Path | None = args.checkpoint or costs.shipped(args.config)
+    if checkpoint is None:
+        name = args.config
+        segmenter, weights = costs.with_random_weights(name, device, args.precision)
+    else:
+        name = checkpoint.stem
+        segmenter, weights = costs.loaded(checkpoint, device, args.precision)
+    if args.high_scale is not None:
+        segmenter.read_at(args.high_scale)
+    return segmenter, name, weights
 
 
 def rendered(rate_hz: float, size: tuple[int, int] | None) -> list[np.ndarray]:

@@ -7,8 +7,6 @@ AdaptNet alone at that rate, and the engine with Sh idle and Sh saturated.
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,156 +15,32 @@ import numpy as np
 from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.counters import LiveCounters
-from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads, run_in_temporary_thread
-from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause, Refine
-from lowlat_seg_ros.engine.slow_track import ThreadedSlowTrack
-from lowlat_seg_ros.frames import MaskKind, Outcome, StageTiming
+from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads
+from lowlat_seg_ros.frames import MaskKind, StageTiming
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, single_frame
-from lowlat_seg_ros.lab.benchmark.timing import Camera, Latency, Run, play
+from lowlat_seg_ros.lab.benchmark.timing import (
+    BLOCK,
+    IDLE,
+    Camera,
+    FastTrack,
+    Latency,
+    Progress,
+    Run,
+    play,
+)
 from lowlat_seg_ros.lab.evaluation.comparison import Method
 from lowlat_seg_ros.network.segmenter import Segmenter
-
-Progress = Callable[[int], object]
-
-#: Never a key frame: the deviation is a share, and stamps may jump between blocks.
-IDLE = EngineConfig(
-    key_frame_policy="deviation", deviation_threshold=1.0, max_key_interval=0, max_gap_ms=0.0,
-    inference_height=0,
-)  # fmt: skip
-
-#: Every frame a key frame, as the engine has it when the scene changes fast: mostly a job waits
-#: when one is done. Where Sh is faster than the camera, see :class:`EndlessSlowTrack`.
-SATURATED = dataclasses.replace(IDLE, max_key_interval=1)
 
 #: The methods that get frames back to back, and those that get them at the camera's rate.
 BACK_TO_BACK = ("full", "ddrnet23_slim")
 PACED = ("full_paced", "ddrnet23_slim_paced", "single_frame_paced", "fast_idle", "fast_busy")
-
-#: Frames of a method before it is the next one's turn; long enough for several jobs of Sh.
-BLOCK = 40
 
 #: Frames that decide how many threads serve a network best.
 TRIAL = 5
 
 #: Jobs of Sh that are timed for each block, and that warm it up.
 JOBS = 3
-
-
-class EndlessSlowTrack(ThreadedSlowTrack):
-    """The engine's own thread, which does a job again while ``endless`` is set and none waits.
-
-    So it is busy however fast Sh is and however seldom the camera brings a key frame. Each job is
-    counted and gated as any other.
-    """
-
-    def __init__(
-        self, endless: threading.Event, refine: Refine, ledger: LiveCounters, config: EngineConfig
-    ) -> None:
-        def again(key: KeyFrame, pause: Pause) -> Outcome:
-            outcome = refine(key, pause)
-            # A key frame that comes at this very instant is superseded: the load is the same.
-            if endless.is_set() and not self.state().waiting:
-                self.submit(key)
-            return outcome
-
-        super().__init__(again, ledger, config)
-
-
-class FastTrack:
-    """The engine with its slow track idle or saturated, by ``network``.
-
-    ``jobs`` and ``found_busy`` belong to the frames of :meth:`busy`: jobs that Sh did meanwhile,
-    and whether each frame found Sh busy. Raises ``RuntimeError`` if Sh fails, as masks without it
-    cost less than they should.
-    """
-
-    def __init__(
-        self,
-        network: Segmenter,
-        camera: Camera,
-        rate_hz: float = 0.0,
-        priority: str = EngineConfig.foreground_priority,
-    ) -> None:
-        self.camera, self.rate_hz = camera, rate_hz
-        self._idle, self._saturated = (
-            dataclasses.replace(config, foreground_priority=priority)
-            for config in (IDLE, SATURATED)
-        )
-        self.jobs, self.found_busy = 0, list[bool]()
-        self._endless = threading.Event()
-        track = partial(EndlessSlowTrack, self._endless)
-        self.engine = Engine(network, self._idle, threshold=1.0, slow_track=track)
-
-    def __enter__(self) -> FastTrack:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.engine.close()
-
-    def process(self) -> StageTiming:
-        """One frame, whose mask must owe something to Sh. The mask itself is not kept."""
-        answer = self.engine.process(self.camera.frame())
-        if answer.provenance.kind is MaskKind.DEGRADED or answer.counters.failed:
-            raise RuntimeError(f"Sh failed, so times mean nothing: {answer.counters.last_failure}")
-        return answer.timing
-
-    def idle(self, frames: int, progress: Progress = lambda count: None) -> Run[StageTiming]:
-        """Sh has nothing to do."""
-        self.engine.reconfigure(self._idle)
-        run = play(self.process, frames, self.rate_hz, progress=progress)
-        self.drain()
-        return run
-
-    def busy(self, frames: int, progress: Progress = lambda count: None) -> Run[StageTiming]:
-        """Sh never rests."""
-        found: list[bool] = []
-        before = 0
-
-        def begin() -> None:
-            nonlocal before
-            before = self._jobs_done()
-            found.clear()
-
-        def step() -> StageTiming:
-            state = self.engine.slow_track()
-            found.append(state.running or state.waiting)
-            return self.process()
-
-        self.engine.reconfigure(self._saturated)
-        self._endless.set()
-        try:
-            run = play(step, frames, self.rate_hz, progress=progress, begin=begin)
-            self.jobs += self._jobs_done() - before
-            self.found_busy += found
-        finally:
-            self._endless.clear()
-        self.drain()
-        return run
-
-    def job_ms(self) -> float:
-        """Milliseconds that Sh takes for a key frame while no frame is in the foreground.
-
-        The engine has segmented frames before.
-        """
-        self.engine.reconfigure(self._saturated)
-        run_in_temporary_thread(self.process)
-        self.drain()
-        return self.engine.slow_track().last_ms
-
-    def drain(self) -> None:
-        """Wait until Sh has nothing to do, so that it does not run beside the next method."""
-        while self.engine.counters.pending or self.engine.slow_track().running:
-            if not self.engine.slow_track().alive:
-                raise RuntimeError("the slow track's thread has ended before its work")
-            time.sleep(0.001)
-
-    def _jobs_done(self) -> int:
-        """Used on their own key frame or carried to a newer one, or too late."""
-        counters = self.engine.counters
-        return counters.refined + counters.carried + counters.dropped_late
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def stream(method: Method, clip: Clip, cost: Cost, progress: Callable[[int], obj
     """Streaming mIoU: at each instant, that of the newest mask that is out by then.
 
     Frames arrive at the camera's rate; a method that is busy takes the newest one when it is done
-    and never sees the others; see :func:`~.metrics.count_newest` for the score. So latency costs
+    and never sees the others; see :func:`.count_newest` for the score. So latency costs
     accuracy. ``progress`` is called with the arrivals of each drive.
     """
     confusion = Confusion(len(clip.table))

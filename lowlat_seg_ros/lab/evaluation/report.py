@@ -48,7 +48,7 @@ class Facts:
 
 
 def as_json(facts: Facts, done: Comparison) -> dict[str, Any]:
-    """The figures, for :func:`~.summary.write_json`; times in ms, scores in [0, 1].
+    """The figures, for :func:`.write_json`; times in ms, scores in [0, 1].
 
     ``complete`` is false while methods are still to be measured.
     """

@@ -163,7 +163,7 @@ def _published(
 
 
 def figures(recording: Recording) -> dict[str, Any]:
-    """For :func:`~.report.write_json`; times in ms, rates in Hz, scores in [0, 1].
+    """For :func:`.write_json`; times in ms, rates in Hz, scores in [0, 1].
 
     The keys ``BasicPerformanceMetrics.*`` are those of ros2_benchmark, the others are our own.
     DataError where labels and masks do not fit together.
