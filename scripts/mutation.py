@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEAST = 0.8
 
 #: Small enough to be run whole; it makes mutmut generate all of them and measure the tests.
-FIRST = "lowlat_seg_ros.images.ledger.*"
+FIRST = "lowlat_seg_ros.frames.*"
 
 #: What mutmut says of a change that no test minds.
 SURVIVED = ("survived", "no tests")
