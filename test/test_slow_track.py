@@ -13,7 +13,7 @@ from lowlat_seg_ros.engine.counters import LiveCounters
 from lowlat_seg_ros.engine.cpu_threads import use_threads
 from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, Pause
 from lowlat_seg_ros.engine.preprocess import plan
-from lowlat_seg_ros.engine.slow_track import Gate, ThreadedSlowTrack
+from lowlat_seg_ros.engine.slow_track import STARVED_S, Gate, ThreadedSlowTrack
 from lowlat_seg_ros.engine.virtual_slow_track import Delay, VirtualSlowTrack
 from lowlat_seg_ros.frames import Outcome
 
@@ -230,6 +230,70 @@ def test_gate_never_starves_the_slow_track(share: float) -> None:
     thread = run_through(gate)
     thread.join(WAIT_S)
     assert not thread.is_alive()
+
+
+class Timed:
+    """A gate whose clock goes on only while it waits, and when the test says so."""
+
+    def __init__(self, min_share: float, patch: pytest.MonkeyPatch) -> None:
+        self.now_s, self.waits_s = 0.0, list[float]()
+        self.gate = Gate(min_share, clock=lambda: self.now_s)
+        patch.setattr(self.gate._changed, "wait", self._wait)
+        self.gate.set_foreground(True)
+
+    def _wait(self, timeout_s: float) -> None:
+        self.waits_s.append(timeout_s)
+        self.now_s += timeout_s
+        if timeout_s > 1000:  # with no share it waits for the end of the frame
+            self.gate._foreground = False
+
+
+def test_the_waits_of_a_job_are_what_its_share_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = Timed(0.25, monkeypatch)
+    timed.now_s = 7.0
+    timed.gate.begin_job()
+    timed.gate.wait()
+    assert timed.waits_s == []  # it has not worked yet
+    timed.now_s += 1.0
+    timed.gate.wait()
+    timed.gate.wait()
+    assert timed.waits_s == [3.0]  # it has worked for a quarter of the time
+    timed.now_s += 2.0
+    timed.gate.wait()
+    assert timed.waits_s == [3.0, 6.0]
+    timed.gate.begin_job()  # an account of its own
+    timed.now_s += 1.0
+    timed.gate.wait()
+    assert timed.waits_s == [3.0, 6.0, 3.0]
+    timed.gate.set_foreground(False)
+    timed.now_s += 1.0
+    timed.gate.wait()
+    assert len(timed.waits_s) == 3
+
+
+def test_without_a_share_a_job_waits_for_the_end_of_the_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed = Timed(0.0, monkeypatch)
+    timed.gate.begin_job()
+    timed.gate.wait()
+    assert timed.waits_s == [threading.TIMEOUT_MAX]
+
+
+def test_a_job_is_starved_where_its_thread_has_had_less_than_its_share_for_a_second() -> None:
+    now_s = 0.0
+    gate = Gate(0.5, clock=lambda: now_s)
+    assert not gate.starved()
+    gate.begin_job()
+    now_s = STARVED_S
+    assert not gate.starved()  # it may just have come at a bad moment
+    now_s = 1e6  # of which this thread has worked for a moment
+    assert gate.starved()
+    gate.min_share = 0.0
+    assert not gate.starved()
+    gate.min_share = 0.5
+    gate.end_job()
+    assert not gate.starved()
 
 
 def test_released_gate_lets_everyone_through() -> None:
