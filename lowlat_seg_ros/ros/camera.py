@@ -84,6 +84,7 @@ class CameraStream:
         self._active = False
         self._idle = threading.Lock()  # held by the image callback
         self._began_ns = 0  # the newest image callback
+        self._complaint = ""  # why the newest image without a mask has none
 
         config = settings().node
         image = f"{camera}/image" if camera else "image"
@@ -173,6 +174,7 @@ class CameraStream:
             resets,
             pace,
             working_ms=working_ms,
+            complaint=self._complaint,
             expected_accuracy=statistics.median(accuracies) if accuracies else math.nan,
         )
 
@@ -297,7 +299,7 @@ class CameraStream:
                 message = MESSAGES.read(self._transport.kind, message)
             except ImageError as error:
                 self._pipeline.reject(superseded)
-                self._complain(error.fault, f"Image rejected: {error}")
+                self._complain(error.fault, "Image rejected", str(error))
                 return
         self._image_bytes = len(message.data)
         self._monitor.image(stamp_ns(message.header.stamp), superseded)
@@ -309,22 +311,25 @@ class CameraStream:
         try:
             self._pipeline.answer(message, began_ns, wait_ms, superseded)
         except ImageError as error:
-            self._complain(error.fault, f"Image rejected: {error}")
+            self._complain(error.fault, "Image rejected", str(error))
         except Exception as error:
             # Whatever fails, the node goes on with the next image; this one is accounted for.
             if not self._node.context.ok():
                 return  # it was shut down meanwhile, so nothing could be published
             unanswered = self._pipeline.ledger.published == published
             what = "No mask for an image" if unanswered else "Failed after the mask was out"
-            expected = isinstance(error, FrameError)
-            text = str(error) if expected else "".join(traceback.format_exception(error))
-            self._complain(type(error), f"{what}: {text}")
+            if isinstance(error, FrameError):
+                self._complain(type(error), what, str(error))
+            else:
+                trace = "".join(traceback.format_exception(error))
+                self._complain(type(error), what, f"{type(error).__name__}: {error}", trace)
 
     def _warn(self, text: str) -> None:
         self._node.get_logger().warning(f"Images on {self.topic}: {text}")
 
-    def _complain(self, kind: Hashable, text: str) -> None:
-        self._log_error(kind, text, self._settings().node.log_throttle_s)
+    def _complain(self, kind: Hashable, what: str, why: str, trace: str = "") -> None:
+        self._complaint = why
+        self._log_error(kind, f"{what}: {trace or why}", self._settings().node.log_throttle_s)
 
     def _force_key_frame(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         if not self._active:

@@ -49,8 +49,8 @@ class StreamState:
     The doctor's findings on the image topic come worst first, apart from those on the outputs, and
     from ``image_findings`` on what the images are like. ``load`` is the share of the time that the
     images of all cameras need, ``working_ms`` how long the image at hand, of any camera, has been
-    worked on, during which no other one is taken. ``expected_accuracy``: of the newest masks, in
-    the median.
+    worked on, during which no other one is taken. ``complaint``: why the newest image without a
+    mask has none. ``expected_accuracy``: of the newest masks, in the median.
     """
 
     camera: str
@@ -70,6 +70,7 @@ class StreamState:
     pace: Pace = field(default_factory=Pace)
     load: float = 0.0
     working_ms: float = 0.0
+    complaint: str = ""
     expected_accuracy: float = math.nan
 
 
@@ -100,7 +101,7 @@ def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticS
         accuracy_status(stream.expected_accuracy, settings.node),
         slow_track_status(stream.slow_track, counters, settings.node),
         key_frames_status(counters, stream.threshold, settings.engine),
-        ledger_status(stream.ledger, rates, settings.node),
+        ledger_status(stream.ledger, rates, settings.node, stream.complaint),
         connections_status(findings, comes=comes),
     ]
     for status in statuses:
@@ -293,10 +294,13 @@ def key_frames_status(
     return _status("key frames", OK, text, values)
 
 
-def ledger_status(ledger: Ledger, rates: Rates, config: NodeConfig) -> DiagnosticStatus:
+def ledger_status(
+    ledger: Ledger, rates: Rates, config: NodeConfig, complaint: str = ""
+) -> DiagnosticStatus:
+    """Whether every image gave a mask; ``complaint``: why the newest one that did not has none."""
     level, text = OK, "every image is accounted for"
     if rates.refused:
-        text = f"{rates.refused} images since the last message gave no mask; see log"
+        text = f"{rates.refused} images since the last message gave no mask: {complaint}"
         level = ERROR if rates.refused > config.max_refused_share * rates.received else WARN
     return _status("ledger", level, text, {**vars(ledger)})
 
