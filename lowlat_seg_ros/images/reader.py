@@ -35,8 +35,10 @@ def to_rgb(message: Any, narrow: Narrow = narrowed) -> np.ndarray:
     would make of it, and bytes after its end are none; damage inside a JPEG which its format cannot
     tell is not noticed.
     """
-    kind = compressed.decoded if hasattr(message, "format") else raw.converted
-    return kind(message, narrow)
+    if hasattr(message, "format"):
+        return compressed.decoded(message, narrow)
+    compressed.refuse_file(message)
+    return raw.converted(message, narrow)
 
 
 def encoding_of(message: Any) -> str:
