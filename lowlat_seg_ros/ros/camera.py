@@ -152,7 +152,7 @@ class CameraStream:
                 max_gap_ms=settings.engine.max_gap_ms,
             ),
             *examine_stamps(times.stamps, clocks),
-            *examine_contents(contents),
+            *examine_contents(contents, video=self._transport.is_video),
         ]
         begun = all(self._image_size)
         height = self._engine.inference_size(self._image_size)[0] if begun else 0
