@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,16 @@ from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.messages import IMAGE, stamp_ns
 from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.make import START_NS
-from lowlat_seg_ros.tools.bag.storage import CLOCK, BagReader, BagWriter, Raw, to_ids
+from lowlat_seg_ros.tools.bag.remedy import NEWEST
+from lowlat_seg_ros.tools.bag.storage import (
+    CLOCK,
+    BagMessages,
+    BagReader,
+    BagWriter,
+    Raw,
+    known_types,
+    to_ids,
+)
 from lowlat_seg_ros.tools.pictures import VideoWriter
 
 SIZE = (48, 80)
@@ -178,15 +189,83 @@ def test_a_damaged_bag_is_a_data_error(storage: str, damage: str, tmp_path: Path
     content = file.read_bytes()
     file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"x" * 99}[damage])
     remedy = "mcap recover" if storage == "mcap" else "sqlite3 .* .recover"
+    remedy = "is empty, as where the recorder was killed" if damage == "empty" else remedy
     with pytest.raises(DataError, match=f"cannot be read as a rosbag2 bag .*{remedy}.*reindex"):
         read(tmp_path / "bag", Topics.image)
 
 
-def test_a_bag_without_metadata_is_to_be_indexed_again(tmp_path: Path) -> None:
-    drive_bag(tmp_path / "bag")
-    (tmp_path / "bag" / "metadata.yaml").unlink()
-    with pytest.raises(DataError, match=r"metadata\.yaml is missing: .*'ros2 bag reindex .*bag'"):
+#: What happens to bags on their way, and the remedy.
+MISHAPS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
+    "no metadata": (
+        lambda file, meta: meta.unlink(),
+        r"metadata\.yaml is missing: write it anew with 'ros2 bag reindex .*bag'",
+    ),
+    "damaged metadata": (
+        lambda file, meta: meta.write_text("rosbag2_bagfile_information: {"),
+        r"metadata\.yaml is damaged: write it anew with 'ros2 bag reindex .*bag'",
+    ),
+    "newer metadata": (
+        lambda file, meta: meta.write_text(
+            re.sub(r"version: \d+", f"version: {NEWEST + 1}", meta.read_text(), count=1)
+        ),
+        "of a newer ROS 2: .*pip install --upgrade rosbags",
+    ),
+    "git lfs": (
+        lambda file, meta: file.write_text("version https://git-lfs.github.com/spec/v1\noid x\n"),
+        "'git lfs pull'",
+    ),
+    "renamed": (
+        lambda file, meta: file.rename(file.with_stem("mine")),
+        r"names bag\.\w+, which is not there: .*'ros2 bag reindex .*bag'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mishap", MISHAPS)
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_the_remedy_of_a_bag_is_for_what_became_of_it(
+    storage: str, mishap: str, tmp_path: Path
+) -> None:
+    drive_bag(tmp_path / "bag", "--storage", storage)
+    (file,) = (path for path in (tmp_path / "bag").iterdir() if path.suffix != ".yaml")
+    spoil, wanted = MISHAPS[mishap]
+    spoil(file, tmp_path / "bag" / "metadata.yaml")
+    with pytest.raises(DataError, match=wanted) as caught:
         read(tmp_path / "bag", Topics.image)
+    assert "recover" not in str(caught.value)  # there is nothing to recover
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_folder_s_name_in_its_metadata_is_no_part_of_the_path(
+    storage: str, tmp_path: Path
+) -> None:
+    """As older recorders of compressed bags write it (rosbag2 557, 794); and it was renamed."""
+    drive_bag(tmp_path / "bag", "--storage", storage)
+    bag = (tmp_path / "bag").rename(tmp_path / "renamed")
+    meta = bag / "metadata.yaml"
+    meta.write_text(re.sub(r"- (bag\.\w+)", r"- bag/\1", meta.read_text()))
+    assert len(read(bag, Topics.image)) == 4
+
+
+@pytest.mark.parametrize("mode", ["FILE", "MESSAGE"])
+@pytest.mark.parametrize("storage", ["MCAP", "SQLITE3"])
+def test_a_compressed_bag_is_read_and_a_compressed_file_is_to_be_unpacked(
+    storage: str, mode: str, tmp_path: Path
+) -> None:
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+    types = known_types()
+    header = BagMessages(types).make("std_msgs/msg/Header", stamp=BagMessages(types).time(5))
+    writer = Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin[storage])
+    writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection("/x", header.__msgtype__, typestore=types)
+        writer.write(connection, 1, types.serialize_cdr(header, header.__msgtype__))
+    ((_, found),) = read(tmp_path / "bag", "/x")
+    assert stamp_ns(found.stamp) == 5  # type: ignore[attr-defined]
+    for file in (tmp_path / "bag").glob("*.zstd"):
+        with pytest.raises(DataError, match=f"it is compressed: unpack it with 'zstd -d {file}'"):
+            read(file, "/x")
 
 
 def test_what_raises_while_writing_leaves_no_bag(tmp_path: Path) -> None:

@@ -330,6 +330,8 @@ def test_a_topic_that_is_not_there_is_told_in_one_line(
         assert offline("--image-topic", topic) == 2
         error = capsys.readouterr().err
         assert f"no topic {topic} of type" in error
+        (there,) = re.findall(r"; choose one: --image-topic (\S+)$", error.strip())
+        assert there == topics.CAMERA
         assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

@@ -79,7 +79,7 @@ def test_the_closest_topic_is_named_first(base: str, meant: str) -> None:
     if meant == "/camera/camera/color/image_raw":
         topics.append(Topic("/camera/camera/depth/image_rect_raw", RAW))
     text = advice(topics, Subscription("image", base))
-    assert text.startswith(f"remap image to {meant}, where"), text
+    assert text.startswith(f"remap image to {meant}, as "), text
     assert "there are also" in text
 
 
@@ -87,7 +87,7 @@ def test_the_own_topic_in_the_other_transport_comes_before_all() -> None:
     own = Topic("/camera/image_raw/compressed", COMPRESSED)
     there = [Topic("/camera/image_rect", RAW), own, Topic("/cameras/image_raw", RAW)]
     text = advice(there, Subscription("image", "/camera/image_raw"))
-    assert text.startswith("set the parameter image_transport to compressed, where")
+    assert text.startswith("set the parameter image_transport to compressed, as ")
 
 
 @pytest.mark.parametrize(

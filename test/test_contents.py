@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,18 @@ import pytest
 
 pytest.importorskip("sensor_msgs", reason="needs ROS 2")
 
+from lowlat_seg_ros.images.compressed import Packet, VideoDecoder
 from lowlat_seg_ros.network.expected_accuracy import Looker
-from lowlat_seg_ros.ros.plausibility import END, OWN, Content, ContentMonitor, examine_contents
+from lowlat_seg_ros.ros.plausibility import (
+    END,
+    FROZEN,
+    FROZEN_VIDEO,
+    OWN,
+    Content,
+    ContentMonitor,
+    ContentState,
+    examine_contents,
+)
 
 HEIGHT, WIDTH = 360, 480
 random = np.random.default_rng(0)
@@ -209,6 +220,30 @@ def test_a_still_camera_has_the_noise_of_its_sensor() -> None:
         return image
 
     assert frozen([with_noise(seed) for seed in range(30)], list(range(30))) == []
+
+
+def test_a_scene_that_stands_still_in_a_video_is_not_frozen() -> None:
+    """Its encoder leaves the noise out, so that many pictures are alike."""
+    pytest.importorskip("av", reason="videos are decoded by PyAV")
+    import av
+
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+    encoder.time_base, encoder.gop_size = Fraction(1, 15), 150
+    encoder.options = {"tune": "zerolatency", "crf": "33", "preset": "veryfast"}
+    decoder, monitor, looker = VideoDecoder(), ContentMonitor(), Looker()
+    smooth = cv2.GaussianBlur(scene(), (0, 0), 5).astype(float)
+    for stamp in range(60):
+        noisy = np.clip(smooth + random.normal(0, 1, smooth.shape), 0, 255).astype(np.uint8)
+        frame = av.VideoFrame.from_ndarray(noisy, "rgb24")
+        frame.pts = stamp
+        for packet in encoder.encode(frame):
+            image = decoder.decode(Packet(None, "h264", bytes(packet)))
+            monitor.image(image, looker.look(image, stamp))
+    assert monitor.state.unchanged > FROZEN
+    assert examine_contents(monitor.state, video=True) == []
+    stuck = ContentState(unchanged=FROZEN_VIDEO)
+    assert "frozen" in examine_contents(stuck, video=True)[0].text
 
 
 def test_one_cause_is_said_once() -> None:

@@ -93,6 +93,16 @@ def test_a_wrong_train_id_is_named(tree: Path) -> None:
         Cityscapes(tree, "val")[19]
 
 
+def test_an_id_that_cityscapes_has_not_is_named(tree: Path) -> None:
+    """It would be an ignored pixel; 255 is a license plate, whose id is -1."""
+    path = tree / f"gtFine/val/{stem(*FRAMES[0])}_gtFine_labelIds.png"
+    write(path, np.full(SHAPE, 255, np.uint8))
+    assert (Cityscapes(tree, "val")[19].label == 255).all()
+    write(path, np.full(SHAPE, 34, np.uint8))
+    with pytest.raises(DataError, match="has the id 34; Cityscapes' labelIds are 0 to 33"):
+        Cityscapes(tree, "val")[19]
+
+
 def test_hidden_files_are_no_labels(tree: Path) -> None:
     hidden = tree / "gtFine/val/aachen/._aachen_000000_000019_gtFine_labelIds.png"
     hidden.write_bytes(b"Mac OS X")

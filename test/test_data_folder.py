@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -84,13 +85,93 @@ def test_wrong_tables_are_refused(tmp_path: Path, text: str) -> None:
         read_table(path)
 
 
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        ("name: road, color: [0, 0, 142]", "two classes have the colour (0, 0, 142), so one would"),
+        ("name: car, color: [1, 2, 3]", "two classes have the name car, so one would be lost"),
+        (
+            "id: 5, name: road, color: [1, 2, 3]",
+            "road has the id 5, but ids are places in the list",
+        ),
+        ("name: yes, color: [1, 2, 3]", "entry 0 has the name True, no text: put it in quotes"),
+        ("name: road, color: [0.5, 0.2, 0.5]", "road has the colour [0.5, 0.2, 0.5], which is no"),
+        (
+            "name: road, color: '#804080'",
+            "road has the colour '#804080', which is no list of whole",
+        ),
+        ("name: road, color: [1, 2, 3, 255]", "road has the colour [1, 2, 3, 255], which has not"),
+    ],
+)
+def test_tables_by_which_classes_would_be_lost_are_refused(
+    tmp_path: Path, first: str, words: str
+) -> None:
+    path = tmp_path / "classes.yaml"
+    car = "- {id: 1, name: car, color: [0, 0, 142]}"
+    path.write_text(f"classes:\n- {{{first}}}\n{car}\n")
+    with pytest.raises(DataError, match=re.escape(words)) as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
+    path.write_text(f"classes:\n- {{name: road, color: [1, 2, 3]}}\n{car}\n")
+    assert read_table(path).names == ("road", "car")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("1.PNG", None),
+        ("1.jpg", "and there is 1.jpg; save it as PNG, as JPEG and others would change ids"),
+        ("1_mask.png", "and there is 1_mask.png; rename it to 1.png"),
+        ("10.png", "tuesday/1.png is missing; frame tuesday/1 needs it"),
+    ],
+)
+def test_a_label_by_another_name_is_found_or_named(
+    yard: Path, name: str, words: str | None
+) -> None:
+    label = yard / "labels/tuesday/1.png"
+    label.rename(label.with_name(name))
+    if words is None:
+        assert len(ImageFolder(yard)) == 4
+        return
+    with pytest.raises(DataError, match=re.escape(words)):
+        ImageFolder(yard)
+
+
+def test_two_images_of_one_name_are_refused(yard: Path) -> None:
+    image = yard / "images/tuesday/1.jpg"
+    image.with_suffix(".png").write_bytes(image.read_bytes())
+    with pytest.raises(DataError, match="several images tuesday/1 that differ in their ending"):
+        ImageFolder(yard)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_labels_of_few_bits_are_refused_and_palettes_of_few_read(
+    yard: Path, bits: int
+) -> None:
+    """Such as Pillow's mode 1: readers make 255, which is ignored, of the class 1."""
+    path = yard / "labels/tuesday/0.png"
+    ids = np.array([[0, 1, 1, 0, 1, 1]] * 4, np.uint8)
+    write_png(path, ids, bits, colour_type=0)
+    with pytest.raises(DataError, match=f"grey of {bits} bits.*save it with 8 bits a pixel"):
+        ImageFolder(yard)[2]
+    write_png(path, ids, bits, colour_type=3)
+    assert np.array_equal(ImageFolder(yard)[2].label, ids)
+
+
 def write_palette_png(path: Path, indices: np.ndarray) -> None:
-    """A PNG of colour type 3, as annotation tools write labels; index i has colour (i, i, 0)."""
-    height, width = indices.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in indices)
-    palette = b"".join(bytes((i, i, 0)) for i in range(256))
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    write_png(path, indices, bits=8, colour_type=3)
+
+
+def write_png(path: Path, values: np.ndarray, bits: int, colour_type: int) -> None:
+    """A PNG of colour type 0 (grey), or 3, a palette, as annotation tools write labels: index i
+    has the colour (i, i, 0)."""
+    height, width = values.shape
+    each = np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(height, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(each, axis=1))
+    palette = b"".join(bytes((i, i, 0)) for i in range(2**bits))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    second = (b"PLTE", palette) if colour_type == 3 else (b"tEXt", b"by\0hand")
+    chunks = ((b"IHDR", header), second, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     parts = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks

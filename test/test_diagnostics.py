@@ -199,7 +199,10 @@ def test_slow_track(state: SlowTrackState, level: bytes) -> None:
 def test_ledger_warns_while_images_give_no_mask() -> None:
     ledger = Ledger(received=8, published=5, rejected=2, failed=1)
     rates = Rates(refused=3, received=8)
-    assert ledger_status(ledger, rates, CONFIG).level == WARN
+    why = "encoding is 'x'; have it publish rgb8"
+    status = ledger_status(ledger, rates, CONFIG, why)
+    assert status.level == WARN
+    assert status.message == f"3 images since the last message gave no mask: {why}"
     assert ledger_status(ledger, rates, NodeConfig(max_refused_share=0.3)).level == ERROR
     assert ledger_status(ledger, Rates(received=8), CONFIG).level == OK
 

@@ -45,7 +45,7 @@ def test_nothing_is_wrong_with_a_camera_whose_images_come() -> None:
     ("changes", "texts"),
     [
         ({"ends": ()}, ["nobody publishes /image; no other topic has images; start the camera"]),
-        ({"ends": (), "there": (Topic("/a", RAW),)}, ["remap image to /a, where sensor_msgs"]),
+        ({"ends": (), "there": (Topic("/a", RAW),)}, ["remap image to /a, as sensor_msgs"]),
         ({"ends": (), "clock_waits": True}, ["nobody publishes /image, and no time comes on"]),
         ({"ends": (), "there": (Topic("/camera_info", CAMERA_INFO),)}, ["switched off in its"]),
         (

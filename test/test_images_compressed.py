@@ -192,7 +192,12 @@ def test_file_cut_short_is_named(file: bytes, share: float) -> None:
     ("data", "says"),
     [
         (b"", "begins with nothing"),
-        (b"RIFF\x10\0\0\0WEBP", "begins with 52 49 46 46 10 00 00 00"),
+        (b"None", "begins with 4e 6f 6e 65"),
+        (b"RIFF\x10\0\0\0WEBP", "data is WebP"),
+        (b"II*\0\x08\0\0\0", "data is TIFF"),
+        (b"/9j/4AAQSkZJRg", "data is text in base64"),
+        (b"\0\0\0\x01\x67\x42", "foxglove_msgs/CompressedVideo, with image_transport foxglove"),
+        (b"\0\0\x01\x40\x01", "data is H.264 or H.265"),
         (bytes(1000), "format is 'x'"),
         (b"\0\0\0\0" + PNG, "set image_transport to raw"),  # as compressedDepth begins
     ],

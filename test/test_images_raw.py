@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from array import array
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +21,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from lowlat_seg_ros.images import ENCODINGS, Fault, ImageError, to_ids, to_rgb
+from lowlat_seg_ros.images import ENCODINGS, SAMPLE_BITS, Fault, ImageError, to_ids, to_rgb
 from lowlat_seg_ros.ros.outputs import MESSAGES
 
 
@@ -242,15 +245,15 @@ def fault_of(**fields: object) -> tuple[Fault, str]:
         ({"height": 0}, Fault.SIZE, "6x0"),
         ({"width": 0}, Fault.SIZE, "0x4"),
         ({"step": 17}, Fault.STEP, "6 pixels of rgb8 take 18"),
-        ({"step": 0}, Fault.STEP, "step is 0"),
+        ({"step": 0, "data": array("B", bytes(71))}, Fault.STEP, "step is 0"),
         ({"width": 2**32 - 1}, Fault.STEP, "step is 18"),
+        ({"width": 4, "height": 6}, Fault.LENGTH, "18 * 6 = 108"),  # turned, but for its step
         ({"height": 2**32 - 1}, Fault.LENGTH, "data holds 72 bytes"),
         ({"height": 5}, Fault.LENGTH, "18 * 5 = 90"),
         ({"step": 19}, Fault.LENGTH, "19 * 4 = 76"),
         ({"data": array("B")}, Fault.LENGTH, "data holds 0 bytes"),
         ({"encoding": ""}, Fault.ENCODING, "have the camera publish one of rgb8"),
         ({"encoding": "RGB8"}, Fault.ENCODING, "'RGB8'; did you mean rgb8?"),
-        ({"encoding": "bayer_rggb12"}, Fault.ENCODING, "did you mean bayer_rggb"),
         ({"encoding": "32FC1"}, Fault.ENCODING, "'32FC1'"),
         ({"encoding": "rgba8"}, Fault.STEP, "take 24"),
     ],
@@ -260,6 +263,78 @@ def test_fault_names_value_rule_and_fix(fields: dict[str, object], fault: Fault,
     assert found is fault
     assert says in text
     assert ": " in text or ";" in text  # the fix follows
+
+
+#: What drivers of V4L2, GenICam and FFmpeg call encodings, and what that is here.
+ALIASES = {
+    **{"rgb24": "rgb8", "BGR": "bgr8", " bgr8": "bgr8", "MONO_8": "mono8"},
+    **{"GREY": "mono8", "gray": "mono8", "Y16": "mono16", "R8": "mono8", "BGRA32": "bgra8"},
+    **{"yuyv422": "yuyv", "YUY2": "yuyv", "UYVY422": "uyvy", "NV12": "nv12"},
+    **{"yuv420p": "i420", "YU12": "i420", "YVU420": "yv12"},
+    **{"BayerRG8": "bayer_rggb8", "BayerGB16": "bayer_gbrg16", "SGRBG8": "bayer_grbg8"},
+}
+#: Samples of fewer bits than their two bytes have.
+NARROW = {"bayer_rggb12": "bayer_rggb16", "SBGGR10": "bayer_bggr16", "BayerGR12": "bayer_grbg16",
+          "mono12": "mono16", "Y14": "mono16"}  # fmt: skip
+#: Pixels lie otherwise than in any encoding, or in either of two.
+UNKNOWN = ["yuv422p", "yuv444", "argb8", "xrgb8888", "RGB888", "bayer_rggb10p", "SBGGR10_CSI2P",
+           "p010", "Z16", "mjpeg", "h264"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*ALIASES, *NARROW, *UNKNOWN])
+def test_other_names_of_encodings_are_answered_with_the_right_one_or_none(name: str) -> None:
+    """One that merely looks alike would give a mask of pixels in the wrong order."""
+    _, text = fault_of(encoding=name)
+    advised = re.findall(r"did you mean (\w+)(?:, with the parameter (\S+) (\d+).*)?\?", text)
+    if name in UNKNOWN:
+        assert advised == []
+        return
+    ((encoding, parameter, bits),) = advised
+    assert encoding == (ALIASES | NARROW)[name]
+    if name in NARROW:
+        assert (parameter, f"{int(bits)}" in name) == ("advanced.bits_per_sample", True)
+        assert int(bits) in SAMPLE_BITS
+
+
+@pytest.mark.parametrize(
+    "encoding", ["rgb8", "bgra8", "mono16", "yuyv", "bayer_rggb8", "nv12", "i420"]
+)
+@pytest.mark.parametrize("step", ["none", "width", "twice the width"])
+def test_rows_that_are_not_padded_are_read_whatever_their_step(encoding: str, step: str) -> None:
+    """Bridges of simulators write none, and drivers that of another encoding (usb_cam 316)."""
+    channels = ENCODINGS[encoding].channels * (2 if ENCODINGS[encoding].wide else 1)
+    right = message(noise(6, 8, channels), encoding)
+    if ENCODINGS[encoding].chroma:
+        right.height = 4
+    wrong = copy.copy(right)
+    wrong.step = {"none": 0, "width": 8, "twice the width": 16}[step]
+    np.testing.assert_array_equal(to_rgb(wrong), to_rgb(right))
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "mono8", "bayer_rggb8", "rgb16"])
+def test_the_last_row_may_end_with_its_last_pixel(encoding: str) -> None:
+    channels = ENCODINGS[encoding].channels * (2 if ENCODINGS[encoding].wide else 1)
+    right = message(noise(4, 6, channels), encoding, padding=10)
+    wrong = copy.copy(right)
+    wrong.data = right.data[:-10]
+    np.testing.assert_array_equal(to_rgb(wrong), to_rgb(right))
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "unknown", "mono8"])
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_a_file_in_a_raw_image_is_refused(encoding: str, kind: str) -> None:
+    """As usb_cam's raw_mjpeg sends it, padded to the size of the pixels (usb_cam 389)."""
+    file = cv2.imencode(f".{kind}", noise(48, 64, 3))[1].tobytes()
+    data = file + bytes(max(48 * 64 * 3 - len(file), 0))
+    fault, text = fault_of(width=64, height=48, step=192, encoding=encoding, data=array("B", data))
+    assert fault is Fault.ENCODING
+    assert "sensor_msgs/CompressedImage and set the parameter image_transport to compressed" in text
+
+
+def test_pixels_that_begin_as_a_jpeg_does_are_pixels() -> None:
+    pixels = noise(4, 6, 3)
+    pixels.reshape(-1)[:4] = 0xFF, 0xD8, 0xFF, 0xE0
+    np.testing.assert_array_equal(to_rgb(message(pixels, "rgb8")), pixels)
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,9 @@ def test_a_camera_is_read_until_it_ends(monkeypatch: pytest.MonkeyPatch, images:
         ("text.png", [], "cannot be read as a picture"),
         ("text.mp4", [], "cannot be read as a video"),
         ("texts", [], "no picture that can be read"),
+        ("drives", [], "one by one, such as drives/monday"),
+        ("phone.HEIC", [], "convert it to JPEG"),
+        ("rtsp://camera/stream", [], "record it first, as with 'ffmpeg"),
         ("/dev/video99", [], "camera /dev/video99 cannot be opened"),
         ("9.png", ["--out", "text.png/out"], "cannot be written"),
     ],
@@ -204,9 +207,9 @@ def test_what_is_wrong_ends_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):  # fmt: skip
     monkeypatch.chdir(folder)
-    for path in ("empty", "texts"):
-        Path(path).mkdir()
-    for path in ("text.png", "text.mp4", "texts/text.png"):
+    for path in ("empty", "texts", "drives/monday"):
+        Path(path).mkdir(parents=True)
+    for path in ("text.png", "text.mp4", "texts/text.png", "phone.HEIC"):
         Path(path).write_text("neither picture nor video")
     common = ["--out", "out", "--checkpoint", str(weights), "--device", "cpu"]
     assert cli.main(["segment", name, *common, *words]) == 2
@@ -219,9 +222,11 @@ def test_what_is_wrong_ends_in_one_line(
 def test_a_folder_s_unreadable_pictures_are_named(
     segment: Callable[..., dict], folder: Path, capsys: pytest.CaptureFixture[str]
 ):
-    (folder / "9.png").write_text("no picture")
+    """A phone's photos beside its JPEGs, too; but not what macOS hides."""
+    for name in ("9.png", "IMG_1.HEIC", "._8.png"):
+        (folder / name).write_text("no picture")
     assert segment(folder)["frames"] == FRAMES - 1
-    assert "cannot be read as pictures: 9.png" in capsys.readouterr().out
+    assert "cannot be read as pictures: IMG_1.HEIC, 9.png\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lowlat_seg_ros.images.compressed import Packet, VideoDecoder, decoded
+from lowlat_seg_ros.images.compressed import Packet, VideoDecoder, decoded, refuse_file
 from lowlat_seg_ros.images.raw import (
     ENCODINGS,
     Fault,
@@ -59,8 +59,10 @@ def to_rgb(message: Any, narrow: Narrow = narrowed) -> np.ndarray:
     would make of it, and bytes after its end are none; damage inside a JPEG which its format cannot
     tell is not noticed.
     """
-    read = decoded if hasattr(message, "format") else converted
-    return read(message, narrow)
+    if hasattr(message, "format"):
+        return decoded(message, narrow)
+    refuse_file(message)
+    return converted(message, narrow)
 
 
 def encoding_of(message: Any) -> str:

@@ -25,6 +25,18 @@ from lowlat_seg_ros.images.raw import (
 #: decoder (ITU-T T.81, B.1.1). Others begin a segment, with its length.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _END_OF_JPEG = b"\xff\xd9"
+#: What else cameras and bridges send as CompressedImage, by how it begins.
+_OTHERS = (
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "WebP"),
+    (re.compile(rb"II\*\0|MM\0\*"), "TIFF"),
+    (re.compile(rb"BM"), "BMP"),
+    (re.compile(rb"GIF8"), "GIF"),
+    (re.compile(rb"\0\0\0\x0cjP  "), "JPEG 2000"),
+    (re.compile(rb"\0\0\0.ftyp(avif|hei|mif)", re.DOTALL), "AVIF or HEIF"),
+    (re.compile(rb"\0{2,3}\x01"), "H.264 or H.265"),
+    (re.compile(rb"/9j/|iVBORw0KGgo"), "text in base64"),
+)
+
 _END_OF_PNG = re.compile(rb"\0\0\0\0IEND\xaeB`\x82")
 
 #: The markers of a JPEG's size: SOF0 to SOF15 but DHT, JPG and DAC (ITU-T T.81, Table B.1).
@@ -100,17 +112,39 @@ def _encodings(text: str) -> tuple[str, str]:
     return source, how.partition("compressed")[2].strip()
 
 
+def refuse_file(msg: Any) -> None:
+    """ImageError for a JPEG or PNG in a raw image, as usb_cam's ``raw_mjpeg`` sends it.
+
+    Its bytes would be taken for pixels where there are as many as the image has.
+    """
+    data = octets(msg.data)
+    begin = data[:8].tobytes()
+    for name, (magic, _, size) in _FILES.items():
+        # Pixels may begin like a JPEG, but they do not go on like one to its size.
+        if begin.startswith(magic) and all(size(data.data)):
+            raise ImageError(
+                Fault.ENCODING,
+                f"data is a {name}, not pixels of encoding {msg.encoding!r}; have the camera "
+                "publish it as sensor_msgs/CompressedImage and set the parameter image_transport "
+                "to compressed, or have it publish rgb8",
+            )
+
+
 def _file_of(data: np.ndarray, text: str) -> str:
     """What the data begin as, whatever ``text``, the message's format, says."""
     begin = data[:8].tobytes()
     for name, (magic, *_) in _FILES.items():
         if begin.startswith(magic):
             return name
+    what = next((name for form, name in _OTHERS if form.match(data[:16].tobytes())), "")
+    if what == "H.264 or H.265":
+        fix = "have it sent as foxglove_msgs/CompressedVideo, with image_transport foxglove"
+    else:
+        fix = "have the camera publish one of them, or set image_transport to raw"
+    is_ = f"data is {what}" if what else f"data begins with {begin.hex(' ') or 'nothing'}"
     raise ImageError(
         Fault.ENCODING,
-        f"data begins with {begin.hex(' ') or 'nothing'} (format is {text!r}), which is neither "
-        f"{' nor '.join(_FILES)}; have the camera publish one of them, or set image_transport to "
-        "raw",
+        f"{is_} (format is {text!r}), which is neither {' nor '.join(_FILES)}; {fix}",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +11,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+from lowlat_seg_ros.images.aliases import hint
 
 #: Makes uint8 of uint16 values, of the same shape.
 Narrow = Callable[[np.ndarray], np.ndarray]
@@ -195,29 +196,31 @@ def encoding_named(name: str) -> Encoding:
         rule = "a matrix that does not say what its channels are; have it published as rgb8, bgr8 "
         rule += "or mono8 (in cv_bridge: cv2_to_imgmsg(image, encoding='bgr8'))"
     else:
-        close = difflib.get_close_matches(name.lower(), ENCODINGS, n=1)
-        rule = f"did you mean {close[0]}? " if close else ""
-        rule += f"have the camera publish one of {', '.join(ENCODINGS)}"
+        rule = f"{hint(name, ENCODINGS)}have the camera publish one of {', '.join(ENCODINGS)}"
     raise ImageError(Fault.ENCODING, f"encoding is {name!r}; {rule}")
 
 
 def _rows(msg: Any, encoding: Encoding) -> np.ndarray:
     """The message's bytes, uint8 (rows, bytes a row), without the padding and without a copy."""
-    row_bytes = msg.width * encoding.channels * (2 if encoding.wide else 1)
-    _check_step(msg, row_bytes)
+    row_bytes, step = msg.width * encoding.channels * (2 if encoding.wide else 1), msg.step
     data = octets(msg.data)
-    if data.size != msg.step * msg.height:
+    if data.size == row_bytes * msg.height and step % msg.width == 0:
+        step = row_bytes  # no row is padded; drivers count other channels, or write nothing
+    _check_step(msg, step, row_bytes)
+    if data.size == step * (msg.height - 1) + row_bytes != step * msg.height:
+        data = np.pad(data, (0, step - row_bytes))  # buffers may end with the last pixel
+    if data.size != step * msg.height:
         raise _wrong_length(msg, data.size, "height", msg.height)
-    return data.reshape(msg.height, msg.step)[:, :row_bytes]
+    return data.reshape(msg.height, step)[:, :row_bytes]
 
 
 def _with_chroma(msg: Any, chroma: Chroma, code: Any) -> np.ndarray:
     """An image of Y, and colours below it, as uint8 (H, W, 3) RGB."""
     height, width, step = msg.height, msg.width, msg.step
-    _check_step(msg, width)
     data, rows = octets(msg.data), chroma.rows * height
-    if step > width and data.size == rows * width:
-        step = width  # some drivers count the colours' bytes in, though no row is padded
+    if data.size == rows * width and (step > width or not step):
+        step = width  # no row is padded; drivers count the colours' bytes in, or write nothing
+    _check_step(msg, step, width)
     if data.size != rows * step:
         raise _wrong_length(msg, data.size, f"height * {chroma.rows}", int(rows))
     whole = data.reshape(int(rows), step)
@@ -242,8 +245,8 @@ def _with_chroma(msg: Any, chroma: Chroma, code: Any) -> np.ndarray:
     return cv2.cvtColor(whole, code)
 
 
-def _check_step(msg: Any, row_bytes: int) -> None:
-    if msg.step < row_bytes:
+def _check_step(msg: Any, step: int, row_bytes: int) -> None:
+    if step < row_bytes:
         raise ImageError(
             Fault.STEP,
             f"step is {msg.step} bytes; {msg.width} pixels of {msg.encoding} take {row_bytes}: "

@@ -72,7 +72,15 @@ class CameraStream:
         self._out = Outputs(node, table, camera, camera_info=topic_beside(resolved))
         self._out.label_info(settings().engine.confidence_threshold)
         self._engine = make_engine(on_refinement=self._out.refinement)
-        self._watch = StreamWatch(node, camera, busy, self._images, self._out, self._engine)
+        self._watch = StreamWatch(
+            node,
+            camera,
+            busy,
+            self._images,
+            self._out,
+            self._engine,
+            video=self._transport.is_video,
+        )
         self._reader = ImageReader(lambda: self._settings().node.bits_per_sample, self._warn)
         self._pipeline = Pipeline(
             self._engine,
@@ -207,7 +215,7 @@ class CameraStream:
                 message = MESSAGES.read(self._transport.kind, message)
             except ImageError as error:
                 self._pipeline.reject(superseded)
-                self._complain(error.fault, f"Image rejected: {error}")
+                self._complain(error.fault, "Image rejected", str(error))
                 return
         self._watch.image(stamp_ns(message.header.stamp), len(message.data), superseded)
         config = self._settings().engine
@@ -218,22 +226,25 @@ class CameraStream:
         try:
             self._pipeline.answer(message, began_ns, wait_ms, superseded)
         except ImageError as error:
-            self._complain(error.fault, f"Image rejected: {error}")
+            self._complain(error.fault, "Image rejected", str(error))
         except Exception as error:
             # Whatever fails, the node goes on with the next image; this one is accounted for.
             if not self._node.context.ok():
                 return  # it was shut down meanwhile, so nothing could be published
             unanswered = self._pipeline.ledger.published == published
             what = "No mask for an image" if unanswered else "Failed after the mask was out"
-            expected = isinstance(error, FrameError)
-            text = str(error) if expected else "".join(traceback.format_exception(error))
-            self._complain(type(error), f"{what}: {text}")
+            if isinstance(error, FrameError):
+                self._complain(type(error), what, str(error))
+            else:
+                trace = "".join(traceback.format_exception(error))
+                self._complain(type(error), what, f"{type(error).__name__}: {error}", trace)
 
     def _warn(self, text: str) -> None:
         self._node.get_logger().warning(f"Images on {self.topic}: {text}")
 
-    def _complain(self, kind: Hashable, text: str) -> None:
-        self._log_error(kind, text, self._settings().node.log_throttle_s)
+    def _complain(self, kind: Hashable, what: str, why: str, trace: str = "") -> None:
+        self._watch.refused(why)
+        self._log_error(kind, f"{what}: {trace or why}", self._settings().node.log_throttle_s)
 
     def _force_key_frame(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         if not self._active:

@@ -59,7 +59,7 @@ def camera_statuses(stream: StreamState, settings: Settings) -> list[DiagnosticS
         accuracy_status(stream.expected_accuracy, settings.node),
         slow_track_status(stream.slow_track, counters, settings.node),
         key_frames_status(counters, stream.threshold, settings.engine),
-        ledger_status(stream.ledger, rates, settings.node),
+        ledger_status(stream.ledger, rates, settings.node, stream.complaint),
         connections_status(findings, comes=comes),
     ]
     for status in statuses:
@@ -252,10 +252,13 @@ def key_frames_status(
     return _status("key frames", OK, text, values)
 
 
-def ledger_status(ledger: Ledger, rates: Rates, config: NodeConfig) -> DiagnosticStatus:
+def ledger_status(
+    ledger: Ledger, rates: Rates, config: NodeConfig, complaint: str = ""
+) -> DiagnosticStatus:
+    """Whether every image gave a mask; ``complaint``: why the newest one that did not has none."""
     level, text = OK, "every image is accounted for"
     if rates.refused:
-        text = f"{rates.refused} images since the last message gave no mask; see log"
+        text = f"{rates.refused} images since the last message gave no mask: {complaint}"
         level = ERROR if rates.refused > config.max_refused_share * rates.received else WARN
     return _status("ledger", level, text, {**vars(ledger)})
 

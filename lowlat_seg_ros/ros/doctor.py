@@ -278,7 +278,8 @@ def advice(topics: Sequence[Topic], now: Subscription) -> str:
     """What to do where nobody publishes what the node listens to, and ``topics`` are there."""
     found = sorted(usable(topics), key=lambda topic: _distance(topic, now))
     if found:
-        text = f"{way_to(found[0], now)}, where {found[0].kind} comes, or start the camera"
+        first = found[0]
+        text = f"{way_to(first, now)}, as {first.kind} comes on {first.name}, or start the camera"
         if len(found) > 1:
             names = ", ".join(topic.name for topic in found[1 : NAMED + 1])
             more = " and others" if len(found) > NAMED + 1 else ""

@@ -53,6 +53,10 @@ MOST_CONTRAST = 45.0
 #: Images in a row without any change that are said to be frozen: no sensor is without noise.
 FROZEN = 10
 
+#: The same of a video, whose encoder leaves out noise: while nothing moves, all pictures between
+#: two of its key frames may be alike.
+FROZEN_VIDEO = 600
+
 #: Correlation of pixels ``LAG`` columns apart below which images are noise: pictures have 0.5 and
 #: more, also of foliage or gravel, while demosaicing and JPEG correlate only nearer neighbours.
 LAG, NOISE = 4, 0.2
@@ -336,12 +340,13 @@ def _correlation(green: np.ndarray, shifted: np.ndarray) -> float:
     return float(np.vdot(left, right)) / scale if scale else 1.0
 
 
-def examine_contents(state: ContentState) -> list[Finding]:
+def examine_contents(state: ContentState, *, video: bool = False) -> list[Finding]:
+    """What is wrong with the newest images; ``video``: they were H.264 or H.265."""
     content, count = state.content, state.unchanged + 1
     if content is not None:
         text = f"the camera's images are {content.value}"
         return [Finding(Severity.WARN, text, f"content {content.name}")]
-    if count < FROZEN:
+    if count < (FROZEN_VIDEO if video else FROZEN):
         return []
     text = (
         f"the same pixels for {count} frames under new stamps: the camera or its driver is frozen; "

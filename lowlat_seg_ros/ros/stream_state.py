@@ -158,8 +158,8 @@ class StreamState:
     The doctor's findings on the image topic come worst first, apart from those on the outputs, and
     from ``image_findings`` on what the images are like. ``load`` is the share of the time that the
     images of all cameras need, ``working_ms`` how long the image at hand, of any camera, has been
-    worked on, during which no other one is taken. ``expected_accuracy``: of the newest masks, in
-    the median.
+    worked on, during which no other one is taken. ``complaint``: why the newest image without a
+    mask has none. ``expected_accuracy``: of the newest masks, in the median.
     """
 
     camera: str
@@ -179,13 +179,15 @@ class StreamState:
     pace: Pace = field(default_factory=Pace)
     load: float = 0.0
     working_ms: float = 0.0
+    complaint: str = ""
     expected_accuracy: float = math.nan
 
 
 class StreamWatch:
     """Watches one camera's stream: the image callback writes, diagnostics read.
 
-    ``camera`` is its name where there are several; ``busy`` is that of all.
+    ``camera`` is its name where there are several; ``busy`` is that of all. ``video``: the images
+    come in a video, whose encoder leaves the sensor's noise out.
     """
 
     def __init__(
@@ -196,9 +198,12 @@ class StreamWatch:
         images: ImageConnection,
         outputs: Outputs,
         engine: Engine,
+        *,
+        video: bool,
     ) -> None:
         self._node, self._camera, self._busy = node, camera, busy
         self._images, self._outputs, self._engine = images, outputs, engine
+        self._video, self._complaint = video, ""
         self._monitor = StreamMonitor(lambda: node.get_clock().now().nanoseconds)
         self._resets, self._rates = ResetMeter(time.monotonic()), RateMeter(time.monotonic())
         self._image_bytes, self._image_size = 0, (0, 0)  # of the newest image
@@ -230,6 +235,10 @@ class StreamWatch:
         self._image_size = image.shape[:2]
         if result.look is not None:  # as the engine's results have it
             self._contents.image(image, result.look)
+
+    def refused(self, why: str) -> None:
+        """The newest image gave no mask, or failed after it."""
+        self._complaint = why
 
     def done(self, began_ns: int, superseded: int) -> None:
         """The work on an image ends; so many before it were superseded."""
@@ -273,6 +282,7 @@ class StreamWatch:
             resets=resets,
             pace=self._pace.pace(height),
             working_ms=working_ms,
+            complaint=self._complaint,
             expected_accuracy=statistics.median(accuracies) if accuracies else math.nan,
         )
 
@@ -296,5 +306,5 @@ class StreamWatch:
                 max_gap_ms=max_gap_ms,
             ),
             *examine_stamps(times.stamps, clocks),
-            *examine_contents(contents),
+            *examine_contents(contents, video=self._video),
         ]

@@ -15,10 +15,13 @@ import av
 import cv2
 import numpy as np
 
-from lowlat_seg_ros.lab.data.sequence import DataError
+from lowlat_seg_ros.lab.data.sequence import DataError, visible
 
 #: Files that are read as one picture; any other file is read as a video.
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+#: Photos of phones and cameras that nothing here reads.
+PHOTOS = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef")
 
 #: Frames per second of a folder's pictures, and of a camera or video that does not say.
 FOLDER_HZ, CAMERA_HZ = 10.0, 30.0
@@ -155,6 +158,11 @@ def open_source(path: Path, rate_hz: float | None, stills: bool, stack: ExitStac
         return _camera(path, stack)
     if path.is_dir():
         return _folder(path, rate_hz or FOLDER_HZ, stills)
+    if re.match(r"[a-z]{2,}:/", str(path)):  # as Path leaves of rtsp://
+        raise DataError(
+            f"{path} is a stream of the network, which is not read; record it first, as with "
+            "'ffmpeg -i ADDRESS -c copy drive.mp4', and give the video"
+        )
     if not path.is_file():
         raise DataError(
             f"there is no {path}; give a picture, a video, a folder of pictures, or a camera such "
@@ -165,6 +173,8 @@ def open_source(path: Path, rate_hz: float | None, stills: bool, stack: ExitStac
         if image is None:
             raise DataError(f"{path} cannot be read as a picture; check the file")
         return Source(iter([Picture(image, 0, path.stem)]), 0.0, 1)
+    if path.suffix.lower() in PHOTOS:
+        raise DataError(f"{path} is a photo in a format that is not read; convert it to JPEG")
     video = stack.enter_context(Video(path))
     frames = enumerate(video.frames(rate_hz))
     pictures = (Picture(image, ns, f"frame_{index:06d}") for index, (image, ns) in frames)
@@ -173,16 +183,19 @@ def open_source(path: Path, rate_hz: float | None, stills: bool, stack: ExitStac
 
 def _folder(path: Path, rate_hz: float, stills: bool) -> Source:
     """Its pictures in the order of their names, where 10 comes after 9."""
-    found = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-    files = sorted(found, key=lambda file: [
+    there = visible(path.iterdir(), path)
+    files = sorted((file for file in there if file.suffix.lower() in SUFFIXES), key=lambda file: [
         (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)
     ])  # fmt: skip
+    unreadable = [file.name for file in there if file.is_file() and file not in files]
     if not files:
+        others = [file for file in there if file.is_dir()] or there
+        hint = f", or what is in it one by one, such as {others[0]}" if others else ""
         raise DataError(
             f"{path} has no pictures; give a folder with files that end in {', '.join(SUFFIXES)}"
+            f"{hint}"
         )
     unique = len({file.stem for file in files}) == len(files)
-    unreadable: list[str] = []
 
     def pictures() -> Iterator[Picture]:
         for index, file in enumerate(files):

@@ -57,7 +57,7 @@ def test_missing_camera_is_told_with_the_topics_there_are(start: Start) -> None:
     """The closest name comes first, for there may be many."""
     _, bench = start(arguments=("-r", "image:=imagee"), listen=False, camera_timeout_ms=100.0)
     there = f"{bench.node.get_namespace()}/image"
-    text = f"nobody publishes {there}e; remap image to {there}, where sensor_msgs/msg/Image comes"
+    text = f"nobody publishes {there}e; remap image to {there}, as sensor_msgs/msg/Image"
     status = told(bench, text, of="camera")
     told(bench, "no image comes, see the status camera", level=OK)  # one cause is one error
     assert status.message.startswith(f"no image yet on {there}e: nobody")
@@ -71,7 +71,7 @@ def test_who_follows_the_advice_gets_masks(start: Start) -> None:
     camera = bench.node.create_publisher(CompressedImage, topic, RELIABLE)
     text = f"nobody publishes {topic}/compressed; remap image to /bag/"
     status = told(bench, text, of="camera")
-    (advised,) = re.findall(r"remap image to (\S+), where", status.message)
+    (advised,) = re.findall(r"remap image to (\S+), as", status.message)
     _, bench = start(arguments=("-r", f"image:={advised}"), **wrong)
     data = cv2.imencode(".png", RGB)[1].tobytes()
     image = CompressedImage(format="png", data=array("B", data))

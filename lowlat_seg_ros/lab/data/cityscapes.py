@@ -55,6 +55,12 @@ class Cityscapes(Files):
         label = read_label(path)
         if not path.stem.endswith("labelIds"):
             return label
+        if (wrong := (label > _LABEL_IDS[-1]) & (label != IGNORE_LABEL)).any():
+            raise DataError(
+                f"label {path} has the id {label[wrong][0]}; Cityscapes' labelIds are 0 to "
+                f"{_LABEL_IDS[-1]}, and {IGNORE_LABEL} for a license plate (-1): make it anew with "
+                "cityscapesScripts"
+            )
         lookup = np.full(256, IGNORE_LABEL, np.uint8)
         lookup[list(_LABEL_IDS)] = np.arange(len(_LABEL_IDS))
         return lookup[label]

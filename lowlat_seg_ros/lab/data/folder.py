@@ -7,7 +7,7 @@
       - {name: road, colour: [128, 64, 128]}
       - {name: other, colour: [0, 0, 0]}
 
-``color`` is understood as well.
+``color`` is understood as well. A class's id is its place in the list, from 0 on.
 
 Labels are single-channel or palette images of class ids, with 255 for ignored pixels, or pictures
 in the classes' colours, where black is ignored unless it is a class. What would be lost is refused:
@@ -18,7 +18,9 @@ another colour or id, an image without label, a label without image. Hidden file
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,16 +58,21 @@ class ImageFolder(Files):
         paths = [p for p in files if p.suffix.lower() in _SUFFIXES]
         if not paths:
             raise DataError(f"{images} holds no image; known are {', '.join(_SUFFIXES)}")
+        found = [p for p in visible(labels.rglob("*"), labels) if p.suffix.lower() in _SUFFIXES]
         entries, numbers = [], Counter[str]()  # frames are counted within their drive
         for path in paths:
             inner = path.relative_to(images)
             drive, name = inner.parent.as_posix(), inner.with_suffix("").as_posix()
             stamp_ns = round(numbers[drive] * 1e9 / rate_hz)
             numbers[drive] += 1
-            label = labels / inner.with_suffix(".png")
+            label = _label_of(labels / inner.with_suffix(".png"), found)
             entries.append(Entry(path, label, drive, stamp_ns, name))
+        if twice := [name for name, n in Counter(entry.name for entry in entries).items() if n > 1]:
+            raise DataError(
+                f"{images} has several images {twice[0]} that differ in their ending alone, and "
+                "one label cannot be that of all; remove or rename all but one"
+            )
         super().__init__(entries, table, rate_hz)
-        found = [p for p in visible(labels.rglob("*"), labels) if p.suffix.lower() in _SUFFIXES]
         why = "belongs to no image; a label is a PNG with the name and subfolder of its image"
         account(labels, found, [entry.label for entry in entries if entry.label], why)
         account(images, files, paths)
@@ -111,6 +118,25 @@ class FolderWriter:
         self._count += 1
 
 
+def _label_of(path: Path, found: Iterable[Path]) -> Path:
+    """``path``, or the file ``found`` that differs from it in the case of ``.png`` alone.
+
+    DataError, with what to do, where there is but one with another ending or a longer name.
+    """
+    beside = [p for p in found if p.parent == path.parent]
+    for label in beside:
+        if label.with_suffix(".png") == path and label.suffix.lower() == ".png":
+            return label
+    close = [p for p in beside if p.stem == path.stem or p.stem.startswith(f"{path.stem}_")]
+    if not close:
+        return path
+    if close[0].suffix.lower() != ".png":
+        fix = "save it as PNG, as JPEG and others would change ids at edges"
+    else:
+        fix = f"rename it to {path.name}"
+    raise DataError(f"label {path} is missing, and there is {close[0].name}; {fix}")
+
+
 def read_table(path: Path) -> ClassTable:
     """The class table in a YAML or JSON file; DataError naming what is wrong with it."""
     if not path.is_file():
@@ -118,18 +144,39 @@ def read_table(path: Path) -> ClassTable:
     try:
         # YAML's grammar contains JSON's.
         content = yaml.safe_load(path.read_text())
-        classes = content["classes"]
-        names = tuple(str(entry["name"]) for entry in classes)
-        colours = [
-            tuple(int(v) for v in entry["colour" if "colour" in entry else "color"])
-            for entry in classes
-        ]
-        return ClassTable(str(content.get("name", path.parent.name)), names, tuple(colours))  # type: ignore[arg-type]
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
+            raise ValueError("it has no list 'classes'")
+        classes = [_class(number, entry) for number, entry in enumerate(content["classes"])]
+        for number, part in ((0, "name"), (1, "colour")):
+            values = Counter(entry[number] for entry in classes)
+            if twice := [value for value, count in values.items() if count > 1]:
+                raise ValueError(f"two classes have the {part} {twice[0]}, so one would be lost")
+        names, colours = tuple(n for n, _ in classes), tuple(c for _, c in classes)
+        return ClassTable(str(content.get("name", path.parent.name)), names, colours)
+    except (yaml.YAMLError, ValueError) as error:
         raise DataError(
-            f"class table {path} cannot be used ({type(error).__name__}: {error}); it must hold "
-            "'classes', a list of {name: ..., colour: [R, G, B]}"
+            f"class table {path} cannot be used ({' '.join(str(error).split())}); it must hold "
+            "'classes', a list of {name: ..., colour: [R, G, B]} in the order of their ids"
         ) from error
+
+
+def _class(number: int, entry: Any) -> tuple[str, tuple[int, int, int]]:
+    """Name and colour of the class that stands in the ``number``-th place; or ValueError."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"entry {number} is {entry!r}, not a name and a colour")
+    name, colour = entry.get("name"), entry.get("colour", entry.get("color"))
+    if not isinstance(name, str):
+        raise ValueError(f"entry {number} has the name {name!r}, no text: put it in quotes")
+    if not isinstance(colour, list) or not all(type(value) is int for value in colour):
+        raise ValueError(f"{name} has the colour {colour!r}, which is no list of whole numbers")
+    if len(colour) != 3:
+        raise ValueError(f"{name} has the colour {colour}, which has not three numbers")
+    if entry.get("id", number) != number:
+        raise ValueError(
+            f"{name} has the id {entry['id']}, but ids are places in the list, from 0 on: put it "
+            "there, and change the labels where ids are left out"
+        )
+    return name, (colour[0], colour[1], colour[2])
 
 
 def write_table(path: Path, table: ClassTable) -> None:

@@ -229,6 +229,11 @@ def read_label(path: Path, table: ClassTable | None = None) -> np.ndarray:
         header = file.read(26)
     if header.startswith(b"\x89PNG") and header[25] == 3:  # colour type: palette
         return _palette_indices(path)
+    if header.startswith(b"\x89PNG") and header[24] < 8:  # bits of a sample
+        raise DataError(
+            f"label {path} is grey of {header[24]} bits, which readers stretch over 0 to 255, so "
+            "that its ids are lost; save it with 8 bits a pixel"
+        )
     if pixels.ndim == 3 and pixels.dtype == np.uint8 and table is not None:
         return _ids_of_colours(pixels[..., 2::-1], table, path)
     if pixels.ndim != 2 or pixels.dtype != np.uint8:

@@ -19,6 +19,7 @@ from lowlat_seg_ros import images
 from lowlat_seg_ros.images import ImageError
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.messages import PACKAGE, Messages
+from lowlat_seg_ros.tools.bag.remedy import remedy
 
 CLOCK = "rosgraph_msgs/msg/Clock"
 
@@ -133,7 +134,11 @@ class BagReader(AbstractContextManager["BagReader"]):
     def __init__(self, path: Path) -> None:
         self.path, types = path, known_types()
         if path.suffix == ".bag":
-            raise DataError(f"{path} is a ROS 1 bag; turn it into ROS 2 with rosbags-convert")
+            new = path.with_suffix("")
+            raise DataError(
+                f"{path} is a ROS 1 bag; turn it into one of ROS 2 with 'rosbags-convert --src "
+                f"{path} --dst {new}', and give {new}"
+            )
         from rosbags.highlevel import AnyReader
 
         with self._data_errors():
@@ -154,9 +159,11 @@ class BagReader(AbstractContextManager["BagReader"]):
         if self.topics.get(topic) in kinds:
             return
         there = ", ".join(f"{name} ({kind})" for name, kind in sorted(self.topics.items()))
+        fitting = sorted(name for name, kind in self.topics.items() if kind in kinds)
+        fix = f"choose one: {option} {fitting[0]}" if fitting else "record it"
         raise DataError(
             f"{self.path} has no topic {topic} of type {' or '.join(kinds)}; it has "
-            f"{there or 'none'}; choose one with {option}"
+            f"{there or 'none'}; {fix}"
         )
 
     def defines(self, topic: str) -> bool:
@@ -197,31 +204,8 @@ class BagReader(AbstractContextManager["BagReader"]):
         except Exception as error:
             raise DataError(
                 f"{self.path} cannot be read as a rosbag2 bag "
-                f"({type(error).__name__}: {' '.join(str(error).split())}); {_remedy(self.path)}"
+                f"({type(error).__name__}: {' '.join(str(error).split())}); {remedy(self.path)}"
             ) from error
-
-
-def _remedy(path: Path) -> str:
-    """What to do about a bag that cannot be read."""
-    if path.is_dir() and not (path / "metadata.yaml").exists() and _files(path):
-        return f"metadata.yaml is missing: write it with 'ros2 bag reindex {path}'"
-    damaged = _files(path) if path.is_dir() else [path]
-    if not path.exists() or not damaged or damaged[0].suffix not in (".mcap", ".db3"):
-        return "give the folder with metadata.yaml, or one .mcap or .db3 file"
-    file, whole = damaged[0], damaged[0].with_stem(f"{damaged[0].stem}_recovered")
-    if file.suffix == ".mcap":
-        recover = f"'mcap recover {file} -o {whole}' (the command mcap is at https://mcap.dev)"
-    else:
-        recover = f"'sqlite3 {file} .recover | sqlite3 {whole}'"
-    return (
-        f"a recorder that was killed or a full disk leaves such files: save what is whole with "
-        f"{recover}, and give that file; or put it into the old one's place in its folder and "
-        "run 'ros2 bag reindex' on the folder"
-    )
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in (".mcap", ".db3"))
 
 
 class BagWriter(AbstractContextManager["BagWriter"]):
