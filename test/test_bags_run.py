@@ -331,7 +331,7 @@ def test_a_topic_that_is_not_there_is_told_in_one_line(
         error = capsys.readouterr().err
         assert f"no topic {topic} of type" in error
         (there,) = re.findall(r"; choose one: --image-topic (\S+)$", error.strip())
-        assert there == topics.CAMERA
+        assert there == Topics.image
         assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
