@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -27,15 +28,19 @@ SURVIVED = ("survived", "no tests")
 
 
 def mutmut(*words: str, seconds: float | None = None, quiet: bool = False) -> str:
-    """Its output; empty where it took longer than ``seconds``."""
+    """Its output, if it is to be ``quiet``; it is interrupted after so many ``seconds``."""
     command = [sys.executable, "-m", "mutmut", *words]
     output = subprocess.PIPE if quiet else None
-    try:
-        done = subprocess.run(command, cwd=ROOT, stdout=output, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return ""
-    done.check_returncode()
-    return done.stdout or ""
+    with subprocess.Popen(command, cwd=ROOT, stdout=output, text=True) as process:
+        try:
+            written = process.communicate(timeout=seconds)[0]
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # it stops what it has started
+            process.wait()
+            return ""
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return written or ""
 
 
 def states() -> dict[str, str]:
