@@ -30,7 +30,7 @@ from lowlat_seg_ros.tools.live import (
 
 CAMERAS, RATE_HZ, SIZE = ("front", "left", "rear"), 30.0, (360, 480)
 
-#: The first masks, of which one is a full frame, do not count.
+#: The masks of so long at the begin do not count.
 WARM_UP_S = 3.0
 
 
@@ -67,14 +67,19 @@ def run(seconds: float, checkpoint: str, log: Path) -> dict[str, dict[str, Any]]
                 process,
                 lambda: all(p.listeners for p in players) and all(r.matched for r in recorders),
             )
+            for player, recorder in zip(players, recorders, strict=True):
+                # The node counts what it misses from the first image on that it has taken.
+                while not recorder.reports:
+                    list(player.play(images[:1], RATE_HZ))
+                    recorder.wait_for_last(1, process)
             for _ in zip(*(player.play(images, RATE_HZ) for player in players), strict=True):
                 process.check()
             levels = dict(said.newest)  # before the node rests
             for recorder in recorders:
-                recorder.wait_for_last(count, process)
+                recorder.wait_for_last(count + 1, process)
     found = {}
     for name, recorder in zip(CAMERAS, recorders, strict=True):
-        account = recorder.account(count)
+        account = recorder.account(count + 1)
         reports = recorder.reports
         warm = reports[round(len(reports) * WARM_UP_S / (seconds + WARM_UP_S)) :]
         ages = np.array([report.age_ms for report in warm])

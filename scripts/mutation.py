@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -27,15 +28,19 @@ SURVIVED = ("survived", "no tests")
 
 
 def mutmut(*words: str, seconds: float | None = None, quiet: bool = False) -> str:
-    """Its output; empty where it took longer than ``seconds``."""
+    """Its output, if it is to be ``quiet``; it is interrupted after so many ``seconds``."""
     command = [sys.executable, "-m", "mutmut", *words]
     output = subprocess.PIPE if quiet else None
-    try:
-        done = subprocess.run(command, cwd=ROOT, stdout=output, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return ""
-    done.check_returncode()
-    return done.stdout or ""
+    with subprocess.Popen(command, cwd=ROOT, stdout=output, text=True) as process:
+        try:
+            written = process.communicate(timeout=seconds)[0]
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # it stops what it has started
+            process.wait()
+            return ""
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return written or ""
 
 
 def states() -> dict[str, str]:
@@ -54,14 +59,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--each", type=int, default=40, help="changes of each file; 0 for all")
     args = parser.parse_args()
-    mutmut("run", "--max-children", "1", FIRST)
+    mutmut("run", FIRST)
     by_module = defaultdict(list)
     for name in states():
         by_module[module_of(name)].append(name)
     dice, sample = random.Random(args.seed), set[str]()
     for names in by_module.values():
         sample |= set(dice.sample(names, min(args.each or len(names), len(names))))
-    mutmut("run", "--max-children", "1", *sorted(sample), seconds=60 * args.minutes)
+    # Four at a time, as many of them wait for a thread that the change has stopped.
+    mutmut("run", "--max-children", "4", *sorted(sample), seconds=60 * args.minutes)
     found: dict[str, Counter[str]] = defaultdict(Counter)
     survivors = []
     for name, state in states().items():

@@ -30,6 +30,7 @@ class Notebook:
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.headers: list[Any] = []  # of the masks, then of the details
         self.masks: list[np.ndarray] = []
         self.reports: list[tuple[Segmentation, NodeTiming]] = []
 
@@ -37,12 +38,14 @@ class Notebook:
         self._note("mask")
         assert mask.shape == image_size
         self.masks.append(mask)
+        self.headers.append(header)
         return PUBLISHED_NS
 
     def details(
         self, header: Any, image: np.ndarray, result: Segmentation, timing: NodeTiming
     ) -> None:
         self._note("details")
+        self.headers.append(header)
         self.reports.append((result, timing))
 
     def _note(self, event: str) -> None:
@@ -80,8 +83,10 @@ def test_mask_is_out_first_and_the_report_is_complete(
 ) -> None:
     sink = Notebook()
     pipeline = Pipeline(engine, sink)
-    for stamp_s in (7, 8):
-        answer(pipeline, image(pixels, stamp_s), superseded=3)
+    messages = [image(pixels, stamp_s) for stamp_s in (7, 8)]
+    for message in messages:
+        answer(pipeline, message, superseded=3)
+    assert sink.headers == [message.header for message in messages for _ in range(2)]
     assert pipeline.ledger == Ledger(2, 2, superseded=6)
     assert sink.events == ["mask", "details"] * 2
     other = Engine.deterministic(tiny, engine.config, threshold=0.5, delay_frames=1)

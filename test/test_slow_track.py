@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.engine.counters import LiveCounters
-from lowlat_seg_ros.engine.cpu_threads import use_threads
-from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, Pause
+from lowlat_seg_ros.engine.counters import LiveCounters, failed
+from lowlat_seg_ros.engine.cpu_threads import cores, use_threads
+from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, NonFiniteError, Pause
 from lowlat_seg_ros.engine.preprocess import plan
-from lowlat_seg_ros.engine.slow_track import STARVED_S, Gate, ThreadedSlowTrack
+from lowlat_seg_ros.engine.slow_track import STARVED_S, Gate, SlowTrackState, ThreadedSlowTrack
 from lowlat_seg_ros.engine.virtual_slow_track import Delay, VirtualSlowTrack
-from lowlat_seg_ros.frames import Outcome
+from lowlat_seg_ros.frames import Outcome, ResetReason
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
 
@@ -87,7 +87,8 @@ def test_job_that_raises_is_counted_and_the_next_one_runs() -> None:
 
 
 def test_close_drops_what_waits_and_stops_what_runs() -> None:
-    job, ledger = Recorder(), LiveCounters()
+    ended: list[tuple[int, Outcome]] = []
+    job, ledger = Recorder(), LiveCounters(lambda end: ended.append((end.stamp_ns, end.outcome)))
     track = ThreadedSlowTrack(job, ledger, EngineConfig())
     track.submit(key(0))
     assert job.started.acquire(timeout=WAIT_S)
@@ -98,10 +99,55 @@ def test_close_drops_what_waits_and_stops_what_runs() -> None:
     assert track.close(WAIT_S)
     assert job.ran == []  # its next pause ended it
     assert (ledger.snapshot().dropped_stale, ledger.snapshot().pending) == (3, 0)
+    assert ended == [(number * 10**8, Outcome.STALE) for number in (1, 2, 0)]
+
+
+SMALLER = "; set a smaller inference_height, or end what else uses the device's memory"
+REPORT = "; where it fails again, report it with the traceback in the log"
+
+
+@pytest.mark.parametrize(
+    ("error", "advice", "traceback"),
+    [
+        (RuntimeError("gone"), REPORT, True),
+        (MemoryError(), SMALLER, False),
+        (RuntimeError("CUDA out of memory"), SMALLER, False),
+        (NonFiniteError("NaN; use fp32"), "", True),
+    ],
+)
+def test_what_sh_raises_is_said_with_what_to_do(
+    error: Exception, advice: str, traceback: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = LiveCounters()
+    message = failed("on frame 7", error, ledger)
+    assert message == f"Sh failed on frame 7: {type(error).__name__}: {error}{advice}"
+    assert ledger.snapshot().last_failure == message
+    assert [record.getMessage() for record in caplog.records] == [message]
+    assert (caplog.records[0].exc_info is not None) is traceback
+
+
+def test_the_state_says_what_runs_and_how_long_the_last_job_took() -> None:
+    job, ledger = Recorder(), LiveCounters()
+    track = ThreadedSlowTrack(job, ledger, EngineConfig())
+    thread = track._track.thread
+    assert (thread.name, thread.daemon) == ("slow-track", True)  # as docs/threads.md says
+    assert track.state() == SlowTrackState()
+    began = time.perf_counter()
+    track.submit(key(0))
+    assert job.started.acquire(timeout=WAIT_S)
+    first, second = track.state(), track.state()
+    assert 0 <= first.running_ms <= second.running_ms
+    assert not first.waiting
+    job.go.release()
+    until(lambda: not track.state().running)
+    assert 0 < track.state().last_ms <= (time.perf_counter() - began) * 1e3
+    assert second.running_ms <= track.state().last_ms
+    assert track.state().running_ms == 0
+    assert track.close(WAIT_S)
 
 
 def test_threads_are_set_in_the_worker_alone() -> None:
-    before, seen = torch.get_num_threads(), []
+    before, asked, seen = torch.get_num_threads(), cores() + 1, []
 
     def look(job: KeyFrame, pause: Pause) -> Outcome:
         torch.ones(100_000).exp()  # parallel: the first such work of a thread may set its threads
@@ -109,12 +155,12 @@ def test_threads_are_set_in_the_worker_alone() -> None:
         return Outcome.REFINED
 
     track = ThreadedSlowTrack(
-        look, ledger := LiveCounters(), EngineConfig(slow_track_threads=before + 1)
+        look, ledger := LiveCounters(), EngineConfig(slow_track_threads=asked)
     )
     track.submit(key(0))
     until(lambda: not ledger.snapshot().pending)
     assert track.close(WAIT_S)
-    assert seen == [before + 1]
+    assert seen == [asked]
     assert torch.get_num_threads() == before
 
 
@@ -281,11 +327,11 @@ def test_without_a_share_a_job_waits_for_the_end_of_the_frame(
 
 
 def test_a_job_is_starved_where_its_thread_has_had_less_than_its_share_for_a_second() -> None:
-    now_s = 0.0
+    now_s = 100.0
     gate = Gate(0.5, clock=lambda: now_s)
     assert not gate.starved()
     gate.begin_job()
-    now_s = STARVED_S
+    now_s += STARVED_S
     assert not gate.starved()  # it may just have come at a bad moment
     now_s = 1e6  # of which this thread has worked for a moment
     assert gate.starved()
@@ -354,3 +400,11 @@ def test_a_thread_that_ends_is_replaced_and_its_job_has_failed() -> None:
     assert track.close(WAIT_S)
     second.join(WAIT_S)
     assert not second.is_alive()
+
+
+def test_the_first_epoch_is_no_reset() -> None:
+    ledger = LiveCounters()
+    with pytest.raises(ValueError, match="first epoch is no reset; give another reason"):
+        ledger.reset(ResetReason.FIRST_FRAME)
+    ledger.reset(ResetReason.GAP)
+    assert (ledger.snapshot().resets, ledger.snapshot().resets_gap) == (1, 1)
