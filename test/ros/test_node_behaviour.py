@@ -353,7 +353,7 @@ def test_incompatible_quality_of_service_is_logged_with_the_fix(start: Start) ->
     wants = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     bench.listen(Image, "mask", wants)
     topic = f"/{node.namespace}/segmentation_node/mask"
-    node.wait_for_log(f"qos_overrides.{topic}.publisher.durability to transient_local")
+    node.wait_for_log(f"qos_overrides.{topic}.publisher.durability:=transient_local")
 
 
 def test_quality_of_service_of_the_camera_can_be_overridden(start: Start) -> None:
@@ -370,4 +370,4 @@ def test_quality_of_service_of_the_camera_can_be_overridden(start: Start) -> Non
     wait_until(seen, lambda: node.log)
     assert found[0].qos_profile.reliability == ReliabilityPolicy.RELIABLE
     bench.node.create_publisher(Image, "/reliable_camera", qos_profile_sensor_data)
-    node.wait_for_log("qos_overrides./reliable_camera.subscription.reliability to best_effort")
+    node.wait_for_log("qos_overrides./reliable_camera.subscription.reliability:=best_effort")
