@@ -50,11 +50,11 @@ def test_nothing_is_wrong_with_a_camera_whose_images_come() -> None:
         ({"ends": (), "there": (Topic("/camera_info", CAMERA_INFO),)}, ["switched off in its"]),
         (
             {"ends": (End("/cam", RAW, "reliability"),)},
-            ["/cam offers less reliability", "/image.subscription.reliability to best_effort"],
+            ["/cam offers less reliability", "/image.subscription.reliability:=best_effort"],
         ),
         (
             {"ends": (End("/cam", RAW, "durability"),)},
-            ["qos_overrides./image.subscription.durability to volatile"],
+            ["qos_overrides./image.subscription.durability:=volatile"],
         ),
         ({"ends": (End("/cam", RAW, "deadline"),)}, ["give both ends the same deadline"]),
         ({"ends": (End("/cam", COMPRESSED),)}, ["sends sensor_msgs/msg/Comp", "to compressed"]),
@@ -94,7 +94,7 @@ def test_small_images_are_not_lost_for_want_of_room() -> None:
         ((_, found),) = findings(**small, **changes)
         assert "fastdds_large_images" not in found
         assert "buffers" not in found
-        assert "depth to 5" in found or "ros2 topic hz" in found
+        assert "depth:=5" in found or "ros2 topic hz" in found
 
 
 def test_profile_that_the_discovery_range_replaces_is_told() -> None:
@@ -146,7 +146,7 @@ def test_subscriber_that_asks_for_more_is_named_with_the_fix() -> None:
     (found,) = examine_output(Output("/node/mask", RAW, ends))
     assert found.severity is Severity.WARN
     assert found.text.startswith("/recorder asks for more durability on /node/mask")
-    assert "qos_overrides./node/mask.publisher.durability to transient_local" in found.text
+    assert "qos_overrides./node/mask.publisher.durability:=transient_local" in found.text
 
 
 @pytest.mark.parametrize(

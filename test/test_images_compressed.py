@@ -37,6 +37,16 @@ def encoded(pixels: np.ndarray, kind: str) -> bytes:
     return bytes(cv2.imencode(f".{kind}", np.ascontiguousarray(order))[1])
 
 
+def without_huffman_tables(jpeg: bytes) -> bytes:
+    """As UVC cameras send MJPEG, whose tables are always the same (ITU-T T.81, Annex K.3)."""
+    result, place = jpeg[:2], 2
+    while (marker := jpeg[place + 1]) != 0xDA:  # up to the pixels
+        end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        result += jpeg[place:end] if marker != 0xC4 else b""
+        place = end
+    return result + jpeg[place:]
+
+
 JPEG, PNG = encoded(picture(), "jpg"), encoded(picture(), "png")
 THUMBNAIL = b"\xff\xe1" + (len(JPEG) + 2).to_bytes(2, "big") + JPEG  # it has an end of its own
 FILES = {
@@ -77,6 +87,12 @@ def test_jpeg_keeps_colours() -> None:
     rgb = to_rgb(message(JPEG, "jpeg"))
     assert (rgb.dtype, rgb.shape) == (np.uint8, (30, 42, 3))
     assert np.abs(rgb.astype(int) - picture()).mean() < 4
+
+
+def test_jpeg_may_leave_out_the_usual_tables() -> None:
+    bare = without_huffman_tables(JPEG)
+    assert len(bare) < len(JPEG) - 400
+    np.testing.assert_array_equal(to_rgb(message(bare, "jpeg")), to_rgb(message(JPEG)))
 
 
 def test_grey_alpha_and_sixteen_bits_become_rgb8() -> None:

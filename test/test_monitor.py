@@ -69,6 +69,10 @@ def test_the_period_is_the_cameras_own() -> None:
     assert monitor.times().period_ms == 2000.0
     monitor.start()
     assert monitor.times().period_ms == 0.0
+    for now_ms in (0, 100_000, 100_100):  # the first image came before /clock
+        clock.now_ns = now_ms * MS
+        monitor.image(clock.now_ns)
+    assert monitor.times().period_ms == 100.0
 
 
 @pytest.mark.parametrize(

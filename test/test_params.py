@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,52 @@ def test_wrong_values_are_named_as_parameters(context: Context) -> None:
         node_with(context, **{"advanced.late_refinement": "never"})
     with pytest.raises(ConfigError, match=r"^cameras is a/b; give each camera a name of its own"):
         node_with(context, cameras=["a/b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("max_latency_ms", 100, "max_latency_ms is 100; write 100.0, with a point"),
+        ("autostart", "true", "autostart is 'true'; write true or false, without quotes"),
+        ("inference_height", 360.0, "inference_height is 360.0; write a whole number, such as -1"),
+        ("inference_height", "10_000", "inference_height is '10_000'; write a whole number"),
+        ("device", 1, "device is 1; write text, in quotes"),
+        ("cameras", "front", "cameras is 'front'; write a list of texts in brackets, such as"),
+        ("advanced.class_remap.Road", 1, "advanced.class_remap has 'Road' with a value of its own"),
+    ],
+)
+def test_a_value_of_another_type_is_answered_with_how_to_write_it(
+    context: Context, name: str, value: Any, says: str
+) -> None:
+    """Given at the start and, where that can be, while the node runs."""
+    with pytest.raises(ConfigError, match=f"^{re.escape(says)}"):
+        node_with(context, **{name: value})
+    if name in NAMES.values():
+        result = node_with(context).set_parameters_atomically([Parameter(name, value=value)])
+        assert not result.successful
+        assert result.reason.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("policy", "value", "says"),
+    [
+        ("reliability", "besteffort", "is 'besteffort'; choose one of system_default, reliable"),
+        ("durability", "persistent", "is 'persistent'; choose one of system_default, transient"),
+        ("history", "all", "is 'all'; choose one of system_default, keep_last, keep_all"),
+        ("depth", 0, "is 0; it must be a whole number from 1 on"),
+        ("depth", -3, "is -3; it must be"),
+        ("depth", "5", "is '5'; it must be"),
+    ],
+)
+def test_wrong_quality_of_service_is_answered_with_the_right_ones(
+    context: Context, policy: str, value: Any, says: str
+) -> None:
+    """rclpy would end in a traceback, and take a depth of 0 for the middleware's own."""
+    name = f"qos_overrides./image.subscription.{policy}"
+    with pytest.raises(ConfigError, match=f"^{re.escape(name)} {says}"):
+        node_with(context, **{name: value})
+    right = {"reliability": "reliable", "durability": "volatile", "history": "keep_all", "depth": 2}
+    node_with(context, **{name: right[policy]})
 
 
 @pytest.mark.parametrize("transport", ["foxglove", "ffmpeg"])

@@ -179,7 +179,12 @@ def fix(topic: str, side: str, policy: str) -> str:
         return f"let the subscriber ask for no {policy}"
     if value is None:
         return f"give both ends the same {policy}"
-    return f"set the parameter qos_overrides.{topic}.{side}.{policy} to {value}"
+    return _override(topic, side, policy, value)
+
+
+def _override(topic: str, side: str, policy: str, value: object) -> str:
+    """Such parameters are read-only while the node runs, so ``ros2 param set`` is no way."""
+    return f"start this node with -p qos_overrides.{topic}.{side}.{policy}:={value}"
 
 
 def names(ends: Sequence[End]) -> str:
@@ -233,8 +238,8 @@ def _silence(state: Input, publishers: int) -> str:
 
 def _room(state: Input) -> str:
     if 0 < state.image_bytes <= DATAGRAM:
-        depth = f"qos_overrides.{state.topic}.subscription.depth"
-        return f"set the parameter {depth} to 5, and see whether the network loses packets"
+        depth = _override(state.topic, "subscription", "depth", 5)
+        return f"{depth}, and see whether the network loses packets"
     variables = " and ".join(PROFILE_VARIABLES)
     if state.profile is None:
         return "give the middleware larger receive buffers"

@@ -104,7 +104,8 @@ class StreamMonitor:
     def image(self, stamp_ns: int, superseded: int = 0) -> None:
         """An image came in, and ``superseded`` before it did not."""
         now_ns = self._ros_now_ns()
-        if self._image is not None and now_ns > self._image[1]:
+        # A simulated clock stands at 0 before it is set, and goes back where a bag loops.
+        if self._image is not None and 0 < self._image[1] < now_ns:
             self._intervals.append(since_ms(self._image[1], now_ns) / (1 + superseded))
         self._image = stamp_ns, now_ns
         self._plausible = self._stamps.image(stamp_ns, now_ns)

@@ -45,7 +45,7 @@ from lowlat_seg_ros.ros import start
 from lowlat_seg_ros.ros.camera import Cameras
 from lowlat_seg_ros.ros.connections import output_qos, overridable_qos
 from lowlat_seg_ros.ros.diagnostics import camera_statuses, diagnostics, lifecycle_status
-from lowlat_seg_ros.ros.params import Settings, SettingsParameters, checked, moved
+from lowlat_seg_ros.ros.params import Settings, SettingsParameters, checked, moved, wrong_type
 from lowlat_seg_ros.ros.runtime import ManagedNode, OwnThreadExecutor
 from lowlat_seg_ros.ros.start import keep_freed_memory
 
@@ -141,10 +141,15 @@ class SegmentationNode(ManagedNode):
         return self._settings.current.node.autostart
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
-        """As rclpy does it, which services call; an old name is answered with the new one."""
+        """As rclpy does it, which services call; an old name is answered with the new one, and a
+        value of another type with how to write it."""
         if where := moved(parameter.name for parameter in parameter_list):
             return SetParametersResult(successful=False, reason=where)
-        return super().set_parameters_atomically(parameter_list)
+        result = super().set_parameters_atomically(parameter_list)
+        if result.reason.startswith("Wrong parameter type"):
+            wrong = (wrong_type(parameter.name, parameter.value) for parameter in parameter_list)
+            result.reason = next(filter(None, wrong), result.reason)
+        return result
 
     def configure(self) -> None:
         """Load, warm up and measure; raises ``CheckpointError`` and ``ConfigError``."""

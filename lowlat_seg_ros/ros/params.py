@@ -15,8 +15,10 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSReliabilityPolicy
 
 from lowlat_seg_ros.config import (
     ConfigError,
@@ -33,6 +35,13 @@ Record = TypeVar("Record")
 
 #: What a part of a topic's name may be.
 _CAMERA = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+
+#: What overrides of a topic's quality of service may be, by the last part of their names.
+_POLICIES = {
+    "reliability": QoSReliabilityPolicy,
+    "durability": QoSDurabilityPolicy,
+    "history": QoSHistoryPolicy,
+}
 
 
 @dataclass(frozen=True)
@@ -198,6 +207,14 @@ NAMES = {
 }
 
 
+#: What each parameter is unless somebody sets it.
+_DEFAULTS = {
+    NAMES[item.name]: item.default
+    for kind in (NodeConfig, EngineConfig)
+    for item in dataclasses.fields(kind)
+}
+
+
 def as_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` by the names of parameters where they are by the names of settings."""
     return {NAMES.get(name, name): value for name, value in values.items()}
@@ -219,9 +236,12 @@ class SettingsParameters:
         """Declare all; raises ``ConfigError`` and rclpy's parameter exceptions for wrong values."""
         self.fixed = False
         # What the node was given from outside; rclpy has no public way to ask for it.
-        self._given: list[str] = sorted(getattr(node, "_parameter_overrides", {}))
+        overrides: dict[str, Parameter] = getattr(node, "_parameter_overrides", {})
+        self._given: list[str] = sorted(overrides)
         if where := moved(self._given):
             raise ConfigError(where)
+        for name in self._given:
+            _check_override(name, overrides[name].value)
         self._node = node
         self._current = Settings(_declare(node, NodeConfig), _declare(node, EngineConfig))
         node.add_on_set_parameters_callback(self._accept)
@@ -286,15 +306,57 @@ def descriptor(item: dataclasses.Field[Any]) -> ParameterDescriptor:
     return result
 
 
+def _check_override(name: str, value: Any) -> None:
+    """ConfigError for what rclpy would ignore or end in a traceback for."""
+    above = name.rpartition(".")[0]
+    if isinstance(_DEFAULTS.get(above), tuple):
+        # In YAML "Road: 1" is a name with a value of its own, and no text of a list.
+        raise ConfigError(
+            f"{above} has {name.rpartition('.')[2]!r} with a value of its own; write a list of "
+            "texts, each in quotes, such as ['Road:1', 'Sky:255']"
+        )
+    policy = name.rpartition(".")[2]
+    if not name.startswith("qos_overrides."):
+        return
+    known = [one.name.lower() for one in _POLICIES.get(policy, ()) if one.name != "UNKNOWN"]
+    if policy == "depth" and (type(value) is not int or value < 1):
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number from 1 on")
+    if known and value not in known:
+        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(known)}")
+
+
+def wrong_type(name: str, value: Any) -> str:
+    """A sentence for a parameter's ``value`` of another type than it has; empty if it has none."""
+    default = _DEFAULTS.get(name)
+    if isinstance(default, bool):
+        rule = "true or false, without quotes"
+    elif isinstance(default, float):
+        rule = f"a number with a point, such as {default:.1f}"
+        rule = f"{float(value)}, with a point" if type(value) is int else rule
+    elif isinstance(default, int):
+        rule = f"a whole number, such as {default}"
+    elif isinstance(default, str):
+        rule = "text, in quotes where YAML would make something else of it"
+    elif isinstance(default, tuple):
+        rule = "a list of texts in brackets, such as ['front', 'left']"
+    else:
+        return ""
+    return f"{name} is {value!r}; write {rule}"
+
+
 def _declare(node: Node, kind: type[Record]) -> Record:
     values = {}
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         default = item.default
         if isinstance(default, tuple):  # ROS cannot tell the type of an empty list
             default = [*default] or [""]
-        values[item.name] = _value(
-            node.declare_parameter(_parameter_name(item), default, descriptor(item)).value
-        )
+        name = _parameter_name(item)
+        try:
+            declared = node.declare_parameter(name, default, descriptor(item))
+        except InvalidParameterTypeException as error:
+            given = getattr(node, "_parameter_overrides", {})[name].value
+            raise ConfigError(wrong_type(name, given)) from error
+        values[item.name] = _value(declared.value)
     return checked(lambda: kind(**values))
 
 

@@ -49,10 +49,10 @@ def test_every_setting_is_a_described_parameter(live: Bench) -> None:
         ("max_key_interval", -1, "Min: 0"),
         ("max_latency_ms", -1.0, "Min: 0.0"),
         ("max_latency_ms", float("nan"), "Max: 3600000.0"),
-        ("max_latency_ms", "soon", "Wrong parameter type"),
+        ("max_latency_ms", "soon", "write a number with a point, such as 0.0"),
         ("inference_height", 240, "inference_height is -1 until the node is cleaned up, not 240"),
         ("checkpoint", "other", "clean it up first (ros2 lifecycle set)"),
-        ("overlay_alpha", "half", "Wrong parameter type"),
+        ("overlay_alpha", "half", "write a number with a point, such as 0.5"),
     ],
 )
 def test_bad_value_is_refused_with_the_rule(
@@ -82,7 +82,7 @@ def test_dynamic_parameters_take_effect_on_the_next_frame(start: Start) -> None:
         ({"device": "abacus"}, "choose auto, cpu"),
         ({"overlay_alpha": 2.0}, "Max: 1.0"),
         ({"late_refinement": "sometimes"}, "choose one of propagate"),
-        ({"overlay_alpha": 1}, "of type 'INTEGER', expecting type 'DOUBLE'"),
+        ({"overlay_alpha": 1}, "advanced.overlay_alpha is 1; write 1.0, with a point"),
     ],
 )
 def test_node_that_cannot_start_says_why(
@@ -353,7 +353,7 @@ def test_incompatible_quality_of_service_is_logged_with_the_fix(start: Start) ->
     wants = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     bench.listen(Image, "mask", wants)
     topic = f"/{node.namespace}/segmentation_node/mask"
-    node.wait_for_log(f"qos_overrides.{topic}.publisher.durability to transient_local")
+    node.wait_for_log(f"qos_overrides.{topic}.publisher.durability:=transient_local")
 
 
 def test_quality_of_service_of_the_camera_can_be_overridden(start: Start) -> None:
@@ -370,4 +370,4 @@ def test_quality_of_service_of_the_camera_can_be_overridden(start: Start) -> Non
     wait_until(seen, lambda: node.log)
     assert found[0].qos_profile.reliability == ReliabilityPolicy.RELIABLE
     bench.node.create_publisher(Image, "/reliable_camera", qos_profile_sensor_data)
-    node.wait_for_log("qos_overrides./reliable_camera.subscription.reliability to best_effort")
+    node.wait_for_log("qos_overrides./reliable_camera.subscription.reliability:=best_effort")

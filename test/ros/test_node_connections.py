@@ -39,7 +39,7 @@ def test_camera_that_offers_too_little_is_told_until_it_is_gone(start: Start) ->
         camera_timeout_ms=0.0,
     )  # fmt: skip
     weak = bench.node.create_publisher(Image, "/strict_camera", qos_profile_sensor_data)
-    fix = "set the parameter qos_overrides./strict_camera.subscription.reliability to best_effort"
+    fix = "-p qos_overrides./strict_camera.subscription.reliability:=best_effort"
     told(
         bench, "no image yet on /strict_camera: ", "/bench offers less reliability on", fix,
         of="camera",
@@ -98,7 +98,7 @@ def test_subscriber_that_asks_for_too_much_is_told(start: Start) -> None:
     wants = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     topic = f"{bench.node.get_namespace()}/{NODE}/confidence"
     strict = bench.node.create_subscription(Image, topic, print, wants)
-    fix = f"set the parameter qos_overrides.{topic}.publisher.durability to transient_local"
+    fix = f"start this node with -p qos_overrides.{topic}.publisher.durability:=transient_local"
     bench.listen(Image, "confidence", RELIABLE)  # and one that fits, whose durations are not set
     wait_until(
         lambda: len(bench.node.get_subscriptions_info_by_topic(topic)) == 2,
