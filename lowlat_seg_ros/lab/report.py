@@ -167,11 +167,12 @@ def save(figure: Figure, axes: Axes, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def log_milliseconds(axes: Axes, ticks: tuple[float, ...]) -> None:
-    """A logarithmic axis with plain numbers at these multiples of powers of ten."""
+def log_milliseconds(axes: Axes, ticks: tuple[float, ...], which: str = "x") -> None:
+    """A logarithmic axis, "x" or "y", with plain numbers at these multiples of powers of ten."""
     from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(ScalarFormatter())

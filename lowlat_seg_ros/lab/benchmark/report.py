@@ -310,8 +310,7 @@ def rates_chart(path: Path, title: str, comparisons: Sequence[Comparison]) -> No
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
     axes.set_xlabel("frames per second of the camera")
     axes.set_ylabel("frame in to mask out, ms: p50, and p99 dotted")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    log_milliseconds(axes, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), "y")
     save(figure, axes, path)
 
 
