@@ -47,7 +47,7 @@ class MaskKind(Enum):
 
     FULL = "full"  # Sl and Sh on this very frame, in the foreground (first frame after a reset)
     PROPAGATED = "propagated"  # the fast track: F_h carried over from the key frame
-    DEGRADED = "degraded"  # Sl and AdaptNet alone, because Sh failed on a first frame
+    DEGRADED = "degraded"  # Sl and AdaptNet alone: Sh has not succeeded since the last reset
 
 
 class ResetReason(Enum):
@@ -70,6 +70,8 @@ class Provenance:
     ``key_age_frames`` counts frames since the key frame (0 for a key frame's own full mask);
     ``exact`` is true when the key frame's F_h came from Sh, false while it is provisional.
     ``epoch`` counts resets; ``reset`` says why this frame began a new epoch, if it did.
+    ``features_age_ms`` is the time since the frame that Sh itself has seen, which is older than a
+    provisional key frame; NaN where the mask owes nothing to Sh.
     """
 
     kind: MaskKind
@@ -79,6 +81,7 @@ class Provenance:
     exact: bool
     epoch: int
     reset: ResetReason | None = None
+    features_age_ms: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ class Counters:
     superseded: int = 0  # jobs replaced by a newer key frame before Sh began on them
     dropped_late: int = 0  # results for a replaced key frame, dropped: late_refinement, or newer
     dropped_stale: int = 0  # jobs and results from before a reset, or left at the end
-    failed: int = 0  # Sh raised or gave non-finite features
+    failed: int = 0  # jobs in the background in which Sh raised or gave non-finite features
     pending: int = 0  # waiting or running now
     last_failure: str = ""  # message of the newest failure, in the foreground or the background
 

@@ -376,6 +376,20 @@ def test_the_first_frame_uses_the_cores_of_both_tracks(
     assert seen == [min(cores(), 2), 1, 1]
 
 
+@pytest.mark.parametrize("delay", [1, 3])
+def test_features_of_a_provisional_key_frame_are_older_than_it(
+    tiny: Segmenter, make_frame: MakeFrame, delay: int
+) -> None:
+    """Each frame becomes the key frame, and what Sh saw is ``delay`` frames old when it arrives."""
+    engine = engine_of(tiny, 0.0, delay=delay, max_key_interval=1)
+    ages = [engine.process(make_frame(i, stamp_ms=100 * i)).provenance for i in range(7)]
+    assert ages[0].features_age_ms == 0.0
+    assert all(source.key_age_ms == 100.0 for source in ages[1:])
+    late = [source.features_age_ms for source in ages[1 + delay :]]
+    assert min(late) == 100.0 * delay
+    assert max(late) < 100.0 * (2 * delay + 1)
+
+
 @pytest.mark.parametrize("delay", [1, 2, 3])
 def test_sh_runs_back_to_back_on_the_newest_frame(
     tiny: Segmenter, make_frame: MakeFrame, delay: int

@@ -29,7 +29,7 @@ from lowlat_seg_ros.frames import (
 from lowlat_seg_ros.messages import record_of, stamp_ns
 from lowlat_seg_ros.ros.outputs import MESSAGES
 
-PROVENANCE = Provenance(MaskKind.PROPAGATED, 1_250_000_000, 4, 400.0, True, 2)
+PROVENANCE = Provenance(MaskKind.PROPAGATED, 1_250_000_000, 4, 400.0, True, 2, None, 650.0)
 
 
 def report(**fields: object) -> messages.FrameReport:
@@ -51,6 +51,7 @@ def test_provenance_and_times_are_carried_over() -> None:
     found = report(timing=StageTiming(lower_ms=8.5))
     assert (found.header.frame_id, found.key_age_frames, found.key_age_ms) == ("cam", 4, 400.0)
     assert (found.exact, found.epoch, found.reset_reason) == (True, 2, "")
+    assert found.features_age_ms == 650.0
     assert (found.key_stamp.sec, found.key_stamp.nanosec) == (1, 250_000_000)
     assert (found.convert_ms, found.publish_ms, found.processing_ms, found.age_ms) == (1, 2, 3, 4)
     assert found.wait_ms == 5

@@ -122,7 +122,10 @@ def run_job(refine: Refine, job: Job, pause: Pause, counters: LiveCounters) -> s
 
 
 def failed(where: str, error: BaseException, counters: LiveCounters) -> str:
-    """Log and count that Sh has raised ``error``; the message, with what to do about it."""
+    """Log that Sh has raised ``error`` and keep it as ``last_failure``; returns the message.
+
+    It says what to do about it. The caller counts the job, if there is one.
+    """
     message = f"Sh failed {where}: {type(error).__name__}: {error}"
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error)
     if memory:

@@ -228,15 +228,18 @@ class Refiner:
                     return Outcome.REFINED if exact else Outcome.CARRIED
 
     def _carry(self, done: KeyFrame, current: KeyFrame) -> Outcome:
-        """Late features are carried: exact ones of an older key frame improve ``current``."""
+        """Late features are carried from the key frame ``done``, which ``current`` has replaced.
+
+        They are dropped (LATE) where ``current`` is exact already, or the policy is ``drop``.
+        """
         if self._late_refinement == "drop" or current.exact:
             return Outcome.LATE
-        key = resampled(done, current.geometry)
-        high = key.high
+        resized = resampled(done, current.geometry)
+        high = resized.high
         assert high is not None  # it is Sh's
         if self._late_refinement == "propagate":
             self._net.after_frames()  # ``current`` is newer than this job's start
-            weights = self._net.kernels(key.remembered, current.reduced)
+            weights = self._net.kernels(resized.remembered, current.reduced)
             with single_threaded():
                 features = self._net.clone(self._net.propagate(high.features, weights))
             high = dataclasses.replace(high, features=features)

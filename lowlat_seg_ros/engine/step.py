@@ -70,11 +70,13 @@ class Features:
         """Where the mask comes from; ``reset``: why the frame began its epoch, if it did."""
         now_ns, exact = arrival.frame.stamp_ns, self.high is not None
         if key is None or self.high is None:
-            kind = MaskKind.FULL if exact else MaskKind.DEGRADED
-            return Provenance(kind, now_ns, 0, 0.0, exact, epoch, reset)
+            kind, age_ms = (MaskKind.FULL, 0.0) if exact else (MaskKind.DEGRADED, math.nan)
+            return Provenance(kind, now_ns, 0, 0.0, exact, epoch, reset, age_ms)
         kind, age_ms = MaskKind.PROPAGATED, (now_ns - key.stamp_ns) / 1e6
-        age_frames = arrival.index - key.index
-        return Provenance(kind, key.stamp_ns, age_frames, age_ms, key.exact, epoch)
+        age_frames, seen_ms = arrival.index - key.index, (now_ns - self.high.stamp_ns) / 1e6
+        return Provenance(
+            kind, key.stamp_ns, age_frames, age_ms, key.exact, epoch, features_age_ms=seen_ms
+        )
 
     def observed(self, arrival: Arrival, look: Look) -> Observed:
         """What is seen of the mask, with a ``look`` at its image."""

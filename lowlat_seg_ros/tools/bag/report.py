@@ -109,6 +109,7 @@ def _mask(published: Published, label: np.ndarray | None) -> dict[str, Any]:
         "exact": source.exact,
         "key_age_frames": source.key_age_frames,
         "key_age_ms": source.key_age_ms,
+        "features_age_ms": source.features_age_ms,
         "is_key": is_key_frame(result),
         "deviation": chosen.deviation if chosen else None,
         "threshold": chosen.threshold if chosen else None,
