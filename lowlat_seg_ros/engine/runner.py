@@ -168,7 +168,7 @@ class Runner:
     ) -> Tensor | None:
         """What the gate needs to know; None without ``residual``, where answers are not carried.
 
-        ``age_s``: that of the key frame's F_h.
+        ``age_s``: since the frame that Sh itself has seen.
         """
         if residual is None:
             return None

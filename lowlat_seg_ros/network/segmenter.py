@@ -167,8 +167,9 @@ class Segmenter(nn.Module):
         return self.classify_high(high).contiguous(memory_format=torch.channels_last)
 
     def warp(self, answers: Tensor, flow: Tensor) -> Tensor:
-        """Answers of the frame that Sh has seen -> the same, moved by optical flow to now.
+        """Answers of the frame that Sh has seen -> moved by optical flow to now, one cell each.
 
+        (N, classes, r*H/8, r*W/8) -> (N, classes*r*r, H/8, W/8), as classifiers' cells are.
         ``flow`` (N, 2, r*H/8, r*W/8), see :class:`.warping.Motion`.
         """
         return warping.warp(answers, flow, self.config.classifier_upsampling)
@@ -204,10 +205,11 @@ class Segmenter(nn.Module):
     ) -> Tensor:
         """The fast track's logits, and with a gate the trust as one more plane (Sec. 3.3).
 
-        Propagated F_h is fused with the current frame's adapted F_l. ``evidence``: for the gate,
-        see :func:`.fast_track.evidence_of`; raises ``ValueError`` if it is missing. ``answers``:
-        those that :meth:`warp` moved, which replace the answers of propagated F_h.
-        :meth:`split_trust` separates logits and trust.
+        Propagated F_h is fused with the current frame's adapted F_l, and the result is classified.
+        With a gate it tells how far to trust Sh's ``answers``, which :meth:`warp` moved to now, as
+        (N, classes*r*r, H/8, W/8): logits = trust * answers + (1 - trust) * those of F_l alone.
+        ``evidence``: for the gate, see :func:`.fast_track.evidence_of`; raises ``ValueError`` if it
+        is missing. :meth:`split_trust` separates logits and trust.
         """
         adapted, config = self.adapt(low), self.config
         fused = self.fusion(propagated, adapted)

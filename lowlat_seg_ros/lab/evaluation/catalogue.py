@@ -1,9 +1,6 @@
 """The names of all methods that are compared, and what they are; without loading torch.
 
-To add a method to the comparison, add its :class:`Spec` here and build it in
-:meth:`~.methods.MethodFactory.build`; a class of :mod:`lowlat_seg_ros.lab.baselines.stream` gives
-it the engine's runner. One with weights of its own also goes into ``PAIR_METHODS`` or
-``IMAGE_METHODS`` of :mod:`lowlat_seg_ros.lab.baselines.learned`, which makes it trainable.
+CONTRIBUTING.md says how to add a method.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ GROUPS = {
 @dataclass(frozen=True)
 class Spec:
     name: str
-    kind: str  # how it is built
+    kind: str  # how it is built: a case of MethodFactory.build
     group: str  # what it is for, see GROUPS
     help: str
     schedule: str = ""  # fixed, threshold or adaptive
