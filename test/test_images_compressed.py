@@ -294,9 +294,9 @@ def test_chunk_that_claims_a_gigabyte_is_refused() -> None:
             f"{8300 * len(PNG)} at most: it is damaged; check the camera driver",
         ),
         (
-            b"GIF89a",
-            "gif",
-            "data begins with 47 49 46 38 39 61 (format is 'gif'), which is neither JPEG nor PNG; "
+            b"\0\1\2",
+            "x",
+            "data begins with 00 01 02 (format is 'x'), which is neither JPEG nor PNG; "
             "have the camera publish one of them, or set image_transport to raw",
         ),
         (
