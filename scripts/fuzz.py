@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import resource
 import signal
 import struct
@@ -338,6 +339,9 @@ def run_all(minutes: float, folder: Path, seed: int) -> int:
         slowest, grown = facts.get("slowest_ms", 0), facts.get("grown_mb", 0)
         total += count
         said = "ok" if status == 0 else f"FAILED ({status}): see {folder / name}.log"
+        if name == "property_tests":
+            passed = re.search(r"(\d+) passed", (folder / f"{name}.log").read_text())
+            said += f", {passed[1] if passed else 'no'} tests"
         print(f"{name:20}{count:10}{rate:8.0f}{slowest:12.0f}{grown:10.0f}  {said}")
     print(f"{total} inputs, and the property tests' examples")
     return 1 if any(results.values()) else 0

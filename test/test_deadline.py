@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lowlat_seg_ros.engine.schedule import (
     DOWN_FRAMES,
     LEVELS,
+    MARGIN,
     UP_MISSES,
     UP_WINDOW,
     LoadShedder,
@@ -98,6 +99,28 @@ def test_a_level_that_just_fits_is_kept(level: int) -> None:
     kept = LIMIT_MS / growth(level) + 0.1
     found = feed([500.0] * UP_MISSES * level + [kept] * 5 * DOWN_FRAMES)
     assert found[-1].level == level
+
+
+def test_the_next_level_s_frames_cost_what_their_pixels_do() -> None:
+    assert [growth(level) for level in range(TOP + 1)] == [
+        MARGIN, MARGIN, MARGIN, pytest.approx((4 / 3) ** 2), pytest.approx(1.5**2)
+    ]  # fmt: skip
+
+
+def test_what_exactly_fits_does_fit() -> None:
+    late = [LIMIT_MS + 1.0] * UP_MISSES
+    found = feed([*late, *[LIMIT_MS / MARGIN] * DOWN_FRAMES, 1.0])
+    assert [found[-2].level, found[-1].level] == [1, 0]
+    assert not feed([LIMIT_MS])[0].missed
+
+
+def test_a_shorter_limit_keeps_the_level() -> None:
+    shedder = LoadShedder()
+    for _ in range(UP_MISSES):
+        shedder.begin(LIMIT_MS)
+        shedder.mask_out(500.0)
+    assert shedder.begin(LIMIT_MS) is LEVELS[1]
+    assert shedder.begin(1.0) is LEVELS[1]
 
 
 def test_a_new_limit_counts_afresh_and_none_sheds_nothing() -> None:

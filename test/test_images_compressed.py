@@ -272,6 +272,47 @@ def test_chunk_that_claims_a_gigabyte_is_refused() -> None:
     assert caught.value.fault is Fault.CONVERSION
 
 
+@pytest.mark.parametrize(
+    ("data", "format_", "text"),
+    [
+        (
+            PNG[:40],
+            "png",
+            "data holds 40 bytes of a PNG that does not end: the message was cut short; check the "
+            "camera driver and the network to it",
+        ),
+        (
+            JPEG[:200] + JPEG[-2:],
+            "",
+            "data holds 202 bytes of a damaged JPEG (the decoder gives up); check the camera "
+            "driver",
+        ),
+        (
+            of_size(PNG, 30_000, 20_000),
+            "",
+            f"the PNG's header says 30000x20000 pixels, and {len(PNG)} bytes can hold "
+            f"{8300 * len(PNG)} at most: it is damaged; check the camera driver",
+        ),
+        (
+            b"\0\1\2",
+            "x",
+            "data begins with 00 01 02 (format is 'x'), which is neither JPEG nor PNG; "
+            "have the camera publish one of them, or set image_transport to raw",
+        ),
+        (
+            PNG,
+            "16UC1; compressedDepth png",
+            "format is '16UC1; compressedDepth png', which is depth (image_transport's "
+            "compressedDepth), not a picture; remap to the camera's colour images",
+        ),
+    ],
+)
+def test_errors_say_value_rule_and_fix(data: bytes, format_: str, text: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        to_rgb(message(data, format_))
+    assert str(caught.value) == text
+
+
 def test_large_image_without_contents_is_no_bomb() -> None:
     """A black 4K frame, as of a covered lens, is as small as a JPEG gets."""
     options = [cv2.IMWRITE_JPEG_QUALITY, 1, cv2.IMWRITE_JPEG_OPTIMIZE, 1]

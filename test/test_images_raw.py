@@ -354,6 +354,64 @@ def test_size_that_an_encoding_cannot_have(size: tuple[int, int], encoding: str,
     assert caught.value.fault is Fault.SIZE
 
 
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        (
+            {"encoding": "bayer_rggb8", "height": 2},
+            "image is 6x2; width and height of bayer_rggb8 must be at least 3: check the camera "
+            "driver",
+        ),
+        (
+            {"encoding": "uyvy", "width": 5},
+            "image is 5x4 of encoding uyvy, whose pixels share colours in twos; width must be "
+            "even: crop it or have the camera publish rgb8",
+        ),
+        (
+            {"encoding": "nv12", "width": 5},
+            "image is 5x4 of encoding nv12, whose pixels share colours in twos; width and height "
+            "must be even: crop it or have the camera publish rgb8",
+        ),
+        (
+            {"encoding": "16UC1"},
+            "encoding is '16UC1'; which is depth (REP 118) or other numbers, not a picture; remap "
+            "to the camera's colour images, or have it publish mono16 if these are grey values",
+        ),
+        (
+            {"encoding": "8UC2"},
+            "encoding is '8UC2'; a matrix that does not say what its channels are; have it "
+            "published as rgb8, bgr8 or mono8 (in cv_bridge: cv2_to_imgmsg(image, "
+            "encoding='bgr8'))",
+        ),
+        (
+            {"encoding": "RGB8"},
+            "encoding is 'RGB8'; did you mean rgb8? have the camera publish one of "
+            + ", ".join(ENCODINGS),
+        ),
+        (
+            {"encoding": ""},
+            f"encoding is ''; have the camera publish one of {', '.join(ENCODINGS)}",
+        ),
+        (
+            {"step": 17},
+            "step is 17 bytes; 6 pixels of rgb8 take 18: set step to the length of a row",
+        ),
+        (
+            {"height": 5},
+            "data holds 72 bytes; it must hold step * height = 18 * 5 = 90: the message was cut "
+            "short or mislabelled",
+        ),
+        (
+            {"encoding": "i420", "height": 2, "step": 9, "data": array("B", bytes(27))},
+            "step is 9 bytes; a row of i420 has half as many for each colour, so it must be even: "
+            "set step to the length of a row of Y",
+        ),
+    ],
+)
+def test_errors_say_value_rule_and_fix(fields: dict[str, object], text: str) -> None:
+    assert fault_of(**fields)[1] == text
+
+
 def test_odd_step_of_planes_is_named() -> None:
     msg = message(noise(6, 6), "i420", 1)
     msg.height = 4

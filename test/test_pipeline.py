@@ -234,3 +234,15 @@ def test_unbalanced_books_are_refused() -> None:
         Bookkeeper().publish()
     with pytest.raises(ValueError, match="does not balance"):
         Ledger(received=2, published=1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((4, 5, 3), np.float32), ((4, 5), np.uint8), ((4, 5, 4), np.uint8), ((0, 5, 3), np.uint8),
+     ((4, 0, 3), np.uint8), ((1, 4, 5, 3), np.uint8)],
+)  # fmt: skip
+def test_a_frame_is_an_rgb_image_of_bytes(shape: tuple[int, ...], dtype: type) -> None:
+    text = f"image is {np.dtype(dtype)} {shape}; it must be uint8 (H, W, 3) RGB, H and W > 0"
+    with pytest.raises(FrameError) as caught:
+        Frame(np.zeros(shape, dtype), 0)
+    assert str(caught.value) == text

@@ -15,7 +15,7 @@ from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, NonFiniteEr
 from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.slow_track import STARVED_S, Gate, SlowTrackState, ThreadedSlowTrack
 from lowlat_seg_ros.engine.virtual_slow_track import Delay, VirtualSlowTrack
-from lowlat_seg_ros.frames import Outcome, ResetReason
+from lowlat_seg_ros.frames import Outcome, Refinement, ResetReason
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
 
@@ -400,6 +400,32 @@ def test_a_thread_that_ends_is_replaced_and_its_job_has_failed() -> None:
     assert track.close(WAIT_S)
     second.join(WAIT_S)
     assert not second.is_alive()
+
+
+def test_a_job_s_end_is_reported_with_its_times_and_a_listener_that_raises_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now_ns, ends = 10**9, list[Refinement]()
+    counters = LiveCounters(ends.append, clock=lambda: now_ns)
+    frame = dataclasses.replace(key(3, epoch=2), frame_id="camera")
+    job = counters.submit(frame)
+    now_ns += 4_000_000
+    job = counters.begin(job)
+    now_ns += 7_000_000
+    counters.end(job, Outcome.FAILED, "no memory")
+    never_began = counters.submit(frame)
+    now_ns += 5_000_000
+    counters.end(never_began, Outcome.SUPERSEDED)
+    assert ends == [
+        Refinement(3 * 10**8, "camera", 2, Outcome.FAILED, 4.0, 7.0, "no memory"),
+        Refinement(3 * 10**8, "camera", 2, Outcome.SUPERSEDED, 5.0, 0.0),
+    ]
+    deaf = LiveCounters(lambda end: [][0])
+    deaf.end(deaf.submit(frame), Outcome.REFINED)
+    assert deaf.snapshot().refined == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "Reporting a job of the slow track failed"
+    ]
 
 
 def test_the_first_epoch_is_no_reset() -> None:

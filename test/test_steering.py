@@ -86,6 +86,16 @@ def test_budget_is_off_at_zero_and_starts_at_the_fixed_threshold() -> None:
     assert budget.threshold(0.3, 0.5) == pytest.approx(0.3)  # it starts there once more
 
 
+def test_a_step_beyond_the_bounds_is_taken_back_by_the_next() -> None:
+    for start, first in ((HIGH, True), (LOW, False)):
+        budget = KeyFrameBudget()
+        assert budget.threshold(start, 0.5) == pytest.approx(start)
+        budget.observe(first, 0.5)
+        assert budget.threshold(start, 0.5) == start  # beyond it, and so at it
+        budget.observe(not first, 0.5)
+        assert budget.threshold(start, 0.5) == pytest.approx(start)
+
+
 def test_engine_observes_its_budget(tiny: Segmenter, make_frame: Callable[..., Frame]) -> None:
     config = EngineConfig(foreground_threads=1, key_frame_budget=0.5)
     engine = Engine.deterministic(tiny, config, threshold=1.0, delay_frames=2)

@@ -90,8 +90,7 @@ def decoded(msg: Any, narrow: Narrow) -> np.ndarray:
     # OpenCV gives BGR; what image_transport left in the order of the raw image is RGB by that.
     if target.startswith("rgb"):
         return pixels[..., :3]
-    alpha = pixels.shape[2] == 4
-    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if alpha else cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)  # which leaves alpha out, too
 
 
 def _encodings(text: str) -> tuple[str, str]:
