@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import posixpath
 import shutil
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.ros_adapters import get_ros_node
 
 from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.messages import TRANSPORTS
 from lowlat_seg_ros.ros import start
 
 LAUNCH = Path(get_package_share_directory("lowlat_seg_ros")) / "launch"
@@ -108,8 +110,10 @@ def prepare(context: LaunchContext) -> list[Action]:
 
 def play(context: LaunchContext, bag: str) -> list[Action]:
     """Play ``bag`` as soon as the node listens, which it does after loading and warming up."""
-    image, node = value(context, "image"), get_ros_node(context)
-    if not any(node.count_subscribers(topic) for topic in (image, f"{image}/compressed")):
+    node = get_ros_node(context)
+    image = posixpath.join("/", value(context, "namespace"), value(context, "image"))
+    topics = [image + transport.below for transport in TRANSPORTS.values()]
+    if not any(node.count_subscribers(topic) for topic in topics):
         return [TimerAction(period=POLL_S, actions=[OpaqueFunction(function=play, args=[bag])])]
     loop = start.flag("loop", value(context, "loop"))
     if importlib.util.find_spec("rosbag2_py") is not None:

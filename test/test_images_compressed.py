@@ -134,14 +134,14 @@ def test_mosaic_that_the_camera_made_colours_of_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("format_", "says"),
     [
-        ("16UC1; png compressed ", "'16UC1'; which is depth (REP 118)"),
-        ("32FC1; png compressed ", "'32FC1'; which is depth (REP 118)"),
+        ("16UC1; png compressed ", "'16UC1', which is depth (REP 118)"),
+        ("32FC1; png compressed ", "'32FC1', which is depth (REP 118)"),
         ("16UC1; compressedDepth png", "'16UC1; compressedDepth png', which is depth"),
         ("32FC1; compressedDepth rvl", "which is depth"),
         ("16UC1; compressedDepth", "remap to the camera's colour images"),
-        ("16UC1", "'16UC1'; which is depth (REP 118)"),
-        ("8UC2; png compressed ", "'8UC2'; a matrix that does not say"),
-        ("16SC3; png compressed ", "'16SC3'; a matrix that does not say"),
+        ("16UC1", "'16UC1', which is depth (REP 118)"),
+        ("8UC2; png compressed ", "'8UC2', a matrix that does not say"),
+        ("16SC3; png compressed ", "'16SC3', a matrix that does not say"),
     ],
 )
 def test_depth_is_refused_with_what_to_do(format_: str, says: str) -> None:

@@ -190,14 +190,16 @@ def encoding_named(name: str) -> Encoding:
     if name in ENCODINGS:
         return ENCODINGS[name]
     if name in _DEPTH:
-        rule = "which is depth (REP 118) or other numbers, not a picture; remap to the camera's "
+        rule = ", which is depth (REP 118) or other numbers, not a picture; remap to the camera's "
         rule += "colour images, or have it publish mono16 if these are grey values"
     elif MATRIX.fullmatch(name):
-        rule = "a matrix that does not say what its channels are; have it published as rgb8, bgr8 "
+        rule = (
+            ", a matrix that does not say what its channels are; have it published as rgb8, bgr8 "
+        )
         rule += "or mono8 (in cv_bridge: cv2_to_imgmsg(image, encoding='bgr8'))"
     else:
-        rule = f"{hint(name, ENCODINGS)}have the camera publish one of {', '.join(ENCODINGS)}"
-    raise ImageError(Fault.ENCODING, f"encoding is {name!r}; {rule}")
+        rule = f"; {hint(name, ENCODINGS)}have the camera publish one of {', '.join(ENCODINGS)}"
+    raise ImageError(Fault.ENCODING, f"encoding is {name!r}{rule}")
 
 
 def _rows(msg: Any, encoding: Encoding) -> np.ndarray:

@@ -162,6 +162,18 @@ def examine_output(state: Output) -> list[Finding]:
     ]
 
 
+def examine_makers(topic: str, makers: Sequence[End]) -> list[Finding]:
+    """Who publishes on ``topic``, which is for this node's masks alone: a node of the same name is
+    there where somebody started it twice."""
+    if len(makers) < 2:
+        return []
+    text = (
+        f"{len(makers)} publishers send masks on {topic}, {names(makers)}, so that who subscribes "
+        "gets those of each in turn; end all but one, or give each a namespace or name of its own"
+    )
+    return [Finding(Severity.WARN, text)]
+
+
 def fix(topic: str, side: str, policy: str) -> str:
     """How to make the ``side`` (publisher or subscription) of ``topic`` fit in a policy.
 

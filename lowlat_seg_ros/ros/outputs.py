@@ -33,7 +33,7 @@ from lowlat_seg_ros.ros.connections import (
     policy_of,
     type_name,
 )
-from lowlat_seg_ros.ros.doctor import End, Finding, Output, examine_output, fix
+from lowlat_seg_ros.ros.doctor import End, Finding, Output, examine_makers, examine_output, fix
 from lowlat_seg_ros.ros.params import NodeConfig
 
 try:
@@ -172,8 +172,12 @@ class Outputs:
         return self._confidence.has_subscribers
 
     def findings(self) -> list[Finding]:
-        """What is wrong with those who subscribe."""
-        return [found for output in self._connections for found in examine_output(output.look())]
+        """What is wrong with those who subscribe, and whether others publish the masks as well."""
+        topic = self._mask.publisher.topic_name
+        makers = self._node.get_publishers_info_by_topic(topic)
+        ends = [End(full_name(info), info.topic_type) for info in makers]
+        refused = (found for output in self._connections for found in examine_output(output.look()))
+        return [*examine_makers(topic, ends), *refused]
 
     def mask(self, header: Header, mask: np.ndarray, image_size: tuple[int, int]) -> None:
         """Publish ``mask``, uint8 (H, W), of an image of ``image_size`` (height, width), at once.

@@ -149,6 +149,24 @@ def test_confidence_is_wanted_while_somebody_subscribes(node: Node) -> None:
     assert outputs.wants_confidence
 
 
+def test_a_second_node_of_the_same_name_is_named(node: Node) -> None:
+    """As where a unit of systemd runs and somebody starts the launch file by hand."""
+    outputs = Outputs(node, CAMVID)
+    assert outputs.findings() == []
+    context = Context()
+    rclpy.init(context=context)
+    twin = rclpy.create_node(node.get_name(), context=context)
+    Outputs(twin, CAMVID)
+    wait_until(outputs.findings, lambda: "nothing is said of the other node's masks")
+    (found,) = outputs.findings()
+    topic = f"/{node.get_name()}/mask"
+    assert f"2 publishers send masks on {topic}, /{node.get_name()} (2), so that" in found.text
+    assert "give each a namespace or name of its own" in found.text
+    twin.destroy_node()
+    context.try_shutdown()
+    wait_until(lambda: not outputs.findings(), lambda: "it is said after the other has gone")
+
+
 def test_statistics_are_there_for_whoever_subscribes_later(node: Node) -> None:
     outputs, inbox = Outputs(node, CAMVID, "front"), Inbox()
     executor = SingleThreadedExecutor(context=node.context)
