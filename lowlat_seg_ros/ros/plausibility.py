@@ -31,6 +31,12 @@ STAMPS, MANY = 10, 3
 #: Stamps so close to the system's clock are of it, where /clock says another time.
 SYSTEM_NS = 60 * 1_000_000_000
 
+#: Seconds by which clocks differ from UTC that run right, but count otherwise (since 2017).
+SCALES = {37: "TAI, as PTP does", 18: "GPS time"}
+
+#: Time zones are up to so many hours from UTC.
+ZONES = 14
+
 #: Stamps before this (2001-09-09) are no dates but the time since something was switched on.
 EPOCH_NS = 1_000_000_000 * 1_000_000_000
 
@@ -182,10 +188,20 @@ def _cause(state: StampState, clocks: Clocks) -> str:
             "system's clock, or with a bag or simulation publish /clock and set use_sim_time to "
             "true"
         )
-    synchronise = "the clocks of camera and node differ; synchronise them (chrony or PTP)"
-    if state.skew_ms < 0:
-        return synchronise
-    return f"{synchronise}, or play a bag with --clock and set use_sim_time to true"
+    off_s = abs(state.skew_ms) / 1e3
+    for seconds, scale in SCALES.items():
+        if abs(off_s - seconds) < 1:
+            return (
+                f"the camera's clock runs, but by {scale}, {seconds} s apart from UTC; have its "
+                "driver add the offset, or PTP hand it on (ptp4l's utc_offset, phc2sys -O)"
+            )
+    text = "the clocks of camera and node differ; synchronise them (chrony or PTP)"
+    if state.skew_ms >= 0:
+        text += ", or play a bag with --clock and set use_sim_time to true"
+    hours = round(off_s / 3600)
+    if 1 <= hours <= ZONES and abs(off_s - 3600 * hours) < SYSTEM_NS / 1e9:
+        text += "; as these are whole hours, see whether the driver stamps in local time, not UTC"
+    return text
 
 
 def duration(ms: float) -> str:
