@@ -63,9 +63,10 @@ FROZEN = 10
 #: two of its key frames may be alike.
 FROZEN_VIDEO = 600
 
-#: Correlation of pixels ``LAG`` columns apart below which images are noise: pictures have 0.5 and
-#: more, also of foliage or gravel, while demosaicing and JPEG correlate only nearer neighbours.
-LAG, NOISE = 4, 0.2
+#: Correlation of pixels so many columns apart below which images are noise: pictures have 0.5 and
+#: more, also of foliage or gravel, while demosaicing and JPEG correlate only nearer neighbours. A
+#: fence or a chart repeats itself: its pixels are opposites at one distance, or alike at another.
+LAGS, NOISE = (4, 6), 0.2
 
 #: Share of the rows that have one colour: at the lower end, where a transfer ended too soon, and
 #: in all, as where every second row is lost. Columns are treated as rows in all.
@@ -275,7 +276,8 @@ class ContentMonitor:
         own = self._rows.own
         if _partial(green, rows & ~own, columns & ~self._columns.own, own):
             return Content.PARTIAL
-        return Content.NOISE if _correlation(green, _shifted(image)) < NOISE else None
+        correlated = (abs(_correlation(green, _shifted(image, lag))) for lag in LAGS)
+        return Content.NOISE if max(correlated) < NOISE else None
 
 
 class Lines:
@@ -308,10 +310,10 @@ class Lines:
         return one
 
 
-def _shifted(image: np.ndarray) -> np.ndarray:
-    """The pixels ``LAG`` columns right of those of the grid, of the channel in the middle."""
+def _shifted(image: np.ndarray, lag: int) -> np.ndarray:
+    """The pixels ``lag`` columns right of those of the grid, of the channel in the middle."""
     height, width = image.shape[:2]
-    return image[:: height // ROWS | 1, LAG :: width // COLUMNS | 1, 1]
+    return image[:: height // ROWS | 1, lag :: width // COLUMNS | 1, 1]
 
 
 def _blank(grid: np.ndarray) -> Content | None:
