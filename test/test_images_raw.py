@@ -374,12 +374,12 @@ def test_size_that_an_encoding_cannot_have(size: tuple[int, int], encoding: str,
         ),
         (
             {"encoding": "16UC1"},
-            "encoding is '16UC1'; which is depth (REP 118) or other numbers, not a picture; remap "
+            "encoding is '16UC1', which is depth (REP 118) or other numbers, not a picture; remap "
             "to the camera's colour images, or have it publish mono16 if these are grey values",
         ),
         (
             {"encoding": "8UC2"},
-            "encoding is '8UC2'; a matrix that does not say what its channels are; have it "
+            "encoding is '8UC2', a matrix that does not say what its channels are; have it "
             "published as rgb8, bgr8 or mono8 (in cv_bridge: cv2_to_imgmsg(image, "
             "encoding='bgr8'))",
         ),

@@ -193,10 +193,8 @@ def encoding_named(name: str) -> Encoding:
         rule = ", which is depth (REP 118) or other numbers, not a picture; remap to the camera's "
         rule += "colour images, or have it publish mono16 if these are grey values"
     elif MATRIX.fullmatch(name):
-        rule = (
-            ", a matrix that does not say what its channels are; have it published as rgb8, bgr8 "
-        )
-        rule += "or mono8 (in cv_bridge: cv2_to_imgmsg(image, encoding='bgr8'))"
+        rule = ", a matrix that does not say what its channels are; have it published as rgb8, "
+        rule += "bgr8 or mono8 (in cv_bridge: cv2_to_imgmsg(image, encoding='bgr8'))"
     else:
         rule = f"; {hint(name, ENCODINGS)}have the camera publish one of {', '.join(ENCODINGS)}"
     raise ImageError(Fault.ENCODING, f"encoding is {name!r}{rule}")
