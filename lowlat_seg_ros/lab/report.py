@@ -169,10 +169,10 @@ def save(figure: Figure, axes: Axes, path: Path) -> None:
 
 def log_milliseconds(axes: Axes, ticks: tuple[float, ...], which: str = "x") -> None:
     """A logarithmic axis, "x" or "y", with plain numbers at these multiples of powers of ten."""
-    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullLocator
 
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(subs=ticks))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(ScalarFormatter())
+    axis.set_major_formatter("{x:g}")
