@@ -231,12 +231,12 @@ def test_idle_time_is_offered_in_turn_whoever_asks_first_in_a_burst() -> None:
     held = Held()
     for burst in range(7):
         for queue in held.queues:
-            if queue.offers():
+            if queue.take_idle_turn():
                 queue.submit(key(burst))
                 held.wait_for_begin()
         assert len(held.ran) == burst + 1
         # Those that come while it runs are told no, and keep their place.
-        assert not any(queue.offers() for queue in held.queues)
+        assert not any(queue.take_idle_turn() for queue in held.queues)
         held.go.release()
         until(lambda: not held.queues[0].state().running)
     assert [camera for camera, _ in held.ran] == [0, 1, 2, 0, 1, 2, 0]

@@ -108,7 +108,7 @@ def test_no_job_of_three_cameras_is_lost() -> None:
         queue = queues[number]
         for index in range(SWAPS // 3):
             queue.begin_frame(index, 0)
-            if queue.admits() or queue.offers() or index % 3 == 0:
+            if queue.take_turn() or queue.take_idle_turn() or index % 3 == 0:
                 queue.submit(key(index))
             queue.end_frame()
             if index % 50 == 0:

@@ -1,7 +1,7 @@
 """The frame loop: low-latency scheduling of Sl, Sh and propagation (paper Sec. 3.4).
 
-:meth:`Engine.segment` is the paper, from top to bottom; :meth:`Engine.finish` is what comes after
-the mask. The scheduling rules that comments name are listed in docs/method.md.
+:meth:`Engine.segment` makes the mask (Sec. 3.3, and Sh on a first frame); :meth:`Engine.finish` is
+what comes after it, the selector (Sec. 3.2) and the choice of key frames. The scheduling rules that comments name are listed in docs/method.md.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ class Engine:
             reset = self._epoch_reason if key is None else None
             provenance = features.provenance(arrival, key, epoch, reset)
             timing = watch.timing()
-            deadline = self._mask_out(frame, provenance, waited_ms + timing.latency_ms)
+            deadline = self._account(frame, provenance, waited_ms + timing.latency_ms)
             self._open = step = Step(
                 mask, provenance, timing, deadline, arrival, features, key, watch, judged
             )
@@ -395,7 +395,7 @@ class Engine:
             self._slow.ran_in_foreground("")
         return HighLevel(features, arrival.frame.stamp_ns, arrival.index, luma, answers)
 
-    def _mask_out(self, frame: Frame, provenance: Provenance, latency_ms: float) -> Deadline:
+    def _account(self, frame: Frame, provenance: Provenance, latency_ms: float) -> Deadline:
         ran_sh = provenance.reset is not None
         deadline = self._schedule.mask_out(frame, latency_ms, ran_sh=ran_sh)
         self._counters.count(

@@ -163,16 +163,19 @@ class CameraQueue:
     def end_frame(self) -> None:
         self._track.gate.set_foreground(False)
 
-    def admits(self) -> bool:
-        """Whether this camera may submit: it waits already, or it is the next and none waits."""
+    def take_turn(self) -> bool:
+        """Ask for a turn; whether this camera may submit: it waits already, or it is the next.
+
+        A camera that may not keeps its place among those that asked.
+        """
         track = self._track
         with track.changed:
             if self in track.waiting:
                 return True
             return track.requests.grant(self, free=not track.waiting, now_s=track.clock())
 
-    def offers(self) -> bool:
-        """Whether nothing runs or waits, and this camera asked first since it was last offered.
+    def take_idle_turn(self) -> bool:
+        """Ask for a turn while Sh is idle; whether it is, and this camera asked first since its last.
 
         Those that ask while a job runs hold their place, so one camera cannot take every gap.
         """

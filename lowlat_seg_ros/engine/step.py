@@ -190,7 +190,7 @@ class Promotion:
         limit = math.inf if fills else threshold
         deviates = schedule.is_key(deviation, limit, age_frames, config)
         # Fairness: a shared slow track serves one camera after another. A newer frame asks again.
-        return (deviates and self._slow.admits()) or (fills and self._slow.offers())
+        return (deviates and self._slow.take_turn()) or (fills and self._slow.take_idle_turn())
 
     def _must(self, step: Step, key: KeyFrame) -> bool:
         # Resampled features are only a substitute: the first frame of the new size replaces them.

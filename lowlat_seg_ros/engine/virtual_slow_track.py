@@ -69,10 +69,10 @@ class VirtualSlowTrack:
     def end_frame(self) -> None:
         """Nothing waits for it."""
 
-    def admits(self) -> bool:
+    def take_turn(self) -> bool:
         return True
 
-    def offers(self) -> bool:
+    def take_idle_turn(self) -> bool:
         return self._running is None and self._queued is None
 
     def submit(self, key: KeyFrame) -> None:
