@@ -1,7 +1,8 @@
 """The frame loop: low-latency scheduling of Sl, Sh and propagation (paper Sec. 3.4).
 
 :meth:`Engine.segment` makes the mask (Sec. 3.3, and Sh on a first frame); :meth:`Engine.finish` is
-what comes after it, the selector (Sec. 3.2) and the choice of key frames. The scheduling rules that comments name are listed in docs/method.md.
+what comes after it, the selector (Sec. 3.2) and the choice of key frames. The scheduling rules that
+comments name are listed in docs/method.md.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ class CameraQueue:
             return track.requests.grant(self, free=not track.waiting, now_s=track.clock())
 
     def take_idle_turn(self) -> bool:
-        """Ask for a turn while Sh is idle; whether it is, and this camera asked first since its last.
+        """Ask for a turn while Sh is idle; whether it is, and this camera is the next.
 
         Those that ask while a job runs hold their place, so one camera cannot take every gap.
         """
