@@ -189,6 +189,13 @@ def test_pictures_out_of_order_are_named() -> None:
     assert any("without B-frames" in text for text in texts)
 
 
+@pytest.mark.parametrize("data", [b"\0\0\1\x09\xf0", b"\0\0\1\x46\x01", b"", b"no unit at all"])
+def test_a_packet_without_a_picture_is_no_key_frame(data: bytes) -> None:
+    """A delimiter alone, of H.264 or H.265, or nothing."""
+    for codec in ENCODERS:
+        assert refused(ImageReader(), packet(data, codec))[0] is Fault.KEY_FRAME
+
+
 def test_another_codec_is_refused() -> None:
     fault, text = refused(ImageReader(), packet(b"x", "vp9"))
     assert fault is Fault.ENCODING

@@ -157,6 +157,23 @@ def test_camera_that_has_stopped_is_not_waited_for() -> None:
     assert order.grant("b", free=True, now_s=PATIENCE_S + 0.1)
 
 
+def test_a_camera_that_was_refused_and_then_submits_no_longer_holds_a_place() -> None:
+    """A forced key frame is handed over without asking."""
+    held = Held()
+    asking, other, busy = held.queues
+    busy.submit(key(0))
+    held.wait_for_begin()
+    busy.submit(key(1))
+    assert not asking.admits()  # a key frame waits already
+    asking.submit(key(2))
+    for _ in range(2):
+        held.go.release()
+        held.wait_for_begin()
+    assert other.admits()
+    held.go.release()
+    assert held.track.close(WAIT_S)
+
+
 def noise(seed: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 

@@ -126,6 +126,26 @@ def test_what_sh_raises_is_said_with_what_to_do(
     assert (caplog.records[0].exc_info is not None) is traceback
 
 
+def test_sh_waits_from_the_begin_of_a_frame_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_gate, wait = threading.Event(), Gate.wait
+
+    def noticed(gate: Gate) -> None:
+        at_gate.set()
+        wait(gate)
+
+    monkeypatch.setattr(Gate, "wait", noticed)
+    job, ledger = Recorder(), LiveCounters()
+    job.go.release()
+    track = ThreadedSlowTrack(job, ledger, EngineConfig(slow_track_min_share=0.0))
+    track.begin_frame(0, 0)
+    track.submit(key(0))
+    assert at_gate.wait(WAIT_S)
+    assert ledger.snapshot().pending == 1
+    track.end_frame()
+    until(lambda: ledger.snapshot().refined == 1)
+    assert track.close(WAIT_S)
+
+
 def test_the_state_says_what_runs_and_how_long_the_last_job_took() -> None:
     job, ledger = Recorder(), LiveCounters()
     track = ThreadedSlowTrack(job, ledger, EngineConfig())
@@ -135,8 +155,11 @@ def test_the_state_says_what_runs_and_how_long_the_last_job_took() -> None:
     began = time.perf_counter()
     track.submit(key(0))
     assert job.started.acquire(timeout=WAIT_S)
-    first, second = track.state(), track.state()
-    assert 0 <= first.running_ms <= second.running_ms
+    first, after = track.state(), time.perf_counter()
+    passed_ms = (time.perf_counter() - after) * 1e3
+    second = track.state()
+    assert first.running_ms >= 0
+    assert second.running_ms - first.running_ms >= 0.99 * passed_ms
     assert not first.waiting
     job.go.release()
     until(lambda: not track.state().running)
@@ -375,13 +398,15 @@ def test_a_thread_that_ends_is_replaced_and_its_job_has_failed() -> None:
             raise SystemExit("the thread is to end")
         return Outcome.REFINED
 
-    ledger = LiveCounters()
+    errors: list[str] = []
+    ledger = LiveCounters(lambda end: errors.append(end.error))
     track = ThreadedSlowTrack(end_first, ledger, EngineConfig())
     first = track._track.thread
     track.submit(key(0))
     until(lambda: not ledger.snapshot().pending)
     assert (ledger.snapshot().failed, track.state().alive) == (1, True)
     assert "frame 0 and ended its thread: SystemExit: the thread" in track.state().last_error
+    until(lambda: errors == [track.state().last_error])
     second, shared = track._track.thread, track._track
     assert first is not second
     take = shared._take
