@@ -107,6 +107,7 @@ def test_threshold_comes_from_the_checkpoint_unless_set() -> None:
 def test_the_time_of_a_full_frame_is_no_gap() -> None:
     assert needs_reset(frame(0), frame(501), CONFIG) is ResetReason.GAP
     assert needs_reset(frame(0), frame(501), CONFIG, after_sh=True) is None
+    assert needs_reset(frame(0), frame(40_000), CONFIG, after_sh=True) is ResetReason.GAP
     assert needs_reset(frame(501), frame(0), CONFIG, after_sh=True) is not None
 
 

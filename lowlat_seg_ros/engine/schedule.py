@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.frames import Deadline, Frame, ResetReason
 
+#: ms by which a gap may be longer where Sh ran in the foreground before it.
+SH_GAP_MS = 30_000.0
+
 
 def needs_reset(
     previous: Frame | None, frame: Frame, config: EngineConfig, *, after_sh: bool = False
@@ -21,7 +24,7 @@ def needs_reset(
     A stamp equal to the previous one is no jump (see :func:`repeats`).
     ``after_sh``: the previous frame ran Sh in the foreground. The gap after it is then that
     frame's own time, not the camera's silence; a reset for it would repeat for ever on a machine
-    whose Sh takes longer than ``max_gap_ms``.
+    whose Sh takes longer than ``max_gap_ms``. It may be :data:`SH_GAP_MS` longer.
     """
     if previous is None:
         return ResetReason.FIRST_FRAME
@@ -34,7 +37,8 @@ def needs_reset(
     elapsed_ms = (frame.stamp_ns - previous.stamp_ns) / 1e6
     if elapsed_ms < 0:
         return ResetReason.TIME_JUMPED_BACK
-    if 0 < config.max_gap_ms < elapsed_ms and not after_sh:
+    limit_ms = config.max_gap_ms + (SH_GAP_MS if after_sh else 0.0)
+    if config.max_gap_ms > 0 and elapsed_ms > limit_ms:
         return ResetReason.GAP
     return None
 
