@@ -164,12 +164,12 @@ def test_a_camera_that_was_refused_and_then_submits_no_longer_holds_a_place() ->
     busy.submit(key(0))
     held.wait_for_begin()
     busy.submit(key(1))
-    assert not asking.admits()  # a key frame waits already
+    assert not asking.take_turn()  # a key frame waits already
     asking.submit(key(2))
     for _ in range(2):
         held.go.release()
         held.wait_for_begin()
-    assert other.admits()
+    assert other.take_turn()
     held.go.release()
     assert held.track.close(WAIT_S)
 
