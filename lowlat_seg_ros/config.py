@@ -347,8 +347,8 @@ class EngineConfig:
     )
     max_gap_ms: float = setting(
         1000.0,
-        "a longer gap between stamps resets the stream, except right after a full frame, which "
-        "takes long itself; 0 for never",
+        "a longer gap between stamps resets the stream; right after a full frame, which may take "
+        "long itself, it may be 30 s longer; 0 for never",
         Rule(unit="ms", low=0.0, high=3.6e6, dynamic=True),
     )
     max_latency_ms: float = setting(

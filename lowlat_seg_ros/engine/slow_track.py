@@ -112,7 +112,8 @@ class SharedSlowTrack:
         finally:
             self.gate.end_job()
         queue.last_ms = (time.perf_counter() - began) * 1e3
-        queue.last_error = queue.last_error if error is None else error
+        if error is not None:
+            queue.last_error = error
         with self.changed:
             self.running = None  # an idle slow track must not keep features alive
             self.changed.notify_all()

@@ -117,7 +117,9 @@ def measure(
         engine.reconfigure(dataclasses.replace(quiet, max_key_interval=1))
         for _ in range(repeats):
             latency_ms()  # becomes the key frame
-            while engine.counters.pending and engine.slow_track().alive:
+            while (track := engine.slow_track()).alive and (
+                engine.counters.pending or track.running
+            ):
                 time.sleep(0.001)
         height, width = size
         return FrameCost(width, height, fast_ms, engine.slow_track().last_ms, full_ms)

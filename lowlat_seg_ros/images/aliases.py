@@ -17,7 +17,7 @@ _SAME = {
     "rgb8": ("rgb", "rgb24"),
     "bgr8": ("bgr", "bgr24"),
     "rgba8": ("rgba", "rgba32"),
-    "bgra8": ("bgra", "bgra32"),
+    "bgra8": ("bgra",),
     "yuyv": ("yuy2", "yuyv422"),
     "uyvy": ("uyvy422",),
     "i420": ("iyuv", "yu12", "yuv420p"),

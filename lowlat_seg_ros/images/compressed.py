@@ -120,13 +120,24 @@ def refuse_file(msg: Any) -> None:
     begin = data[:8].tobytes()
     for name, (magic, _, size) in _FILES.items():
         # Pixels may begin like a JPEG, but they do not go on like one to its size.
-        if begin.startswith(magic) and all(size(data.data)):
+        follows = name != "JPEG" or _goes_on_as_jpeg(data.data)
+        if begin.startswith(magic) and follows and all(size(data.data)):
             raise ImageError(
                 Fault.ENCODING,
                 f"data is a {name}, not pixels of encoding {msg.encoding!r}; have the camera "
                 "publish it as sensor_msgs/CompressedImage and set the parameter image_transport "
                 "to compressed, or have it publish rgb8",
             )
+
+
+def _goes_on_as_jpeg(data: memoryview) -> bool:
+    """Whether segment follows upon segment to the one with the size, whose samples have 8 bits."""
+    place = 2
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        if data[place + 1] in _SIZE_OF_JPEG:
+            return data[place + 4] == 8
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return False
 
 
 def _file_of(data: np.ndarray, text: str) -> str:

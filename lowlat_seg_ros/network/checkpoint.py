@@ -99,7 +99,7 @@ def save(path: str | Path, segmenter: Segmenter, header: Header, dtype: torch.dt
 def _write(path: str | Path, tensors: dict[str, Tensor], header: Header) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     fields = dataclasses.asdict(header)
-    # Checkpoints without these are readable by older versions.
+    # Left out where they are empty.
     given = {k: v for k, v in fields.items() if v or k not in ("ranges", "accuracy")}
     metadata = {"format": FORMAT} | {k: json.dumps(v) for k, v in given.items()}
     save_file(tensors, str(path), metadata)
@@ -153,10 +153,14 @@ def read_header(path: str | Path) -> Header:
 def _network(read: dict[str, Any]) -> NetworkConfig:
     """The network of a header, which in earlier versions named the parts of ``fine_carry``."""
     carries = read.get("fine_carry", False)
-    parts = {"gate": carries, "flow_evidence": carries, "gate_corrects": not carries}
-    for name, implied in parts.items():
-        if read.pop(name, implied) != implied:
-            raise ConfigError(f"{name} is not {implied} though fine_carry is {carries}")
+    then = {"gate": False, "flow_evidence": False, "gate_corrects": True}  # the defaults of then
+    if not read.keys().isdisjoint(then):
+        for name, default in then.items():
+            implied = not carries if default else carries
+            if read.pop(name, default) != implied:
+                raise ConfigError(
+                    f"{name} is not {implied} though fine_carry is {carries}; train it again"
+                )
     return from_mapping(NetworkConfig, read)
 
 
