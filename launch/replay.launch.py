@@ -88,7 +88,8 @@ def prepare(context: LaunchContext) -> list[Action]:
     bag = str(Path(folder) / "bag")
     command = ["lowlat-seg", "bag", "make", "--dataset", value(context, "dataset"), "--out", bag]
     command += ["--root", root] if (root := path_of(context, "root")) else []
-    command += ["--image-topic", value(context, "image")]
+    topic = posixpath.join("/", value(context, "namespace"), value(context, "image"))
+    command += ["--image-topic", topic]
 
     def go_on(event: ProcessExited, context: LaunchContext) -> list[Action]:
         if event.returncode == 0:

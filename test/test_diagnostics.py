@@ -81,7 +81,7 @@ def test_a_slow_camera_is_a_warning_whose_advice_ends_it() -> None:
     assert "an image comes every 2.0 s, more rarely than advanced.camera_timeout_ms, 500" in (
         status.message
     )
-    (value,) = (int(number) for number in re.findall(r"set it to (\d+)$", status.message))
+    (value,) = map(float, re.findall(r"set it to (\d+\.\d)$", status.message))
     assert camera_status(slow, NodeConfig(camera_timeout_ms=value)).level == OK
     settings = Settings(CONFIG, EngineConfig())
     levels = {s.name: s.level for s in camera_statuses(slow, settings) if s.level != OK}

@@ -178,7 +178,7 @@ def test_a_value_of_another_type_is_answered_with_how_to_write_it(
         ("reliability", "besteffort", "is 'besteffort'; choose one of system_default, reliable"),
         ("durability", "persistent", "is 'persistent'; choose one of system_default, transient"),
         ("history", "all", "is 'all'; choose one of system_default, keep_last, keep_all"),
-        ("depth", 0, "is 0; it must be a whole number from 1 on"),
+        ("depth", -1, "is -1; it must be a whole number from 0 on"),
         ("depth", -3, "is -3; it must be"),
         ("depth", "5", "is '5'; it must be"),
     ],

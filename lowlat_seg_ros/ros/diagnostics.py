@@ -21,11 +21,7 @@ from lowlat_seg_ros.ros.monitor import MISSED, Rates, examine_pace, patience_ms
 from lowlat_seg_ros.ros.outputs import MESSAGES
 from lowlat_seg_ros.ros.params import NodeConfig, Settings
 from lowlat_seg_ros.ros.plausibility import END
-from lowlat_seg_ros.ros.stream_state import StreamState
-
-#: A camera is slow whose images are so many times farther apart than its timeout: one that is about
-#: as slow as that is not said to be now slow, now not.
-SLOW = 1.2
+from lowlat_seg_ros.ros.stream_state import SLOW, StreamState
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -103,7 +99,8 @@ def camera_status(stream: StreamState, config: NodeConfig) -> DiagnosticStatus:
     if stale:
         return _status("camera", ERROR, f"no image for {since_ms:.0f} ms{why}", values)
     if slow:
-        fix = f"if it is meant to be so slow, set it to {math.ceil(MISSED * period_ms / 100) * 100}"
+        value = math.ceil(MISSED * period_ms / 100) * 100
+        fix = f"if it is meant to be so slow, set it to {value:.1f}"
         text = (
             f"an image comes every {period_ms / 1e3:.1f} s, more rarely than "
             f"advanced.camera_timeout_ms, {timeout_ms:g}, allows for"

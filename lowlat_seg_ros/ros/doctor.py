@@ -169,7 +169,8 @@ def examine_makers(topic: str, makers: Sequence[End]) -> list[Finding]:
         return []
     text = (
         f"{len(makers)} publishers send masks on {topic}, {names(makers)}, so that who subscribes "
-        "gets those of each in turn; end all but one, or give each a namespace or name of its own"
+        "gets those of each in turn; end all but one, or give each a namespace or name of its own "
+        "(one that was killed is listed for some 20 s)"
     )
     return [Finding(Severity.WARN, text)]
 

@@ -311,17 +311,18 @@ def _check_override(name: str, value: Any) -> None:
     above = name.rpartition(".")[0]
     if isinstance(_DEFAULTS.get(above), tuple):
         # In YAML "Road: 1" is a name with a value of its own, and no text of a list.
+        example = ["front", "left"] if above == "cameras" else ["Road:1", "Sky:255"]
         raise ConfigError(
             f"{above} has {name.rpartition('.')[2]!r} with a value of its own; write a list of "
-            "texts, each in quotes, such as ['Road:1', 'Sky:255']"
+            f"texts, each in quotes, such as {example}"
         )
     policy = name.rpartition(".")[2]
     if not name.startswith("qos_overrides."):
         return
     known = [one.name.lower() for one in _POLICIES.get(policy, ()) if one.name != "UNKNOWN"]
-    if policy == "depth" and (type(value) is not int or value < 1):
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number from 1 on")
-    if known and value not in known:
+    if policy == "depth" and (type(value) is not int or value < 0):
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number from 0 on")
+    if known and str(value).lower() not in known:
         raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(known)}")
 
 

@@ -306,7 +306,8 @@ class Lines:
             if abs(value - self._value) > SAME:
                 self._since[:] = 0
             self._value = value
-        self._since = (self._since + 1) * one
+        # One odd image among many halves what was counted, and is no new beginning.
+        self._since = np.where(one, np.minimum(self._since + 1, 2 * OWN), self._since // 2)
         return one
 
 

@@ -94,6 +94,11 @@ class ResetMeter:
         return Resets(now_s - began_s, counters.frames - old.frames, by_reason)
 
 
+#: A camera is slow whose images are so many times farther apart than a limit: one that is about as
+#: slow as that is not said to be now slow, now not.
+SLOW = 1.2
+
+
 def examine_resets(
     resets: Resets,
     publishers: Sequence[End],
@@ -113,14 +118,14 @@ def examine_resets(
     if resets.count <= (LOOP if simulated and resets.count == back else 1 - bool(back)):
         return []
     worst = max(resets.by_reason, key=lambda reason: resets.by_reason[reason])
-    slow = worst is ResetReason.GAP and 0 < max_gap_ms < 2 * period_ms
+    slow = worst is ResetReason.GAP and 0 < max_gap_ms < SLOW * period_ms
     storm = resets.count >= STORM and resets.share >= STORM_SHARE and not slow
     reasons = ", ".join(f"{reason.value} {count}" for reason, count in resets.by_reason.items())
     cause = _reset_cause(worst, publishers)
     if slow:
         cause = (
             f"an image comes every {period_ms / 1e3:.1f} s, which advanced.max_gap_ms, "
-            f"{max_gap_ms:g}, takes for a gap; set it to {math.ceil(period_ms / 50) * 100}"
+            f"{max_gap_ms:g}, takes for a gap; set it to {math.ceil(period_ms / 50) * 100:.1f}"
         )
     text = (
         f"{resets.count} of {resets.frames} frames within {resets.seconds:.0f} s were resets, with "
@@ -248,7 +253,7 @@ class StreamWatch:
         """The stream at this moment; rates are since the last call."""
         times, counters = self._monitor.times(), self._engine.counters
         working_ms = self._busy.working_ms()  # meanwhile no image is taken, of any camera
-        rates = self._rates.update(ledger, now_s, self._busy.total_ns / 1e9)
+        rates = self._rates.update(ledger, now_s, self._busy.total_ns / 1e9 + working_ms / 1e3)
         resets, contents = self._resets.update(counters, now_s), self._contents.state
         images = dataclasses.replace(
             self._images.look(),

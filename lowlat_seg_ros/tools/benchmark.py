@@ -76,7 +76,7 @@ written to --json, times in ms:
   bars                all ratios; stages, resolutions, cameras, limits, memory, multiply_adds,
                       graphs, facts
 
-written to --out: benchmark.md with all tables, figures/latency.png, figures/scaling.png
+written to --out: benchmark.md with all tables; in figures latency.png, rates.png, scaling.png
 
 Times depend on what else the machine does, so close other programs; the report says how many cores
 other processes kept busy. Latency does not depend on weights or images: the frames are a rendered

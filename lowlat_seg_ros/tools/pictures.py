@@ -187,7 +187,8 @@ def _folder(path: Path, rate_hz: float, stills: bool) -> Source:
     files = sorted((file for file in there if file.suffix.lower() in SUFFIXES), key=lambda file: [
         (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)
     ])  # fmt: skip
-    unreadable = [file.name for file in there if file.is_file() and file not in files]
+    known = set(files)
+    unreadable = [file.name for file in there if file not in known and file.is_file()]
     if not files:
         others = [file for file in there if file.is_dir()] or there
         hint = f", or what is in it one by one, such as {others[0]}" if others else ""

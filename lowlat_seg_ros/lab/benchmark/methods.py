@@ -235,6 +235,8 @@ def steady(
     Raises ``RuntimeError`` if Sh fails.
     """
     with FastTrack(segmenter, camera, rate_hz, priority) as fast:
+        for _ in range(JOBS):
+            fast.busy(TRIAL)
         return MethodResult.of(fast.busy(frames, progress), foreground_threads(IDLE), rate_hz)
 
 

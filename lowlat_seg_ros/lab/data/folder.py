@@ -59,13 +59,15 @@ class ImageFolder(Files):
         if not paths:
             raise DataError(f"{images} holds no image; known are {', '.join(_SUFFIXES)}")
         found = [p for p in visible(labels.rglob("*"), labels) if p.suffix.lower() in _SUFFIXES]
+        labelled = {p.with_suffix(".png"): p for p in found if p.suffix.lower() == ".png"}
         entries, numbers = [], Counter[str]()  # frames are counted within their drive
         for path in paths:
             inner = path.relative_to(images)
             drive, name = inner.parent.as_posix(), inner.with_suffix("").as_posix()
             stamp_ns = round(numbers[drive] * 1e9 / rate_hz)
             numbers[drive] += 1
-            label = _label_of(labels / inner.with_suffix(".png"), found)
+            wanted = labels / inner.with_suffix(".png")
+            label = labelled.get(wanted) or _missing(wanted, found)
             entries.append(Entry(path, label, drive, stamp_ns, name))
         if twice := [name for name, n in Counter(entry.name for entry in entries).items() if n > 1]:
             raise DataError(
@@ -118,15 +120,12 @@ class FolderWriter:
         self._count += 1
 
 
-def _label_of(path: Path, found: Iterable[Path]) -> Path:
-    """``path``, or the file ``found`` that differs from it in the case of ``.png`` alone.
+def _missing(path: Path, found: Iterable[Path]) -> Path:
+    """``path`` of a label that is not there.
 
-    DataError, with what to do, where there is but one with another ending or a longer name.
+    DataError, with what to do, where there is one with another ending or a longer name.
     """
     beside = [p for p in found if p.parent == path.parent]
-    for label in beside:
-        if label.with_suffix(".png") == path and label.suffix.lower() == ".png":
-            return label
     close = [p for p in beside if p.stem == path.stem or p.stem.startswith(f"{path.stem}_")]
     if not close:
         return path
