@@ -180,3 +180,20 @@ def test_period_of_zero_writes_everything() -> None:
     for number in range(3):
         log("a", str(number), 0.0)
     assert lines == ["0", "1", "2"]
+
+
+def test_a_clock_that_begins_is_no_silence() -> None:
+    """Before /clock comes it is 0, and a bag's time is years later."""
+    now = 0
+    monitor = StreamMonitor(lambda: now)
+    monitor.start()
+    now = 1_700_000_000 * 10**9
+    assert monitor.times().silent_ms == 0.0
+    now = 0
+    monitor = StreamMonitor(lambda: now)
+    monitor.start()
+    monitor.image(100 * 10**9)  # it was faster than the clock
+    now = 102 * 10**9
+    assert monitor.times().silent_ms == 0.0
+    now += 3 * 10**9
+    assert monitor.times().silent_ms == 3000.0

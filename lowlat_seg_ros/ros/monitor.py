@@ -88,7 +88,8 @@ class StreamMonitor:
     def __init__(self, ros_now_ns: Callable[[], int]) -> None:
         self._ros_now_ns = ros_now_ns
         self._processing, self._age = PercentileTracker(), PercentileTracker()
-        self._started_ns = ros_now_ns()
+        self._clock_began_ns = 0  # a simulated clock stands at 0 before it is set
+        self._started_ns = self._now_ns()
         self._image: tuple[int, int] | None = None  # stamp, and when it came in
         self._intervals = deque[float](maxlen=INTERVALS)  # between images, ms
         self._stamps, self._plausible = StampMonitor(), True
@@ -96,14 +97,19 @@ class StreamMonitor:
         self._published: tuple[int, StreamTimes] | None = None
         self._late_since_ns: int | None = None  # monotonic
 
+    def _now_ns(self) -> int:
+        now_ns = self._ros_now_ns()
+        self._clock_began_ns = self._clock_began_ns or now_ns
+        return now_ns
+
     def start(self) -> None:
-        self._started_ns, self._image = self._ros_now_ns(), None
+        self._started_ns, self._image = self._now_ns(), None
         self._stamps = StampMonitor()
         self._intervals.clear()
 
     def image(self, stamp_ns: int, superseded: int = 0) -> None:
         """An image came in, and ``superseded`` before it did not."""
-        now_ns = self._ros_now_ns()
+        now_ns = self._now_ns()
         # A simulated clock stands at 0 before it is set, and goes back where a bag loops.
         if self._image is not None and 0 < self._image[1] < now_ns:
             self._intervals.append(since_ms(self._image[1], now_ns) / (1 + superseded))
@@ -134,15 +140,15 @@ class StreamMonitor:
         self._published = self._ros_now_ns(), newest
 
     def times(self) -> StreamTimes:
-        now, image, published = self._ros_now_ns(), self._image, self._published
+        now, image, published = self._now_ns(), self._image, self._published
         processing_ms, age_ms = self._processing.percentiles(), self._age.percentiles()
         if image is None:
-            silent_ms = since_ms(self._started_ns, now)
+            silent_ms = since_ms(self._started_ns or self._clock_began_ns, now)
             return StreamTimes(silent_ms=silent_ms, processing_ms=processing_ms, age_ms=age_ms)
         stamps = self._stamps.state()
         at_ns, newest = published or (now, StreamTimes())
         intervals = self._intervals.copy()
-        silent_ms = since_ms(image[1], now)
+        silent_ms = since_ms(image[1] or self._clock_began_ns, now)
         return dataclasses.replace(
             newest,
             image_age_ms=(now - image[0]) / 1e6,
