@@ -119,9 +119,10 @@ def refuse_file(msg: Any) -> None:
     data = octets(msg.data)
     begin = data[:8].tobytes()
     for name, (magic, _, size) in _FILES.items():
+        if not begin.startswith(magic):
+            continue
         # Pixels may begin like a JPEG, but they do not go on like one to its size.
-        follows = name != "JPEG" or _goes_on_as_jpeg(data.data)
-        if begin.startswith(magic) and follows and all(size(data.data)):
+        if (name != "JPEG" or _goes_on_as_jpeg(data.data)) and all(size(data.data)):
             raise ImageError(
                 Fault.ENCODING,
                 f"data is a {name}, not pixels of encoding {msg.encoding!r}; have the camera "

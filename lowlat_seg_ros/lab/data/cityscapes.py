@@ -58,7 +58,7 @@ class Cityscapes(Files):
         if (wrong := (label > _LABEL_IDS[-1]) & (label != IGNORE_LABEL)).any():
             raise DataError(
                 f"label {path} has the id {label[wrong][0]}; Cityscapes' labelIds are 0 to "
-                f"{_LABEL_IDS[-1]}, and {IGNORE_LABEL} for a license plate (-1): make it anew with "
+                f"{_LABEL_IDS[-1]}, and {IGNORE_LABEL} for a license plate (-1): write it with "
                 "cityscapesScripts"
             )
         lookup = np.full(256, IGNORE_LABEL, np.uint8)
