@@ -1,9 +1,13 @@
 """Slow tracks, ledger, gate and cache on their own, without a network."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -459,3 +463,40 @@ def test_the_first_epoch_is_no_reset() -> None:
         ledger.reset(ResetReason.FIRST_FRAME)
     ledger.reset(ResetReason.GAP)
     assert (ledger.snapshot().resets, ledger.snapshot().resets_gap) == (1, 1)
+
+
+FORGETFUL = """
+import torch
+from lowlat_seg_ros.engine.counters import LiveCounters
+from lowlat_seg_ros.engine.slow_track import ThreadedSlowTrack
+from lowlat_seg_ros.config import EngineConfig
+import test_slow_track as here
+
+def refine(key, pause):
+    x = torch.rand(64, 64)
+    while True:  # as Sh does: in PyTorch most of the time, and at the gate between slices
+        for _ in range(50):
+            x = (x @ x).softmax(1)
+        started.set()
+        pause()
+
+started = here.threading.Event()
+track = ThreadedSlowTrack(refine, LiveCounters(), EngineConfig())
+track.submit(here.key(0))
+assert started.wait(here.WAIT_S)
+"""
+
+
+def test_a_program_that_closes_no_engine_ends_as_it_should() -> None:
+    """It was aborted: the interpreter cannot end a thread that is inside PyTorch."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FORGETFUL],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=2 * WAIT_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

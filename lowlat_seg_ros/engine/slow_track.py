@@ -8,8 +8,10 @@ A job ends in one :class:`~lowlat_seg_ros.frames.Outcome`, which is counted, wha
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
@@ -27,6 +29,9 @@ STARVED_S = 1.0
 #: A camera that has not asked again for so long is not waited for: its stream has stopped, or its
 #: frames no longer deviate.
 PATIENCE_S = 1.0
+
+#: How long the interpreter, before it ends, waits for slow tracks that nobody has closed.
+EXIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class SharedSlowTrack:
         self.running: tuple[CameraQueue, Job, float] | None = None  # it began then, in seconds
         self.requests, self.idle_requests = RequestOrder(), RequestOrder()
         self.closed = False
+        _open.add(self)
         self._start_thread()
 
     def camera_queue(
@@ -140,6 +146,17 @@ class SharedSlowTrack:
             queue = next(iter(self.waiting))
             self.running = queue, self.waiting.pop(queue), time.perf_counter()
             return self.running
+
+
+#: Slow tracks that may still have a thread.
+_open: weakref.WeakSet[SharedSlowTrack] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """End those threads: the interpreter cannot end one that is inside PyTorch, and would abort."""
+    for track in list(_open):
+        track.close(EXIT_S)
 
 
 class CameraQueue:
