@@ -49,6 +49,7 @@ from lowlat_seg_ros.frames import (
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
 from lowlat_seg_ros.network.inference import resolve_device
+from lowlat_seg_ros.network.layers import num_threads, single_threaded
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: What was found about the threads of each network.
@@ -191,7 +192,7 @@ class Engine:
                     with watch.stage("predictor_ms"):
                         reduced = net.reduce(low)
                         weights = net.kernels(key.remembered, reduced)  # W(k,t) (1, K*K, H/8, W/8)
-                    with watch.stage("propagation_ms"), cpu_threads.single_threaded():
+                    with watch.stage("propagation_ms"), single_threaded():
                         # Eq. (1): F_h (1, Ch, H/8, W/8)
                         propagated = net.propagate(key.high.features, weights)
                         answers, residual = carried()
@@ -385,7 +386,7 @@ class Engine:
 
         That one comes from Sl and AdaptNet alone, and so do those that follow until one succeeds.
         """
-        with watch.stage("higher_ms"), cpu_threads.num_threads(self._threads.full()):
+        with watch.stage("higher_ms"), num_threads(self._threads.full()):
             try:
                 features = exact_features(self._net, source, self._threads.relieve)
                 answers = self._net.answers(features)

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowlat_seg_ros.engine.cpu_threads import single_threaded
 from lowlat_seg_ros.engine.preprocess import Geometry, resample, resample_luma
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Outcome
+from lowlat_seg_ros.network.layers import single_threaded
 
 #: Seconds between frames that are assumed where stamps stand still: 15 Hz.
 NOMINAL_PERIOD_S = 1 / 15
