@@ -41,7 +41,7 @@ from lowlat_seg_ros.network.layers import single_threaded
 class Arrival:
     """A frame that came in, the engine's ``index``-th, and what was decided about it.
 
-    ``duplicate``: its stamp is that of the frame before.
+    ``duplicate``: its stamp is that of the frame before. ``config``: the settings that hold for it.
     """
 
     frame: Frame
@@ -49,6 +49,7 @@ class Arrival:
     level: schedule.Level
     geometry: Geometry
     duplicate: bool
+    config: EngineConfig
 
 
 @dataclass(frozen=True, eq=False)
