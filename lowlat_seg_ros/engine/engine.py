@@ -341,7 +341,8 @@ class Engine:
         finally:
             if not done:
                 self._slow.end_frame()
-                self._foreground_thread = None
+                with self._lock:
+                    self._foreground_thread = None
 
     def _carry_answers(
         self, key: KeyFrame | None, luma: np.ndarray | None
