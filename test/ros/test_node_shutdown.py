@@ -88,7 +88,4 @@ def test_needs_no_network_but_loopback(tmp_path: Path, checkpoint: Path) -> None
     assert [line.partition(":")[0].strip() for line in interfaces] == ["lo"]
     assert node.stop() == 0
     assert "Waiting for images" in node.log
-    parts = (
-        r"imports [\d.]+, loading the weights [\d.]+, measuring what a frame costs [\d.]+, all else"
-    )
-    assert re.search(rf"Started in [\d.]+ s: {parts} [\d.]+\n", node.log)
+    assert re.search(r"Started in [\d.]+ s: imports [\d.]+, loading the weights [\d.]+, ", node.log)
