@@ -133,8 +133,9 @@ class Pipeline:
         self._books.reject()
 
     def _segment(self, message: Any, image: np.ndarray, began_ns: int, wait_ms: float) -> None:
-        reason, self._reset_due = self._reset_due, None
+        reason = self._reset_due
         if reason is not None:
+            self._reset_due = None  # before the reset: one that is due from here on comes next
             self._engine.reset(reason)
         convert_ms = _since_ms(began_ns)
         header = message.header

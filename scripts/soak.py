@@ -55,6 +55,10 @@ SHORT_GROWTH, SHORT_SLOWER = 0.1, 4.0
 #: may have to wait for a busy machine.
 RECOVERY_S, SH_RECOVERY_S = 30.0, 60.0
 
+#: How often the node is killed and started again at the end; and until its first mask, the median
+#: of these, which is asserted in a long run only, as nobody else should use the machine then.
+RESTARTS, FIRST_MASK_S = 5, 4.0
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -325,7 +329,9 @@ def first_mask_s(node: Node, camera: Camera, parameters: dict[str, Any], log: Pa
             process.check()
             camera.publish()
             time.sleep(1 / RATE_HZ)
-        return time.monotonic() - began
+        took_s = time.monotonic() - began
+        process.kill()
+        return took_s
 
 
 @contextmanager
@@ -372,8 +378,12 @@ def soak_and_judge(args: argparse.Namespace) -> int:
             time.sleep(2.0)  # the newest statistics
             process.kill()
         figures, broken = judge(soak, warm_s)
-        restarted_s = first_mask_s(node, camera, parameters, args.out / "restarted.log")
+        log = args.out / "restarted.log"
+        restarted_s = [first_mask_s(node, camera, parameters, log) for _ in range(RESTARTS)]
         figures["first_mask_after_kill_s"] = restarted_s
+        median_s = statistics.median(restarted_s)
+        if camera.sent >= ENOUGH_IMAGES and median_s > FIRST_MASK_S:
+            broken.append(f"first masks came {median_s:.1f} s after a start, over {FIRST_MASK_S}")
     (args.out / "soak.json").write_text(json.dumps(figures, indent=1) + "\n")
     chart(soak, warm_s, args.out / "soak.png")
     print(json.dumps(figures, indent=1))

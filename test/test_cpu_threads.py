@@ -30,7 +30,6 @@ from lowlat_seg_ros.engine.cpu_threads import (
     frame_priority,
     give_way,
     gives_way,
-    num_threads,
     realtime_allowed,
     run_in_temporary_thread,
 )
@@ -41,6 +40,7 @@ from lowlat_seg_ros.engine.slow_track import STARVED_S, Gate, ThreadedSlowTrack
 from lowlat_seg_ros.engine.timing import measure
 from lowlat_seg_ros.frames import Frame, Outcome
 from lowlat_seg_ros.network import inference
+from lowlat_seg_ros.network.layers import num_threads
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed

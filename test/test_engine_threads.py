@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import threading
@@ -28,6 +29,7 @@ from lowlat_seg_ros.frames import (
     MaskKind,
     Outcome,
     Refinement,
+    ResetReason,
 )
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -234,6 +236,30 @@ def test_reset_while_a_frame_is_in_the_foreground(tiny: Segmenter, make_frame: M
         assert not third.selection.is_key
         assert engine.process(make_frame(3)).provenance.kind is MaskKind.FULL
         assert_balanced(engine.counters)
+
+
+def test_settings_and_resets_that_come_within_a_frame_are_the_next_one_s(
+    tiny: Segmenter, make_frame: MakeFrame
+) -> None:
+    """They come while Sh runs on the first frame: its mask, its reason and its choice stay."""
+    with threaded(tiny, NEVER) as engine, threaded(tiny, NEVER) as undisturbed:
+        whole = undisturbed.process(make_frame(0))
+        strict = dataclasses.replace(engine.config, confidence_threshold=1.0)
+        hold = tiny.context.project = Hold(tiny.context.project)
+
+        def disturb(x: Tensor) -> Tensor:
+            engine.reconfigure(strict)
+            engine.reset(ResetReason.TIME_JUMPED_BACK)
+            return x
+
+        hold.action = disturb
+        first = engine.process(make_frame(0))
+        assert (first.provenance.epoch, first.provenance.reset) == (0, ResetReason.FIRST_FRAME)
+        np.testing.assert_array_equal(first.mask, whole.mask)
+        hold.action = lambda x: x
+        second = engine.process(make_frame(1))
+        assert second.provenance.reset is ResetReason.TIME_JUMPED_BACK
+        assert (second.mask == 255).any()
 
 
 @torch.inference_mode()

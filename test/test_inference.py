@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import NETWORKS, EngineConfig, NetworkConfig
+from lowlat_seg_ros.engine.cpu_threads import run_in_temporary_thread
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, MaskKind
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
@@ -19,7 +21,7 @@ from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.inference import precision_of
-from lowlat_seg_ros.network.layers import PackedConv2d
+from lowlat_seg_ros.network.layers import PackedConv2d, num_threads
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 CPU = torch.device("cpu")
@@ -122,6 +124,19 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it() -> None:
 
 
 @torch.inference_mode()
+def test_loading_starts_no_pool_of_threads() -> None:
+    """Beside a busy core a pool would take thrice as long for so many tiny steps."""
+
+    def load() -> tuple[set[str], set[str], int]:
+        with num_threads(3):
+            before = set(os.listdir("/proc/self/task"))
+            inference.load(DEFAULT_CHECKPOINT, torch.device("cpu"), "auto")
+            return before, set(os.listdir("/proc/self/task")), torch.get_num_threads()
+
+    before, after, threads = run_in_temporary_thread(load)
+    assert (after - before, threads) == (set(), 3)
+
+
 def test_preparing_twice_changes_nothing_more() -> None:
     prepared = inference.prepare(trained(Segmenter(NETWORKS["tiny"])), torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in prepared.state_dict().items()}

@@ -11,7 +11,7 @@ import torch
 from lowlat_seg_ros.engine.key_frame import HighLevel, KeyFrame, KeyFrameCache, Refiner, resampled
 from lowlat_seg_ros.engine.preprocess import Geometry, plan, resample
 from lowlat_seg_ros.engine.runner import Runner
-from lowlat_seg_ros.frames import Frame, Outcome
+from lowlat_seg_ros.frames import Frame, Outcome, ResetReason
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 FULL, HALF = plan((90, 130), 0), plan((90, 130), 0, 1 / 2)
@@ -85,15 +85,15 @@ def test_resampled_key_frame_is_provisional_and_of_its_epoch() -> None:
 
 def test_current_key_frame_takes_the_size_and_keeps_it() -> None:
     cache = KeyFrameCache()
-    assert cache.at_size(HALF) == (None, 0)
+    assert cache.at_size(HALF) == (None, 0, ResetReason.FIRST_FRAME)
     key = key_of(FULL)
     assert cache.replace(None, key)
-    assert cache.at_size(FULL) == (key, 0)
-    found, _ = cache.at_size(HALF)
+    assert cache.at_size(FULL)[0] is key
+    found = cache.at_size(HALF)[0]
     assert found is not None
     assert found.geometry == HALF
     assert cache.snapshot() == (found, 0)
-    assert cache.at_size(HALF) == (found, 0)
+    assert cache.at_size(HALF)[0] is found
 
 
 @torch.inference_mode()
@@ -138,7 +138,7 @@ def test_no_record_mixes_sizes_while_both_tracks_write() -> None:
         turns = 0
         while turns < 200 or not delivered:
             wanted = HALF if turns % 2 else FULL
-            key, _ = cache.at_size(wanted)
+            key = cache.at_size(wanted)[0]
             assert key is not None
             current, _ = cache.snapshot()
             assert current is not None

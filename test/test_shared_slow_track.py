@@ -174,6 +174,31 @@ def test_a_camera_that_was_refused_and_then_submits_no_longer_holds_a_place() ->
     assert held.track.close(WAIT_S)
 
 
+def test_frames_that_deviate_are_taken_in_the_order_in_which_their_cameras_began_to_ask() -> None:
+    """A camera whose key frame waits may always give a newer one in its place."""
+    held = Held()
+    first, second, busy = held.queues
+    busy.submit(key(0))
+    held.wait_for_begin()
+    assert busy.take_turn()
+    busy.submit(key(1))
+    assert not first.take_turn()
+    assert not second.take_turn()
+    assert busy.take_turn()
+    busy.submit(key(2))
+    held.go.release()
+    held.wait_for_begin()
+    assert not second.take_turn()  # nothing waits, but the first has asked before
+    assert first.take_turn()
+    first.submit(key(3))
+    held.go.release()
+    held.wait_for_begin()
+    assert second.take_turn()
+    assert held.ran == [(2, 0), (2, 2), (0, 3)]
+    held.go.release()
+    assert held.track.close(WAIT_S)
+
+
 def noise(seed: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 

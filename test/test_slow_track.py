@@ -173,6 +173,22 @@ def test_the_state_says_what_runs_and_how_long_the_last_job_took() -> None:
     assert track.close(WAIT_S)
 
 
+def test_the_time_and_error_of_a_job_appear_when_it_no_longer_runs() -> None:
+    job, ledger = Recorder(), LiveCounters()
+    track = ThreadedSlowTrack(job, ledger, EngineConfig())
+    track.submit(key(0))
+    assert job.started.acquire(timeout=WAIT_S)
+    with track._track.changed:  # so that nothing that it guards changes
+        job.go.release()
+        until(lambda: ledger.snapshot().refined == 1)
+        time.sleep(0.1)
+        state = track.state()
+        assert (state.running, state.last_ms) == (True, 0.0)
+    until(lambda: not track.state().running)
+    assert track.state().last_ms > 0
+    assert track.close(WAIT_S)
+
+
 def test_threads_are_set_in_the_worker_alone() -> None:
     before, asked, seen = torch.get_num_threads(), cores() + 1, []
 

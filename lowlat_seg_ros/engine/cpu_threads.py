@@ -24,6 +24,7 @@ from typing import TypeVar
 import torch
 
 from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.network.layers import num_threads, single_threaded
 
 Result = TypeVar("Result")
 
@@ -141,26 +142,6 @@ def use_threads(count: int) -> None:
     # the number counts as such work.
     torch.get_num_threads()
     torch.set_num_threads(count or cores())
-
-
-@contextmanager
-def num_threads(count: int) -> Iterator[None]:
-    """``count`` CPU threads inside, and what the calling thread had before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def single_threaded() -> AbstractContextManager[None]:
-    """One CPU thread inside; for work made of many tiny parallel regions.
-
-    Each region would wait for a thread that another process may have displaced (propagation took
-    4 ms alone, over 600 ms so on a busy machine).
-    """
-    return num_threads(1)
 
 
 def run_in_temporary_thread(

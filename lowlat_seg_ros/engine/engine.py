@@ -49,6 +49,7 @@ from lowlat_seg_ros.frames import (
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, Header
 from lowlat_seg_ros.network.inference import resolve_device
+from lowlat_seg_ros.network.layers import num_threads, single_threaded
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: What was found about the threads of each network.
@@ -90,7 +91,6 @@ class Engine:
         self._beside = cpu_threads.Beside()
         self._counters = LiveCounters(on_refinement)
         self._cache = KeyFrameCache()
-        self._epoch_reason = ResetReason.FIRST_FRAME
         self._lock = threading.Lock()  # of resets, and of who is in the foreground
         self._foreground_thread: threading.Thread | None = None
         self._open: Step | None = None  # the step that is not finished yet
@@ -173,7 +173,7 @@ class Engine:
             with net.frame_context():
                 watch = net.stopwatch(self._clock)
                 with watch.stage("preprocess_ms"):
-                    key, epoch = self._cache.at_size(arrival.geometry)
+                    key, epoch, reason = self._cache.at_size(arrival.geometry)
                     image, luma = net.image(frame.image, arrival.geometry)  # (1, 3, H, W)
                 # Optical flow needs nothing of Sl: it begins on another core, where one is free.
                 carried = self._carry_answers(key, luma)
@@ -191,7 +191,7 @@ class Engine:
                     with watch.stage("predictor_ms"):
                         reduced = net.reduce(low)
                         weights = net.kernels(key.remembered, reduced)  # W(k,t) (1, K*K, H/8, W/8)
-                    with watch.stage("propagation_ms"), cpu_threads.single_threaded():
+                    with watch.stage("propagation_ms"), single_threaded():
                         # Eq. (1): F_h (1, Ch, H/8, W/8)
                         propagated = net.propagate(key.high.features, weights)
                         answers, residual = carried()
@@ -203,7 +203,7 @@ class Engine:
                         logits, trust = net.fuse(propagated, low, evidence, answers)  # Sec. 3.3
                     high = dataclasses.replace(key.high, features=propagated)
                     features = Features(low, source, luma, logits, high, reduced, weights, trust)
-                judged, least = None, self._config.confidence_threshold
+                judged, least = None, arrival.config.confidence_threshold
                 with watch.stage("postprocess_ms"):
                     mask = net.mask(logits, arrival.geometry)  # uint8 (H, W)
                     if least > 0:
@@ -211,7 +211,7 @@ class Engine:
                         assert judged.confidence is not None
                         leave_out(mask, judged.confidence, least)
                 watch.mask_out()
-            reset = self._epoch_reason if key is None else None
+            reset = reason if key is None else None
             provenance = features.provenance(arrival, key, epoch, reset)
             timing = watch.timing()
             deadline = self._account(frame, provenance, waited_ms + timing.latency_ms)
@@ -229,7 +229,8 @@ class Engine:
         if step is not self._open:
             raise RuntimeError("the step is finished, or a newer frame came; finish each step once")
         key, features, net = step.key, step.features, self._net
-        config, promotion, threshold = self._config, self._promotion, self._schedule.threshold
+        config, promotion = step.arrival.config, self._promotion
+        threshold = self._schedule.threshold
         with self._foreground(last=True), self._threads.after_mask(), net.frame_context():
             selection, is_key = None, False
             if key is None:
@@ -266,8 +267,7 @@ class Engine:
     def reset(self, reason: ResetReason = ResetReason.REQUESTED) -> None:
         """Forget all features: the next frame begins a new epoch, with a full mask."""
         with self._lock:
-            self._cache.begin_epoch()
-            self._epoch_reason = reason
+            self._cache.begin_epoch(reason)
             self._slow.cancel()
             self._counters.reset(reason)
 
@@ -341,7 +341,8 @@ class Engine:
         finally:
             if not done:
                 self._slow.end_frame()
-                self._foreground_thread = None
+                with self._lock:
+                    self._foreground_thread = None
 
     def _carry_answers(
         self, key: KeyFrame | None, luma: np.ndarray | None
@@ -359,7 +360,7 @@ class Engine:
 
     def _begin(self, frame: Frame, mask_at_network_size: bool) -> Arrival:
         """Decide what the frame's geometry and level are, and whether it begins a new epoch."""
-        config = self._config
+        config = self._config  # read once: another thread may replace it at any moment
         level, reason, duplicate = self._schedule.begin(frame, config)
         geometry = preprocess.plan(
             frame.image.shape[:2],
@@ -376,7 +377,7 @@ class Engine:
         # The frames counter is written by this thread alone, so it numbers the frame.
         index = self._counters.snapshot().frames
         self._slow.begin_frame(index, frame.stamp_ns)
-        return Arrival(frame, index, level, geometry, duplicate)
+        return Arrival(frame, index, level, geometry, duplicate, config)
 
     def _run_sh(
         self, arrival: Arrival, source: Tensor, luma: np.ndarray | None, watch: Stopwatch
@@ -385,7 +386,7 @@ class Engine:
 
         That one comes from Sl and AdaptNet alone, and so do those that follow until one succeeds.
         """
-        with watch.stage("higher_ms"), cpu_threads.num_threads(self._threads.full()):
+        with watch.stage("higher_ms"), num_threads(self._threads.full()):
             try:
                 features = exact_features(self._net, source, self._threads.relieve)
                 answers = self._net.answers(features)

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowlat_seg_ros.engine.cpu_threads import single_threaded
 from lowlat_seg_ros.engine.preprocess import Geometry, resample, resample_luma
 from lowlat_seg_ros.engine.runner import Runner
-from lowlat_seg_ros.frames import Outcome
+from lowlat_seg_ros.frames import Outcome, ResetReason
+from lowlat_seg_ros.network.layers import single_threaded
 
 #: Seconds between frames that are assumed where stamps stand still: 15 Hz.
 NOMINAL_PERIOD_S = 1 / 15
@@ -127,7 +127,7 @@ class KeyFrameCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._current: KeyFrame | None = None
-        self._epoch = 0
+        self._epoch, self._reason = 0, ResetReason.FIRST_FRAME
 
     def snapshot(self) -> tuple[KeyFrame | None, int]:
         """The current key frame, None at the start of an epoch, and the epoch."""
@@ -142,25 +142,26 @@ class KeyFrameCache:
             self._current = new
             return True
 
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, reason: ResetReason = ResetReason.REQUESTED) -> None:
         """Forget the key frame; nothing computed before this call is accepted any more."""
         with self._lock:
             self._current = None
-            self._epoch += 1
+            self._epoch, self._reason = self._epoch + 1, reason
 
-    def at_size(self, geometry: Geometry) -> tuple[KeyFrame | None, int]:
-        """The current key frame, of size ``geometry`` from now on, and the epoch.
+    def at_size(self, geometry: Geometry) -> tuple[KeyFrame | None, int, ResetReason]:
+        """The current key frame, of size ``geometry`` from now on, the epoch, and why it began.
 
         Called by the foreground alone.
         """
         while True:
-            key, epoch = self.snapshot()
+            with self._lock:
+                key, epoch, reason = self._current, self._epoch, self._reason
             if key is None or key.geometry == geometry:
-                return key, epoch
+                return key, epoch, reason
             new = resampled(key, geometry)
             # Refused only if Sh delivered or a reset came in this instant; then look again.
             if self.replace(key, new):
-                return new, epoch
+                return new, epoch, reason
 
 
 class Cancelled(Exception):

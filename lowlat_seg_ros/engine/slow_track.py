@@ -117,26 +117,30 @@ class SharedSlowTrack:
             error = run_job(queue.refine, job, queue.pause, queue.counters)
         finally:
             self.gate.end_job()
-        queue.last_ms = (time.perf_counter() - began) * 1e3
-        if error is not None:
-            queue.last_error = error
         with self.changed:
+            queue.last_ms = (time.perf_counter() - began) * 1e3
+            if error is not None:
+                queue.last_error = error
             self.running = None  # an idle slow track must not keep features alive
             self.changed.notify_all()
         return True
 
     def _hand_over(self, error: BaseException) -> None:
         """This thread ends because of ``error``: its job has failed, and another one goes on."""
+        running, message = self.running, ""  # which no other thread sets
+        if running is not None:
+            queue, job, _ = running
+            where = f"on frame {job.key.index} and ended its thread"
+            message = failed(where, error, queue.counters)
         with self.changed:
-            running, self.running = self.running, None
+            if running is not None:
+                queue.last_error = message
+            self.running = None
             if not self.closed:
                 self._start_thread()
             self.changed.notify_all()
         if running is not None:
-            queue, job, _ = running
-            where = f"on frame {job.key.index} and ended its thread"
-            queue.last_error = failed(where, error, queue.counters)
-            queue.counters.end(job, Outcome.FAILED, queue.last_error)
+            queue.counters.end(job, Outcome.FAILED, message)
 
     def _take(self) -> tuple[CameraQueue, Job, float] | None:
         with self.changed:
@@ -168,7 +172,7 @@ class CameraQueue:
     def __init__(self, track: SharedSlowTrack, refine: Refine, counters: LiveCounters) -> None:
         self._track, self.refine, self.counters = track, refine, counters
         self._closed = False
-        self.last_ms, self.last_error = 0.0, ""  # as in SlowTrackState
+        self.last_ms, self.last_error = 0.0, ""  # as in SlowTrackState; track.changed guards them
 
     def begin_frame(self, index: int, stamp_ns: int) -> None:
         """Foreground first: Sh waits between its slices."""
@@ -176,7 +180,8 @@ class CameraQueue:
 
     def ran_in_foreground(self, error: str) -> None:
         """Sh has run on a first frame, in the foreground; ``error`` is empty if it succeeded."""
-        self.last_error = error
+        with self._track.changed:
+            self.last_error = error
 
     def end_frame(self) -> None:
         self._track.gate.set_foreground(False)
@@ -246,8 +251,8 @@ class CameraQueue:
         with track.changed:
             age_ms = (time.perf_counter() - track.running[2]) * 1e3 if track.running else 0.0
             running, waiting = track.running is not None, self in track.waiting
-        alive = track.thread.is_alive()
-        return SlowTrackState(running, waiting, age_ms, self.last_ms, self.last_error, alive)
+            newest = self.last_ms, self.last_error
+        return SlowTrackState(running, waiting, age_ms, *newest, track.thread.is_alive())
 
     def close(self, timeout_s: float) -> bool:
         """End this camera alone; False if its running job could not be stopped in time."""

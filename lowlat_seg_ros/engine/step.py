@@ -13,7 +13,6 @@ from torch import Tensor
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import schedule
 from lowlat_seg_ros.engine.counters import LiveCounters
-from lowlat_seg_ros.engine.cpu_threads import single_threaded
 from lowlat_seg_ros.engine.key_frame import HighLevel, KeyFrame, KeyFrameCache
 from lowlat_seg_ros.engine.postprocess import confidence_of
 from lowlat_seg_ros.engine.preprocess import Geometry
@@ -35,13 +34,14 @@ from lowlat_seg_ros.network.expected_accuracy import (
     observe,
     temperature,
 )
+from lowlat_seg_ros.network.layers import single_threaded
 
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
     """A frame that came in, the engine's ``index``-th, and what was decided about it.
 
-    ``duplicate``: its stamp is that of the frame before.
+    ``duplicate``: its stamp is that of the frame before. ``config``: the settings that hold for it.
     """
 
     frame: Frame
@@ -49,6 +49,7 @@ class Arrival:
     level: schedule.Level
     geometry: Geometry
     duplicate: bool
+    config: EngineConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.network import checkpoint, propagation, quantization, warping
 from lowlat_seg_ros.network.checkpoint import Header
-from lowlat_seg_ros.network.layers import PackedConv2d, PackedResidual, is_right_here
+from lowlat_seg_ros.network.layers import (
+    PackedConv2d,
+    PackedResidual,
+    is_right_here,
+    single_threaded,
+)
 from lowlat_seg_ros.network.mobilenet import FoldedConv
 from lowlat_seg_ros.network.quantization import Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -120,9 +125,10 @@ def load(
 
     Raises ``ConfigError`` as :func:`ranges_for` does.
     """
-    segmenter, header = checkpoint.load(path, device)
-    ranges = ranges_for(precision, device, header)
-    return prepare(segmenter, precision_of(precision, device), ranges), header
+    with single_threaded():  # many tiny steps, for which a pool waits where a core is busy
+        segmenter, header = checkpoint.load(path, device)
+        ranges = ranges_for(precision, device, header)
+        return prepare(segmenter, precision_of(precision, device), ranges), header
 
 
 def prepare(

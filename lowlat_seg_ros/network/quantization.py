@@ -26,6 +26,7 @@ from lowlat_seg_ros.network.layers import (
     compile_with_numba,
     is_right_here,
     plain,
+    single_threaded,
 )
 from lowlat_seg_ros.network.trunk import Statistics, Trunk
 
@@ -305,14 +306,9 @@ def pays(dtype: torch.dtype) -> bool:
     packed = PackedConv2d(nn.Conv2d(64, 64, 3, padding=1).to(dtype), "relu")
     inputs = quick.quantized(x), x.to(dtype)  # between two convolutions values stay in their format
     # On one thread, since on several a busy core beside decides; in turns, so that it hits both.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            layers = ((quick, inputs[0]), (packed, inputs[1]))
-            times = [[_seconds(*layer) for layer in layers] for _ in range(TRIALS)]
-    finally:
-        torch.set_num_threads(threads)
+    with single_threaded(), torch.inference_mode():
+        layers = ((quick, inputs[0]), (packed, inputs[1]))
+        times = [[_seconds(*layer) for layer in layers] for _ in range(TRIALS)]
     of_bytes, of_others = (min(each[2:]) for each in zip(*times, strict=True))
     return of_bytes < WORTH_IT * of_others
 

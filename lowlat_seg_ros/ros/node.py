@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -66,7 +67,10 @@ START_ERRORS = (
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """Weights in memory, where they came from and what they cost here."""
+    """Weights in memory, where they came from and what they cost here.
+
+    ``load_s``, ``measure_s``: how long loading them and measuring the cost took.
+    """
 
     segmenter: Segmenter
     header: Header
@@ -75,6 +79,8 @@ class Model:
     path: Path
     sha256: str
     cost: FrameCost
+    load_s: float
+    measure_s: float
 
 
 def load_model(settings: Settings) -> Model:
@@ -83,16 +89,18 @@ def load_model(settings: Settings) -> Model:
     Raises ``CheckpointError`` for the file or its hash, ``ConfigError`` for the device and for
     classes that the file does not have.
     """
-    node = settings.node
+    began, node = time.monotonic(), settings.node
     path = Path(os.path.expanduser(node.checkpoint) or DEFAULT_CHECKPOINT)
     device = resolve_device(node.device)
     sha256 = checkpoint.verify(path, node.checkpoint_sha256)
     segmenter, header = inference.load(path, device, settings.engine.precision)
     table = ClassTable(path.stem, header.classes, header.colours)
     table = checked(lambda: table.remapped(node.class_remap))
+    loaded = time.monotonic()
     size = (node.expected_height, node.expected_width)
     cost = measure(segmenter, settings.engine, size, node.expected_rate_hz)
-    return Model(segmenter, header, table, device, path, sha256, cost)
+    took_s = (loaded - began, time.monotonic() - loaded)
+    return Model(segmenter, header, table, device, path, sha256, cost, *took_s)
 
 
 class SegmentationNode(ManagedNode):
@@ -221,6 +229,17 @@ class SegmentationNode(ManagedNode):
             raise TimeoutError(f"Sh does not end within {TRANSITION_TIMEOUT_S:g} s")
         self.get_logger().info("The network is forgotten")
 
+    def log_start(self, began: float, imported: float) -> None:
+        """How long the process took to get here; both: seconds of ``time.monotonic``."""
+        assert self._model is not None
+        imports, load, measuring = imported - began, self._model.load_s, self._model.measure_s
+        total = time.monotonic() - began
+        self.get_logger().info(
+            f"Started in {total:.1f} s: imports {imports:.1f}, loading the weights {load:.1f}, "
+            f"measuring what a frame costs {measuring:.1f}, all else "
+            f"{total - imports - load - measuring:.1f}"
+        )
+
     def release(self, timeout_s: float = TRANSITION_TIMEOUT_S) -> bool:
         """Forget all that :meth:`configure` made; False if the frame or Sh does not end in time."""
         cameras, self._cameras, self._model = self._cameras, None, None
@@ -265,8 +284,13 @@ class SegmentationNode(ManagedNode):
         self._diagnostics.publish(diagnostics(name, device, now_ns, statuses))
 
 
-def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; 0 then, 1 if it cannot start."""
+def main(args: list[str] | None = None, began: float | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; 0 then, 1 if it cannot start.
+
+    ``began``: when the process did, in seconds of ``time.monotonic``; now if it is None. Garbage is
+    collected once the node has started.
+    """
+    imported = time.monotonic()
     keep_freed_memory()
     files = start.params_files(sys.argv[1:] if args is None else args)
     try:
@@ -280,12 +304,12 @@ def main(args: list[str] | None = None) -> int:
         except (ConfigError, RuntimeError) as error:  # rclpy's are
             get_logger(NODE_NAME).fatal(f"Cannot start: {start.cannot_initialise(error)}")
             return 1
-        return _run(files)
+        return _run(files, imported if began is None else began, imported)
     except KeyboardInterrupt:
         return 0
 
 
-def _run(files: list[str]) -> int:
+def _run(files: list[str], began: float, imported: float) -> int:
     try:
         node = SegmentationNode()
         foreign = start.foreign_files(files, node.get_fully_qualified_name())
@@ -293,8 +317,11 @@ def _run(files: list[str]) -> int:
             raise ConfigError(foreign[0])
         for sentence in foreign:
             node.get_logger().warning(f"Parameters: {sentence}")
-        if node.autostart and not _start(node):
-            return 1 if rclpy.ok() else 0  # the step has logged why
+        if node.autostart:
+            if not _start(node):
+                return 1 if rclpy.ok() else 0  # the step has logged why
+            node.log_start(began, imported)
+        gc.enable()
         executor = OwnThreadExecutor()
         executor.add_node(node)
     except START_ERRORS as error:

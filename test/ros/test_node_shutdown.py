@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -80,12 +81,11 @@ def test_needs_no_network_but_loopback(tmp_path: Path, checkpoint: Path) -> None
     parameters = {"checkpoint": str(checkpoint), "device": "cpu", "expected_rate_hz": 1000.0}
     parameters |= {"expected_width": 64, "expected_height": 48}
     node = NodeProcess(tmp_path, parameters, "alone", no_network=True)
-    wait_until(
-        lambda: "Waiting for images" in node.log or node.status is not None, lambda: node.log
-    )
+    wait_until(lambda: "Started in" in node.log or node.status is not None, lambda: node.log)
     if node.status == NOT_ALLOWED:
         pytest.skip("this system lets no process leave the network (unshare, CLONE_NEWNET)")
     interfaces = Path(f"/proc/{node.pid}/net/dev").read_text().splitlines()[2:]
     assert [line.partition(":")[0].strip() for line in interfaces] == ["lo"]
     assert node.stop() == 0
     assert "Waiting for images" in node.log
+    assert re.search(r"Started in [\d.]+ s: imports [\d.]+, loading the weights [\d.]+, ", node.log)

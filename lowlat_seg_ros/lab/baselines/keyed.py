@@ -13,11 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.cpu_threads import single_threaded
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import MaskKind
 from lowlat_seg_ros.lab.baselines.carry import Adaptive, Carrier, Head
 from lowlat_seg_ros.lab.baselines.stream import Now, Stream
+from lowlat_seg_ros.network.layers import single_threaded
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 

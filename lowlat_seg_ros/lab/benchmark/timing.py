@@ -17,15 +17,12 @@ import torch
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.counters import LiveCounters
-from lowlat_seg_ros.engine.cpu_threads import (
-    ExternalCpuLoad,
-    run_in_temporary_thread,
-    single_threaded,
-)
+from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad, run_in_temporary_thread
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.key_frame import KeyFrame, Pause, Refine
 from lowlat_seg_ros.engine.slow_track import ThreadedSlowTrack
 from lowlat_seg_ros.frames import Frame, MaskKind, Outcome, StageTiming
+from lowlat_seg_ros.network.layers import single_threaded
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 Answer = TypeVar("Answer")
