@@ -301,6 +301,12 @@ class EngineConfig:
         "and changes the class of one pixel in 1500",
         Rule(choices=PRECISIONS, top_level=True),
     )
+    runtime: str = setting(
+        "pytorch",
+        "what runs Sl on a CPU; openvino, which is installed by 'pip install openvino', takes half "
+        "of the time in 8 bits, a second at the start, and changes the class of one pixel in 200",
+        Rule(choices=("pytorch", "openvino")),
+    )
     key_frame_policy: str = setting(
         "when_free",
         "when a frame becomes the key frame; when_free: whenever the slow track (Sh) is idle, so "

@@ -81,7 +81,7 @@ class Engine:
         if segmenter.training:
             raise ValueError("the segmenter is in training mode; call its eval() first")
         self.header: Header | None = None
-        self._net, slow_net = runners(segmenter)
+        self._net, slow_net = runners(segmenter, config.runtime)
         self._trained_height = segmenter.trained_height
         self._judge = Judge(segmenter.accuracy_model)
         self._config, self._clock = config, clock

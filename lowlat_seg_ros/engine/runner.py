@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import postprocess, preprocess
 from lowlat_seg_ros.engine.preprocess import Geometry
 from lowlat_seg_ros.frames import StageTiming
@@ -202,11 +203,20 @@ class Runner:
         return self.run("deviation", self._net.selector.deviation, reduced_key, reduced).item()
 
 
-def runners(segmenter: Segmenter) -> tuple[Runner, Runner]:
+def runners(segmenter: Segmenter, runtime: str = EngineConfig.runtime) -> tuple[Runner, Runner]:
+    """Those of frames and of the slow track; ``runtime`` as in ``EngineConfig``.
+
+    Raises ``ConfigError`` where there is no such runtime for the network.
+    """
     device = next(segmenter.parameters()).device
     if device.type != "cuda":
         postprocess.compiled_upsampling()  # otherwise the first frame would wait for it
-        return Runner(segmenter), Runner(segmenter)
+        slow_track = Runner(segmenter)
+        if runtime != "openvino":
+            return Runner(segmenter), slow_track
+        from lowlat_seg_ros.engine.openvino import OpenVinoRunner
+
+        return OpenVinoRunner(segmenter), slow_track
     from lowlat_seg_ros.engine.cuda import CudaRunner
 
     frames = CudaRunner(segmenter, device)

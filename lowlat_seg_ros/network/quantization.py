@@ -97,14 +97,14 @@ class QuantizedConv2d(nn.Module):
 
     def __init__(self, conv: PackedConv2d, ranges: Ranges, *, stays: bool) -> None:
         super().__init__()
-        self.activation, self.dtype, self._geometry = conv.activation, conv.dtype, conv.geometry
-        self._bias = None if conv.bias is None else conv.bias.float()
+        self.activation, self.dtype, self.geometry = conv.activation, conv.dtype, conv.geometry
+        self.bias = None if conv.bias is None else conv.bias.float()
         kernel = conv.weight.float()
-        self._scales = kernel.abs().amax(dim=(1, 2, 3)).clamp(min=1e-12) / 127
+        self.scales = kernel.abs().amax(dim=(1, 2, 3)).clamp(min=1e-12) / 127
         self._zeros = torch.zeros(len(kernel), dtype=torch.int32)
-        self._kernel = (kernel / self._scales.view(-1, 1, 1, 1)).round().to(torch.int8)
-        self._input = Grid.over(ranges.input)
-        self._output = Grid.over(ranges.output) if stays else None
+        self.kernel = (kernel / self.scales.view(-1, 1, 1, 1)).round().to(torch.int8)
+        self.input = Grid.over(ranges.input)
+        self.output = Grid.over(ranges.output) if stays else None
         self._layouts: dict[tuple[torch.Size, Grid], Tensor] = {}
 
     def __deepcopy__(self, memo: dict[int, object]) -> QuantizedConv2d:
@@ -113,17 +113,17 @@ class QuantizedConv2d(nn.Module):
     @property
     def weight_bytes(self) -> int:
         """Memory that the weights take, all cached layouts included."""
-        return self._kernel.numel() * (1 + len(self._layouts))
+        return self.kernel.numel() * (1 + len(self._layouts))
 
     def forward(
         self, x: Tensor | Quantized, shortcut: Tensor | Quantized | None = None
     ) -> Tensor | Quantized:
         """(N, C, H, W), and what is added before the activation -> the result in channels_last."""
         x = self.quantized(x)
-        (scale, zero), (padding, stride, dilation, groups) = x.grid, self._geometry
-        weights = (self._layout_for(x), self._scales, self._zeros)
-        geometry = (self._bias, stride, padding, dilation, groups)
-        grid, dtype = self._output or Grid(1.0, 0), torch.uint8 if self._output else self.dtype
+        (scale, zero), (padding, stride, dilation, groups) = x.grid, self.geometry
+        weights = (self._layout_for(x), self.scales, self._zeros)
+        geometry = (self.bias, stride, padding, dilation, groups)
+        grid, dtype = self.output or Grid(1.0, 0), torch.uint8 if self.output else self.dtype
         after = ACTIVATIONS[self.activation]
         conv = torch.ops.onednn.qconv2d_pointwise
         if shortcut is None:
@@ -131,7 +131,7 @@ class QuantizedConv2d(nn.Module):
         else:
             # The sum replaces the shortcut in memory, which others may still read, in its format.
             total, of_total = Tensor(), Grid(1.0, 0)
-            if self._output is None:
+            if self.output is None:
                 total = shortcut.to(self.dtype).clone()
             elif isinstance(shortcut, Quantized):
                 total, of_total = shortcut.values.clone(), shortcut.grid
@@ -153,21 +153,21 @@ class QuantizedConv2d(nn.Module):
                 *after,
                 "",
             )
-        return Quantized(out, self._output) if self._output else out
+        return Quantized(out, self.output) if self.output else out
 
     def quantized(self, x: Tensor | Quantized) -> Quantized:
         if isinstance(x, Quantized):
             return x
-        return Quantized(x if x.dtype == torch.uint8 else quantised(x, self._input), self._input)
+        return Quantized(x if x.dtype == torch.uint8 else quantised(x, self.input), self.input)
 
     def _layout_for(self, x: Quantized) -> Tensor:
         """Weights arranged for the size and the grid of ``x``."""
         layouts, key = self._layouts, (x.shape, x.grid)
         if key not in layouts:
-            padding, stride, dilation, groups = self._geometry
+            padding, stride, dilation, groups = self.geometry
             new = torch.ops.onednn.qconv_prepack(
-                self._kernel,
-                self._scales,
+                self.kernel,
+                self.scales,
                 *x.grid,
                 stride,
                 padding,

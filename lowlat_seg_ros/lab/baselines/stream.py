@@ -60,7 +60,7 @@ class Stream(ABC):
         *,
         clock: Clock = time.perf_counter_ns,
     ) -> None:
-        self.runner, _ = runners(segmenter)
+        self.runner, _ = runners(segmenter, config.runtime)
         self.counters = Counters()
         #: Distinguishes the CUDA graphs of this method's own parts from those of other methods.
         self.name: Hashable = object()
