@@ -148,28 +148,56 @@ WRONG_WORDS = {
 def test_wrong_command_line_is_told_in_one_line(
     words: str, wanted: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("rclpy", reason="needs ROS 2")
-    import rclpy
-
-    from lowlat_seg_ros.ros import node
-
     for name, text in {
         "OTHER": f"other: {{{ROS}}}",
         "MIXED": "/**: {ros__parameters: {a: [1, b]}}",
     }.items():
         (tmp_path / name).write_text(text)
         words = words.replace(name, str(tmp_path / name))
+    assert wanted in why_not_started(words.split(), capfd)
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({"ROS_LOG_DIR": "/dev/null/log"}, "set ROS_LOG_DIR to a folder that can be written"),
+        (
+            {"ROS_SECURITY_ENABLE": "true", "ROS_SECURITY_STRATEGY": "Enforce"},
+            "make an enclave, and name it in ROS_SECURITY_ENCLAVE_OVERRIDE",
+        ),
+    ],
+)
+def test_environment_in_which_ros_does_not_start_is_told_in_one_line(
+    environment: dict[str, str],
+    wanted: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ROS_SECURITY_KEYSTORE", str(tmp_path))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert wanted in why_not_started([], capfd)
+
+
+def why_not_started(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """The only line of [FATAL] of a node that ends with 1 after these ROS arguments."""
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    import rclpy
+
+    from lowlat_seg_ros.ros import node
+
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert node.main(["--ros-args", *words.split()]) == 1
+        assert node.main(["--ros-args", *words]) == 1
     finally:
         signal.signal(signal.SIGTERM, before)
         rclpy.try_shutdown()
     error = capfd.readouterr().err
     (fatal,) = [line for line in error.splitlines() if "[FATAL]" in line]
     assert "Cannot start: " in fatal
-    assert wanted in fatal
     assert "Traceback" not in error
+    return fatal
 
 
 @pytest.mark.slow

@@ -63,6 +63,9 @@ _FIXES = {
     "parameter override": "write -p NAME:=VALUE, the value as in YAML",
     "UnknownROSArgs": "leave it out, or put it after -- if it is not for ROS",
     "ROS_DOMAIN_ID": "set ROS_DOMAIN_ID to a number from 0 to 101, or unset it",
+    "log directory": "set ROS_LOG_DIR to a folder that can be written",
+    "SECURITY ERROR": "make an enclave, and name it in ROS_SECURITY_ENCLAVE_OVERRIDE "
+    "(docs/robot.md)",
 }
 
 
