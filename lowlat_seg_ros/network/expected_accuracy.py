@@ -37,8 +37,11 @@ FLAT = 0.3
 #: Pixels no darker than this in all channels are saturated.
 WHITE = 247
 
-#: The second difference across and down: 0 on any plane, and on straight edges along an axis.
-LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+#: A pixel of the luma that differs by more than this from the median around it stands out.
+STANDS_OUT = 32
+
+#: A second difference; across and down: 0 on any plane, and on straight edges along an axis.
+BEND = np.array([1, -2, 1], np.float32)
 
 #: The softest and the sharpest temperature of a softmax that :func:`temperature` gives.
 SOFTEST, SHARPEST = 20.0, 0.5
@@ -102,7 +105,8 @@ def observe(
     :func:`.warping.luma_of`, where the network has one. ``trust`` (1, 1, h, w) is that in answers
     carried for ``age_s`` seconds; None where nothing was carried.
     """
-    some = logits[0, :, ::STEP, ::STEP].float()
+    some = logits[0, :, ::STEP, ::STEP].float().cpu().numpy()
+    seen = some.reshape(len(some), -1)
     if luma is None:
         height, width = image.shape[:2]
         size = (max(8, round(width * HEIGHT / height)), HEIGHT)
@@ -113,9 +117,9 @@ def observe(
         "age": math.log1p(max(0.0, age_s)),
         "unchanged": math.log1p(look.unchanged),
     }
-    seen = some.flatten(1).contiguous().cpu().numpy()
-    values, bands = of_confidence(seen, some.shape[1])
-    return Observed(values | of_image(luma, look.grid) | carried, bands, seen)
+    pictured = of_image(luma, look.grid)
+    values, bands = of_confidence(seen, some.shape[1], pictured["empty"])
+    return Observed(values | pictured | carried, bands, seen)
 
 
 def temperature(logits: np.ndarray, expected: float) -> float:
@@ -133,27 +137,32 @@ def temperature(logits: np.ndarray, expected: float) -> float:
     return math.exp((low + high) / 2)
 
 
-def of_confidence(logits: np.ndarray, rows: int) -> tuple[dict[str, float], np.ndarray]:
+def of_confidence(
+    logits: np.ndarray, rows: int, empty: float = 0.0
+) -> tuple[dict[str, float], np.ndarray]:
     """Of the softmax of ``logits`` (classes, rows * columns): values, and bands (BANDS, classes).
 
-    The values are the mean of its maximum, as a logit, its mean entropy, and a low quantile.
+    The values are the mean of its maximum, as a logit, its mean entropy, and a low quantile. An
+    ``empty`` share of the image's lines never came: whatever the network says there is a guess.
     """
     below = logits - logits.max(axis=0)
-    powers = np.exp(below)
+    powers = cv2.exp(below)
     total = powers.sum(axis=0)
     confidence = 1 / total
     entropy = np.log(total) - np.einsum("cn,cn->n", powers, below) * confidence
-    mean = min(float(confidence.mean()), 0.999)
+    came = 1 - empty
+    mean = min(max(float(confidence.mean()) * came, 0.001), 0.999)
     tenth = len(confidence) // 10
     values = {
         "confidence": math.log(mean / (1 - mean)),
-        "entropy": float(entropy.mean()),
-        "low_confidence": float(np.partition(confidence, tenth)[tenth]),
+        "entropy": float(entropy.mean()) * came + math.log(len(logits)) * empty,
+        "low_confidence": float(np.partition(confidence, tenth)[tenth]) * came,
     }
-    of_rows = (powers * confidence).reshape(len(logits), rows, -1).mean(axis=2)
+    each = confidence.reshape(rows, -1)
+    of_rows = np.einsum("crn,rn->cr", powers.reshape(len(logits), *each.shape), each)
     starts = np.arange(BANDS) * rows // BANDS
-    counts = np.diff([*starts, rows])
-    return values, (np.add.reduceat(of_rows, starts, axis=1) / np.maximum(counts, 1)).T
+    counts = np.maximum(np.diff([*starts, rows]), 1) * each.shape[1]
+    return values, (np.add.reduceat(of_rows, starts, axis=1) / counts).T
 
 
 def of_image(luma: np.ndarray, grid: np.ndarray) -> dict[str, float]:
@@ -164,15 +173,20 @@ def of_image(luma: np.ndarray, grid: np.ndarray) -> dict[str, float]:
     columns = cv2.reduce(near, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F)[0]
     change = float(columns.mean())
     edges = float(columns[3::4].mean())  # of JPEG's blocks of 8 pixels
-    bends = cv2.norm(cv2.filter2D(luma, cv2.CV_16S, LAPLACIAN), cv2.NORM_L1) / luma.size
-    first, second, third = cv2.split(grid)
-    darkest = cv2.min(cv2.min(first, second), third)
+    bends = cv2.sepFilter2D(luma, cv2.CV_16S, BEND, BEND)
+    mean, square = (cv2.norm(bends, kind) / luma.size for kind in (cv2.NORM_L1, cv2.NORM_L2SQR))
+    outliers = cv2.compare(cv2.absdiff(luma, cv2.medianBlur(luma, 3)), STANDS_OUT, cv2.CMP_GT)
+    lines = near.max(axis=0), near.max(axis=1)
+    saturated = cv2.inRange(grid, (WHITE,) * 3, (255,) * 3)
     return {
-        "roughness": math.log1p(bends),
+        "roughness": math.log1p(mean),
+        "specks": cv2.countNonZero(outliers) / outliers.size,
+        # Where detail is in some places only, dirt may hide the others.
+        "patchiness": math.log((math.sqrt(square) + FLAT) / (mean + FLAT)),
         "blocks": (edges + FLAT) / (change + FLAT),
         # Lines that never came, which a driver fills with one value.
-        "empty": max(float((near.max(axis=axis) <= 1).mean()) for axis in (0, 1)),
-        "white": float((darkest >= WHITE).mean()),
+        "empty": max(np.count_nonzero(most <= 1) / len(most) for most in lines),
+        "white": cv2.countNonZero(saturated) / saturated.size,
     }
 
 
