@@ -8,6 +8,7 @@ them (docs/expected_accuracy.md); ``lowlat-seg calibrate`` fits it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def observe(
     :func:`.warping.luma_of`, where the network has one. ``trust`` (1, 1, h, w) is that in answers
     carried for ``age_s`` seconds; None where nothing was carried.
     """
-    some = logits[0, :, ::STEP, ::STEP].float().cpu().numpy()
+    some = _some(logits)
     seen = some.reshape(len(some), -1)
     if luma is None:
         height, width = image.shape[:2]
@@ -113,13 +114,18 @@ def observe(
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     carried = {
-        "distrust": 0.0 if trust is None else 1 - float(trust[..., ::STEP, ::STEP].mean()),
+        "distrust": 0.0 if trust is None else 1 - float(_some(trust).mean()),
         "age": math.log1p(max(0.0, age_s)),
         "unchanged": math.log1p(look.unchanged),
     }
     pictured = of_image(luma, look.grid)
     values, bands = of_confidence(seen, some.shape[1], pictured["empty"])
     return Observed(values | pictured | carried, bands, seen)
+
+
+def _some(answers: Tensor) -> np.ndarray:
+    """Every so many of ``answers`` (1, n, h, w): float32 (n, h/STEP, w/STEP)."""
+    return answers.float().cpu().numpy()[0, :, ::STEP, ::STEP]
 
 
 def temperature(logits: np.ndarray, expected: float) -> float:
@@ -160,9 +166,15 @@ def of_confidence(
     }
     each = confidence.reshape(rows, -1)
     of_rows = np.einsum("crn,rn->cr", powers.reshape(len(logits), *each.shape), each)
+    starts, counts = _bands(rows)
+    return values, (np.add.reduceat(of_rows, starts, axis=1) / (counts * each.shape[1])).T
+
+
+@functools.cache
+def _bands(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each band, and how many it has; int64 (BANDS,) both."""
     starts = np.arange(BANDS) * rows // BANDS
-    counts = np.maximum(np.diff([*starts, rows]), 1) * each.shape[1]
-    return values, (np.add.reduceat(of_rows, starts, axis=1) / counts).T
+    return starts, np.maximum(np.diff([*starts, rows]), 1)
 
 
 def of_image(luma: np.ndarray, grid: np.ndarray) -> dict[str, float]:
@@ -171,8 +183,8 @@ def of_image(luma: np.ndarray, grid: np.ndarray) -> dict[str, float]:
     """
     near = cv2.absdiff(luma[:, 1:], luma[:, :-1])
     columns = cv2.reduce(near, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F)[0]
-    change = float(columns.mean())
-    edges = float(columns[3::4].mean())  # of JPEG's blocks of 8 pixels
+    change = float(columns.sum()) / len(columns)
+    edges = float(columns[3::4].sum()) / len(columns[3::4])  # of JPEG's blocks of 8 pixels
     bends = cv2.sepFilter2D(luma, cv2.CV_16S, BEND, BEND)
     mean, square = (cv2.norm(bends, kind) / luma.size for kind in (cv2.NORM_L1, cv2.NORM_L2SQR))
     outliers = cv2.compare(cv2.absdiff(luma, cv2.medianBlur(luma, 3)), STANDS_OUT, cv2.CMP_GT)
