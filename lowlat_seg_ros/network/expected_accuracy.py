@@ -184,10 +184,12 @@ def of_image(luma: np.ndarray, grid: np.ndarray) -> dict[str, float]:
     near = cv2.absdiff(luma[:, 1:], luma[:, :-1])
     columns = cv2.reduce(near, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F)[0]
     change = float(columns.sum()) / len(columns)
-    edges = float(columns[3::4].sum()) / len(columns[3::4])  # of JPEG's blocks of 8 pixels
+    border = columns[3::4]  # of JPEG's blocks of 8 pixels
+    edges = float(border.sum()) / max(1, len(border))
     bends = cv2.sepFilter2D(luma, cv2.CV_16S, BEND, BEND)
     mean, square = (cv2.norm(bends, kind) / luma.size for kind in (cv2.NORM_L1, cv2.NORM_L2SQR))
-    outliers = cv2.compare(cv2.absdiff(luma, cv2.medianBlur(luma, 3)), STANDS_OUT, cv2.CMP_GT)
+    apart = cv2.absdiff(luma, cv2.medianBlur(luma, 3))
+    _, outliers = cv2.threshold(apart, STANDS_OUT, 255, cv2.THRESH_BINARY)
     lines = near.max(axis=0), near.max(axis=1)
     saturated = cv2.inRange(grid, (WHITE,) * 3, (255,) * 3)
     return {

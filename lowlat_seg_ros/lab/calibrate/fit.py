@@ -23,7 +23,7 @@ UNUSUAL = {
 }  # fmt: skip
 
 #: Pieces of each function of the confidence, and of the others.
-PIECES, UNUSUAL_PIECES = 6, 3
+PIECES, UNUSUAL_PIECES = 4, 3
 
 #: Quantiles of clean images that are usual, and of all samples between which functions change.
 USUAL, ENDS = (0.01, 0.99), (0.005, 0.995)
