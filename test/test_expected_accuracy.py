@@ -26,6 +26,7 @@ from lowlat_seg_ros.network.expected_accuracy import (
     AccuracyModel,
     Looker,
     Term,
+    observe,
     of_confidence,
     of_image,
     temperature,
@@ -83,12 +84,16 @@ def test_confidence_is_observed_and_softened_to_what_is_expected() -> None:
     assert values["entropy"] == pytest.approx(entropy, rel=1e-3)
     assert bands.shape == (BANDS, 11)
     assert bands.sum(axis=1) == pytest.approx(1.0, rel=1e-4)
+    half, _ = of_confidence(logits, rows=40, empty=0.5)  # half of the lines never came
+    assert half["confidence"] == pytest.approx(math.log(mean / (2 - mean)), rel=1e-4)
+    assert half["entropy"] == pytest.approx((entropy + math.log(11)) / 2, rel=1e-3)
+    assert half["low_confidence"] == pytest.approx(values["low_confidence"] / 2)
     for expected in (0.3, 0.6, mean):
         soft = (torch.from_numpy(logits) / temperature(logits, expected)).softmax(0)
         assert soft.amax(0).mean().item() == pytest.approx(expected, abs=0.005)
 
 
-def test_an_image_shows_lines_that_never_came_noise_and_saturation() -> None:
+def test_an_image_shows_empty_lines_noise_specks_hidden_places_and_saturation() -> None:
     luma = rng.integers(90, 110, (180, 240)).astype(np.uint8)
     grid = np.full((33, 49, 3), 100, np.uint8)
     usual = of_image(luma, grid)
@@ -98,6 +103,13 @@ def test_an_image_shows_lines_that_never_came_noise_and_saturation() -> None:
     assert of_image(cut, grid)["empty"] == pytest.approx(0.5, abs=0.01)
     noisy = rng.integers(0, 256, luma.shape).astype(np.uint8)
     assert of_image(noisy, grid)["roughness"] > usual["roughness"] + 1
+    spoilt = luma.copy()
+    spoilt[5::10, 5::10] = 255  # one pixel of a hundred
+    assert usual["specks"] == 0
+    assert of_image(spoilt, grid)["specks"] == pytest.approx(0.01, abs=0.001)
+    hidden = luma.copy()
+    hidden[:, 60:] = 100
+    assert of_image(hidden, grid)["patchiness"] > usual["patchiness"] + 0.3
     grid[:11] = 255
     assert of_image(luma, grid)["white"] == pytest.approx(1 / 3)
 
@@ -211,6 +223,14 @@ def test_the_command_writes_the_model_and_the_checksum(
     assert checkpoint.verify(weights)
     assert "| clean |" in capsys.readouterr().out
     assert (tmp_path / "report" / "reliability.png").is_file()
+
+
+def test_models_of_earlier_versions_find_all_that_they_look_at() -> None:
+    image = rng.integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    names = "confidence entropy low_confidence distrust age unchanged roughness blocks white empty"
+    terms = tuple(Term(name, 0.0, 1.0, 0.1) for name in [*names.split(), "layout"])
+    seen = observe(image, Looker().look(image, 0), torch.randn(1, 11, 16, 24), luma=None)
+    assert 0 < AccuracyModel(0.0, terms, LAYOUT)(seen.values, seen.bands) < 1
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ them (docs/expected_accuracy.md); ``lowlat-seg calibrate`` fits it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,8 +38,11 @@ FLAT = 0.3
 #: Pixels no darker than this in all channels are saturated.
 WHITE = 247
 
-#: The second difference across and down: 0 on any plane, and on straight edges along an axis.
-LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+#: A pixel of the luma that differs by more than this from the median around it stands out.
+STANDS_OUT = 32
+
+#: A second difference; across and down: 0 on any plane, and on straight edges along an axis.
+BEND = np.array([1, -2, 1], np.float32)
 
 #: The softest and the sharpest temperature of a softmax that :func:`temperature` gives.
 SOFTEST, SHARPEST = 20.0, 0.5
@@ -102,20 +106,26 @@ def observe(
     :func:`.warping.luma_of`, where the network has one. ``trust`` (1, 1, h, w) is that in answers
     carried for ``age_s`` seconds; None where nothing was carried.
     """
-    some = logits[0, :, ::STEP, ::STEP].float()
+    some = _some(logits)
+    seen = some.reshape(len(some), -1)
     if luma is None:
         height, width = image.shape[:2]
         size = (max(8, round(width * HEIGHT / height)), HEIGHT)
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     carried = {
-        "distrust": 0.0 if trust is None else 1 - float(trust[..., ::STEP, ::STEP].mean()),
+        "distrust": 0.0 if trust is None else 1 - float(_some(trust).mean()),
         "age": math.log1p(max(0.0, age_s)),
         "unchanged": math.log1p(look.unchanged),
     }
-    seen = some.flatten(1).contiguous().cpu().numpy()
-    values, bands = of_confidence(seen, some.shape[1])
-    return Observed(values | of_image(luma, look.grid) | carried, bands, seen)
+    pictured = of_image(luma, look.grid)
+    values, bands = of_confidence(seen, some.shape[1], pictured["empty"])
+    return Observed(values | pictured | carried, bands, seen)
+
+
+def _some(answers: Tensor) -> np.ndarray:
+    """Every so many of ``answers`` (1, n, h, w): float32 (n, h/STEP, w/STEP)."""
+    return answers.float().cpu().numpy()[0, :, ::STEP, ::STEP]
 
 
 def temperature(logits: np.ndarray, expected: float) -> float:
@@ -133,27 +143,38 @@ def temperature(logits: np.ndarray, expected: float) -> float:
     return math.exp((low + high) / 2)
 
 
-def of_confidence(logits: np.ndarray, rows: int) -> tuple[dict[str, float], np.ndarray]:
+def of_confidence(
+    logits: np.ndarray, rows: int, empty: float = 0.0
+) -> tuple[dict[str, float], np.ndarray]:
     """Of the softmax of ``logits`` (classes, rows * columns): values, and bands (BANDS, classes).
 
-    The values are the mean of its maximum, as a logit, its mean entropy, and a low quantile.
+    The values are the mean of its maximum, as a logit, its mean entropy, and a low quantile. An
+    ``empty`` share of the image's lines never came: whatever the network says there is a guess.
     """
     below = logits - logits.max(axis=0)
-    powers = np.exp(below)
+    powers = cv2.exp(below)
     total = powers.sum(axis=0)
     confidence = 1 / total
     entropy = np.log(total) - np.einsum("cn,cn->n", powers, below) * confidence
-    mean = min(float(confidence.mean()), 0.999)
+    came = 1 - empty
+    mean = min(max(float(confidence.mean()) * came, 0.001), 0.999)
     tenth = len(confidence) // 10
     values = {
         "confidence": math.log(mean / (1 - mean)),
-        "entropy": float(entropy.mean()),
-        "low_confidence": float(np.partition(confidence, tenth)[tenth]),
+        "entropy": float(entropy.mean()) * came + math.log(len(logits)) * empty,
+        "low_confidence": float(np.partition(confidence, tenth)[tenth]) * came,
     }
-    of_rows = (powers * confidence).reshape(len(logits), rows, -1).mean(axis=2)
+    each = confidence.reshape(rows, -1)
+    of_rows = np.einsum("crn,rn->cr", powers.reshape(len(logits), *each.shape), each)
+    starts, counts = _bands(rows)
+    return values, (np.add.reduceat(of_rows, starts, axis=1) / (counts * each.shape[1])).T
+
+
+@functools.cache
+def _bands(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each band, and how many it has; int64 (BANDS,) both."""
     starts = np.arange(BANDS) * rows // BANDS
-    counts = np.diff([*starts, rows])
-    return values, (np.add.reduceat(of_rows, starts, axis=1) / np.maximum(counts, 1)).T
+    return starts, np.maximum(np.diff([*starts, rows]), 1)
 
 
 def of_image(luma: np.ndarray, grid: np.ndarray) -> dict[str, float]:
@@ -162,17 +183,24 @@ def of_image(luma: np.ndarray, grid: np.ndarray) -> dict[str, float]:
     """
     near = cv2.absdiff(luma[:, 1:], luma[:, :-1])
     columns = cv2.reduce(near, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F)[0]
-    change = float(columns.mean())
-    edges = float(columns[3::4].mean())  # of JPEG's blocks of 8 pixels
-    bends = cv2.norm(cv2.filter2D(luma, cv2.CV_16S, LAPLACIAN), cv2.NORM_L1) / luma.size
-    first, second, third = cv2.split(grid)
-    darkest = cv2.min(cv2.min(first, second), third)
+    change = float(columns.sum()) / len(columns)
+    border = columns[3::4]  # of JPEG's blocks of 8 pixels
+    edges = float(border.sum()) / max(1, len(border))
+    bends = cv2.sepFilter2D(luma, cv2.CV_16S, BEND, BEND)
+    mean, square = (cv2.norm(bends, kind) / luma.size for kind in (cv2.NORM_L1, cv2.NORM_L2SQR))
+    apart = cv2.absdiff(luma, cv2.medianBlur(luma, 3))
+    _, outliers = cv2.threshold(apart, STANDS_OUT, 255, cv2.THRESH_BINARY)
+    lines = near.max(axis=0), near.max(axis=1)
+    saturated = cv2.inRange(grid, (WHITE,) * 3, (255,) * 3)
     return {
-        "roughness": math.log1p(bends),
+        "roughness": math.log1p(mean),
+        "specks": cv2.countNonZero(outliers) / outliers.size,
+        # Where detail is in some places only, dirt may hide the others.
+        "patchiness": math.log((math.sqrt(square) + FLAT) / (mean + FLAT)),
         "blocks": (edges + FLAT) / (change + FLAT),
         # Lines that never came, which a driver fills with one value.
-        "empty": max(float((near.max(axis=axis) <= 1).mean()) for axis in (0, 1)),
-        "white": float((darkest >= WHITE).mean()),
+        "empty": max(np.count_nonzero(most <= 1) / len(most) for most in lines),
+        "white": cv2.countNonZero(saturated) / saturated.size,
     }
 
 

@@ -29,7 +29,7 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 SEED = 5_000_000
 
 #: Kinds of corruption that are never fitted, but judged.
-HELD_OUT = ("glare", "motion", "speckles")
+HELD_OUT = ("drops", "flicker", "glare", "motion")
 
 #: Groups of scenes; each is judged by a model that was fitted to the others.
 FOLDS = 4

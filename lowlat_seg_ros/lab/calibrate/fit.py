@@ -17,7 +17,10 @@ from lowlat_seg_ros.network.expected_accuracy import LAYOUT, AccuracyModel, Term
 #: Observations that speak for a mask the more, the larger they are (1), or against it (-1).
 CONFIDENCE = {"confidence": 1, "entropy": -1, "low_confidence": 1, "distrust": -1, "age": -1}
 #: Observations that speak against a mask where they lie above (1) those of clean images, or below.
-UNUSUAL = {"unchanged": 1, "roughness": 1, "blocks": 1, "white": 1, "empty": 1, LAYOUT: -1}
+UNUSUAL = {
+    "unchanged": 1, "roughness": 1, "specks": 1, "patchiness": 1, "blocks": 1, "white": 1,
+    "empty": 1, LAYOUT: -1,
+}  # fmt: skip
 
 #: Pieces of each function of the confidence, and of the others.
 PIECES, UNUSUAL_PIECES = 4, 3

@@ -21,7 +21,7 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 CLEAN, FROZEN = "clean", "frozen"
 
 #: Kinds of corruption that are the same for all frames of a scene; each frame draws the others.
-LASTING = ("fog", "dirt", "channels", "glare", "motion")
+LASTING = ("fog", "dirt", "channels", "glare", "motion", "drops")
 
 #: Every so many of the logits that were observed are kept, to judge the confidence of pixels.
 KEPT = 3

@@ -175,11 +175,46 @@ def glaring(images: Tensor, strength: float, generator: torch.Generator) -> Tens
     return torch.lerp(images, torch.ones_like(images), (0.25 * strength + light).clamp(max=1))
 
 
+def spotted(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Drops of water on the lens, up to 40; each shows a small picture upside down of around it."""
+    _, _, height, width = images.shape
+    rows, columns = torch.meshgrid(
+        torch.arange(height, device=images.device) / height,
+        torch.arange(width, device=images.device) / height,
+        indexing="ij",
+    )
+    place = torch.stack([columns, rows], dim=-1)
+    seen, cover = place.clone(), torch.zeros_like(rows)
+    for _ in range(max(1, round(40 * strength))):
+        across, down, size = _numbers(generator, 3)
+        centre = place.new_tensor([across * width / height, down])
+        radius = 0.02 + 0.06 * size
+        inside = ((radius - (place - centre).norm(dim=-1)) / (0.2 * radius)).clamp(0, 1)
+        seen = torch.where(inside[..., None] > 0, centre - 3 * (place - centre), seen)
+        cover = torch.maximum(cover, inside)
+    scale = place.new_tensor([height / width, 1.0])
+    bent = F.grid_sample(
+        gaussian_blur(images, images.new_full((len(images),), 2.0)),
+        (2 * seen * scale - 1).expand(len(images), -1, -1, -1),
+        padding_mode="reflection",
+        align_corners=False,
+    )
+    return torch.lerp(images, bent, cover)
+
+
+def flickering(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Bright and dark bands across, as lamps that flicker give them under a rolling shutter."""
+    rows = torch.linspace(0, 3, images.shape[2], device=images.device).view(1, 1, -1, 1)
+    light = torch.sin(2 * torch.pi * (rows + _numbers(generator, 1)[0]))
+    return images * (1 + 0.9 * strength * light)
+
+
 #: All ways by name.
 BY_NAME: dict[str, Way] = {
     "noise": noisy, "blur": blurred, "fog": foggy, "dark": dark, "colours": exchanged,
     "rain": rainy, "dirt": dirty, "saturation": saturated, "jpeg": blocky, "channels": swapped,
     "black": blackened, "rows": cut_short, "motion": shaken, "speckles": speckled, "glare": glaring,
+    "drops": spotted, "flicker": flickering,
 }  # fmt: skip
 
 #: How often training takes each of its ways.
