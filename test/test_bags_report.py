@@ -17,7 +17,6 @@ import torch
 
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.lab.data.clip import Clip, load
@@ -26,6 +25,7 @@ from lowlat_seg_ros.lab.evaluation.comparison import assumed, stream
 from lowlat_seg_ros.lab.metrics import Confusion, accuracy
 from lowlat_seg_ros.labels import CAMVID, overlay
 from lowlat_seg_ros.network import inference
+from lowlat_seg_ros.tools import cli
 from lowlat_seg_ros.tools.bag import recording
 from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.make import START_NS

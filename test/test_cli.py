@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import lowlat_seg_ros
-from lowlat_seg_ros.arguments import add_settings, changed, settings_from
-from lowlat_seg_ros.cli import COMMANDS, main
 from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.lab.arguments import add_settings, changed, settings_from
 from lowlat_seg_ros.lab.evaluation.evaluate import configure
+from lowlat_seg_ros.tools.cli import COMMANDS, main
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def exit_of(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
 )
 def test_help_comes_without_loading_what_is_slow(argv: list[str]):
     done = python(
-        "import sys; from lowlat_seg_ros.cli import main\n"
+        "import sys; from lowlat_seg_ros.tools.cli import main\n"
         f"try: main({argv})\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'rclpy', 'cv2', 'matplotlib'} & set(sys.modules)"
@@ -138,7 +138,7 @@ def test_missing_file_ends_in_one_line(capsys: pytest.CaptureFixture[str], tmp_p
 def test_without_ros_the_demo_says_how_to_get_it():
     done = python(
         "import sys; sys.modules['rclpy'] = None  # as where it is not installed\n"
-        "from lowlat_seg_ros.cli import main; sys.exit(main(['demo']))"
+        "from lowlat_seg_ros.tools.cli import main; sys.exit(main(['demo']))"
     )
     assert done.returncode == 2
     assert "make demo" in done.stderr

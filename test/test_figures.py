@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.charts import front_of
 from lowlat_seg_ros.lab.evaluation.comparison import grid_rows
 from lowlat_seg_ros.labels import CAMVID
+from lowlat_seg_ros.tools import cli
 
 
 def test_the_front_holds_what_no_other_beats() -> None:

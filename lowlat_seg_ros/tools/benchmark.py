@@ -7,8 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowlat_seg_ros.arguments import HIGH_SCALE, changed, size
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, PRECISIONS, ConfigError, EngineConfig
+from lowlat_seg_ros.lab.arguments import HIGH_SCALE, changed, size
 from lowlat_seg_ros.ros.start import RosError, isolate, require_ros
 
 EXAMPLES = """\

@@ -7,8 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-from lowlat_seg_ros.arguments import add_network, add_settings, settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.lab.arguments import add_network, add_settings, settings_from
 from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.ros.start import isolate, require_ros
 

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowlat_seg_ros.arguments import check_camera, size
 from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.lab.arguments import check_camera, size
 
 if TYPE_CHECKING:
     from lowlat_seg_ros.lab.data.sequence import Sequence

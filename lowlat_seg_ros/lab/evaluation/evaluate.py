@@ -9,8 +9,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowlat_seg_ros.arguments import HIGH_SCALE, add_network, add_settings, changed, settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.lab.arguments import (
+    HIGH_SCALE,
+    add_network,
+    add_settings,
+    changed,
+    settings_from,
+)
 from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.lab.evaluation.catalogue import DELAYS, Spec, catalogue, choose
 

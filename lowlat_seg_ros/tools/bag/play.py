@@ -19,10 +19,10 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
-from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.frames import Ledger
 from lowlat_seg_ros.images import ImageError, to_rgb
+from lowlat_seg_ros.lab.arguments import settings_from
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.metrics import Latency
 from lowlat_seg_ros.lab.report import write_json
