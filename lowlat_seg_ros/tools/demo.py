@@ -47,8 +47,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=float, default=RATE_HZ, metavar="HZ",
         help="rate of the camera; the default suits slow machines, too (default %(default)s)")
     add_network(parser)
-    add("--no-full", action="store_true",
-        help="skip the comparison with the full network on every frame")
     add("--out", type=Path, default=Path("demo_output"), metavar="DIR",
         help="folder of the results (default %(default)s)")
     add_settings(parser, EngineConfig)
