@@ -144,12 +144,11 @@ class Engine:
         self,
         frame: Frame,
         *,
-        waited_ms: float = 0.0,
         confidence: bool = False,
         mask_at_network_size: bool = False,
     ) -> Segmentation:
         """:meth:`segment` and :meth:`finish` in one, for those who publish nothing in between."""
-        step = self.segment(frame, waited_ms=waited_ms, mask_at_network_size=mask_at_network_size)
+        step = self.segment(frame, mask_at_network_size=mask_at_network_size)
         return self.finish(step, confidence=confidence)
 
     def segment(

@@ -225,11 +225,7 @@ def print_figures(console: Console, title: str, figures: dict[str, Any], account
     console.print(terminal_table(Table.plain(columns, rows), ""))
 
     counters, keys = figures["counters"], figures["key_frames"]
-    console.print(
-        f"Frames: {account.played} played = {account.masks} masks "
-        f"+ {account.superseded} superseded + {account.rejected} rejected + {account.failed} failed"
-        + (f" + [bold red]{account.unaccounted} unaccounted[/]" if account.unaccounted else "")
-    )
+    console.print(f"Frames: {account}")
     console.print(
         f"Key frames: {keys['count']} ({keys['share']:.0%} of the masks), "
         f"{counters.resets} resets; {counters.submitted} were handed to Sh in the background: "
