@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
+from lowlat_seg_ros.engine.timing import Percentiles
 from lowlat_seg_ros.frames import IGNORE_LABEL, MaskKind, Segmentation
 
 ClassIds: TypeAlias = np.ndarray | Tensor
@@ -237,10 +237,7 @@ class Latency:
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Latency:
         """Of at least one frame, in order."""
-        tracker = PercentileTracker(window=max(1, len(milliseconds)))
-        for value in milliseconds[1:]:
-            tracker.add(value)
-        return cls(milliseconds[0], tracker.percentiles())
+        return cls(milliseconds[0], Percentiles.of(milliseconds[1:]))
 
 
 @dataclass(frozen=True)
