@@ -16,12 +16,12 @@ import pytest
 
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.images import to_rgb
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.messages import IMAGE, stamp_ns
+from lowlat_seg_ros.tools import cli
 from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.make import START_NS
 from lowlat_seg_ros.tools.bag.remedy import NEWEST
@@ -277,9 +277,10 @@ def test_what_raises_while_writing_leaves_no_bag(tmp_path: Path) -> None:
 def test_without_the_library_it_says_how_to_get_it() -> None:
     code = (
         "import sys; sys.modules['rosbags'] = None  # as where it is not installed\n"
-        "from lowlat_seg_ros.cli import main; sys.exit(main(['bag', 'run', 'x', '--out', 'y']))"
+        "from lowlat_seg_ros.tools.cli import main\n"
+        "sys.exit(main(['bag', 'run', 'x', '--out', 'y']))"
     )
-    root = Path(cli.__file__).parents[1]
+    root = Path(cli.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 2
     assert "pip install rosbags" in done.stderr

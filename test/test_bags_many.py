@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
-from lowlat_seg_ros import cli
+from lowlat_seg_ros.tools import cli
 from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.run import PARTIAL
 from lowlat_seg_ros.tools.bag.storage import BagReader
@@ -103,7 +103,13 @@ def test_a_cluster_gives_the_same_and_a_lost_worker_s_bag_is_tried_again(
     pytest.importorskip("ray", reason="needs the library ray (pip install ray)")
     good, out = bags[:2], tmp_path / "cluster"
     assert cli.main(words(good, tmp_path / "here", weights)) == 0
-    command = [sys.executable, "-m", "lowlat_seg_ros.cli", *words(good, out, weights), "--ray"]
+    command = [
+        sys.executable,
+        "-m",
+        "lowlat_seg_ros.tools.cli",
+        *words(good, out, weights),
+        "--ray",
+    ]
     seen: set[str] = set()
     killed = ""
     with subprocess.Popen(command) as process:

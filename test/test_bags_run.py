@@ -18,7 +18,6 @@ import yaml
 
 pytest.importorskip("rosbags", reason="bags need the library rosbags")
 
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import (
@@ -38,6 +37,7 @@ from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.messages import IMAGE, record_of, segmentation, stamp_ns
 from lowlat_seg_ros.network import inference
+from lowlat_seg_ros.tools import cli
 from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.make import FRAME_ID, START_NS
 from lowlat_seg_ros.tools.bag.offline import VirtualTime, newest

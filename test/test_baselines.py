@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from training_runs import changed, loop_of, random_pairs, same, step_to
 
-from lowlat_seg_ros import cli as commands
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.frames import Frame
@@ -34,6 +33,7 @@ from lowlat_seg_ros.labels import CAMVID
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.tools import cli as commands
 
 pytestmark = pytest.mark.usefixtures("rendered_once")
 

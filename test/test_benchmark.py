@@ -19,7 +19,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
 from lowlat_seg_ros.engine.cpu_threads import cores
 from lowlat_seg_ros.frames import StageTiming
@@ -39,6 +38,7 @@ from lowlat_seg_ros.lab.benchmark.methods import MethodResult, Refinements, fast
 from lowlat_seg_ros.lab.benchmark.timing import WARM_UP, Camera, FastTrack, Run, play
 from lowlat_seg_ros.network.propagation import spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.tools import cli
 
 pytestmark = pytest.mark.slow
 

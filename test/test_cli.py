@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import lowlat_seg_ros
-from lowlat_seg_ros.arguments import add_settings, changed, settings_from
-from lowlat_seg_ros.cli import COMMANDS, main
 from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.lab.arguments import add_settings, changed, settings_from
 from lowlat_seg_ros.lab.evaluation.evaluate import configure
+from lowlat_seg_ros.tools.cli import COMMANDS, main
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def exit_of(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
 )
 def test_help_comes_without_loading_what_is_slow(argv: list[str]):
     done = python(
-        "import sys; from lowlat_seg_ros.cli import main\n"
+        "import sys; from lowlat_seg_ros.tools.cli import main\n"
         f"try: main({argv})\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'rclpy', 'cv2', 'matplotlib'} & set(sys.modules)"
@@ -87,7 +87,6 @@ def test_no_command_and_unknown_command_are_usage_errors(capsys: pytest.CaptureF
         ("evaluate --dataset camvid", "--dataset camvid needs --root"),
         ("evaluate --dataset folder --root . --size 48x64", "--size does not resize"),
         ("evaluate --baselines nowhere", "--baselines is nowhere"),
-        ("evaluate --speed 0", "--speed is 0"),
         ("evaluate --frames -1", "--frames is -1"),
         ("evaluate --size 8x80", "--size is 8x80"),
         ("evaluate --delay-frames -1", "--delay-frames is -1"),
@@ -138,7 +137,7 @@ def test_missing_file_ends_in_one_line(capsys: pytest.CaptureFixture[str], tmp_p
 def test_without_ros_the_demo_says_how_to_get_it():
     done = python(
         "import sys; sys.modules['rclpy'] = None  # as where it is not installed\n"
-        "from lowlat_seg_ros.cli import main; sys.exit(main(['demo']))"
+        "from lowlat_seg_ros.tools.cli import main; sys.exit(main(['demo']))"
     )
     assert done.returncode == 2
     assert "make demo" in done.stderr
@@ -192,7 +191,7 @@ def test_help_names_no_class(parser: argparse.ArgumentParser) -> None:
 def test_a_command_line_is_known_by_its_changes_and_without_folders() -> None:
     parser = argparse.ArgumentParser()
     configure(parser)
-    words = ["--methods", "full*", "--size", "48x64", "--baselines", "/home/me/runs", "--streaming"]
-    expected = "--size 48x64 --methods 'full*' --baselines runs --streaming"
+    words = ["--methods", "full*", "--size", "48x64", "--baselines", "/home/me/runs"]
+    expected = "--size 48x64 --methods 'full*' --baselines runs"
     assert " ".join(changed(parser.parse_args(words), configure)) == expected
     assert changed(parser.parse_args([]), configure) == []

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads
 from lowlat_seg_ros.engine.engine import Engine
@@ -39,6 +38,7 @@ from lowlat_seg_ros.labels import CAMVID, CITYSCAPES
 from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.tools import cli
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, MaskKind, ResetReason
@@ -32,6 +31,7 @@ from lowlat_seg_ros.network.expected_accuracy import (
     temperature,
 )
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.tools import cli
 
 #: As diagnostics have it by default (NodeConfig.error_expected_accuracy), which needs ROS.
 ERROR_LIMIT = 0.6

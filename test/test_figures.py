@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.charts import front_of
 from lowlat_seg_ros.lab.evaluation.comparison import grid_rows
 from lowlat_seg_ros.labels import CAMVID
+from lowlat_seg_ros.tools import cli
 
 
 def test_the_front_holds_what_no_other_beats() -> None:
@@ -47,7 +47,7 @@ def drawn(weights: Path, out: Path, methods: str, *words: str) -> set[str]:
 
 def test_all_charts_of_a_full_comparison(weights: Path, tmp_path: Path) -> None:
     methods = "full,single_frame,adaptive,schedule_*_2,adaptive_low_latency"
-    assert drawn(weights, tmp_path / "out", methods, "--streaming") == {
+    assert drawn(weights, tmp_path / "out", methods) == {
         "latency_accuracy.png", "grid.png", "distance.png", "schedules.png", "deviation.png",
     }  # fmt: skip
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.config import NETWORKS, ConfigError
 from lowlat_seg_ros.lab.quantize import best_range, observe
 from lowlat_seg_ros.labels import CAMVID
@@ -28,6 +27,7 @@ from lowlat_seg_ros.network.quantization import (
     quantised,
 )
 from lowlat_seg_ros.network.segmenter import Segmenter, new_trunk
+from lowlat_seg_ros.tools import cli
 
 pytestmark = pytest.mark.skipif(
     not (can_pack(torch.float32) and quantization.works()),

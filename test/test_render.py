@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.lab.data.folder import ImageFolder
 from lowlat_seg_ros.lab.data.sequence import Sequence
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
+from lowlat_seg_ros.tools import cli
 
 SIZE = (48, 80)
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 import lowlat_seg_ros
-from lowlat_seg_ros import Engine, Frame, cli
+from lowlat_seg_ros import Engine, Frame
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.labels import CAMVID
-from lowlat_seg_ros.tools import pictures
+from lowlat_seg_ros.tools import cli, pictures
 from lowlat_seg_ros.tools.pictures import VideoWriter
 
 ROOT, FRAMES, SIZE = Path(lowlat_seg_ros.__file__).parents[1], 5, (48, 80)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from training_runs import COMMON, base_stage, changed, loop_of, random_pairs, same, step_to, train
 
-from lowlat_seg_ros.cli import main
 from lowlat_seg_ros.config import NETWORKS, ConfigError
 from lowlat_seg_ros.lab.data.augment import Augment
 from lowlat_seg_ros.lab.training.losses import (
@@ -28,6 +27,7 @@ from lowlat_seg_ros.network import checkpoint
 from lowlat_seg_ros.network.checkpoint import CheckpointError
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.network.trunk import TrunkEncoder
+from lowlat_seg_ros.tools.cli import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rendered_once")]
 

@@ -35,7 +35,7 @@ from lowlat_seg_ros.engine.runner import Clock, Stopwatch, runners
 from lowlat_seg_ros.engine.schedule import StreamSchedule
 from lowlat_seg_ros.engine.slow_track import SlowTrackState, ThreadedSlowTrack
 from lowlat_seg_ros.engine.step import Arrival, Features, Judge, Promotion, Step
-from lowlat_seg_ros.engine.virtual_slow_track import Delay, SlowTrackFactory, VirtualSlowTrack
+from lowlat_seg_ros.engine.virtual_slow_track import SlowTrackFactory, VirtualSlowTrack
 from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
@@ -121,11 +121,10 @@ class Engine:
         config: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
         *,
         threshold: float,
-        delay_frames: int | None = None,
-        delay_ms: float | None = None,
+        delay_frames: int,
         clock: Clock | None = None,
     ) -> Engine:
-        """An engine whose Sh takes ``delay_frames`` frames or ``delay_ms`` of the frames' stamps.
+        """An engine whose Sh takes ``delay_frames`` frames.
 
         Its masks are the same on every run; for measuring accuracy. With a deadline they depend on
         how long frames take, so ``clock`` must say; raises ``ConfigError`` if there is none.
@@ -135,7 +134,7 @@ class Engine:
                 f"max_latency_ms is {config.max_latency_ms}, so the masks would depend on the "
                 "machine's speed; set it to 0 or give the engine a clock"
             )
-        track = partial(VirtualSlowTrack, delay=Delay(delay_frames, delay_ms))
+        track = partial(VirtualSlowTrack, delay=delay_frames)
         clock = clock or time.perf_counter_ns
         engine = cls(segmenter, config, threshold=threshold, clock=clock, slow_track=track)
         engine._threads.ignore_others()
@@ -145,12 +144,11 @@ class Engine:
         self,
         frame: Frame,
         *,
-        waited_ms: float = 0.0,
         confidence: bool = False,
         mask_at_network_size: bool = False,
     ) -> Segmentation:
         """:meth:`segment` and :meth:`finish` in one, for those who publish nothing in between."""
-        step = self.segment(frame, waited_ms=waited_ms, mask_at_network_size=mask_at_network_size)
+        step = self.segment(frame, mask_at_network_size=mask_at_network_size)
         return self.finish(step, confidence=confidence)
 
     def segment(

@@ -8,7 +8,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +26,20 @@ FRAMES = WARM_UP + 2 * TRIAL - 2
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Of the newest ``count`` values of a tracker, in their unit; zeros while there is none."""
+    """Of ``count`` values, such as the newest of a tracker; zeros while there is none."""
 
     count: int = 0
     p50: float = 0.0
     p95: float = 0.0
     p99: float = 0.0
     max: float = 0.0
+
+    @classmethod
+    def of(cls, values: Collection[float]) -> Percentiles:
+        if not values:
+            return cls()
+        p50, p95, p99, top = (float(v) for v in np.percentile([*values], (50, 95, 99, 100)))
+        return cls(len(values), p50, p95, p99, top)
 
 
 class PercentileTracker:
@@ -45,11 +52,7 @@ class PercentileTracker:
         self._values.append(value)
 
     def percentiles(self) -> Percentiles:
-        values = self._values.copy()  # atomic under the GIL, unlike iterating
-        if not values:
-            return Percentiles()
-        p50, p95, p99, top = (float(v) for v in np.percentile(values, (50, 95, 99, 100)))
-        return Percentiles(len(values), p50, p95, p99, top)
+        return Percentiles.of(self._values.copy())  # atomic under the GIL, unlike iterating
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lowlat_seg_ros.images.aliases import hint
-
 #: Makes uint8 of uint16 values, of the same shape.
 Narrow = Callable[[np.ndarray], np.ndarray]
 
@@ -86,6 +84,27 @@ MATRIX = re.compile(r"(8|16|32|64)[USF]C(\d*)")
 #: Depth in mm or m by REP 118, and in other precisions.
 _DEPTH = ("16UC1", "16SC1", "32FC1", "64FC1")
 
+
+#: Names of V4L2, FFmpeg, GStreamer and GenICam, in lower case and without signs between letters.
+_SAME = {
+    "mono8": ("mono", "gray", "grey", "gray8", "grey8", "y8", "y800", "l8", "r8"),
+    "mono16": ("gray16", "grey16", "gray16le", "y16", "r16"),
+    "rgb8": ("rgb", "rgb24"),
+    "bgr8": ("bgr", "bgr24"),
+    "rgba8": ("rgba", "rgba32"),
+    "bgra8": ("bgra",),
+    "yuyv": ("yuy2", "yuyv422"),
+    "uyvy": ("uyvy422",),
+    "i420": ("iyuv", "yu12", "yuv420p"),
+    "yv12": ("yvu420",),
+}
+_NAMES = {alias: name for name, aliases in _SAME.items() for alias in aliases}
+
+#: The mosaic's colours, by V4L2 or by GenICam; then bits, of which more than 8 have two bytes.
+_MOSAIC = re.compile(r"(?:s|bayer)?(rggb|bggr|gbrg|grbg)(8|10|12|14|16)?")
+_GENICAM = re.compile(r"bayer(rg|bg|gb|gr)(8|10|12|14|16)?")
+_PATTERNS = {"rg": "rggb", "bg": "bggr", "gb": "gbrg", "gr": "grbg"}
+_GREY = re.compile(r"(?:mono|gray|grey|y)(10|12|14)")
 
 #: (Y, U, V, 1) to RGB: BT.601 of limited range, as OpenCV has it (ITU-R BT.601-7, 2.5).
 _LUMA, _CHROMA, _KR, _KB = 255 / 219, 255 / 224, 0.299, 0.114
@@ -196,8 +215,36 @@ def encoding_named(name: str) -> Encoding:
         rule = ", a matrix that does not say what its channels are; have it published as rgb8, "
         rule += "bgr8 or mono8 (in cv_bridge: cv2_to_imgmsg(image, encoding='bgr8'))"
     else:
-        rule = f"; {hint(name, ENCODINGS)}have the camera publish one of {', '.join(ENCODINGS)}"
+        rule = f"; {_hint(name)}have the camera publish one of {', '.join(ENCODINGS)}"
     raise ImageError(Fault.ENCODING, f"encoding is {name!r}{rule}")
+
+
+def _hint(name: str) -> str:
+    """The sentence "did you mean ...? " for an encoding's ``name``; empty where none is sure.
+
+    A name that merely looks alike is none: yuv422p is not yuv422, nor is yuyv422, and pixels in the
+    wrong order give a mask all the same. libcamera and DRM name the bytes of a pixel from the last
+    one on, so that RGB888 may be either order, and nothing is said of it.
+    """
+    plain = re.sub(r"[\W_]", "", name.lower())
+    same = {encoding.replace("_", "").lower(): encoding for encoding in ENCODINGS}
+    if found := same.get(plain) or _NAMES.get(plain):
+        return f"did you mean {found}? "
+    base, bits = "", ""
+    if match := _MOSAIC.fullmatch(plain):
+        base, bits = f"bayer_{match[1]}", match[2] or "8"
+    elif match := _GENICAM.fullmatch(plain):
+        base, bits = f"bayer_{_PATTERNS[match[1]]}", match[2] or "8"
+    elif match := _GREY.fullmatch(plain):
+        base, bits = "mono", match[1]
+    if not base:
+        return ""
+    if bits in ("8", "16"):
+        return f"did you mean {base}{bits}? "
+    return (
+        f"did you mean {base}16, with the parameter advanced.bits_per_sample {bits} (if each value "
+        "has two bytes)? "
+    )
 
 
 def _rows(msg: Any, encoding: Encoding) -> np.ndarray:

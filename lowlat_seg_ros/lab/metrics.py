@@ -7,7 +7,6 @@ any device. Pixels labelled 255 are left out everywhere.
 from __future__ import annotations
 
 import functools
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lowlat_seg_ros.engine.timing import Percentiles, PercentileTracker
+from lowlat_seg_ros.engine.timing import Percentiles
 from lowlat_seg_ros.frames import IGNORE_LABEL, MaskKind, Segmentation
 
 ClassIds: TypeAlias = np.ndarray | Tensor
@@ -104,22 +103,6 @@ class Confusion:
     def pixel_accuracy(self) -> float:
         """Share of labelled pixels predicted as what they are, in [0, 1]."""
         return float(_ratio(self.hits.sum(), self.matrix.sum()))
-
-
-def count_newest(
-    confusion: Confusion,
-    arrivals: Iterable[tuple[float, np.ndarray]],
-    masks: Sequence[np.ndarray],
-    out: Sequence[float],
-) -> None:
-    """Streaming accuracy: count at each of ``arrivals``, a time and a label, the newest mask.
-
-    After Li, Wang, Ramanan, "Towards Streaming Perception" (ECCV 2020). ``out``: when each of the
-    ``masks`` was out, in the same unit, ascending. Before the first one all pixels are missed.
-    """
-    for now, label in arrivals:
-        newest = bisect_right(out, now) - 1
-        confusion.update(label, fitted(masks[newest] if newest >= 0 else None, label))
 
 
 def fitted(mask: np.ndarray | None, label: np.ndarray) -> np.ndarray:
@@ -254,10 +237,7 @@ class Latency:
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Latency:
         """Of at least one frame, in order."""
-        tracker = PercentileTracker(window=max(1, len(milliseconds)))
-        for value in milliseconds[1:]:
-            tracker.add(value)
-        return cls(milliseconds[0], tracker.percentiles())
+        return cls(milliseconds[0], Percentiles.of(milliseconds[1:]))
 
 
 @dataclass(frozen=True)

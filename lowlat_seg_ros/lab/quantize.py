@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lowlat_seg_ros.arguments import size
 from lowlat_seg_ros.config import TRUNKS, ConfigError, EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.lab.arguments import size
 from lowlat_seg_ros.lab.data.camvid import CamVid
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.network import checkpoint, inference, quantization

@@ -195,24 +195,16 @@ class Settings:
     engine: EngineConfig
 
 
-def _parameter_name(item: dataclasses.Field[Any]) -> str:
-    return item.name if item.metadata["rule"].top_level else f"advanced.{item.name}"
-
+_SETTINGS = (*dataclasses.fields(NodeConfig), *dataclasses.fields(EngineConfig))
 
 #: The parameter of each setting.
 NAMES = {
-    item.name: _parameter_name(item)
-    for kind in (NodeConfig, EngineConfig)
-    for item in dataclasses.fields(kind)
+    item.name: item.name if item.metadata["rule"].top_level else f"advanced.{item.name}"
+    for item in _SETTINGS
 }
-
 
 #: What each parameter is unless somebody sets it.
-_DEFAULTS = {
-    NAMES[item.name]: item.default
-    for kind in (NodeConfig, EngineConfig)
-    for item in dataclasses.fields(kind)
-}
+_DEFAULTS = {NAMES[item.name]: item.default for item in _SETTINGS}
 
 
 def as_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -351,7 +343,7 @@ def _declare(node: Node, kind: type[Record]) -> Record:
         default = item.default
         if isinstance(default, tuple):  # ROS cannot tell the type of an empty list
             default = [*default] or [""]
-        name = _parameter_name(item)
+        name = NAMES[item.name]
         try:
             declared = node.declare_parameter(name, default, descriptor(item))
         except InvalidParameterTypeException as error:
@@ -370,8 +362,8 @@ def _value(value: Any) -> Any:
 
 def _replace(record: Record, values: dict[str, Any]) -> Record:
     """``record`` with those of ``values``, by the names of parameters, that it has."""
-    names = {item.name: _parameter_name(item) for item in dataclasses.fields(record)}  # type: ignore[arg-type]
-    mine = {name: values[there] for name, there in names.items() if there in values}
+    names = [item.name for item in dataclasses.fields(record)]  # type: ignore[arg-type]
+    mine = {name: values[NAMES[name]] for name in names if NAMES[name] in values}
     return checked(lambda: dataclasses.replace(record, **mine))  # type: ignore[type-var]
 
 
@@ -388,6 +380,6 @@ def _check_dynamic(now: Any, new: Any) -> None:
         before, after = getattr(now, item.name), getattr(new, item.name)
         if before != after and not item.metadata["rule"].dynamic:
             raise ConfigError(
-                f"{_parameter_name(item)} is {before!r} until the node is cleaned up, not "
+                f"{NAMES[item.name]} is {before!r} until the node is cleaned up, not "
                 f"{after!r}; deactivate it and clean it up first (ros2 lifecycle set)"
             )

@@ -7,8 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowlat_seg_ros.arguments import HIGH_SCALE, changed, size
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, PRECISIONS, ConfigError, EngineConfig
+from lowlat_seg_ros.lab.arguments import HIGH_SCALE, changed, size
 from lowlat_seg_ros.ros.start import RosError, isolate, require_ros
 
 EXAMPLES = """\
@@ -26,56 +26,23 @@ All methods are measured after a warm-up in one process, in which they take turn
 a drift of the machine affects all of them. The fast track is what the engine does for each frame,
 the slow track the background thread with Sh.
 
-measured; [in brackets] the name of the part for --only:
-  [sides]
-  full            the full network (Sl, Sh and classifier) on every frame, back to back, on all
-                  cores (or all but one, if that is faster because other programs run); it is the
-                  engine's own network, with the same optimisations
-  ddrnet23_slim   DDRNet-23-slim on every frame in the same way, with random weights
-  ..._paced       the same at --rate; single_frame_paced is Sl and AdaptNet alone on every frame
-  control         a fixed convolution after each frame; its p99 over p50 says how much other work
-                  disturbed the machine
-  fast_idle       the engine at --rate without key frames: its slow track has nothing to do
-  fast_busy       the engine at --rate with the slow track busy all the time: every frame is a key
-                  frame, and while none waits Sh computes the last one again
-  refinements     results of Sh per second: in fast_busy, and without any frame; the first also as
-                  a share of what the time between frames allows
-  stages          times of the stages of full and of the fast track with the slow track idle; on a
-                  GPU by its own clock
-  memory          of the networks, of the process, and of each further camera
-  [propagation]   Eq. (1) with 256 channels and 45x60 cells (on a GPU 128x256 in bf16), and at the
-                  size of this network, compared with F.unfold and a weighted sum, with a 3x3
-                  convolution, and with the machine's limits (roofline); alone, and with a busy core
-  [resolutions]   the fast track at 1/2, 3/4, 1 and 3/2 of the width and height, and a fitted line
-  [steady]        fast_busy alone, --frames in a row: how many masks come later than the next frame;
-                  only if --only names it
-  [freshness]     the engine with its defaults at --rate: results of Sh per second, and their age in
-                  frames when they arrive
-  [cameras]       1 to 6 cameras, each with an engine, segmented one after another
-  [end_to_end]    the live node with its default settings, a camera in a process of its own and a
-                  subscriber in this one, at 480x360, 1280x720 and 1920x1080: what the way in and
-                  out adds to the engine's time; needs ROS 2
-and always:
-  multiply_adds   of the parts of the network, and the share of the fast track
-  graphs          CUDA graphs captured, and parts that could not be; on a GPU
+measured, by the names of the parts for --only:
+  sides        full, the engine's own full network, and ddrnet23_slim with random weights on every
+               frame, back to back, on all cores (or all but one, if that is faster); these and
+               single_frame (Sl and AdaptNet alone) at --rate (..._paced); fast_idle and fast_busy:
+               the engine at --rate, its slow track idle or busy all the time; results of Sh per
+               second, stages, memory
+  propagation  Eq. (1) with 256 channels and at the size of this network, against F.unfold, a 3x3
+               convolution and the machine's limits (roofline); alone, and with a busy core
+  resolutions  the fast track at 1/2, 3/4, 1 and 3/2 of the width and height, and a fitted line
+  steady       fast_busy alone, --frames in a row; only if --only names it
+  freshness    the engine with its defaults: results of Sh per second, and their age in frames
+  cameras      1 to 6 cameras, each with an engine, segmented one after another
+  end_to_end   what the way into the live node and out of it adds to the engine; needs ROS 2
+and always multiply-adds and CUDA graphs
 
-written to --json, times in ms:
-  full, ddrnet23_slim, full_paced, ddrnet23_slim_paced, single_frame_paced, fast_idle, fast_busy
-                      each p50_ms, p95_ms, p99_ms, max_ms, control_p50_ms, control_p99_ms, threads,
-                      late, excused; at the first --rate
-  rates               the same at each --rate; steady the same of fast_busy alone
-  ratio_busy_p99      fast_busy p99 / full p50
-  refinements_per_s   in fast_busy; "refinements" has the rest
-  propagation         ms; vs_unfold and vs_conv3x3: speed relative to these; roofline_fraction:
-                      share of the machine's limit; beside_busy_core: the same with a busy core
-  freshness           per_s, age_frames, oldest_frames, compute_ms
-  end_to_end          for each size and rate: engine; published, from the start of the image
-                      callback to the mask published, and received, from the image's stamp to the
-                      mask in a subscriber's callback, both without the engine's time; and total,
-                      received with it
-  bars                all ratios; stages, resolutions, cameras, limits, memory, multiply_adds,
-                      graphs, facts
-
+written to --json: all of it, times in ms, by these names; of the sides at the first --rate, and at
+each below "rates"; "bars" are all ratios, ratio_busy_p99 is fast_busy p99 / full p50
 written to --out: benchmark.md with all tables; in figures latency.png, rates.png, scaling.png
 
 Times depend on what else the machine does, so close other programs; the report says how many cores

@@ -7,8 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-from lowlat_seg_ros.arguments import add_network, add_settings, settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.lab.arguments import add_network, add_settings, settings_from
 from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.ros.start import isolate, require_ros
 
@@ -47,8 +47,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=float, default=RATE_HZ, metavar="HZ",
         help="rate of the camera; the default suits slow machines, too (default %(default)s)")
     add_network(parser)
-    add("--no-full", action="store_true",
-        help="skip the comparison with the full network on every frame")
     add("--out", type=Path, default=Path("demo_output"), metavar="DIR",
         help="folder of the results (default %(default)s)")
     add_settings(parser, EngineConfig)

@@ -199,16 +199,14 @@ class Storyboard:
 
 def print_figures(console: Console, title: str, figures: dict[str, Any], account: Account) -> None:
     """Latency, accuracy and account of a run, of ``figures`` as they stand in summary.json."""
-    full: dict[str, Any] = figures["full_network"] or {}
+    full = figures["full_network"]
     latencies: dict[str, Latency] = {
         "engine, frame to mask": figures["latency_ms"]["engine"],
         "stamp to mask published": figures["latency_ms"]["published"],
         "stamp to mask received": figures["latency_ms"]["received"],
+        "full network per frame": full["latency_ms"],
     }
-    scored: dict[str, Accuracy] = {"node": figures["accuracy"]}
-    if full:
-        latencies["full network per frame"] = full["latency_ms"]
-        scored["full network"] = full["accuracy"]
+    scored: dict[str, Accuracy] = {"node": figures["accuracy"], "full network": full["accuracy"]}
     rows = []
     for name, latency in latencies.items():
         steady = latency.steady  # without the first frame, which runs the whole network
@@ -227,11 +225,7 @@ def print_figures(console: Console, title: str, figures: dict[str, Any], account
     console.print(terminal_table(Table.plain(columns, rows), ""))
 
     counters, keys = figures["counters"], figures["key_frames"]
-    console.print(
-        f"Frames: {account.played} played = {account.masks} masks "
-        f"+ {account.superseded} superseded + {account.rejected} rejected + {account.failed} failed"
-        + (f" + [bold red]{account.unaccounted} unaccounted[/]" if account.unaccounted else "")
-    )
+    console.print(f"Frames: {account}")
     console.print(
         f"Key frames: {keys['count']} ({keys['share']:.0%} of the masks), "
         f"{counters.resets} resets; {counters.submitted} were handed to Sh in the background: "

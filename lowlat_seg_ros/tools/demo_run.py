@@ -46,10 +46,9 @@ def run_demo(args: argparse.Namespace, config: EngineConfig) -> int:
     run = _play(args, vars(config) | {"checkpoint": str(checkpoint.resolve())}, clip)
     if not run.answers:
         raise RosError(f"no mask came back; see what the node says in {log}")
-    full = None
-    if not args.no_full:  # in this process, now that the node is gone
-        segmenter, _ = inference.load(checkpoint, device, config.precision)
-        full = _full_network(FullEngine(segmenter, config), clip, run)
+    # In this process, now that the node is gone.
+    segmenter, _ = inference.load(checkpoint, device, config.precision)
+    full = _full_network(FullEngine(segmenter, config), clip, run)
     table = ClassTable(clip.table.name, header.classes, header.colours)
     _write_video(args.out / "overlay.mp4", clip, run, table, args.rate)
     _report(args, config, checkpoint, header, clip, run, full, console)
@@ -120,7 +119,7 @@ def _report(
     header: Header,
     clip: Clip,
     run: LiveRun,
-    full: Full | None,
+    full: Full,
     console: Console,
 ) -> None:
     (height, width), network = clip.size, name_of(header.network)
@@ -149,7 +148,7 @@ def _report(
         "latency_ms": latencies,
         "key_frames": {"count": keys, "share": keys / len(masks)},
         "accuracy": accuracy(clip.labels, masks, header.classes),
-        "full_network": {"latency_ms": full[0], "accuracy": full[1]} if full else None,
+        "full_network": {"latency_ms": full[0], "accuracy": full[1]},
         "account": vars(run.account) | {"unaccounted": run.account.unaccounted},
         "counters": run.counters,
     }  # fmt: skip

@@ -7,8 +7,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from lowlat_seg_ros.arguments import check_camera, size
 from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.lab.arguments import check_camera, size
 from lowlat_seg_ros.lab.data.dataset import RATE_HZ, RENDERED_FRAMES
 
 EXAMPLES = """\

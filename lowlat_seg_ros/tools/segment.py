@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lowlat_seg_ros.arguments import add_network
 from lowlat_seg_ros.config import ConfigError, EngineConfig, SettingError
+from lowlat_seg_ros.lab.arguments import add_network
 
 EXAMPLES = """\
 examples:

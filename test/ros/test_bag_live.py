@@ -18,9 +18,9 @@ from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
-from lowlat_seg_ros import cli
 from lowlat_seg_ros.frames import Ledger
 from lowlat_seg_ros.messages import stamp_ns
+from lowlat_seg_ros.tools import cli
 from lowlat_seg_ros.tools.bag.command import Topics
 from lowlat_seg_ros.tools.bag.make import START_NS
 from lowlat_seg_ros.tools.bag.play import BagPlayer
@@ -41,7 +41,7 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def live(*words: object) -> subprocess.CompletedProcess[str]:
     """In a process of its own, as it sets up an environment of its own."""
-    command = [sys.executable, "-m", "lowlat_seg_ros.cli", "bag", "live", *map(str, words)]
+    command = [sys.executable, "-m", "lowlat_seg_ros.tools.cli", "bag", "live", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 

@@ -49,7 +49,7 @@ def camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(*options: str | Path) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-m", "lowlat_seg_ros.cli", "demo", *map(str, options)]
+    arguments = [sys.executable, "-m", "lowlat_seg_ros.tools.cli", "demo", *map(str, options)]
     return subprocess.Popen(
         arguments,
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -17,7 +17,7 @@ def test_each_rate_is_measured_on_the_live_node(checkpoint: Path, tmp_path: Path
     options += ["--quick", "--only", "end_to_end", "--rate", "10,20", "--json", str(written)]
     # In a process of its own, as it takes a ROS domain to be alone.
     done = subprocess.run(
-        [sys.executable, "-m", "lowlat_seg_ros.cli", "benchmark", *options],
+        [sys.executable, "-m", "lowlat_seg_ros.tools.cli", "benchmark", *options],
         cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -26,7 +26,7 @@ from rcl_interfaces.srv import GetParameters
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from lowlat_seg_ros import cli
+from lowlat_seg_ros.tools import cli
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 PROFILES = {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"}

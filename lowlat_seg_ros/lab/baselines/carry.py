@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.fast_track import AdaptNet, Classifier, Fusion
-from lowlat_seg_ros.network.layers import conv_bn_relu
+from lowlat_seg_ros.network.layers import conv_bn, conv_bn_relu, resized
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.segmenter import STRIDE
 
@@ -30,7 +30,8 @@ class FlowNetwork(nn.Module):
         super().__init__()
         sizes = [6, width, 2 * width, 4 * width, 8 * width]
         self.down = nn.ModuleList(
-            _halve(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)
+            nn.Sequential(*conv_bn(inputs, outputs, 3, 2), nn.ReLU(True))
+            for inputs, outputs in itertools.pairwise(sizes)
         )
         self.up16 = conv_bn_relu(12 * width, 4 * width)
         self.up8 = conv_bn_relu(6 * width, 4 * width)
@@ -47,20 +48,10 @@ class FlowNetwork(nn.Module):
         for level in self.down:
             x = level(x)
             levels.append(x)  # 1/4, 1/8, 1/16, 1/32
-        x = self.up16(torch.cat([_to(x, levels[2]), levels[2]], dim=1))
-        x = self.up8(torch.cat([_to(x, levels[1]), levels[1]], dim=1))
+        for level, up in ((levels[2], self.up16), (levels[1], self.up8)):
+            x = up(torch.cat([resized(x, level.shape[2:]), level], dim=1))
         maps = [self.flow(x)] + ([self.extra(x)] if self.extra is not None else [])
         return torch.cat(maps, dim=1).float()
-
-
-def _halve(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)
-    )
-
-
-def _to(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[2:], mode="bilinear")
 
 
 def half_size(image: Tensor) -> Tensor:

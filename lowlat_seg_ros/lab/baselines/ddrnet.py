@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.layers import conv_bn
+from lowlat_seg_ros.network.layers import conv_bn, resized
 from lowlat_seg_ros.network.resnet import Residual, make_stem, stage
 
 WIDTH = 32  # channels of the first stages
@@ -26,10 +26,6 @@ def _preactivated(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
         nn.ReLU(True),
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
     )
-
-
-def _to(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[2:], mode="bilinear")
 
 
 class DAPPM(nn.Module):
@@ -48,7 +44,7 @@ class DAPPM(nn.Module):
         """(N, C, h, w) -> (N, 128, h, w)."""
         branches = [self.reduce[0](x)]
         for pool, reduce, refine in zip(self.pools[1:], self.reduce[1:], self.refine, strict=True):
-            branches.append(refine(_to(reduce(pool(x)), x) + branches[-1]))
+            branches.append(refine(resized(reduce(pool(x)), x.shape[2:]) + branches[-1]))
         return self.compress(torch.cat(branches, dim=1)) + self.shortcut(x)
 
 
@@ -81,13 +77,19 @@ class DDRNet23Slim(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         shared = self.layer2(self.layer1(self.stem(image)))  # 1/8
-        coarse, fine = self.coarse3(shared), self.fine3(shared)
-        coarse, fine = coarse + self.down3(F.relu(fine)), fine + _to(self.up3(F.relu(coarse)), fine)
+        coarse, fine, cells = self.coarse3(shared), self.fine3(shared), shared.shape[2:]
+        coarse, fine = (
+            coarse + self.down3(F.relu(fine)),
+            fine + resized(self.up3(F.relu(coarse)), cells),
+        )
         early = F.relu(fine)
         coarse, fine = self.coarse4(F.relu(coarse)), self.fine4(early)
-        coarse, fine = coarse + self.down4(F.relu(fine)), fine + _to(self.up4(F.relu(coarse)), fine)
+        coarse, fine = (
+            coarse + self.down4(F.relu(fine)),
+            fine + resized(self.up4(F.relu(coarse)), cells),
+        )
         coarse, fine = self.coarse5(F.relu(coarse)), self.fine5(F.relu(fine))  # 1/64 and 1/8
-        logits = self.head(_to(self.context(coarse), fine) + fine)
+        logits = self.head(resized(self.context(coarse), cells) + fine)
         return (logits, self.auxiliary(early)) if self.training else logits
 
 

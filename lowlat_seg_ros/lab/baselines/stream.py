@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import preprocess, schedule
 from lowlat_seg_ros.engine.cpu_threads import use_threads
-from lowlat_seg_ros.engine.runner import Clock, Stopwatch, runners
+from lowlat_seg_ros.engine.runner import Stopwatch, runners
 from lowlat_seg_ros.frames import Counters, Frame, MaskKind, Provenance, ResetReason, Segmentation
 from lowlat_seg_ros.lab.baselines.carry import FlowNetwork, half_size, warp
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -57,14 +57,12 @@ class Stream(ABC):
         self,
         segmenter: Segmenter,
         config: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
-        *,
-        clock: Clock = time.perf_counter_ns,
     ) -> None:
         self.runner, _ = runners(segmenter, config.runtime)
         self.counters = Counters()
         #: Distinguishes the CUDA graphs of this method's own parts from those of other methods.
         self.name: Hashable = object()
-        self._config, self._clock = config, clock
+        self._config = config
         self._previous: Frame | None = None
         self._key_at: tuple[int, int] | None = None  # stamp and index of the key frame
         self._reset: ResetReason | None = ResetReason.FIRST_FRAME
@@ -101,7 +99,7 @@ class Stream(ABC):
             self.reset(reason)
         index, resets = self.counters.frames, self.counters.resets
         with self.runner.frame_context():
-            watch = self.runner.stopwatch(self._clock)
+            watch = self.runner.stopwatch(time.perf_counter_ns)
             with watch.stage("preprocess_ms"):
                 geometry = preprocess.plan(frame.image.shape[:2], self._config.inference_height)
                 image, luma = self.runner.image(frame.image, geometry)

@@ -164,7 +164,7 @@ def memory(segmenter: Segmenter, ddrnet: DDRNet23Slim, before_mb: float) -> Memo
         weights_mb=weights_mb(segmenter),
         ddrnet_weights_mb=weights_mb(ddrnet),
         before_mb=before_mb,
-        peak_mb=_status("VmHWM"),
+        peak_mb=status_mb("VmHWM"),
         gpu_peak_mb=torch.cuda.max_memory_reserved(device) / 1e6 if on_gpu else 0.0,
         camera_mb=float("nan"),
     )
@@ -184,14 +184,11 @@ def memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what is left includes the memory that CUDA graphs keep
         return torch.cuda.memory_reserved(device) / 1e6
-    return resident_mb()
+    return status_mb("VmRSS")
 
 
-def resident_mb() -> float:
-    return _status("VmRSS")
-
-
-def _status(name: str) -> float:
+def status_mb(name: str) -> float:
+    """``VmRSS``, what this process holds now, or ``VmHWM``, the most that it held; else NaN."""
     status = Path("/proc/self/status")  # Linux keeps a process's account here
     lines = status.read_text().splitlines() if status.is_file() else []
     found = (line.split() for line in lines if line.startswith(f"{name}:"))

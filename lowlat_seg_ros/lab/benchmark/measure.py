@@ -230,7 +230,7 @@ def everything(
     load_average, other_work = os.getloadavg()[0], ExternalCpuLoad()
     camera = Camera(rendered(rate_hz, args.resolution))
 
-    before_mb = costs.resident_mb()
+    before_mb = costs.status_mb("VmRSS")
     # In a thread that ends, as loading must leave no OpenMP threads with this one.
     segmenter, name, weights = run_in_temporary_thread(lambda: _network(args, device))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lowlat_seg_ros.arguments import size
 from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.lab.arguments import size
 from lowlat_seg_ros.lab.calibrate import fit
 from lowlat_seg_ros.lab.calibrate.samples import (
     CLEAN,

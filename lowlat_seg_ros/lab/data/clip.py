@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from lowlat_seg_ros.frames import Frame
-from lowlat_seg_ros.lab.data.cityscapes import Cityscapes
 from lowlat_seg_ros.lab.data.sequence import DataError, LabelledFrame, Sequence, Subset
 from lowlat_seg_ros.labels import ClassTable
 
@@ -98,8 +96,3 @@ def rendered(
 
     drive = RenderedDrive(seed=seed, frames=frames, rate_hz=rate_hz, size=size or RENDERED_SIZE)
     return f"rendered drive {seed}", drive
-
-
-def cityscapes(root: Path, split: str, size: tuple[int, int] | None) -> tuple[str, Sequence]:
-    """Name and frames of Cityscapes' snippets, each from its first to its annotated frame."""
-    return f"Cityscapes {split}", Cityscapes(root, split, size)

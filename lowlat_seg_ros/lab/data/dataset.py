@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowlat_seg_ros.arguments import check_camera, size
 from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.lab.arguments import check_camera, size
 
 if TYPE_CHECKING:
     from lowlat_seg_ros.lab.data.sequence import Sequence
@@ -85,6 +85,7 @@ def chosen(args: argparse.Namespace, rate_hz: float) -> tuple[str, Sequence]:
     """
     from lowlat_seg_ros.lab.data import clip  # late, as is all that --help does not need
     from lowlat_seg_ros.lab.data.camvid import CamVid
+    from lowlat_seg_ros.lab.data.cityscapes import Cityscapes
     from lowlat_seg_ros.lab.data.degrading import Degraded
     from lowlat_seg_ros.lab.data.folder import ImageFolder
 
@@ -94,7 +95,8 @@ def chosen(args: argparse.Namespace, rate_hz: float) -> tuple[str, Sequence]:
         if args.only_drive is not None:
             name, sequence = clip.one_drive(name, sequence, args.only_drive)
     elif args.dataset == "cityscapes":
-        name, sequence = clip.cityscapes(args.root, args.split, args.size)
+        name = f"Cityscapes {args.split}"
+        sequence = Cityscapes(args.root, args.split, args.size)
     elif args.dataset == "folder":
         name, sequence = args.root.resolve().name, ImageFolder(args.root, rate_hz=rate_hz)
     else:

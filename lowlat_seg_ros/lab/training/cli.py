@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import TensorDataset
 
-from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS, ConfigError
+from lowlat_seg_ros.lab.arguments import settings_from
 from lowlat_seg_ros.lab.baselines import weights
 from lowlat_seg_ros.lab.baselines.learned import (
     IMAGE_METHODS,

@@ -163,7 +163,7 @@ class Loop:
             raise ConfigError(
                 f"{self.checkpoint} was begun from other weights; give another --out, or remove it"
             )
-        if state.get("device", self.device.type) != self.device.type:
+        if state["device"] != self.device.type:
             raise ConfigError(
                 f"{self.checkpoint} was begun on {state['device']}, whose random numbers "
                 f"{self.device.type} cannot go on with; give --device {state['device']}, or "
@@ -173,7 +173,7 @@ class Loop:
         self.optimiser.load_state_dict(state["optimiser"])
         self.average = {name: mean.to(self.device) for name, mean in state["average"].items()}
         self.step, self.seconds = state["step"], state["seconds"]
-        self.generator.set_state(state["generator"].flatten())  # older files have a row for it
+        self.generator.set_state(state["generator"])
         return True
 
     def save(self) -> None:
@@ -210,7 +210,9 @@ class Loop:
                 over = 0 < allowed < time.monotonic() - started
                 stop = last or over
                 if stop or self.step % config.log_every == 0:
-                    self._write(log, "loss", self._mean_losses())
+                    losses, self.losses = self.losses, []
+                    means = {name: fmean(parts[name] for parts in losses) for name in losses[0]}
+                    self._write(log, "loss", means)
                 if stop or self.step % config.save_every == 0:
                     self.save()
                 if stop or self.step % config.evaluate_every == 0:
@@ -251,11 +253,6 @@ class Loop:
         loss.backward()
         return {"loss": float(loss.detach())} | parts
 
-    def _mean_losses(self) -> dict[str, float]:
-        """Mean of every part over the steps since the last call."""
-        losses, self.losses = self.losses, []
-        return {name: fmean(parts[name] for parts in losses) for name in losses[0]}
-
     @contextlib.contextmanager
     def averaged(self) -> Iterator[torch.nn.Module]:
         """The averaged weights are in the network while the context lasts."""
@@ -287,8 +284,7 @@ class Log:
         path, row = self.out / f"{self.name}.{kind}.csv", {"step": step} | figures
         rows = [] if kind in self.begun or not path.exists() else self._earlier(path)
         with path.open("a" if kind in self.begun else "w", newline="") as file:
-            # An older version may have written other columns.
-            writer = csv.DictWriter(file, list(row), restval="", extrasaction="ignore")
+            writer = csv.DictWriter(file, list(row))
             if kind not in self.begun:
                 writer.writeheader()
             writer.writerows([*rows, row])

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lowlat_seg_ros.arguments import add_settings, size
 from lowlat_seg_ros.config import DEFAULT_NETWORK, NETWORKS
+from lowlat_seg_ros.lab.arguments import add_settings, size
 from lowlat_seg_ros.lab.baselines.learned import IMAGE_METHODS, METHODS, PAIR_METHODS
 from lowlat_seg_ros.lab.training.loop import LoopConfig
 from lowlat_seg_ros.lab.training.pairs import PropagationLoss

@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowlat_seg_ros.arguments import add_network, add_settings
 from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.lab.arguments import add_network, add_settings
 from lowlat_seg_ros.lab.data import dataset
 from lowlat_seg_ros.ros.start import isolate, require_ros
 

@@ -20,12 +20,12 @@ import numpy as np
 from tqdm import tqdm
 
 import lowlat_seg_ros
-from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.timing import measure
 from lowlat_seg_ros.frames import Counters, FrameError, Ledger, NodeTiming, Segmentation
 from lowlat_seg_ros.images import ImageError, to_rgb
+from lowlat_seg_ros.lab.arguments import settings_from
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.report import describe
 from lowlat_seg_ros.messages import COMPRESSED, IMAGE, stamp_ns

@@ -19,10 +19,10 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
-from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.frames import Ledger
 from lowlat_seg_ros.images import ImageError, to_rgb
+from lowlat_seg_ros.lab.arguments import settings_from
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.metrics import Latency
 from lowlat_seg_ros.lab.report import write_json
@@ -89,14 +89,11 @@ class BagPlayer:
 
     def _wait_until(self, ns: int, first_ns: int, began_ns: int) -> None:
         """Until the bag's time is ``ns``; the clock goes on meanwhile."""
-        while (now_ns := first_ns + self._elapsed_ns(began_ns)) < ns:
+        while (now_ns := first_ns + round((time.monotonic_ns() - began_ns) * self._rate)) < ns:
             self._publish_clock(now_ns)
             time.sleep(min(CLOCK_PERIOD_NS, (ns - now_ns) / self._rate) / 1e9)
         # Not later than the message, if that is late: whoever gets it finds it of this moment.
         self._publish_clock(ns)
-
-    def _elapsed_ns(self, began_ns: int) -> int:
-        return round((time.monotonic_ns() - began_ns) * self._rate)
 
     def _publish_clock(self, ns: int) -> None:
         self._clock.publish(Clock(clock=MESSAGES.time(ns)))

@@ -24,9 +24,9 @@ from typing import Any
 from rich.console import Console
 from tqdm import tqdm
 
-from lowlat_seg_ros.arguments import settings_from
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.frames import FrameError
+from lowlat_seg_ros.lab.arguments import settings_from
 from lowlat_seg_ros.lab.data.sequence import DataError
 from lowlat_seg_ros.lab.report import Table, terminal_table, write_json
 from lowlat_seg_ros.network.checkpoint import CheckpointError

@@ -61,7 +61,7 @@ def definitions() -> Path:
 
 
 class BagMessages(Messages):
-    """Makes messages of the types in a rosbags typestore, and turns them to bytes."""
+    """Makes messages of the types in a rosbags typestore."""
 
     def __init__(self, typestore: Any) -> None:
         self.typestore = typestore
@@ -73,10 +73,6 @@ class BagMessages(Messages):
         if unknown:
             raise ValueError(f"{kind} has no field {unknown[0]}; it has {', '.join(values)}")
         return self.typestore.types[kind](**{**values, **fields})
-
-    def serialize(self, message: Any) -> bytes:
-        """As it stands in a bag: CDR."""
-        return bytes(self.typestore.serialize_cdr(message, message.__msgtype__))
 
     def _blank(self, kind: str) -> Iterator[tuple[str, Any]]:
         """Names and first values of the fields of ``kind``."""
@@ -256,9 +252,10 @@ class BagWriter(AbstractContextManager["BagWriter"]):
 
     def write(self, topic: str, message: Any, time_ns: int) -> None:
         """Add ``message``, recorded at ``time_ns``."""
-        connection = self._connection(topic, message.__msgtype__, typestore=self.messages.typestore)
+        kind, types = message.__msgtype__, self.messages.typestore
+        connection = self._connection(topic, kind, typestore=types)
         with self._disk_errors():
-            self._writer.write(connection, time_ns, self.messages.serialize(message))
+            self._writer.write(connection, time_ns, bytes(types.serialize_cdr(message, kind)))
 
     def copy(self, raw: Raw) -> None:
         """Add a message of another bag as it is, with its definition."""
