@@ -87,6 +87,7 @@ def test_no_command_and_unknown_command_are_usage_errors(capsys: pytest.CaptureF
         ("evaluate --dataset camvid", "--dataset camvid needs --root"),
         ("evaluate --dataset folder --root . --size 48x64", "--size does not resize"),
         ("evaluate --baselines nowhere", "--baselines is nowhere"),
+        ("evaluate --speed 0", "--speed is 0"),
         ("evaluate --frames -1", "--frames is -1"),
         ("evaluate --size 8x80", "--size is 8x80"),
         ("evaluate --delay-frames -1", "--delay-frames is -1"),
@@ -191,7 +192,7 @@ def test_help_names_no_class(parser: argparse.ArgumentParser) -> None:
 def test_a_command_line_is_known_by_its_changes_and_without_folders() -> None:
     parser = argparse.ArgumentParser()
     configure(parser)
-    words = ["--methods", "full*", "--size", "48x64", "--baselines", "/home/me/runs"]
-    expected = "--size 48x64 --methods 'full*' --baselines runs"
+    words = ["--methods", "full*", "--size", "48x64", "--baselines", "/home/me/runs", "--streaming"]
+    expected = "--size 48x64 --methods 'full*' --baselines runs --streaming"
     assert " ".join(changed(parser.parse_args(words), configure)) == expected
     assert changed(parser.parse_args([]), configure) == []

@@ -19,7 +19,7 @@ from lowlat_seg_ros.engine.postprocess import mask_of
 from lowlat_seg_ros.engine.preprocess import plan, resample
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.engine.schedule import DOWN_FRAMES, LEVELS, UP_MISSES
-from lowlat_seg_ros.engine.virtual_slow_track import VirtualSlowTrack
+from lowlat_seg_ros.engine.virtual_slow_track import Delay, VirtualSlowTrack
 from lowlat_seg_ros.frames import Counters, Frame, MaskKind, Segmentation
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -235,7 +235,7 @@ def test_slow_track_has_the_smaller_of_both_shares(tiny: Segmenter, make_frame: 
 
     class Noting(VirtualSlowTrack):
         def __init__(self, refine: Refine, ledger: LiveCounters, config: EngineConfig) -> None:
-            super().__init__(refine, ledger, config, delay=1)
+            super().__init__(refine, ledger, config, Delay(frames=1))
 
         def set_min_share(self, share: float) -> None:
             shares.append(share)

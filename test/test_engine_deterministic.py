@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
+
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame, Segmentation
@@ -37,10 +39,13 @@ def test_drained_threads_and_virtual_clock_agree(tiny: Segmenter, make_frame: Ma
             assert result.selection == expected.selection
 
 
-def test_deterministic_runs_are_equal(tiny: Segmenter, make_frame: MakeFrame) -> None:
+@pytest.mark.parametrize("delay", [{"delay_frames": 3}, {"delay_ms": 250.0}])
+def test_deterministic_runs_are_equal(
+    tiny: Segmenter, make_frame: MakeFrame, delay: dict[str, float]
+) -> None:
     def run() -> list[Segmentation]:
         config = EngineConfig(**BY_DEVIATION, foreground_threads=1, max_key_interval=2)
-        engine = Engine.deterministic(tiny, config, threshold=0.48, delay_frames=3)
+        engine = Engine.deterministic(tiny, config, threshold=0.48, **delay)  # type: ignore[arg-type]
         stamps = [0, 100, 200, 300, 400, 500, 450, 550, 650, 3000, 3100, 3200, 3300, 3400]
         return [engine.process(make_frame(i, stamp_ms=ms)) for i, ms in enumerate(stamps)]
 

@@ -47,7 +47,7 @@ def drawn(weights: Path, out: Path, methods: str, *words: str) -> set[str]:
 
 def test_all_charts_of_a_full_comparison(weights: Path, tmp_path: Path) -> None:
     methods = "full,single_frame,adaptive,schedule_*_2,adaptive_low_latency"
-    assert drawn(weights, tmp_path / "out", methods) == {
+    assert drawn(weights, tmp_path / "out", methods, "--streaming") == {
         "latency_accuracy.png", "grid.png", "distance.png", "schedules.png", "deviation.png",
     }  # fmt: skip
 

@@ -18,7 +18,7 @@ from lowlat_seg_ros.engine.cpu_threads import cores, use_threads
 from lowlat_seg_ros.engine.key_frame import KeyFrame, KeyFrameCache, NonFiniteError, Pause
 from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.engine.slow_track import STARVED_S, Gate, SlowTrackState, ThreadedSlowTrack
-from lowlat_seg_ros.engine.virtual_slow_track import VirtualSlowTrack
+from lowlat_seg_ros.engine.virtual_slow_track import Delay, VirtualSlowTrack
 from lowlat_seg_ros.frames import Outcome, Refinement, ResetReason
 
 WAIT_S = 30.0  # far beyond what anything here takes; a test that needs it has failed
@@ -228,9 +228,18 @@ def test_threads_of_a_thread_outlast_what_others_set() -> None:
     assert seen == [before + 1]
 
 
-@pytest.mark.parametrize(("delay", "due"), [(0, 3), (2, 4)])
-def test_virtual_result_shows_at_its_time(delay: int, due: int) -> None:
-    """A job submitted at frame 2."""
+@pytest.mark.parametrize(
+    ("delay", "due"),
+    [
+        (Delay(frames=0), 3),
+        (Delay(frames=2), 4),
+        (Delay(ms=150), 4),
+        (Delay(ms=200), 4),
+        (Delay(ms=201), 5),
+    ],
+)
+def test_virtual_result_shows_at_its_time(delay: Delay, due: int) -> None:
+    """A job submitted at frame 2, 10 Hz."""
     job, ledger = Recorder(), LiveCounters()
     job.go.release(100)
     track = VirtualSlowTrack(job, ledger, EngineConfig(), delay)
@@ -245,7 +254,7 @@ def test_virtual_jobs_queue_like_real_ones() -> None:
     """Every frame is a key frame, Sh takes 3 frames: it always takes the newest waiting one."""
     job, ledger = Recorder(), LiveCounters()
     job.go.release(100)
-    track = VirtualSlowTrack(job, ledger, EngineConfig(), delay=3)
+    track = VirtualSlowTrack(job, ledger, EngineConfig(), Delay(frames=3))
     shown: dict[int, int] = {}
     for index in range(10):
         track.begin_frame(index, 0)
@@ -261,9 +270,25 @@ def test_virtual_jobs_queue_like_real_ones() -> None:
     assert (ledger.snapshot().dropped_stale, ledger.snapshot().pending) == (2, 0)
 
 
-def test_a_delay_is_not_negative() -> None:
-    with pytest.raises(ConfigError, match="delay is -1 frames; it must be 0 or more"):
-        VirtualSlowTrack(Recorder(), LiveCounters(), EngineConfig(), delay=-1)
+def test_virtual_job_begins_when_the_one_before_it_ends() -> None:
+    """Which is between two frames: 150 ms at 10 Hz, every frame a key frame."""
+    job = Recorder()
+    job.go.release(100)
+    track = VirtualSlowTrack(job, LiveCounters(), EngineConfig(), Delay(ms=150))
+    shown: dict[int, int] = {}
+    for index in range(10):
+        track.begin_frame(index, index * 10**8)
+        shown |= {ran: index for ran in job.ran if ran not in shown}
+        track.submit(key(index))
+    assert shown == {0: 2, 1: 3, 2: 5, 4: 6, 5: 8, 7: 9}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"frames": 1, "ms": 1.0}, {"frames": -1}, {"ms": float("nan")}]
+)
+def test_delay_must_be_one_duration(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="give one of them"):
+        Delay(**wrong)  # type: ignore[arg-type]
 
 
 def run_through(gate: Gate) -> threading.Thread:

@@ -35,7 +35,7 @@ from lowlat_seg_ros.engine.runner import Clock, Stopwatch, runners
 from lowlat_seg_ros.engine.schedule import StreamSchedule
 from lowlat_seg_ros.engine.slow_track import SlowTrackState, ThreadedSlowTrack
 from lowlat_seg_ros.engine.step import Arrival, Features, Judge, Promotion, Step
-from lowlat_seg_ros.engine.virtual_slow_track import SlowTrackFactory, VirtualSlowTrack
+from lowlat_seg_ros.engine.virtual_slow_track import Delay, SlowTrackFactory, VirtualSlowTrack
 from lowlat_seg_ros.frames import (
     Counters,
     Deadline,
@@ -121,10 +121,11 @@ class Engine:
         config: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
         *,
         threshold: float,
-        delay_frames: int,
+        delay_frames: int | None = None,
+        delay_ms: float | None = None,
         clock: Clock | None = None,
     ) -> Engine:
-        """An engine whose Sh takes ``delay_frames`` frames.
+        """An engine whose Sh takes ``delay_frames`` frames or ``delay_ms`` of the frames' stamps.
 
         Its masks are the same on every run; for measuring accuracy. With a deadline they depend on
         how long frames take, so ``clock`` must say; raises ``ConfigError`` if there is none.
@@ -134,7 +135,7 @@ class Engine:
                 f"max_latency_ms is {config.max_latency_ms}, so the masks would depend on the "
                 "machine's speed; set it to 0 or give the engine a clock"
             )
-        track = partial(VirtualSlowTrack, delay=delay_frames)
+        track = partial(VirtualSlowTrack, delay=Delay(delay_frames, delay_ms))
         clock = clock or time.perf_counter_ns
         engine = cls(segmenter, config, threshold=threshold, clock=clock, slow_track=track)
         engine._threads.ignore_others()

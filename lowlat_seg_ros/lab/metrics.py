@@ -7,6 +7,7 @@ any device. Pixels labelled 255 are left out everywhere.
 from __future__ import annotations
 
 import functools
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -103,6 +104,22 @@ class Confusion:
     def pixel_accuracy(self) -> float:
         """Share of labelled pixels predicted as what they are, in [0, 1]."""
         return float(_ratio(self.hits.sum(), self.matrix.sum()))
+
+
+def count_newest(
+    confusion: Confusion,
+    arrivals: Iterable[tuple[float, np.ndarray]],
+    masks: Sequence[np.ndarray],
+    out: Sequence[float],
+) -> None:
+    """Streaming accuracy: count at each of ``arrivals``, a time and a label, the newest mask.
+
+    After Li, Wang, Ramanan, "Towards Streaming Perception" (ECCV 2020). ``out``: when each of the
+    ``masks`` was out, in the same unit, ascending. Before the first one all pixels are missed.
+    """
+    for now, label in arrivals:
+        newest = bisect_right(out, now) - 1
+        confusion.update(label, fitted(masks[newest] if newest >= 0 else None, label))
 
 
 def fitted(mask: np.ndarray | None, label: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,6 +50,14 @@ class Statistics:
         mean = torch.tensor(self.mean, dtype=image.dtype, device=image.device).view(3, 1, 1)
         std = torch.tensor(self.std, dtype=image.dtype, device=image.device).view(3, 1, 1)
         return (image - mean) / std
+
+    def pixels(self, image: Tensor) -> np.ndarray:
+        """One normalised image (1, 3, H, W) -> RGB uint8 (H, W, 3)."""
+        scale = torch.tensor(self.std, device=image.device).view(3, 1, 1)
+        shift = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
+        rgb = (image[0].float() * scale + shift).mul(255).round().clamp(0, 255).to(torch.uint8)
+        pixels: np.ndarray = rgb.permute(1, 2, 0).contiguous().cpu().numpy()
+        return pixels
 
 
 def centred(middle: float, half_range: float) -> Statistics:

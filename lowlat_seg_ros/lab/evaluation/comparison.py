@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,10 +13,22 @@ import torch
 from tqdm import tqdm
 
 from lowlat_seg_ros.engine.cpu_threads import ExternalCpuLoad
-from lowlat_seg_ros.frames import Counters, Frame, ResetReason, Segmentation
+from lowlat_seg_ros.frames import (
+    Counters,
+    Frame,
+    ResetReason,
+    Segmentation,
+    StageTiming,
+)
 from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
-from lowlat_seg_ros.lab.metrics import Confusion, Consistency, is_key_frame, mious
+from lowlat_seg_ros.lab.metrics import (
+    Confusion,
+    Consistency,
+    count_newest,
+    is_key_frame,
+    mious,
+)
 
 if TYPE_CHECKING:
     from lowlat_seg_ros.lab.evaluation.methods import MethodFactory
@@ -148,13 +161,64 @@ def measure(
     )
 
 
+#: From the measured stages of a frame to (ms until its mask is out, ms until the next can begin).
+Cost = Callable[[StageTiming], tuple[float, float]]
+
+
+def measured(speed: float = 1.0) -> Cost:
+    """What was measured, as on a machine ``speed`` times as fast.
+
+    The selector runs after the mask, but before the next frame.
+    """
+
+    def cost(timing: StageTiming) -> tuple[float, float]:
+        return timing.latency_ms / speed, (timing.latency_ms + timing.selector_ms) / speed
+
+    return cost
+
+
+def assumed(milliseconds: float) -> Cost:
+    """The same time for every frame, for tests and for other machines."""
+    return lambda timing: (milliseconds, milliseconds)
+
+
+def stream(method: Method, clip: Clip, cost: Cost, progress: Callable[[int], object]) -> float:
+    """Streaming mIoU: at each instant, that of the newest mask that is out by then.
+
+    Frames arrive at the camera's rate; a method that is busy takes the newest one when it is done
+    and never sees the others; see :func:`.count_newest` for the score. So latency costs
+    accuracy. ``progress`` is called with the arrivals of each drive.
+    """
+    confusion = Confusion(len(clip.table))
+    for number, drive in enumerate(clip.ranges()):
+        if number > 0:
+            method.reset()
+        arrivals_ms = [clip.frames[index].stamp_ns / 1e6 for index in drive]
+        masks: list[np.ndarray] = []
+        out_ms: list[float] = []  # when each of the masks is out
+        free_ms, frame = arrivals_ms[0], 0
+        while frame < len(drive):
+            begin_ms = max(free_ms, arrivals_ms[frame])
+            frame = bisect_right(arrivals_ms, begin_ms) - 1  # the newest one by then
+            answer = method.process(clip.frame(drive[frame]))
+            until_out_ms, until_free_ms = cost(answer.timing)
+            masks.append(answer.mask)
+            out_ms.append(begin_ms + until_out_ms)
+            free_ms, frame = begin_ms + until_free_ms, frame + 1
+        labels = [clip.frames[index].label for index in drive]
+        count_newest(confusion, zip(arrivals_ms, labels, strict=True), masks, out_ms)
+        progress(len(drive))
+    return confusion.miou
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Of ``specs``, by name: results, and reasons of the methods left out."""
+    """Of ``specs``, by name: results, reasons of the methods left out, streaming mIoU if asked."""
 
     specs: tuple[Spec, ...]
     results: dict[str, Result] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    streaming: dict[str, float] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -180,26 +244,31 @@ def compare(
     clip: Clip,
     *,
     pictures: bool = False,
+    streaming: Cost | None = None,
     after_each: Callable[[Comparison], object] = lambda done: None,
 ) -> Comparison:
     """Measure those of ``specs`` that can be built; with a progress bar on standard error.
 
-    ``pictures``: keep the masks that the charts need. ``after_each`` is called with what is done
-    after each method.
+    ``pictures``: keep the masks that the charts need. ``streaming``: run each method once more, in
+    simulated time at this cost. ``after_each`` is called with what is done after each method.
     """
     done = Comparison(tuple(specs))
-    with tqdm(total=len(clip) * len(specs), unit="frame") as bar:
+    steps = len(clip) * (1 if streaming is None else 2)
+    with tqdm(total=steps * len(specs), unit="frame") as bar:
         for number, spec in enumerate(specs, start=1):
             bar.set_description(f"method {number} of {len(specs)}, {spec.name}")
             try:
                 method = factory.build(spec)
             except Unavailable as reason:
                 done.left_out[spec.name] = str(reason)
-                bar.update(len(clip))
+                bar.update(steps)
             else:
                 # Deviations are measured between the masks of the full network.
                 kept = range(len(clip)) if spec.name == "full" else grid_rows(clip)
                 result = measure(method, clip, kept if pictures else (), bar.update)
+                if streaming is not None:
+                    again = factory.build(spec, skips_frames=True)
+                    done.streaming[spec.name] = stream(again, clip, streaming, bar.update)
                 done.results[spec.name] = result
             after_each(done)
     return done

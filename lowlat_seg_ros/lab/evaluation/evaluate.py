@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--high-scale", type=float, metavar="S", help=HIGH_SCALE)
     add("--baselines", type=Path, metavar="DIR",
         help="folder with the weights of methods marked *, from 'lowlat-seg train baseline'")
+    add("--streaming", action="store_true",
+        help="also score the newest mask that is out when each frame comes, with the latencies "
+        "measured")
+    add("--speed", type=float, default=1.0, metavar="X",
+        help="for --streaming: as on a machine X times as fast as this one (default %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     add("--out", type=Path, metavar="DIR",
         help="write a page with tables and charts to this folder")
@@ -97,6 +103,8 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--delay-frames is {args.delay_frames}; it must be 0 or more")
     if args.baselines is not None and not args.baselines.is_dir():
         raise ConfigError(f"--baselines is {args.baselines}, which is no folder; check the path")
+    if not 0.0 < args.speed < math.inf:
+        raise ConfigError(f"--speed is {args.speed}; it must be above 0, 1 for this machine")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,7 +122,7 @@ def _compare(args: argparse.Namespace, config: EngineConfig, specs: list[Spec]) 
     from lowlat_seg_ros.engine.cpu_threads import foreground_threads
     from lowlat_seg_ros.lab.evaluation import report
     from lowlat_seg_ros.lab.evaluation.charts import draw
-    from lowlat_seg_ros.lab.evaluation.comparison import compare
+    from lowlat_seg_ros.lab.evaluation.comparison import compare, measured
     from lowlat_seg_ros.lab.evaluation.methods import factory_for
     from lowlat_seg_ros.lab.report import describe, write_json
     from lowlat_seg_ros.network import checkpoint
@@ -152,7 +160,9 @@ def _compare(args: argparse.Namespace, config: EngineConfig, specs: list[Spec]) 
             args.json.parent.mkdir(parents=True, exist_ok=True)
             write_json(args.json, report.as_json(facts, done))
 
-    done = compare(factory, specs, clip, pictures=args.out is not None, after_each=save)
+    cost = measured(args.speed) if args.streaming else None
+    pictures = args.out is not None
+    done = compare(factory, specs, clip, pictures=pictures, streaming=cost, after_each=save)
     console = Console()
     report.print_report(console, facts, done)
     if args.out is not None:
@@ -188,5 +198,6 @@ def _facts(args: argparse.Namespace, clip: Clip) -> dict[str, Any]:
         "size": clip.size,
         "rate_hz": clip.rate_hz,
         "command": " ".join(["lowlat-seg evaluate", *words]),
+        "speed": args.speed if args.streaming else None,
         "note": CLOSE_TO_THE_CLIP if clip.name == "CamVid val" else "",
     }

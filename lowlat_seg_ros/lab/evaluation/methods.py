@@ -56,7 +56,7 @@ class MethodFactory:
     lacking: tuple[str, ...] = ()  # those that were asked for and not found
     coarse: Segmenter | None = None  # at output stride 16; None if it is, or was not asked for
 
-    def build(self, spec: Spec) -> Method:
+    def build(self, spec: Spec, *, skips_frames: bool = False) -> Method:
         """The method ``spec``; raises :class:`Unavailable` if something for it is missing."""
         net, config = self.segmenter, self.config
         match spec.kind:
@@ -90,8 +90,16 @@ class MethodFactory:
             case "keyed":
                 return keyed.adaptive(net, self._schedule(spec), config)
             case "low_latency":
-                threshold, delay = self.header.threshold, spec.delay_frames
-                return Engine.deterministic(net, config, threshold=threshold, delay_frames=delay)
+                # Where frames are skipped Sh must not become slower for it, so its delay is a time;
+                # a millisecond less, as stamps are rounded.
+                delay_ms = max(0.0, spec.delay_frames * 1000 / self.clip.rate_hz - 1.0)
+                return Engine.deterministic(
+                    net,
+                    config,
+                    threshold=self.header.threshold,
+                    delay_frames=None if skips_frames else spec.delay_frames,
+                    delay_ms=delay_ms if skips_frames else None,
+                )
         raise AssertionError(f"no method is of the kind {spec.kind!r}")
 
     def _schedule(self, spec: Spec) -> keyed.Schedule:

@@ -36,6 +36,7 @@ class Facts:
     provenance: dict[str, Any]
     precision: str  # of the networks' inner convolutions
     fast_track_threads: int  # the engine's, which leaves some to Sh; others stand with the methods
+    speed: float | None  # of the machine assumed for streaming, 1 for this one
     load_average: float  # threads of all processes ready to run in the minute before
     machine: Machine
     note: str = ""
@@ -62,6 +63,8 @@ def as_json(facts: Facts, done: Comparison) -> dict[str, Any]:
         row["miou_interval"] = interval(result.draws)
         if main is not None and name != MAIN:
             row["main_above_interval"] = interval(main.draws - result.draws)
+        if done.streaming:
+            row["streaming_miou"] = done.streaming[name]
         methods[name] = row
     return {
         "complete": done.complete,
@@ -72,14 +75,18 @@ def as_json(facts: Facts, done: Comparison) -> dict[str, Any]:
 
 
 def scores(done: Comparison) -> Table:
-    """Accuracy in %, latency in ms, CPU threads."""
+    """Accuracy in %, latency in ms, CPU threads; streaming mIoU where it was measured."""
     columns: Row = ("method", "mIoU", "pixel", "class", "VC8", "keys", "avg ms", "max ms", "thr")
+    if done.streaming:
+        columns += ("stream",)
     rows: dict[str, Row] = {}
     for name, result in done.results.items():
         shares = (result.miou, result.pixel_accuracy, result.class_accuracy, result.vc8,
                   result.key_share)  # fmt: skip
         times = tuple("-" if ms != ms else f"{ms:.1f}" for ms in (result.avg_ms, result.max_ms))
         rows[name] = (*map(_percent, shares), *times, str(result.threads))
+        if done.streaming:
+            rows[name] += (_percent(done.streaming[name]),)
     return _grouped(done, columns, rows)
 
 
@@ -142,6 +149,12 @@ def notes(facts: Facts, done: Comparison) -> list[str]:
         threads,
         measured,
     ]
+    if facts.speed is not None:
+        machine = "this machine" if facts.speed == 1 else f"a machine {facts.speed:g} times as fast"
+        found.append(
+            f"stream: mIoU of the newest mask out at each instant, at {facts.rate_hz:g} Hz and the "
+            f"latencies of {machine}."
+        )
     return found + ([f"Note: {facts.note}."] if facts.note else [])
 
 

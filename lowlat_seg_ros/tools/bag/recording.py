@@ -296,10 +296,10 @@ def _at_publish(recording: Recording) -> Confusion:
 
 def _streaming(recording: Recording) -> Confusion:
     confusion, published = Confusion(len(recording.table)), recording.published
-    out = [mask.published_ns for mask in published]
-    for arrival in recording.arrivals:
-        if arrival.label is not None:
-            newest = bisect_right(out, arrival.arrived_ns) - 1
-            mask = published[newest].segmentation.mask if newest >= 0 else None
-            confusion.update(arrival.label, metrics.fitted(mask, arrival.label))
+    metrics.count_newest(
+        confusion,
+        ((a.arrived_ns, a.label) for a in recording.arrivals if a.label is not None),
+        [mask.segmentation.mask for mask in published],
+        [mask.published_ns for mask in published],
+    )
     return confusion
