@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lowlat_seg_ros.config import NETWORKS, ConfigError
@@ -230,6 +231,25 @@ def test_a_network_of_other_widths_begins_anew_where_it_differs(tiny: Segmenter)
     assert "fusion.mix" in fresh  # its inputs are others than they were
     assert "high_classifier" in {name.split(".")[0] for name in fresh}
     assert torch.equal(target.backbone.conv1.weight, tiny.backbone.conv1.weight)
+
+
+def test_large_convolutions_in_eight_bits_of_earlier_versions(
+    tiny: Segmenter, tmp_path: Path
+) -> None:
+    colours = tuple((i, i, i) for i in range(11))
+    header = Header(tiny.config, tuple("abcdefghijk"), colours, 0.2)
+    save(tmp_path / "whole", tiny, header, torch.float16)
+    with safe_open(tmp_path / "whole", framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    name, stored = "backbone.conv1.weight", tensors["backbone.conv1.weight"]
+    steps = torch.randint(-127, 128, stored.shape, dtype=torch.int8)
+    scale = torch.rand(len(stored))
+    save_file(tensors | {name: steps, f"{name}.scale": scale}, tmp_path / "packed", metadata)
+    found, expected = weights(load(tmp_path / "packed")[0]), weights(load(tmp_path / "whole")[0])
+    assert torch.equal(found.pop(name), steps * scale.view(-1, 1, 1, 1))
+    del expected[name]
+    assert all(torch.equal(found[other], value) for other, value in expected.items())
 
 
 def test_height_of_the_training_images_comes_with_the_network(

@@ -1,4 +1,10 @@
-"""Weights in one safetensors file that describes itself: network, classes, provenance, checksum."""
+"""Weights in one safetensors file that describes itself: network, classes, provenance, checksum.
+
+Large convolutions may be stored in 8 bits: half the file of half precision, and nearly the same
+masks. Each output channel has a scale of its own, so that its largest weight becomes 127 (symmetric
+per-channel quantisation of weights, Krishnamoorthi, arXiv 1806.08342, Sec. 3.1). This only concerns
+the file: weights that are read are float again.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +32,9 @@ DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "weights" / f"{DEFAULT_NETWO
 
 #: A file with this ending beside a checkpoint holds its SHA-256, as ``sha256sum`` writes it.
 SHA256_SUFFIX = ".sha256"
+
+#: In files of earlier versions, the scales of the convolution ``x`` have its name and this ending.
+SCALE = ".scale"
 
 
 class CheckpointError(RuntimeError):
@@ -172,7 +181,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Segmente
         segmenter = Segmenter(header.network)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} describes an impossible network: {error}") from error
-    restore(segmenter, _stored(path), str(path))
+    restore(segmenter, _dequantised(_stored(path)), str(path))
     segmenter.trained_height = header.trained_height
     segmenter.accuracy_model = header.accuracy
     segmenter = segmenter.eval().to(device)
@@ -211,6 +220,17 @@ def restore(module: torch.nn.Module, state: dict[str, Tensor], source: str) -> N
         if not tensor.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds values that are not finite")
     module.load_state_dict(state, strict=False)  # only num_batches_tracked stays as it is
+
+
+def _dequantised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Earlier versions stored large kernels as int8, and float32 (outputs,) beside it as scale."""
+    return {
+        name: tensor.float() * tensors[name + SCALE].view(-1, 1, 1, 1)
+        if name + SCALE in tensors
+        else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(SCALE)
+    }
 
 
 def _check_regular(path: str | Path) -> None:
