@@ -53,35 +53,41 @@ class OpenVinoRunner(Runner):
                 "runtime is openvino, which is for networks in 8 bits whose Sl is a network of its "
                 "own; set runtime to pytorch, or precision to int8"
             )
-        self._compiled = _COMPILED.setdefault(segmenter, OrderedDict())
-        self._requests: dict[torch.Size, Any] = {}
+        self._programs = _PROGRAMS.setdefault(segmenter, OrderedDict())
+        self._request: tuple[torch.Size, Any] | None = None
+        self._written = 0  # the address of F_l, which the next frame's overwrites
 
     def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
-        shape = image.shape
-        if shape not in self._compiled:
-            net, compiled = self._net, self._compiled
-            assert net.encoder is not None
-            compiled[shape] = compile_for(nn.Sequential(net.encoder, net.shared), shape)
-            while len(compiled) > LAYOUTS:
-                compiled.popitem(last=False)
-        if shape not in self._requests:
-            # Each runner has its own, as each has its own thread.
-            self._requests = {shape: self._compiled[shape].create_infer_request()}
-        request = self._requests[shape]
         from openvino import Tensor as Pixels
 
+        if self._request is None or self._request[0] != image.shape:
+            # Each runner has its own, as each has its own thread.
+            self._request = image.shape, self._program(image.shape).create_infer_request()
+        request = self._request[1]
         pixels = image.permute(0, 2, 3, 1).contiguous().numpy()
         request.set_input_tensor(Pixels(pixels, shared_memory=True))
         request.infer()
-        return torch.from_numpy(request.get_output_tensor(0).data).permute(0, 3, 1, 2)
+        low = torch.from_numpy(request.get_output_tensor(0).data).permute(0, 3, 1, 2)
+        self._written = low.data_ptr()
+        return low
 
     def clone(self, tensor: Tensor) -> Tensor:
-        """A copy in any case: F_l is overwritten by the next frame's."""
-        return tensor.clone()
+        return tensor.clone() if tensor.data_ptr() == self._written else tensor
+
+    def _program(self, shape: torch.Size) -> Any:
+        net, programs = self._net, self._programs
+        program = programs.get(shape)
+        if program is None:
+            assert net.encoder is not None
+            program = compile_for(nn.Sequential(net.encoder, net.shared), shape)
+            programs[shape] = program
+            while len(programs) > LAYOUTS:
+                programs.popitem(last=False)
+        return program
 
 
 #: The programs of each network, by the shape of its images; engines of several cameras share them.
-_COMPILED: WeakKeyDictionary[Segmenter, OrderedDict[torch.Size, Any]] = WeakKeyDictionary()
+_PROGRAMS: WeakKeyDictionary[Segmenter, OrderedDict[torch.Size, Any]] = WeakKeyDictionary()
 
 
 def compile_for(module: nn.Module, shape: torch.Size) -> Any:
