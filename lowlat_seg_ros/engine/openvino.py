@@ -58,15 +58,10 @@ class OpenVinoRunner(Runner):
 
     def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
         shape = image.shape
-        if shape not in self._compiled:
-            net, compiled = self._net, self._compiled
-            assert net.encoder is not None
-            compiled[shape] = compile_for(nn.Sequential(net.encoder, net.shared), shape)
-            while len(compiled) > LAYOUTS:
-                compiled.popitem(last=False)
         if shape not in self._requests:
-            # Each runner has its own, as each has its own thread.
-            self._requests = {shape: self._compiled[shape].create_infer_request()}
+            # Each runner has its own, which keeps its program also where others have displaced it:
+            # cameras of more sizes than are held would else compile in every frame.
+            self._requests = {shape: self._program(shape).create_infer_request()}
         request = self._requests[shape]
         from openvino import Tensor as Pixels
 
@@ -74,6 +69,16 @@ class OpenVinoRunner(Runner):
         request.set_input_tensor(Pixels(pixels, shared_memory=True))
         request.infer()
         return torch.from_numpy(request.get_output_tensor(0).data).permute(0, 3, 1, 2)
+
+    def _program(self, shape: torch.Size) -> Any:
+        net, compiled = self._net, self._compiled
+        if shape not in compiled:
+            assert net.encoder is not None
+            compiled[shape] = compile_for(nn.Sequential(net.encoder, net.shared), shape)
+            while len(compiled) > LAYOUTS:
+                compiled.popitem(last=False)
+        compiled.move_to_end(shape)
+        return compiled[shape]
 
     def clone(self, tensor: Tensor) -> Tensor:
         """A copy in any case: F_l is overwritten by the next frame's."""
