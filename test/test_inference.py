@@ -123,7 +123,6 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it() -> None:
     assert found == precision_of(EngineConfig.precision, CPU)
 
 
-@torch.inference_mode()
 def test_loading_starts_no_pool_of_threads() -> None:
     """Beside a busy core a pool would take thrice as long for so many tiny steps."""
 
@@ -137,6 +136,7 @@ def test_loading_starts_no_pool_of_threads() -> None:
     assert (after - before, threads) == (set(), 3)
 
 
+@torch.inference_mode()
 def test_preparing_twice_changes_nothing_more() -> None:
     prepared = inference.prepare(trained(Segmenter(NETWORKS["tiny"])), torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in prepared.state_dict().items()}

@@ -284,7 +284,8 @@ class Log:
         path, row = self.out / f"{self.name}.{kind}.csv", {"step": step} | figures
         rows = [] if kind in self.begun or not path.exists() else self._earlier(path)
         with path.open("a" if kind in self.begun else "w", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
+            # The run that is gone on with may have had more losses, by other options.
+            writer = csv.DictWriter(file, list(row), extrasaction="ignore")
             if kind not in self.begun:
                 writer.writeheader()
             writer.writerows([*rows, row])
