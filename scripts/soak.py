@@ -378,8 +378,8 @@ def soak_and_judge(args: argparse.Namespace) -> int:
             time.sleep(2.0)  # the newest statistics
             process.kill()
         figures, broken = judge(soak, warm_s)
-        log = args.out / "restarted.log"
-        restarted_s = [first_mask_s(node, camera, parameters, log) for _ in range(RESTARTS)]
+        logs = [args.out / f"restarted_{number}.log" for number in range(1, RESTARTS + 1)]
+        restarted_s = [first_mask_s(node, camera, parameters, log) for log in logs]
         figures["first_mask_after_kill_s"] = restarted_s
         median_s = statistics.median(restarted_s)
         if camera.sent >= ENOUGH_IMAGES and median_s > FIRST_MASK_S:

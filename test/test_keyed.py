@@ -22,7 +22,7 @@ from lowlat_seg_ros.lab.baselines.keyed import (
     Threshold,
     adaptive,
 )
-from lowlat_seg_ros.lab.baselines.stream import FullEngine, single_frame
+from lowlat_seg_ros.lab.baselines.stream import FullEngine, SingleFrameEngine
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 MakeFrame = Callable[..., Frame]
@@ -119,7 +119,7 @@ def test_feature_change_is_relative(tiny: Segmenter) -> None:
 def test_single_frame_is_the_engine_s_degraded_mask(
     tiny: Segmenter, make_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = single_frame(tiny, ONE_THREAD)
+    method = SingleFrameEngine(tiny, ONE_THREAD)
     masks = [method.process(make_frame(index)).mask for index in range(2)]
     assert method.counters.key_frames == 0
 
@@ -135,7 +135,7 @@ def test_single_frame_is_the_engine_s_degraded_mask(
 def test_masks_do_not_depend_on_earlier_frames_without_key_frames(
     tiny: Segmenter, make_frame: MakeFrame
 ) -> None:
-    method = single_frame(tiny, ONE_THREAD)
+    method = SingleFrameEngine(tiny, ONE_THREAD)
     alone = method.process(make_frame(3)).mask
     method.process(make_frame(4))
     answer = method.process(make_frame(3, stamp_ms=500))

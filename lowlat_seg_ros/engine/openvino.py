@@ -34,6 +34,9 @@ SETTINGS = {
     "INFERENCE_PRECISION_HINT": "f32",  # of what is not in 8 bits
 }
 
+#: How the network resizes: mode and align_corners.
+BILINEAR = "bilinear", None
+
 
 class OpenVinoRunner(Runner):
     """Runs Sl as a program, compiled for each size of image when it first comes.
@@ -44,15 +47,11 @@ class OpenVinoRunner(Runner):
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__(segmenter)
         if importlib.util.find_spec("openvino") is None:
-            raise ConfigError(
-                "runtime is openvino, which is not installed; pip install openvino, or set runtime "
-                "to pytorch"
-            )
-        if segmenter.input_dtype != torch.uint8 or segmenter.encoder is None:
-            raise ConfigError(
-                "runtime is openvino, which is for networks in 8 bits whose Sl is a network of its "
-                "own; set runtime to pytorch, or precision to int8"
-            )
+            raise refusal("it is not installed", "pip install openvino, or ")
+        if segmenter.encoder is None:
+            raise refusal("Sl of this network is a part of Sh")
+        if segmenter.input_dtype != torch.uint8:
+            raise refusal("the network is not in 8 bits", "set precision to int8, or ")
         self._programs = _PROGRAMS.setdefault(segmenter, OrderedDict())
         self._request: tuple[torch.Size, Any] | None = None
         self._written = 0  # the address of F_l, which the next frame's overwrites
@@ -84,6 +83,10 @@ class OpenVinoRunner(Runner):
             while len(programs) > LAYOUTS:
                 programs.popitem(last=False)
         return program
+
+
+def refusal(why: str, fix: str = "") -> ConfigError:
+    return ConfigError(f"runtime is openvino, but {why}; {fix}set runtime to pytorch")
 
 
 #: The programs of each network, by the shape of its images; engines of several cameras share them.
@@ -166,15 +169,15 @@ class Symbol:
     def __torch_function__(
         cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Symbol:
-        if function is torch.add:
+        if function is torch.add and not kwargs:
             left, right = args
             return left + right
-        if function is F.interpolate and kwargs["mode"] == "bilinear":
+        if function is F.interpolate and (kwargs["mode"], kwargs["align_corners"]) == BILINEAR:
             return cls.resized(args[0], kwargs["size"])
-        raise ConfigError(
-            f"runtime is openvino, but Sl of this network calls {function.__name__}, which has no "
-            "counterpart there; set runtime to pytorch"
-        )
+        raise refusal(f"Sl of this network calls {function.__name__}, which has no counterpart")
+
+    def __getattr__(self, name: str) -> Any:
+        raise refusal(f"Sl of this network calls {name}, which has no counterpart")
 
 
 class SymbolicConv2d(nn.Module):

@@ -87,6 +87,7 @@ class SharedSlowTrack:
             queue.counters.end(job, Outcome.STALE)
         self.gate.release()
         self.thread.join(timeout_s)
+        _open.discard(self)  # a thread that does not end is not waited for twice
         return not self.thread.is_alive()
 
     def _start_thread(self) -> None:

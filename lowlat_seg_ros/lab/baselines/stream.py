@@ -168,13 +168,13 @@ class PerFrameEngine(Stream):
             return self.run("network", self._network, now.image), self._kind
 
 
-def single_frame(segmenter: Segmenter, config: EngineConfig) -> PerFrameEngine:
+class SingleFrameEngine(Stream):
     """Sl, AdaptNet and the auxiliary classifier on every frame: no key frame, no propagation."""
 
-    def network(image: Tensor) -> Tensor:
-        return segmenter.classify_low(segmenter.lower(image))
-
-    return PerFrameEngine(segmenter, network, MaskKind.DEGRADED, config)
+    def step(self, now: Now) -> tuple[Tensor, MaskKind]:
+        with now.watch.stage("lower_ms"):
+            low = self.runner.lower(now.image)
+            return self.runner.classify_low(low), MaskKind.DEGRADED
 
 
 class GatedRecurrentWarp(nn.Module):

@@ -18,7 +18,7 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads
 from lowlat_seg_ros.frames import MaskKind, StageTiming
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, single_frame
+from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, SingleFrameEngine
 from lowlat_seg_ros.lab.benchmark.timing import (
     BLOCK,
     IDLE,
@@ -165,7 +165,7 @@ def compare(
         "ddrnet23_slim": fastest(
             lambda config: PerFrameEngine(segmenter, alone, MaskKind.FULL, config), camera
         ),
-        "single_frame": fastest(partial(single_frame, segmenter), camera),
+        "single_frame": fastest(partial(SingleFrameEngine, segmenter), camera),
     }
     on_every_frame = {name: partial(_next, method, camera) for name, (method, _) in found.items()}
     back_to_back: dict[str, Run[StageTiming]] = {name: Run() for name in BACK_TO_BACK}

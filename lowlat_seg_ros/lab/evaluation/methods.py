@@ -21,7 +21,7 @@ from lowlat_seg_ros.lab.baselines.stream import (
     GatedRecurrentWarp,
     GrfpEngine,
     PerFrameEngine,
-    single_frame,
+    SingleFrameEngine,
 )
 from lowlat_seg_ros.lab.data.clip import Clip
 from lowlat_seg_ros.lab.evaluation.catalogue import Spec
@@ -71,7 +71,7 @@ class MethodFactory:
                 half = dataclasses.replace(config, inference_height=max(1, round(height / 2)))
                 return FullEngine(net, half)
             case "single_frame":
-                return single_frame(net, config)
+                return SingleFrameEngine(net, config)
             case "own_network":
                 method = self._baseline(spec)
                 # Without Sh there is no key frame.

@@ -163,7 +163,7 @@ class Loop:
             raise ConfigError(
                 f"{self.checkpoint} was begun from other weights; give another --out, or remove it"
             )
-        if state["device"] != self.device.type:
+        if state.get("device", self.device.type) != self.device.type:
             raise ConfigError(
                 f"{self.checkpoint} was begun on {state['device']}, whose random numbers "
                 f"{self.device.type} cannot go on with; give --device {state['device']}, or "
@@ -173,7 +173,7 @@ class Loop:
         self.optimiser.load_state_dict(state["optimiser"])
         self.average = {name: mean.to(self.device) for name, mean in state["average"].items()}
         self.step, self.seconds = state["step"], state["seconds"]
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].flatten())  # older files have a row for it
         return True
 
     def save(self) -> None:
