@@ -85,6 +85,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="number format of the inner convolutions of all networks (default %(default)s)")
     add("--priority", choices=("normal", "realtime"), default=EngineConfig.foreground_priority,
         help="priority of the fast track's frames (default %(default)s)")
+    add("--runtime", choices=("pytorch", "openvino"), default=EngineConfig.runtime,
+        help="what runs Sl on a CPU (default %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     add("--out", type=Path, metavar="DIR",
         help="write a page with tables and charts to this folder")
@@ -160,6 +162,7 @@ def _node_parameters(args: argparse.Namespace) -> dict[str, Any]:
         "device": args.device,
         "precision": args.precision,
         "foreground_priority": args.priority,
+        "runtime": args.runtime,
     }
 
 

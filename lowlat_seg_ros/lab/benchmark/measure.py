@@ -229,6 +229,7 @@ def everything(
     device, rate_hz = resolve_device(args.device), rates_hz[0]
     load_average, other_work = os.getloadavg()[0], ExternalCpuLoad()
     camera = Camera(rendered(rate_hz, args.resolution))
+    settings = {"foreground_priority": args.priority, "runtime": args.runtime}
 
     before_mb = costs.status_mb("VmRSS")
     # In a thread that ends, as loading must leave no OpenMP threads with this one.
@@ -242,13 +243,11 @@ def everything(
             ddrnet = run_in_temporary_thread(
                 lambda: costs.ddrnet(segmenter, args.precision, camera.images[0])
             )
-            compared = methods.compare(
-                segmenter, ddrnet, camera, frames, rates_hz, args.priority, step
-            )
+            compared = methods.compare(segmenter, ddrnet, camera, frames, rates_hz, settings, step)
         memory = costs.memory(segmenter, ddrnet, before_mb)
     if "steady" in parts:
         with bar("steady", frames) as step:
-            steady = methods.steady(segmenter, camera, frames, rate_hz, args.priority, step)
+            steady = methods.steady(segmenter, camera, frames, rate_hz, settings, step)
     if "freshness" in parts:
         with bar("freshness", frames) as step:
             fresh = costs.freshness(segmenter, camera, frames, rate_hz, step)

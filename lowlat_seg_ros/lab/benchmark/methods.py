@@ -27,6 +27,7 @@ from lowlat_seg_ros.lab.benchmark.timing import (
     Latency,
     Progress,
     Run,
+    Settings,
     play,
 )
 from lowlat_seg_ros.lab.evaluation.comparison import Method
@@ -143,15 +144,15 @@ def compare(
     camera: Camera,
     frames: int,
     rates_hz: Sequence[float],
-    priority: str,
+    settings: Settings,
     progress: Progress,
 ) -> tuple[Comparison, ...]:
     """``frames`` frames of each method, in blocks that take turns, so that drifts hit all of them.
 
     One network serves all methods, so that all have the same optimisations, and one engine both
     states of the slow track. Methods get frames at each of ``rates_hz``, and ``full`` and
-    ``ddrnet23_slim`` also back to back. ``priority``: of frames, see ``EngineConfig``; a network on
-    every frame has the normal one. ``progress`` is called for each of :func:`steps` frames. Raises
+    ``ddrnet23_slim`` also back to back. ``settings``: the fast track's; of these a network on every
+    frame has the runtime alone. ``progress`` is called for each of :func:`steps` frames. Raises
     ``RuntimeError`` if Sh fails.
     """
 
@@ -165,12 +166,17 @@ def compare(
         "ddrnet23_slim": fastest(
             lambda config: PerFrameEngine(segmenter, alone, MaskKind.FULL, config), camera
         ),
-        "single_frame": fastest(partial(SingleFrameEngine, segmenter), camera),
+        "single_frame": fastest(
+            lambda config: SingleFrameEngine(
+                segmenter, dataclasses.replace(config, runtime=settings["runtime"])
+            ),
+            camera,
+        ),
     }
     on_every_frame = {name: partial(_next, method, camera) for name, (method, _) in found.items()}
     back_to_back: dict[str, Run[StageTiming]] = {name: Run() for name in BACK_TO_BACK}
     at_rate = {rate: _AtRate() for rate in rates_hz}
-    with FastTrack(segmenter, camera, priority=priority) as fast:
+    with FastTrack(segmenter, camera, settings=settings) as fast:
         for _ in range(JOBS):  # Sh warms up as well; on a GPU its second job captures graphs
             fast.busy(TRIAL)
         for start in range(0, frames, BLOCK):
@@ -227,14 +233,14 @@ def steady(
     camera: Camera,
     frames: int,
     rate_hz: float,
-    priority: str,
+    settings: Settings,
     progress: Progress,
 ) -> MethodResult:
     """``fast_busy`` alone, for ``frames`` frames in a row: how seldom a mask is late.
 
     Raises ``RuntimeError`` if Sh fails.
     """
-    with FastTrack(segmenter, camera, rate_hz, priority) as fast:
+    with FastTrack(segmenter, camera, rate_hz, settings) as fast:
         for _ in range(JOBS):
             fast.busy(TRIAL)
         return MethodResult.of(fast.busy(frames, progress), foreground_threads(IDLE), rate_hz)

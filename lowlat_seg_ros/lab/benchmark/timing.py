@@ -6,10 +6,11 @@ import dataclasses
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -28,6 +29,9 @@ from lowlat_seg_ros.network.segmenter import Segmenter
 Answer = TypeVar("Answer")
 
 Progress = Callable[[int], object]
+
+#: Of ``EngineConfig``, by name.
+Settings = Mapping[str, Any]
 
 #: Never a key frame: the deviation is a share, and stamps may jump between blocks.
 IDLE = EngineConfig(
@@ -233,12 +237,11 @@ class FastTrack:
         network: Segmenter,
         camera: Camera,
         rate_hz: float = 0.0,
-        priority: str = EngineConfig.foreground_priority,
+        settings: Settings = MappingProxyType({}),
     ) -> None:
         self.camera, self.rate_hz = camera, rate_hz
         self._idle, self._saturated = (
-            dataclasses.replace(config, foreground_priority=priority)
-            for config in (IDLE, SATURATED)
+            dataclasses.replace(config, **settings) for config in (IDLE, SATURATED)
         )
         self.jobs, self.found_busy = 0, list[bool]()
         self._endless = threading.Event()
