@@ -19,6 +19,9 @@ from harness import (
     write_checkpoint,
 )
 
+from lowlat_seg_ros.network import quantization
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
+
 
 @pytest.fixture(scope="module")
 def heavy(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -76,10 +79,20 @@ def test_ends_at_once_while_it_warms_up(tmp_path: Path, heavy: str, number: sign
     assert "Traceback" not in node.log
 
 
-def test_needs_no_network_but_loopback(tmp_path: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize("runtime", ["pytorch", "openvino"])
+def test_needs_no_network_but_loopback(runtime: str, tmp_path: Path, checkpoint: Path) -> None:
     """It loads, runs every stage and listens where there is no interface to anywhere."""
     parameters = {"checkpoint": str(checkpoint), "device": "cpu", "expected_rate_hz": 1000.0}
     parameters |= {"expected_width": 64, "expected_height": 48}
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+        if not quantization.works():
+            pytest.skip("this processor or PyTorch has no right convolutions in 8 bits")
+        parameters |= {
+            "runtime": runtime,
+            "precision": "int8",
+            "checkpoint": str(DEFAULT_CHECKPOINT),
+        }
     node = NodeProcess(tmp_path, parameters, "alone", no_network=True)
     wait_until(lambda: "Started in" in node.log or node.status is not None, lambda: node.log)
     if node.status == NOT_ALLOWED:
