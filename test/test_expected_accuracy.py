@@ -225,6 +225,12 @@ def test_the_command_writes_the_model_and_the_checksum(
     assert (tmp_path / "report" / "reliability.png").is_file()
 
 
+@pytest.mark.parametrize("option", ["--judge-only", "--only-drive=0001TP"])
+def test_what_needs_camvid_says_so(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["calibrate", "--checkpoint", str(DEFAULT_CHECKPOINT), option]) == 2
+    assert "needs --root, the folder of CamVid" in capsys.readouterr().err
+
+
 def test_models_of_earlier_versions_find_all_that_they_look_at() -> None:
     image = rng.integers(0, 256, (64, 96, 3)).astype(np.uint8)
     names = "confidence entropy low_confidence distrust age unchanged roughness blocks white empty"

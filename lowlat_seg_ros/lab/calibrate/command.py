@@ -22,6 +22,8 @@ from lowlat_seg_ros.lab.calibrate.samples import (
     rendered,
 )
 from lowlat_seg_ros.lab.data.camvid import CamVid
+from lowlat_seg_ros.lab.data.clip import one_drive
+from lowlat_seg_ros.lab.data.sequence import LabelledFrame, Sequence
 from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -64,6 +66,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fit the model without CamVid, and judge it on CamVid",
     )
+    add("--only-drive", metavar="NAME",
+        help="take stills of this drive of CamVid alone, for a network that was trained without "
+        "it")  # fmt: skip
     add("--minutes", type=float, default=9.0, help="time to collect samples (default %(default)s)")
     add("--size", type=size, default=(360, 480), metavar="HxW",
         help="size of the rendered frames (default 360x480)")  # fmt: skip
@@ -75,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     """Collect, fit, write and judge."""
     if args.judge_only and args.root is None:
         raise ConfigError("--judge-only needs --root, the folder of CamVid")
+    if args.only_drive is not None and args.root is None:
+        raise ConfigError("--only-drive needs --root, the folder of CamVid")
     if not args.minutes > 0:
         raise ConfigError(f"--minutes is {args.minutes}; give it some time")
     header = checkpoint.read_header(args.checkpoint)
@@ -147,9 +154,13 @@ def _counts(samples: Samples) -> np.ndarray:
 
 def _collected(segmenter: Segmenter, args: argparse.Namespace) -> Samples:
     collector, random = Collector(segmenter, args.seed), np.random.default_rng(args.seed)
-    clip, stills, order = [], None, []
+    clip: list[tuple[int, list[LabelledFrame]]] = []
+    stills: Sequence | None = None
+    order: list[int] = []
     if args.root is not None:
         video, stills = CamVid(args.root, "val"), CamVid(args.root, "train")
+        if args.only_drive is not None:
+            _, stills = one_drive("CamVid train", stills, args.only_drive)
         clip = list(enumerate(pieces([video[index] for index in range(len(video))], 6)))
         order = random.permutation(len(stills)).tolist()
     end, number = time.monotonic() + 60 * args.minutes, 0
