@@ -23,7 +23,7 @@ from lowlat_seg_ros.network.layers import PackedConv2d
 from lowlat_seg_ros.network.quantization import QuantizedConv2d, Range, Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
 
-pytest.importorskip("openvino")
+pytest.importorskip("openvino", reason="needs the library openvino (pip install openvino)")
 pytestmark = pytest.mark.skipif(
     not (can_pack(torch.float32) and quantization.works()),
     reason="this processor or PyTorch has no right convolutions in 8 bits",

@@ -1,6 +1,6 @@
 """Sl compiled by OpenVINO, which runs a network in 8 bits as one program.
 
-PyTorch prepares each of Sl's sixty small convolutions anew in every frame, which takes about as
+PyTorch prepares each of Sl's sixty small convolutions again in every frame, which takes about as
 long as their arithmetic; docs/inference.md has the figures. Here Sl's own code runs once on symbols
 instead of tensors, and what it does to them becomes the program. Weights and ranges of activations
 are those of :mod:`~lowlat_seg_ros.network.quantization`.

@@ -85,7 +85,7 @@ def test_needs_no_network_but_loopback(runtime: str, tmp_path: Path, checkpoint:
     parameters = {"checkpoint": str(checkpoint), "device": "cpu", "expected_rate_hz": 1000.0}
     parameters |= {"expected_width": 64, "expected_height": 48}
     if runtime == "openvino":
-        pytest.importorskip("openvino")
+        pytest.importorskip("openvino", reason="needs the library openvino")
         if not quantization.works():
             pytest.skip("this processor or PyTorch has no right convolutions in 8 bits")
         parameters |= {
