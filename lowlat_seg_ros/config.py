@@ -294,19 +294,19 @@ class EngineConfig:
     )
     precision: str = setting(
         "auto",
-        "number format of the network's convolutions; auto takes the fastest, and measures int8 "
-        "when the network is loaded; int8 is for CPUs and for weights prepared by 'lowlat-seg "
+        "number format of the network's convolutions; auto takes the fastest, which is measured "
+        "when weights are first loaded; int8 is for CPUs and for weights prepared by 'lowlat-seg "
         "quantize', takes a fraction of the time with VNNI or AMX, and changes the class of one "
         "pixel in 150; bf16 is faster than fp32 on CPUs with avx512_bf16 or amx_bf16 and on GPUs, "
         "and changes the class of one pixel in 1500",
         Rule(choices=PRECISIONS, top_level=True),
     )
     runtime: str = setting(
-        "pytorch",
-        "what runs Sl on a CPU; openvino, which is installed by 'pip install openvino' and is for "
-        "networks in 8 bits, takes half of the time for it, a quarter less for a frame, and a "
-        "second at the start; it changes the class of one pixel in 2500",
-        Rule(choices=("pytorch", "openvino")),
+        "auto",
+        "what runs the fast track's convolutions on a CPU; auto takes OpenVINO if it is installed "
+        "('pip install openvino') and the network is in 8 bits, else PyTorch; with OpenVINO frames "
+        "take a third less time, and the class of one pixel in 2500 changes",
+        Rule(choices=("auto", "pytorch", "openvino")),
     )
     key_frame_policy: str = setting(
         "when_free",

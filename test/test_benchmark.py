@@ -366,20 +366,21 @@ def test_a_side_whose_sh_fails_is_no_measurement(tiny: Segmenter, camera: Camera
         fast.idle(1)
 
 
-def test_a_baseline_gets_the_threads_that_serve_it_best(tiny: Segmenter, camera: Camera) -> None:
-    asked: list[int] = []
+def test_a_baseline_gets_what_serves_it_best(tiny: Segmenter, camera: Camera) -> None:
+    asked: list[tuple[str, int]] = []
 
     def make(config: EngineConfig) -> FullEngine:
-        asked.append(config.foreground_threads)
+        asked.append((config.runtime, config.foreground_threads))
         return FullEngine(tiny, config)
 
     os.sched_setaffinity(0, ALL_CORES)
     try:
-        method, threads = fastest(make, camera)
-        assert asked == sorted({cores(), max(1, cores() - 1)}, reverse=True)
+        method, threads = fastest(make, camera, "auto")
+        counts = sorted({cores(), max(1, cores() - 1)}, reverse=True)
+        assert asked == [(runtime, count) for runtime in ("auto", "pytorch") for count in counts]
     finally:
         os.sched_setaffinity(0, {min(ALL_CORES)})
-    assert threads in asked
+    assert threads in counts
     assert method.counters.frames == WARM_UP + 5
 
 

@@ -1,7 +1,8 @@
-"""Sl as a program of OpenVINO: what PyTorch answers in 8 bits, at any size, and clear errors."""
+"""The fast track as programs of OpenVINO: what PyTorch answers in 8 bits, kept for later starts."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +12,16 @@ import torch
 from torch import nn
 
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
-from lowlat_seg_ros.engine import openvino
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.runner import Runner, runners
+from lowlat_seg_ros.engine.openvino import OpenVinoRunner
+from lowlat_seg_ros.engine.runner import Runner, runners, runtime_of
 from lowlat_seg_ros.frames import Frame
+from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
-from lowlat_seg_ros.network import inference, quantization
+from lowlat_seg_ros.lab.quantize import prepare_in_8_bits
+from lowlat_seg_ros.network import inference, programs, quantization
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.inference import can_pack
-from lowlat_seg_ros.network.layers import PackedConv2d
-from lowlat_seg_ros.network.quantization import QuantizedConv2d, Range, Ranges
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 pytest.importorskip("openvino", reason="needs the library openvino (pip install openvino)")
@@ -38,26 +39,55 @@ def frames(count: int, size: tuple[int, int]) -> list[np.ndarray]:
     return [drive[index].image for index in range(count)]
 
 
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where programs are kept, empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "lowlat_seg_ros"
+
+
 @pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("weights", [DEFAULT_CHECKPOINT, RENDERED], ids=lambda path: path.stem)
-def test_sl_answers_as_in_pytorch_at_every_size(weights: Path) -> None:
+def test_parts_answer_as_in_pytorch_at_every_size(weights: Path) -> None:
     segmenter, _ = inference.load(weights, CPU, "int8")
     compiled, as_it_is = runners(segmenter, "openvino")[0], Runner(segmenter)
+    assert isinstance(compiled, OpenVinoRunner)
     for size in ((360, 480), (184, 248), (360, 480)):
-        image = torch.from_numpy(frames(1, size)[0])[None].permute(0, 3, 1, 2)
+        image, then = (
+            torch.from_numpy(pixels)[None].permute(0, 3, 1, 2) for pixels in frames(2, size)
+        )
         low, expected = compiled.lower(image), as_it_is.lower(image).float()
         assert low.shape == expected.shape
         assert (low - expected).abs().mean() < 0.06 * expected.abs().mean()
-        classes = [segmenter.classify_low(x).argmax(1) for x in (low, expected)]
-        assert (classes[0] == classes[1]).float().mean() > 0.98
+        # From here on both get the same.
+        reduced, before = as_it_is.reduce(as_it_is.lower(image)), as_it_is.lower(then)
+        remembered, high = as_it_is.remember(before), as_it_is.higher(image)
+        kernels = as_it_is.kernels(remembered, reduced)
+        assert (compiled.kernels(remembered, reduced) - kernels).abs().mean() < 1e-3
+        carried = torch.nn.functional.pixel_unshuffle(as_it_is.answers(high), 2)
+        residual = torch.zeros(1, 4, *reduced.shape[2:])
+        evidence = as_it_is.evidence(before, reduced, 0.1, residual)
+        pairs = [r.fuse(high, reduced, evidence, carried) for r in (compiled, as_it_is)]
+        single = [r.classify_low(reduced) for r in (compiled, as_it_is)]
+        for logits, theirs in (tuple(logits for logits, _ in pairs), tuple(single)):
+            assert logits.shape == theirs.shape
+            assert (logits.argmax(1) == theirs.argmax(1)).float().mean() > 0.98
+        (_, trust), (_, their_trust) = pairs
+        assert trust is not None
+        assert their_trust is not None
+        assert (trust - their_trust).abs().mean() < 0.02
 
 
 @pytest.mark.slow
-def test_cameras_share_a_program_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled, compile_for = [], openvino.compile_for
+def test_cameras_share_programs_and_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, compile_program = [], programs.compile_program
     monkeypatch.setattr(
-        openvino, "compile_for", lambda *args: (compiled.append(args), compile_for(*args))[1]
+        programs,
+        "compile_program",
+        lambda *args, **kwargs: (compiled.append(args), compile_program(*args, **kwargs))[1],
     )
     segmenter, header = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
     one = frames(6, (180, 240))
@@ -75,19 +105,87 @@ def test_cameras_share_a_program_and_nothing_else(monkeypatch: pytest.MonkeyPatc
     in_turn = zip(*(masks(engine("openvino"), images) for images in cameras), strict=True)
     together = [np.stack(each) for each in zip(*in_turn, strict=True)]
     assert np.array_equal(alone, together)
-    assert len(compiled) == 1
+    assert len(compiled) == 3  # Sl, kernels, fusion
     of_pytorch = [np.stack(list(masks(engine("pytorch"), images))) for images in cameras]
     assert (np.stack(of_pytorch) == np.stack(alone)).mean() > 0.985
+    # A process that starts later compiles nothing, and its masks are the same.
+    segmenter, header = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    again = [np.stack(list(masks(engine("openvino"), images))) for images in cameras]
+    assert np.array_equal(alone, again)
+    assert len(compiled) == 3
+    assert len(list(folder.iterdir())) == 3
+
+
+@torch.inference_mode()
+def test_a_kept_program_that_is_damaged_is_made_again(folder: Path) -> None:
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    image = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
+    low = OpenVinoRunner(segmenter).lower(image).clone()
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    assert torch.equal(OpenVinoRunner(segmenter).lower(image), low)
+    assert len(file.read_bytes()) > len(whole) - 100
+
+
+@torch.inference_mode()
+def test_without_a_folder_programs_run_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    low = OpenVinoRunner(segmenter).lower(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
+    assert low.shape == (1, 64, 8, 12)
+
+
+def test_a_fingerprint_tells_weights_and_settings_apart() -> None:
+    first, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    same, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    other, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "fp32")
+    assert programs.fingerprint(first) == programs.fingerprint(same)
+    assert programs.fingerprint(first) != programs.fingerprint(other)
+    changed = next(m for m in same.modules() if isinstance(m, quantization.QuantizedConv2d))
+    changed.kernel[0, 0, 0, 0] ^= 1
+    assert programs.fingerprint(first) != programs.fingerprint(same)
+
+
+@torch.inference_mode()
+def test_a_network_that_is_compared_is_compiled_too() -> None:
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    torch.manual_seed(0)
+    image = torch.from_numpy(frames(1, (64, 96))[0])[None].permute(0, 3, 1, 2)
+    network = prepare_in_8_bits(
+        DDRNet23Slim(11).eval(), [image], segmenter.statistics, torch.float32
+    )
+    runner = OpenVinoRunner(segmenter)
+    logits, expected = runner.run("other", network, image), network(image)
+    assert runner._requests["other"][1] is not None
+    assert (logits.argmax(1) == expected.argmax(1)).float().mean() > 0.9
 
 
 def test_a_network_that_is_not_in_8_bits_is_refused() -> None:
     segmenter = inference.prepare(Segmenter(NETWORKS["tiny_ddr"]).eval())
-    with pytest.raises(ConfigError, match="set precision to int8, or set runtime to pytorch"):
+    with pytest.raises(ConfigError, match="set precision to int8; or set runtime to pytorch"):
         Engine(segmenter, EngineConfig(runtime="openvino"), threshold=0.1)
+    assert runtime_of(segmenter, "auto") == "pytorch"
 
 
-def test_a_layer_without_counterpart_is_named() -> None:
-    ranges = Ranges(Range(-1.0, 1.0), Range(-1.0, 1.0))
-    conv = QuantizedConv2d(PackedConv2d(nn.Conv2d(3, 8, 3, padding=1)), ranges, stays=False)
-    with pytest.raises(ConfigError, match=r"avg_pool2d.*set runtime to pytorch"):
-        openvino.compile_for(nn.Sequential(conv, nn.AvgPool2d(2)), torch.Size([1, 3, 16, 16]))
+class NoCounterpart(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.igamma(x, x)
+
+
+@torch.inference_mode()
+def test_what_openvino_cannot_compile_pytorch_runs(caplog: pytest.LogCaptureFixture) -> None:
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    segmenter.predictor = NoCounterpart()  # type: ignore[assignment]
+    runner, x = OpenVinoRunner(segmenter, falls_back=True), torch.ones(1, 4, 8, 8)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            answer = runner.run("kernels", segmenter.predictor, x)
+            assert torch.equal(answer, torch.igamma(x, x))
+    assert caplog.text.count("OpenVINO does not run kernels") == 1
+    with pytest.raises(ConfigError, match="set runtime to auto or pytorch"):
+        OpenVinoRunner(segmenter).run("kernels", segmenter.predictor, torch.ones(1, 4, 8, 16))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -178,12 +180,10 @@ def test_8_bits_that_are_wrong_here_are_refused_and_not_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(quantization, "works", lambda: False)
-    quantization.pays.cache_clear()
-    header = checkpoint.read_header(DEFAULT_CHECKPOINT)
+    segmenter, header = checkpoint.load(DEFAULT_CHECKPOINT, CPU)
     with pytest.raises(ConfigError, match="choose auto"):
-        inference.ranges_for("int8", CPU, header)
-    assert inference.ranges_for("auto", CPU, header) == {}
-    quantization.pays.cache_clear()
+        inference.ranges_for("int8", segmenter, header)
+    assert inference.ranges_for("auto", segmenter, header) == {}
 
 
 def test_ranges_of_another_network_are_refused() -> None:
@@ -202,10 +202,38 @@ def test_networks_without_a_trunk_are_refused(
     assert "backbone tiny" in capsys.readouterr().err
 
 
-def test_auto_follows_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    header = checkpoint.read_header(DEFAULT_CHECKPOINT)
-    for pays in (True, False):
-        monkeypatch.setattr(quantization, "pays", lambda _, pays=pays: pays)
-        assert bool(inference.ranges_for("auto", CPU, header)) is pays
-    assert inference.ranges_for("bf16", CPU, header) == {}
-    assert inference.ranges_for("int8", CPU, header) == header.ranges
+@pytest.mark.parametrize("runtime", ["pytorch", "auto"])
+def test_auto_follows_what_was_measured_once(
+    runtime: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    segmenter, header = checkpoint.load(DEFAULT_CHECKPOINT, CPU)
+    compared: list[bool] = []
+
+    def beats(quick: Callable[[], object], other: Callable[[], object], answer: bool) -> bool:
+        quick()  # both run, whatever they take
+        other()
+        compared.append(answer)
+        return answer
+
+    for answer in (True, False):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(answer)))
+        monkeypatch.setattr(quantization, "beats", partial(beats, answer=answer))
+        for _ in range(2):  # the second time it is known
+            assert bool(inference.ranges_for("auto", segmenter, header, runtime)) is answer
+    assert compared == [True, False]
+    assert inference.ranges_for("bf16", segmenter, header) == {}
+    assert inference.ranges_for("int8", segmenter, header) == header.ranges
+
+
+def test_the_clearly_faster_of_two_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(quantization.time, "perf_counter", lambda: now[0])
+
+    def taking(seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            now[0] += seconds
+
+        return run
+
+    assert quantization.beats(taking(8.4), taking(10.0))
+    assert not quantization.beats(taking(8.6), taking(10.0))

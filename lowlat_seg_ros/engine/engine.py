@@ -107,7 +107,9 @@ class Engine:
         device: str = "auto",
     ) -> Engine:
         """Load weights; raises ``CheckpointError`` for the file, ``ConfigError`` for the device."""
-        load = partial(inference.load, path, resolve_device(device), config.precision)
+        load = partial(
+            inference.load, path, resolve_device(device), config.precision, config.runtime
+        )
         # The thread's pool ends with it.
         segmenter, header = cpu_threads.run_in_temporary_thread(load)
         engine = cls(segmenter, config, threshold=header.threshold)

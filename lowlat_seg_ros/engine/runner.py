@@ -20,6 +20,7 @@ from lowlat_seg_ros.engine.preprocess import Geometry
 from lowlat_seg_ros.frames import StageTiming
 from lowlat_seg_ros.network import warping
 from lowlat_seg_ros.network.fast_track import evidence_of
+from lowlat_seg_ros.network.inference import precision_name
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: A monotonic clock in nanoseconds.
@@ -203,6 +204,23 @@ class Runner:
         return self.run("deviation", self._net.selector.deviation, reduced_key, reduced).item()
 
 
+def runtime_of(segmenter: Segmenter, runtime: str) -> str:
+    """``runtime`` as in ``EngineConfig``, with auto resolved; for a network on a CPU."""
+    from lowlat_seg_ros.engine.openvino import why_not
+
+    if runtime == "auto":
+        return "pytorch" if why_not(segmenter) else "openvino"
+    return runtime
+
+
+def format_name(segmenter: Segmenter, runtime: str) -> str:
+    """The number format of the network, and what runs the fast track, for people."""
+    on_cpu = next(segmenter.parameters()).device.type != "cuda"
+    if on_cpu and runtime_of(segmenter, runtime) == "openvino":
+        return f"{precision_name(segmenter)}, the fast track by OpenVINO"
+    return precision_name(segmenter)
+
+
 def runners(segmenter: Segmenter, runtime: str = EngineConfig.runtime) -> tuple[Runner, Runner]:
     """Those of frames and of the slow track; ``runtime`` as in ``EngineConfig``.
 
@@ -212,11 +230,11 @@ def runners(segmenter: Segmenter, runtime: str = EngineConfig.runtime) -> tuple[
     if device.type != "cuda":
         postprocess.compiled_upsampling()  # otherwise the first frame would wait for it
         slow_track = Runner(segmenter)
-        if runtime != "openvino":
+        if runtime_of(segmenter, runtime) == "pytorch":
             return Runner(segmenter), slow_track
         from lowlat_seg_ros.engine.openvino import OpenVinoRunner
 
-        return OpenVinoRunner(segmenter), slow_track
+        return OpenVinoRunner(segmenter, falls_back=runtime == "auto"), slow_track
     from lowlat_seg_ros.engine.cuda import CudaRunner
 
     frames = CudaRunner(segmenter, device)

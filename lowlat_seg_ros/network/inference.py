@@ -9,9 +9,11 @@ saves, and what was tried and saves nothing.
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, TypeVar, runtime_checkable
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.network import checkpoint, propagation, quantization, warping
+from lowlat_seg_ros.network import checkpoint, programs, propagation, quantization, warping
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.layers import (
     PackedConv2d,
@@ -96,11 +98,15 @@ def precision_name(segmenter: Segmenter) -> str:
     return names[segmenter.input_dtype]
 
 
-def ranges_for(name: str, device: torch.device, header: Header) -> Mapping[str, Ranges]:
+def ranges_for(
+    name: str, segmenter: Segmenter, header: Header, runtime: str = EngineConfig.runtime
+) -> Mapping[str, Ranges]:
     """Of the convolutions that run in 8 bits at the precision ``name``; none where that is slower.
 
-    Raises ``ConfigError`` where 8 bits are asked for and cannot be had.
+    ``segmenter`` is not prepared yet; ``runtime`` as in ``EngineConfig``. Raises ``ConfigError``
+    where 8 bits are asked for and cannot be had.
     """
+    device = next(segmenter.parameters()).device
     possible = header.ranges if device.type == "cpu" else {}
     if name == "int8" and not possible:
         raise ConfigError(
@@ -113,21 +119,53 @@ def ranges_for(name: str, device: torch.device, header: Header) -> Mapping[str, 
             "bits; choose auto"
         )
     used = name == "int8" or (
-        name == "auto" and possible and quantization.pays(precision_of(name, device))
+        name == "auto" and possible and quantization.works() and pays(segmenter, header, runtime)
     )
     return possible if used else {}
 
 
+def pays(segmenter: Segmenter, header: Header, runtime: str) -> bool:
+    """Whether Sl in 8 bits is clearly faster here than in the next format, measured once.
+
+    The answer is kept for later starts with the same weights on the same processor.
+    """
+    with_openvino = runtime != "pytorch" and programs.installed()
+
+    def measured() -> bytes:
+        assert segmenter.encoder is not None  # only such networks have ranges
+        lower = nn.ModuleDict({"encoder": segmenter.encoder, "shared": segmenter.shared}).eval()
+        ranges = {n: span for n, span in header.ranges.items() if n.partition(".")[0] in lower}
+        dtype = precision_of("auto", torch.device("cpu"))
+        plain = prepare(copy.deepcopy(lower), dtype)
+        quick = prepare(copy.deepcopy(lower), dtype, ranges)
+        image = torch.randint(0, 256, (1, 3, header.trained_height or 360, 480), dtype=torch.uint8)
+        image = image.contiguous(memory_format=torch.channels_last)
+        values, layers = segmenter.normalise(image / 255).to(dtype), nn.Sequential(*quick.values())
+        run = partial(layers, image)
+        if with_openvino:
+            program = programs.compile_program(programs.traceable(layers), image)
+            request = program.create_infer_request()
+            run = partial(request.infer, [programs.in_memory(image).numpy()])
+        others = partial(nn.Sequential(*plain.values()), values)
+        return b"yes" if quantization.beats(run, others) else b"no"
+
+    key = f"pays {programs.fingerprint(segmenter)} {with_openvino}"
+    return programs.kept(programs.cache_file(key), measured) == b"yes"
+
+
 def load(
-    path: str | Path, device: torch.device, precision: str = EngineConfig.precision
+    path: str | Path,
+    device: torch.device,
+    precision: str = EngineConfig.precision,
+    runtime: str = EngineConfig.runtime,
 ) -> tuple[Segmenter, Header]:
-    """:func:`.checkpoint.load`, then :func:`prepare`; ``precision`` as in ``EngineConfig``.
+    """:func:`.checkpoint.load`, then :func:`prepare`; settings as in ``EngineConfig``.
 
     Raises ``ConfigError`` as :func:`ranges_for` does.
     """
     with single_threaded():  # many tiny steps, for which a pool waits where a core is busy
         segmenter, header = checkpoint.load(path, device)
-        ranges = ranges_for(precision, device, header)
+        ranges = ranges_for(precision, segmenter, header, runtime)
         return prepare(segmenter, precision_of(precision, device), ranges), header
 
 
@@ -169,12 +207,13 @@ def prepare(
                 layer.to(dtype)
     if next(network.parameters()).device.type == "cpu":
         _pack(network)
+        if ranges:
+            quantization.quantize(network, ranges)
         if isinstance(network, Segmenter):
             propagation.compiled(network.config.kernel_size)  # or the second frame waits for it
             if network.config.fine_carry:
                 warping.compiled()
             if ranges:
-                quantization.quantize(network, ranges)
                 network.input_dtype = torch.uint8  # its first convolutions read the image's bytes
     if dtype != torch.float32:
         for module in network.modules():

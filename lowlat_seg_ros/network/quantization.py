@@ -30,11 +30,11 @@ from lowlat_seg_ros.network.layers import (
 )
 from lowlat_seg_ros.network.trunk import Statistics, Trunk
 
-#: 8 bits are used where a convolution takes less than this share of its time in the other format.
+#: 8 bits are used where Sl takes less than this share of its time in the other format.
 WORTH_IT = 0.85
 
 #: How often each format is timed; the fastest counts, as other programs only ever add to a time.
-TRIALS = 24
+TRIALS = 8
 
 #: Values that the kernel below converts at a time, so that they stay in the L1 cache.
 CHUNK = 2048
@@ -297,20 +297,22 @@ def works() -> bool:
     return is_right_here(check, "No convolutions in 8 bits")
 
 
-@functools.cache
-def pays(dtype: torch.dtype) -> bool:
-    """Whether 8 bits are right on this CPU and clearly faster than ``dtype``, measured here."""
-    if not works():
-        return False
-    x, _, quick = _example()
-    packed = PackedConv2d(nn.Conv2d(64, 64, 3, padding=1).to(dtype), "relu")
-    inputs = quick.quantized(x), x.to(dtype)  # between two convolutions values stay in their format
-    # On one thread, since on several a busy core beside decides; in turns, so that it hits both.
+def beats(quick: Callable[[], object], other: Callable[[], object]) -> bool:
+    """Whether ``quick`` takes clearly less time here than ``other``, on one thread, measured.
+
+    On several threads a busy core beside would decide.
+    """
     with single_threaded(), torch.inference_mode():
-        layers = ((quick, inputs[0]), (packed, inputs[1]))
-        times = [[_seconds(*layer) for layer in layers] for _ in range(TRIALS)]
-    of_bytes, of_others = (min(each[2:]) for each in zip(*times, strict=True))
-    return of_bytes < WORTH_IT * of_others
+        # In turns, so that what else the machine does hits both.
+        times = [[_seconds(run) for run in (quick, other)] for _ in range(TRIALS)]
+    of_quick, of_other = (min(each[2:]) for each in zip(*times, strict=True))
+    return of_quick < WORTH_IT * of_other
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
 
 
 def _example() -> tuple[Tensor, Tensor, QuantizedConv2d]:
@@ -322,9 +324,3 @@ def _example() -> tuple[Tensor, Tensor, QuantizedConv2d]:
         exact = conv(x).relu()
         spans = Ranges(Range(-1.0, 3.0), Range(0.0, float(exact.max())))
         return x, exact, QuantizedConv2d(PackedConv2d(conv, "relu"), spans, stays=True)
-
-
-def _seconds(layer: nn.Module, x: Tensor | Quantized) -> float:
-    begin = time.perf_counter()
-    layer(x)
-    return time.perf_counter() - begin

@@ -32,7 +32,7 @@ from lowlat_seg_ros import __version__
 from lowlat_seg_ros.config import ConfigError, EngineConfig, name_of
 from lowlat_seg_ros.engine.cpu_threads import realtime_allowed, run_in_temporary_thread
 from lowlat_seg_ros.engine.preprocess import plan
-from lowlat_seg_ros.engine.runner import release_unused
+from lowlat_seg_ros.engine.runner import format_name, release_unused
 from lowlat_seg_ros.engine.schedule import effective_threshold
 from lowlat_seg_ros.engine.timing import FrameCost, measure
 from lowlat_seg_ros.frames import FrameError, ResetReason
@@ -93,7 +93,9 @@ def load_model(settings: Settings) -> Model:
     path = Path(os.path.expanduser(node.checkpoint) or DEFAULT_CHECKPOINT)
     device = resolve_device(node.device)
     sha256 = checkpoint.verify(path, node.checkpoint_sha256)
-    segmenter, header = inference.load(path, device, settings.engine.precision)
+    segmenter, header = inference.load(
+        path, device, settings.engine.precision, settings.engine.runtime
+    )
     table = ClassTable(path.stem, header.classes, header.colours)
     table = checked(lambda: table.remapped(node.class_remap))
     loaded = time.monotonic()
@@ -178,7 +180,8 @@ class SegmentationNode(ManagedNode):
         threshold, cost = effective_threshold(model.header.threshold, config), model.cost
         self.get_logger().info(
             f"lowlat_seg_ros {__version__}: {name_of(model.header.network)} with "
-            f"{len(model.table)} classes on {model.device}, from {model.path} (SHA-256 "
+            f"{len(model.table)} classes on {model.device}, in "
+            f"{format_name(model.segmenter, config.runtime)}, from {model.path} (SHA-256 "
             f"{model.sha256}), deviation threshold {threshold:.3f}"
         )
         height, width = plan(

@@ -85,7 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="number format of the inner convolutions of all networks (default %(default)s)")
     add("--priority", choices=("normal", "realtime"), default=EngineConfig.foreground_priority,
         help="priority of the fast track's frames (default %(default)s)")
-    add("--runtime", choices=("pytorch", "openvino"), default=EngineConfig.runtime,
+    add("--runtime", choices=("auto", "pytorch", "openvino"), default=EngineConfig.runtime,
         help="what runs Sl on a CPU (default %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     add("--out", type=Path, metavar="DIR",

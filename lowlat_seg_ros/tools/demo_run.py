@@ -47,7 +47,7 @@ def run_demo(args: argparse.Namespace, config: EngineConfig) -> int:
     if not run.answers:
         raise RosError(f"no mask came back; see what the node says in {log}")
     # In this process, now that the node is gone.
-    segmenter, _ = inference.load(checkpoint, device, config.precision)
+    segmenter, _ = inference.load(checkpoint, device, config.precision, config.runtime)
     full = _full_network(FullEngine(segmenter, config), clip, run)
     table = ClassTable(clip.table.name, header.classes, header.colours)
     _write_video(args.out / "overlay.mp4", clip, run, table, args.rate)

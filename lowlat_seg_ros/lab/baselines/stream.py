@@ -88,7 +88,9 @@ class Stream(ABC):
             return function(*(None if given is None else next(rest) for given in inputs))
 
         tensors = [given for given in inputs if given is not None]
-        return self.runner.run((self.name, part), of_tensors, *tensors)
+        # A runner sees from a module whether it can compile it.
+        whole = function if len(tensors) == len(inputs) else of_tensors
+        return self.runner.run((self.name, part), whole, *tensors)
 
     @torch.inference_mode()
     def process(self, frame: Frame) -> Segmentation:

@@ -52,12 +52,12 @@ def shipped(config: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def loaded(path: Path, device: torch.device, precision: str) -> tuple[Segmenter, str]:
+def loaded(path: Path, device: torch.device, precision: str, runtime: str) -> tuple[Segmenter, str]:
     """The network of the checkpoint at ``path``, and what its weights are.
 
     Raises ``CheckpointError``.
     """
-    segmenter, _ = inference.load(path, device, precision)
+    segmenter, _ = inference.load(path, device, precision, runtime)
     return segmenter, f"{path.name}, SHA-256 {sha256(path)}"
 
 

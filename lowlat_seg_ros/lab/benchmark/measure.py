@@ -21,6 +21,7 @@ from lowlat_seg_ros.engine.cpu_threads import (
     foreground_threads,
     run_in_temporary_thread,
 )
+from lowlat_seg_ros.engine.runner import format_name
 from lowlat_seg_ros.lab.benchmark import costs, methods
 from lowlat_seg_ros.lab.benchmark.costs import Cameras, Freshness, Memory, MultiplyAdds, Resolutions
 from lowlat_seg_ros.lab.benchmark.kernel import (
@@ -36,7 +37,7 @@ from lowlat_seg_ros.lab.benchmark.methods import Comparison, MethodResult
 from lowlat_seg_ros.lab.benchmark.timing import IDLE, Camera, EndToEnd
 from lowlat_seg_ros.lab.data import clip
 from lowlat_seg_ros.lab.report import Machine, describe
-from lowlat_seg_ros.network.inference import precision_name, resolve_device
+from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
 
 #: Different images of a run; time does not depend on what is seen.
@@ -272,7 +273,7 @@ def everything(
         frames=frames,
         rate_hz=rate_hz,
         device=str(device),
-        precision=precision_name(segmenter),
+        precision=format_name(segmenter, args.runtime),
         priority=args.priority,
         slow_track_threads=IDLE.slow_track_threads or cores(),
         load_average=load_average,
@@ -293,7 +294,7 @@ def _network(args: argparse.Namespace, device: torch.device) -> tuple[Segmenter,
         segmenter, weights = costs.with_random_weights(name, device, args.precision)
     else:
         name = checkpoint.stem
-        segmenter, weights = costs.loaded(checkpoint, device, args.precision)
+        segmenter, weights = costs.loaded(checkpoint, device, args.precision, args.runtime)
     if args.high_scale is not None:
         segmenter.read_at(args.high_scale)
     return segmenter, name, weights

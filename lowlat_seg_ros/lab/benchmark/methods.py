@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads
 from lowlat_seg_ros.frames import MaskKind, StageTiming
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
-from lowlat_seg_ros.lab.baselines.stream import FullEngine, PerFrameEngine, SingleFrameEngine
+from lowlat_seg_ros.lab.baselines.stream import (
+    FullEngine,
+    PerFrameEngine,
+    SingleFrameEngine,
+    Stream,
+)
 from lowlat_seg_ros.lab.benchmark.timing import (
     BLOCK,
     IDLE,
@@ -151,28 +155,18 @@ def compare(
 
     One network serves all methods, so that all have the same optimisations, and one engine both
     states of the slow track. Methods get frames at each of ``rates_hz``, and ``full`` and
-    ``ddrnet23_slim`` also back to back. ``settings``: the fast track's; of these a network on every
-    frame has the runtime alone. ``progress`` is called for each of :func:`steps` frames. Raises
+    ``ddrnet23_slim`` also back to back. ``settings``: the fast track's; a network on every frame
+    has what is fastest for it. ``progress`` is called for each of :func:`steps` frames. Raises
     ``RuntimeError`` if Sh fails.
     """
 
-    def alone(image: Tensor) -> Tensor:
-        logits: Tensor = ddrnet(image)  # without the auxiliary head, as it is in eval mode
-        return logits
-
     # The segmenter only prepares DDRNet's images.
-    found = {
-        "full": fastest(lambda config: FullEngine(segmenter, config), camera),
-        "ddrnet23_slim": fastest(
-            lambda config: PerFrameEngine(segmenter, alone, MaskKind.FULL, config), camera
-        ),
-        "single_frame": fastest(
-            lambda config: SingleFrameEngine(
-                segmenter, dataclasses.replace(config, runtime=settings["runtime"])
-            ),
-            camera,
-        ),
+    makers: dict[str, Callable[[EngineConfig], Stream]] = {
+        "full": lambda config: FullEngine(segmenter, config),
+        "ddrnet23_slim": lambda config: PerFrameEngine(segmenter, ddrnet, MaskKind.FULL, config),
+        "single_frame": lambda config: SingleFrameEngine(segmenter, config),
     }
+    found = {name: fastest(make, camera, settings["runtime"]) for name, make in makers.items()}
     on_every_frame = {name: partial(_next, method, camera) for name, (method, _) in found.items()}
     back_to_back: dict[str, Run[StageTiming]] = {name: Run() for name in BACK_TO_BACK}
     at_rate = {rate: _AtRate() for rate in rates_hz}
@@ -246,17 +240,21 @@ def steady(
         return MethodResult.of(fast.busy(frames, progress), foreground_threads(IDLE), rate_hz)
 
 
-def fastest(make: Callable[[EngineConfig], Method], camera: Camera) -> tuple[Method, int]:
-    """A network on every frame with its CPU threads: all cores, or all but one if that is faster.
+def fastest(
+    make: Callable[[EngineConfig], Method], camera: Camera, runtime: str
+) -> tuple[Method, int]:
+    """A network on every frame, as it is fastest: by ``runtime`` or PyTorch, with its CPU threads.
 
-    Beside other work a team of threads waits for the displaced one: all cores may then be many
-    times as slow as one, and a slow baseline would flatter the fast track.
+    These are all cores, or all but one: beside other work a team of threads waits for the displaced
+    one, and may be many times as slow as one thread. A slow baseline would flatter the fast track.
     """
     trials = []
-    for threads in sorted({cores(), max(1, cores() - 1)}, reverse=True):
-        method = make(EngineConfig(foreground_threads=threads, inference_height=0))
-        run = play(partial(_next, method, camera), TRIAL)
-        trials.append((float(np.median(run.spent_ms)), method, threads))
+    for name in sorted({runtime, "pytorch"}):
+        for threads in sorted({cores(), max(1, cores() - 1)}, reverse=True):
+            config = EngineConfig(foreground_threads=threads, inference_height=0, runtime=name)
+            method = make(config)
+            run = play(partial(_next, method, camera), TRIAL)
+            trials.append((float(np.median(run.spent_ms)), method, threads))
     _, method, threads = min(trials, key=lambda trial: trial[0])
     return method, threads
 

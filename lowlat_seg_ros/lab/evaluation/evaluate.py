@@ -120,13 +120,14 @@ def _compare(args: argparse.Namespace, config: EngineConfig, specs: list[Spec]) 
     from tqdm import tqdm
 
     from lowlat_seg_ros.engine.cpu_threads import foreground_threads
+    from lowlat_seg_ros.engine.runner import format_name
     from lowlat_seg_ros.lab.evaluation import report
     from lowlat_seg_ros.lab.evaluation.charts import draw
     from lowlat_seg_ros.lab.evaluation.comparison import compare, measured
     from lowlat_seg_ros.lab.evaluation.methods import factory_for
     from lowlat_seg_ros.lab.report import describe, write_json
     from lowlat_seg_ros.network import checkpoint
-    from lowlat_seg_ros.network.inference import precision_name, resolve_device
+    from lowlat_seg_ros.network.inference import resolve_device
 
     load_average = os.getloadavg()[0]
     path = args.checkpoint or checkpoint.DEFAULT_CHECKPOINT
@@ -149,7 +150,7 @@ def _compare(args: argparse.Namespace, config: EngineConfig, specs: list[Spec]) 
         checkpoint=path.name,
         sha256=checkpoint.sha256(path),
         provenance=header.provenance,
-        precision=precision_name(segmenter),
+        precision=format_name(segmenter, config.runtime),
         fast_track_threads=foreground_threads(config),
         load_average=load_average,
         machine=describe(args.device),

@@ -167,7 +167,7 @@ def factory_for(
     # Only now: all of these are bound to the checkpoint's own weights, or begin as parts of it.
     device = next(segmenter.parameters()).device
     dtype = precision_of(config.precision, device)
-    ranges = inference.ranges_for(config.precision, device, header)
+    ranges = inference.ranges_for(config.precision, segmenter, header, config.runtime)
     if ranges:
         # Their ranges are found on the clip itself, which can only favour them.
         frames = [torch.from_numpy(f.image).permute(2, 0, 1)[None] for f in clip.frames[::10]]

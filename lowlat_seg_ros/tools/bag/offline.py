@@ -71,7 +71,9 @@ def segment_bag(args: argparse.Namespace, bag: Path, out_path: Path) -> Segmente
             if topic in source.topics:
                 raise DataError(f"{source.path} has masks already, on {topic}; give a bag without")
         copied = copied_topics(source, args.copy)
-        segmenter, header = inference.load(path, resolve_device(args.device), config.precision)
+        segmenter, header = inference.load(
+            path, resolve_device(args.device), config.precision, config.runtime
+        )
         engine, pace = _engine(args, segmenter, header, config, source, topics)
         count = source.counts[topics.image]
         with (

@@ -1,0 +1,243 @@
+"""Parts of a network compiled by OpenVINO, which runs each in 8 bits as one program.
+
+PyTorch prepares each of the hundred small convolutions again in every frame, which takes longer
+than their arithmetic; docs/inference.md has the figures. Here a part's own code runs once under
+``torch.jit.trace``, with convolutions that round as those in 8 bits do, and OpenVINO compiles what
+was traced. Weights and ranges of activations are those of :mod:`.quantization`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import importlib.util
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowlat_seg_ros.network.layers import PackedConv2d
+from lowlat_seg_ros.network.quantization import Grid, Quantized, QuantizedConv2d
+
+Network = TypeVar("Network", bound=nn.Module)
+
+logger = logging.getLogger(__name__)
+
+#: One thread, the caller's, so that a frame has its own priority and nothing spins beside it.
+SETTINGS = {
+    "NUM_STREAMS": 1,
+    "INFERENCE_NUM_THREADS": 1,
+    "ENABLE_CPU_PINNING": False,
+    "INFERENCE_PRECISION_HINT": "f32",  # of what is not in 8 bits
+}
+
+#: Bytes of the hash before what a file holds.
+DIGEST = hashlib.sha256().digest_size
+
+#: Newest files that are kept: those of other weights, sizes and versions are left behind.
+KEPT = 100
+
+
+def installed() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def in_memory(x: Tensor) -> Tensor:
+    """``x`` (N, C, H, W) as programs take it: (N, H, W, C), contiguous, float32 or bytes."""
+    x = x if x.dtype == torch.uint8 else x.float()
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def compile_program(
+    function: Callable[..., Tensor], *examples: Tensor, planes: bool = False
+) -> Any:
+    """``function`` as a program for inputs of the shapes of ``examples``, see :func:`in_memory`.
+
+    ``function`` is made of what :func:`traceable` returns. ``planes``: whether the result has one
+    plane per class, (N, C, H, W) in memory, as the last step to a mask reads logits; else it is
+    (N, H, W, C). Raises ``RuntimeError`` for what OpenVINO cannot compile.
+    """
+    import openvino
+    from openvino._offline_transformations import apply_moc_transformations
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")  # that shapes become constants is what is wanted
+        inputs = tuple(in_memory(x).clone() for x in examples)  # made outside inference mode
+        traced = torch.jit.trace(Traced(function, planes), inputs, check_trace=False, strict=False)
+        decoder = TorchScriptPythonDecoder(traced)  # must live until the model is converted
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        model = frontend.convert(frontend.load(decoder))
+    for node, x in zip(model.inputs, inputs, strict=True):
+        node.get_node().set_partial_shape(openvino.PartialShape(list(x.shape)))
+        kind = openvino.Type.u8 if x.dtype == torch.uint8 else openvino.Type.f32
+        node.get_node().set_element_type(kind)
+    model.validate_nodes_and_infer_types()
+    # Otherwise the ranges of activations are no constants yet, and nothing would run in 8 bits.
+    apply_moc_transformations(model, cf=True, smart_reshape=False)
+    return openvino.Core().compile_model(model, "CPU", SETTINGS)
+
+
+class Traced(nn.Module):
+    """What is traced: ``function``, of tensors as :func:`in_memory` has them."""
+
+    def __init__(self, function: Callable[..., Tensor], planes: bool) -> None:
+        super().__init__()
+        self._function, self._planes = [function], planes  # a list hides the network's layers
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        out = self._function[0](*(x.permute(0, 3, 1, 2) for x in inputs))
+        return out if self._planes else out.permute(0, 2, 3, 1)
+
+
+def traceable(network: Network) -> Network:
+    """A copy whose convolutions are written in operators that OpenVINO knows; shares weights."""
+    result = copy.deepcopy(network)
+    for parent in list(result.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, PackedConv2d | QuantizedConv2d):
+                setattr(parent, name, TraceableConv2d(child))
+    return result
+
+
+class Rounded(Quantized):
+    """Numbers, in float32, that are on a grid already."""
+
+    def to(self, dtype: torch.dtype) -> Tensor:
+        return self.values
+
+    def mean(self, dims: tuple[int, int], keepdim: bool) -> Tensor:
+        return self.values.mean(dims, keepdim=keepdim)
+
+    @classmethod
+    def on(cls, grid: Grid, x: Tensor) -> Rounded:
+        return cls(torch.fake_quantize_per_tensor_affine(x, *grid, 0, 255), grid)
+
+
+class TraceableConv2d(nn.Module):
+    """What ``conv`` computes, in float32."""
+
+    def __init__(self, conv: PackedConv2d | QuantizedConv2d) -> None:
+        super().__init__()
+        self._conv = [conv]  # a list, so that it is no part of this module
+
+    def forward(
+        self, x: Tensor | Quantized, shortcut: Tensor | Quantized | None = None
+    ) -> Tensor | Quantized:
+        (conv,) = self._conv
+        output = None
+        if isinstance(conv, QuantizedConv2d):
+            output, per_channel = conv.output, conv.scales.view(-1, 1, 1, 1)
+            weight = conv.kernel.contiguous().float() * per_channel
+            if not isinstance(x, Quantized):
+                if x.dtype == torch.uint8:  # an image
+                    x = (x.float() - float(conv.input.zero)) * conv.input.scale
+                x = Rounded.on(conv.input, x)
+            x = x.to(torch.float32)
+        else:
+            assert isinstance(x, Tensor)
+            weight = conv.weight.float().contiguous()
+        bias = None if conv.bias is None else conv.bias.float()
+        padding, stride, dilation, groups = conv.geometry
+        y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+        if shortcut is not None:
+            y = y + (shortcut if isinstance(shortcut, Tensor) else shortcut.to(torch.float32))
+        if conv.activation != "none":
+            y = F.relu6(y) if conv.activation == "relu6" else F.relu(y)
+        return y if output is None else Rounded.on(output, y)
+
+
+def cache_file(key: str) -> Path:
+    """Where what ``key`` names is kept for later starts."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lowlat_seg_ros" / hashlib.sha256(key.encode()).hexdigest()
+
+
+def kept(file: Path, make: Callable[[], bytes]) -> bytes:
+    """What ``file`` holds, else what ``make`` returns, which ``file`` holds from now on.
+
+    Where no folder can be written, each start makes it again.
+    """
+    content = _read(file)
+    if content is None:
+        _write(file, content := make())
+    return content
+
+
+def cached(file: Path, compile_: Callable[[], Any]) -> Any:
+    """The program that ``file`` holds, else that of ``compile_``, which ``file`` holds from now on.
+
+    Compiling takes a second or two, which a node that starts again after a crash does not have.
+    """
+    import openvino
+
+    content = _read(file)
+    if content is not None:
+        return openvino.Core().import_model(content, "CPU", SETTINGS)
+    program = compile_()
+    _write(file, program.export_model().getvalue())
+    return program
+
+
+def _read(file: Path) -> bytes | None:
+    """What :func:`_write` wrote; None if there is nothing, or not all of it."""
+    try:
+        stored = file.read_bytes()
+    except OSError:
+        return None
+    digest, content = stored[:DIGEST], stored[DIGEST:]
+    return content if hashlib.sha256(content).digest() == digest else None
+
+
+def _write(file: Path, content: bytes) -> None:
+    folder = file.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as new:
+            new.write(hashlib.sha256(content).digest() + content)
+        Path(new.name).replace(file)  # whole or not at all, also beside another process
+        for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+            old.unlink()
+    except OSError as error:
+        logger.info("The next start will compile again: %s", error)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A hash of what a program depends on: weights, ranges, code, libraries and processor."""
+    told = hashlib.sha256(_code_and_processor())
+    told.update(str(getattr(network, "config", "")).encode())
+    for name, module in network.named_modules():
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if isinstance(module, PackedConv2d | QuantizedConv2d):
+            told.update(f"{name} {module.activation} {module.geometry}".encode())
+            tensors += [] if module.bias is None else [module.bias]
+        if isinstance(module, PackedConv2d):
+            tensors.append(module.weight)
+        elif isinstance(module, QuantizedConv2d):
+            told.update(f"{module.input} {module.output}".encode())
+            tensors += [module.kernel, module.scales]
+        for tensor in tensors:
+            told.update(tensor.detach().float().contiguous().numpy().tobytes())
+    return told.hexdigest()
+
+
+@functools.cache
+def _code_and_processor() -> bytes:
+    told, package = hashlib.sha256(), Path(__file__).parent.parent
+    for source in sorted([Path(__file__), *(package / "network").glob("*.py")]):
+        told.update(source.read_bytes())
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    told.update("".join(sorted({x for x in lines if x.startswith("flags")})).encode())
+    told.update(f"{torch.__version__} {version('openvino') if installed() else ''}".encode())
+    return told.digest()
