@@ -21,6 +21,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
+from lowlat_seg_ros.network import quantization
 from lowlat_seg_ros.ros.connections import message_of
 from lowlat_seg_ros.ros.node import SegmentationNode, load_model
 from lowlat_seg_ros.ros.params import (
@@ -229,6 +230,23 @@ def test_configuring_says_what_makes_frames_slow(
     assert "pip install numba" in log
     assert "which is over max_latency_ms 0.001, so load will be shed; set a smaller" in log
     assert "At 64x48, segmented at 64x48:" in log
+    node.release()
+
+
+@pytest.mark.slow
+def test_configuring_says_what_openvino_would_save(
+    context: Context, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if not quantization.works():
+        pytest.skip("this processor or PyTorch has no right convolutions in 8 bits")
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+    advanced = {"expected_width": 64, "expected_height": 48, "expected_rate_hz": 1e3}
+    node = node_with(context, **as_parameters({"device": "cpu", "precision": "int8"} | advanced))
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    log = capfd.readouterr().err
+    assert "WARN" in log
+    assert "pip install openvino" in log
+    assert "in 8 bits, from" in log
     node.release()
 
 

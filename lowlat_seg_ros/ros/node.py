@@ -41,6 +41,7 @@ from lowlat_seg_ros.network import checkpoint, inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header
 from lowlat_seg_ros.network.inference import resolve_device
 from lowlat_seg_ros.network.layers import why_no_numba
+from lowlat_seg_ros.network.programs import why_no_openvino
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.ros import start
 from lowlat_seg_ros.ros.camera import Cameras
@@ -209,7 +210,10 @@ class SegmentationNode(ManagedNode):
                     "frames have normal priority; run it with CAP_SYS_NICE or an rtprio limit of 1 "
                     "(docs/latency.md), or set the parameter to normal"
                 )
-        if model.device.type == "cpu" and (sentence := why_no_numba()):
+        lacks = [why_no_numba()] if model.device.type == "cpu" else []
+        if model.segmenter.input_dtype == torch.uint8 and config.runtime == "auto":
+            lacks.append(why_no_openvino())
+        for sentence in filter(None, lacks):
             self.get_logger().warning(sentence)
 
     def activate(self) -> None:

@@ -28,7 +28,7 @@ the slow track the background thread with Sh.
 
 measured, by the names of the parts for --only:
   sides        full, the engine's own full network, and ddrnet23_slim with random weights on every
-               frame, back to back, on all cores (or all but one, if that is faster); these and
+               frame, back to back, with the threads and runtime that are fastest; these and
                single_frame (Sl and AdaptNet alone) at --rate (..._paced); fast_idle and fast_busy:
                the engine at --rate, its slow track idle or busy all the time; results of Sh per
                second, stages, memory
@@ -86,7 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--priority", choices=("normal", "realtime"), default=EngineConfig.foreground_priority,
         help="priority of the fast track's frames (default %(default)s)")
     add("--runtime", choices=("auto", "pytorch", "openvino"), default=EngineConfig.runtime,
-        help="what runs Sl on a CPU (default %(default)s)")
+        help="what runs the fast track's convolutions on a CPU (default %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     add("--out", type=Path, metavar="DIR",
         help="write a page with tables and charts to this folder")
