@@ -52,7 +52,7 @@ def installed() -> bool:
 
 
 def why_no_openvino() -> str:
-    """What its absence costs where a CPU runs the network in 8 bits; empty where it is installed."""
+    """What its absence costs in 8 bits, and how to end it; empty where OpenVINO is installed."""
     if installed():
         return ""
     return (

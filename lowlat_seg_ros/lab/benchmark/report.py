@@ -184,7 +184,7 @@ def notes(done: Benchmark) -> list[str]:
             "full, ddrnet23_slim and single_frame (Sl and AdaptNet alone) run on every frame, "
             "on all cores or on all but one (thr), and by the runtime or by PyTorch, whichever was "
             "fastest (OpenVINO uses one core in any case); the first two back to back, and "
-            f" all three paced, at {facts.rate_hz:g} Hz. So is the fast track, whose "
+            f"all three paced, at {facts.rate_hz:g} Hz. So is the fast track, whose "
             f"frames have {facts.priority} priority; its slow track has "
             f"{facts.slow_track_threads} CPU threads: no frame is a key frame in fast_idle; in "
             "fast_busy every one is, and while none waits Sh refines the last one again. All "
