@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 CPU = torch.device("cpu")
+FLOATS = (torch.bfloat16, torch.float32)
 RENDERED = DEFAULT_CHECKPOINT.with_name("efficientnet_lite0_rendered.safetensors")
 
 
@@ -133,11 +134,18 @@ def test_a_kept_program_that_is_damaged_is_made_again(folder: Path) -> None:
 def test_without_a_folder_programs_run_all_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    def no_home(_: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
-    low = OpenVinoRunner(segmenter).lower(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
-    assert low.shape == (1, 64, 8, 12)
+    monkeypatch.setattr(Path, "home", classmethod(no_home))
+    for home in (str(tmp_path / "file"), ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", home)
+        segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU)
+        precise, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+        assert segmenter.input_dtype in (torch.uint8, *FLOATS)
+        low = OpenVinoRunner(precise).lower(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
+        assert low.shape == (1, 64, 8, 12)
 
 
 def test_a_fingerprint_tells_weights_and_settings_apart() -> None:

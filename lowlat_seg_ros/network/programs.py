@@ -169,7 +169,10 @@ class TraceableConv2d(nn.Module):
 
 def cache_file(key: str) -> Path:
     """Where what ``key`` names is kept for later starts."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home
+        base = Path(os.devnull)  # nothing can be kept there
     return base / "lowlat_seg_ros" / hashlib.sha256(key.encode()).hexdigest()
 
 

@@ -107,6 +107,7 @@ def _dis() -> cv2.DISOpticalFlow:
     if dis is None:
         dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         dis.setFinestScale(1)  # the preset's 2 halves the time and costs 0.3 mIoU
+        dis.setGradientDescentIterations(40)  # the preset's 12 save 0.5 ms and cost 0.2 mIoU
         _FLOWS.dis = dis
     return dis
 
