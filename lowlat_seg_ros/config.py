@@ -294,8 +294,9 @@ class EngineConfig:
     )
     precision: str = setting(
         "auto",
-        "number format of the network's convolutions; auto takes the fastest, which is measured "
-        "when weights are first loaded; int8 is for CPUs and for weights prepared by 'lowlat-seg "
+        "number format of the network's convolutions; auto takes int8 if Sl is clearly faster in "
+        "it, measured when weights are first loaded, else bf16 where the processor has it; int8 is "
+        "for CPUs and for weights prepared by 'lowlat-seg "
         "quantize', takes a fraction of the time with VNNI or AMX, and changes the class of one "
         "pixel in 150; bf16 is faster than fp32 on CPUs with avx512_bf16 or amx_bf16 and on GPUs, "
         "and changes the class of one pixel in 1500",
@@ -303,8 +304,8 @@ class EngineConfig:
     )
     runtime: str = setting(
         "auto",
-        "what runs the fast track's convolutions on a CPU; auto takes OpenVINO if it is installed "
-        "('pip install openvino') and the network is in 8 bits, else PyTorch; with OpenVINO frames "
+        "what runs a frame's convolutions up to its mask on a CPU; auto takes OpenVINO if it is "
+        "installed and the network is in 8 bits, else PyTorch; with OpenVINO frames "
         "take a third less time, and the class of one pixel in 2500 changes",
         Rule(choices=("auto", "pytorch", "openvino")),
     )

@@ -31,7 +31,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 CPU = torch.device("cpu")
-FLOATS = (torch.bfloat16, torch.float32)
 RENDERED = DEFAULT_CHECKPOINT.with_name("efficientnet_lite0_rendered.safetensors")
 
 
@@ -131,21 +130,58 @@ def test_a_kept_program_that_is_damaged_is_made_again(folder: Path) -> None:
 
 
 @torch.inference_mode()
-def test_without_a_folder_programs_run_all_the_same(
+def test_a_kept_program_that_openvino_does_not_read_is_made_again(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    image = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
+    low = OpenVinoRunner(segmenter).lower(image).clone()
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    programs._write(file, b"whole, but no program")
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    assert torch.equal(OpenVinoRunner(segmenter).lower(image), low)
+    assert "which is made again" in caplog.text
+    assert len(file.read_bytes()) > len(whole) // 2
+
+
+@torch.inference_mode()
+def test_without_a_folder_each_start_compiles(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def no_home(_: type[Path]) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
+    compiled, compile_program = [], programs.compile_program
+    monkeypatch.setattr(
+        programs,
+        "compile_program",
+        lambda *args, **kwargs: (compiled.append(args), compile_program(*args, **kwargs))[1],
+    )
     (tmp_path / "file").touch()
     monkeypatch.setattr(Path, "home", classmethod(no_home))
-    for home in (str(tmp_path / "file"), ""):
+    for home in (str(tmp_path / "file"), "", ""):
         monkeypatch.setenv("XDG_CACHE_HOME", home)
-        segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU)
-        precise, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
-        assert segmenter.input_dtype in (torch.uint8, *FLOATS)
-        low = OpenVinoRunner(precise).lower(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
+        segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+        low = OpenVinoRunner(segmenter).lower(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
         assert low.shape == (1, 64, 8, 12)
+    assert len(compiled) == 3
+
+
+@torch.inference_mode()
+def test_inputs_of_any_layout_and_type_and_results_that_are_kept() -> None:
+    """Each input is copied then, and every copy must live until the program has run."""
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    runner = OpenVinoRunner(segmenter)
+    torch.manual_seed(0)
+    first, second = (torch.randn(1, 64, 45, 60) for _ in range(2))  # NCHW
+    as_in_memory = [x.contiguous(memory_format=torch.channels_last) for x in (first, second)]
+    expected = [Runner(segmenter).kernels(*pair) for pair in (as_in_memory, as_in_memory[::-1])]
+    kept = runner.clone(runner.kernels(first, second))
+    other = runner.kernels(second.bfloat16(), first.bfloat16())
+    assert (expected[0] - expected[1]).abs().mean() > 5e-3
+    for result, right in zip((kept, other), expected, strict=True):
+        assert (result - right).abs().mean() < 1e-3
 
 
 def test_a_fingerprint_tells_weights_and_settings_apart() -> None:
@@ -196,4 +232,4 @@ def test_what_openvino_cannot_compile_pytorch_runs(caplog: pytest.LogCaptureFixt
             assert torch.equal(answer, torch.igamma(x, x))
     assert caplog.text.count("OpenVINO does not run kernels") == 1
     with pytest.raises(ConfigError, match="set runtime to auto or pytorch"):
-        OpenVinoRunner(segmenter).run("kernels", segmenter.predictor, torch.ones(1, 4, 8, 16))
+        OpenVinoRunner(segmenter).run("kernels", segmenter.predictor, x)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError
+from lowlat_seg_ros.engine.cpu_threads import lower_priority, run_in_temporary_thread
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.network import programs
 from lowlat_seg_ros.network.layers import LAYOUTS
@@ -48,7 +49,7 @@ Key = tuple[Hashable, tuple[torch.Size, ...]]
 
 @dataclass(eq=False)
 class Programs:
-    """Those of one network; engines of several cameras share them. None: PyTorch runs the part."""
+    """Those of one network, or why there is none; engines of several cameras share them."""
 
     compiled: OrderedDict[Key, Any] = field(default_factory=OrderedDict)
     fingerprint: str = ""  # of the network, for the folder of compiled programs
@@ -74,7 +75,9 @@ class OpenVinoRunner(Runner):
         self._written: dict[Hashable, int] = {}  # addresses that a part's next run overwrites
 
     def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
-        return self.run("lower", self._net.lower, image)
+        low = self.run("lower", self._net.lower, image)
+        pause()
+        return low
 
     def remember(self, reduced: Tensor) -> Tensor:
         return super().remember(reduced).float()  # once, instead of for every frame that reads it
@@ -89,8 +92,9 @@ class OpenVinoRunner(Runner):
             return function(*inputs)
         from openvino import Tensor as Values
 
-        for index, x in enumerate(inputs):
-            values = programs.in_memory(x).numpy()
+        # OpenVINO reads these where they are, and does not keep them alive.
+        arrays = [programs.in_memory(x).numpy() for x in inputs]
+        for index, values in enumerate(arrays):
             request.set_input_tensor(index, Values(values, shared_memory=True))
         request.infer()
         out = torch.from_numpy(request.get_output_tensor(0).data)
@@ -103,43 +107,51 @@ class OpenVinoRunner(Runner):
     def _request(
         self, name: Hashable, network: nn.Module, part: Part, inputs: tuple[Tensor, ...]
     ) -> Any:
-        """What runs ``part`` of ``network`` on ``inputs``; None where PyTorch must."""
+        """What runs ``part`` of ``network`` on ``inputs``; None where PyTorch must.
+
+        Raises ``ConfigError`` there unless the runner falls back.
+        """
         shapes = tuple(x.shape for x in inputs)
         known, request = self._requests.get(name, (None, None))
         if known != shapes:
             program = self._program((name, shapes), network, part, inputs)
-            request = None if program is None else program.create_infer_request()
+            request = None
+            if not isinstance(program, Exception):
+                request = program.create_infer_request()
+            elif not self._falls_back:
+                raise ConfigError(
+                    f"runtime is openvino, but OpenVINO does not run {name}; set runtime to auto "
+                    f"or pytorch: {program}"
+                ) from program
             self._requests[name] = shapes, request
         return request
 
     def _program(self, key: Key, network: nn.Module, part: Part, inputs: tuple[Tensor, ...]) -> Any:
+        """The program, or the exception that compiling it raised."""
         own = _PROGRAMS.setdefault(network, Programs())
-        if key not in own.compiled:
+
+        def get() -> Any:
+            lower_priority()  # compiling takes longer than a frame may have priority
             own.fingerprint = own.fingerprint or programs.fingerprint(network)
-            name, shapes = key
-            file = programs.cache_file(
-                f"{own.fingerprint} {name if part != WHOLE else ''} {shapes}"
+            of = "" if part is WHOLE else key[0]
+            return programs.cached(
+                programs.cache_file(f"{own.fingerprint} {of} {key[1]}"),
+                lambda: programs.compile_program(
+                    part.of(programs.traceable(network)), *inputs, planes=part.planes
+                ),
             )
+
+        if key not in own.compiled:
             try:
-                own.compiled[key] = programs.cached(
-                    file,
-                    lambda: programs.compile_program(
-                        part.of(programs.traceable(network)), *inputs, planes=part.planes
-                    ),
-                )
+                own.compiled[key] = run_in_temporary_thread(get)
             except Exception as error:
-                if not self._falls_back:
-                    raise ConfigError(
-                        f"runtime is openvino, but OpenVINO does not run {name}; set runtime to "
-                        f"auto or pytorch: {error}"
-                    ) from error
+                own.compiled[key] = error
                 logger.warning(
                     "OpenVINO does not run %s, so PyTorch does, and masks are slower; runtime "
                     "pytorch ends this warning: %s",
-                    name,
+                    key[0],
                     error,
                 )
-                own.compiled[key] = None
             while len(own.compiled) > LAYOUTS * len(PARTS):
                 own.compiled.popitem(last=False)
         return own.compiled[key]

@@ -128,12 +128,19 @@ def ranges_for(
 
 
 def pays(segmenter: Segmenter, header: Header, runtime: str) -> bool:
-    """Whether Sl in 8 bits is clearly faster here than in the next format, measured once.
+    """Whether Sl in 8 bits is clearly faster here than in what ``precision_of("auto")`` says.
 
-    The answer is kept for later starts with the same weights on the same processor.
+    It is measured once for these weights on this processor, and kept for later starts.
     """
-    with_openvino = runtime != "pytorch" and programs.installed()
+    if runtime != "pytorch" and programs.installed():
+        try:
+            return _pays(segmenter, header, with_openvino=True)
+        except Exception as error:
+            logger.warning("OpenVINO does not run Sl, so PyTorch does: %s", error)
+    return _pays(segmenter, header, with_openvino=False)
 
+
+def _pays(segmenter: Segmenter, header: Header, *, with_openvino: bool) -> bool:
     def measured() -> bytes:
         assert segmenter.encoder is not None  # only such networks have ranges
         lower = nn.ModuleDict({"encoder": segmenter.encoder, "shared": segmenter.shared}).eval()
@@ -141,22 +148,22 @@ def pays(segmenter: Segmenter, header: Header, runtime: str) -> bool:
         dtype = precision_of("auto", torch.device("cpu"))
         plain = prepare(copy.deepcopy(lower), dtype)
         quick = prepare(copy.deepcopy(lower), dtype, ranges)
-        image = torch.randint(0, 256, (1, 3, header.trained_height or 360, 480), dtype=torch.uint8)
+        image = torch.zeros(1, 3, header.trained_height or 360, 480, dtype=torch.uint8)
         image = image.contiguous(memory_format=torch.channels_last)
         layers, others = nn.Sequential(*quick.values()), nn.Sequential(*plain.values())
         run: Callable[[], object] = partial(layers, image)
         if with_openvino:
-            try:
-                program = programs.compile_program(programs.traceable(layers), image)
-                values = [programs.in_memory(image).numpy()]
-                run = partial(program.create_infer_request().infer, values)
-            except Exception as error:
-                logger.warning("OpenVINO does not run Sl, so PyTorch does: %s", error)
+            program = programs.compile_program(programs.traceable(layers), image)
+            values = [programs.in_memory(image).numpy()]
+            run = partial(program.create_infer_request().infer, values)
         normalised = segmenter.normalise(image / 255).to(dtype)
         return b"yes" if quantization.beats(run, partial(others, normalised)) else b"no"
 
-    key = f"pays {programs.fingerprint(segmenter)} {with_openvino}"
-    return programs.kept(programs.cache_file(key), measured) == b"yes"
+    key = f"8 bits {programs.fingerprint(segmenter)} {header.ranges} {with_openvino}"
+    file = programs.cache_file(key)
+    answer = programs.kept(file, measured)
+    logger.info("Is Sl clearly faster in 8 bits here: %s (kept in %s)", answer.decode(), file)
+    return answer == b"yes"
 
 
 def load(

@@ -17,7 +17,8 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +49,8 @@ KEPT = 100
 
 
 def installed() -> bool:
-    return importlib.util.find_spec("openvino") is not None
+    spec = importlib.util.find_spec("openvino")
+    return spec is not None and spec.origin is not None  # a mere folder of that name has none
 
 
 def why_no_openvino() -> str:
@@ -111,7 +113,7 @@ class Traced(nn.Module):
 
 
 def traceable(network: Network) -> Network:
-    """A copy whose convolutions are written in operators that OpenVINO knows; shares weights."""
+    """A copy whose convolutions are written in operators that OpenVINO knows; it shares theirs."""
     result = copy.deepcopy(network)
     for parent in list(result.modules()):
         for name, child in list(parent.named_children()):
@@ -168,7 +170,7 @@ class TraceableConv2d(nn.Module):
 
 
 def cache_file(key: str) -> Path:
-    """Where what ``key`` names is kept for later starts."""
+    """The file that keeps a program, or an answer, for later starts; ``key`` tells it apart."""
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without a home
@@ -196,9 +198,15 @@ def cached(file: Path, compile_: Callable[[], Any]) -> Any:
 
     content = _read(file)
     if content is not None:
-        return openvino.Core().import_model(content, "CPU", SETTINGS)
+        try:
+            return openvino.Core().import_model(content, "CPU", SETTINGS)
+        except Exception as error:
+            logger.warning("OpenVINO does not read %s, which is made again: %s", file, error)
     program = compile_()
-    _write(file, program.export_model().getvalue())
+    try:
+        _write(file, program.export_model().getvalue())
+    except Exception as error:
+        logger.warning("The next start will compile again: %s", error)
     return program
 
 
@@ -217,8 +225,14 @@ def _write(file: Path, content: bytes) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as new:
-            new.write(hashlib.sha256(content).digest() + content)
-        Path(new.name).replace(file)  # whole or not at all, also beside another process
+            part = Path(new.name)
+            try:
+                new.write(hashlib.sha256(content).digest() + content)
+                new.close()
+                part.replace(file)  # whole or not at all, also beside another process
+            except OSError:  # a full disk
+                part.unlink()
+                raise
         for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
             old.unlink()
     except OSError as error:
@@ -247,10 +261,13 @@ def fingerprint(network: nn.Module) -> str:
 @functools.cache
 def _code_and_processor() -> bytes:
     told, package = hashlib.sha256(), Path(__file__).parent.parent
-    for source in sorted([Path(__file__), *(package / "network").glob("*.py")]):
+    for source in sorted(package.rglob("*.py")):
         told.update(source.read_bytes())
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    told.update("".join(sorted({x for x in lines if x.startswith("flags")})).encode())
-    told.update(f"{torch.__version__} {version('openvino') if installed() else ''}".encode())
+    names = ("flags", "Features", "model name", "CPU part")  # x86 and ARM
+    told.update("".join(sorted({x for x in lines if x.startswith(names)})).encode())
+    for library in ("torch", "openvino", "numba"):
+        with suppress(PackageNotFoundError):
+            told.update(f"{library} {version(library)}".encode())
     return told.digest()

@@ -106,6 +106,10 @@ def load_model(settings: Settings) -> Model:
     return Model(segmenter, header, table, device, path, sha256, cost, *took_s)
 
 
+#: Runtime and precision with which OpenVINO would run the fast track, if it were installed.
+IN_8_BITS = (("auto", "auto"), ("auto", "int8"))
+
+
 class SegmentationNode(ManagedNode):
     """Loads the network when it is configured, and segments images while it is active.
 
@@ -211,7 +215,7 @@ class SegmentationNode(ManagedNode):
                     "(docs/latency.md), or set the parameter to normal"
                 )
         lacks = [why_no_numba()] if model.device.type == "cpu" else []
-        if model.segmenter.input_dtype == torch.uint8 and config.runtime == "auto":
+        if lacks and model.header.ranges and (config.runtime, config.precision) in IN_8_BITS:
             lacks.append(why_no_openvino())
         for sentence in filter(None, lacks):
             self.get_logger().warning(sentence)

@@ -88,9 +88,9 @@ class Stream(ABC):
             return function(*(None if given is None else next(rest) for given in inputs))
 
         tensors = [given for given in inputs if given is not None]
-        # A runner sees from a module whether it can compile it.
-        whole = function if len(tensors) == len(inputs) else of_tensors
-        return self.runner.run((self.name, part), whole, *tensors)
+        # The module itself where that is possible, as OpenVinoRunner compiles modules in 8 bits.
+        called = function if len(tensors) == len(inputs) else of_tensors
+        return self.runner.run((self.name, part), called, *tensors)
 
     @torch.inference_mode()
     def process(self, frame: Frame) -> Segmentation:

@@ -171,9 +171,11 @@ def factory_for(
     if ranges:
         # Their ranges are found on the clip itself, which can only favour them.
         frames = [torch.from_numpy(f.image).permute(2, 0, 1)[None] for f in clip.frames[::10]]
-        for name in set(learned.IMAGE_METHODS) & set(baselines):
-            own = baselines[name].learned["network"].eval()
-            prepare_in_8_bits(own, frames, segmenter.statistics, dtype)
+        # All that read images themselves: images are bytes then.
+        for learned_parts in (baseline.learned for baseline in baselines.values()):
+            if "network" in learned_parts:
+                own = learned_parts["network"].eval()
+                prepare_in_8_bits(own, frames, segmenter.statistics, dtype)
     inference.prepare(segmenter.eval(), dtype, ranges)
     for part in (*baselines.values(), *([coarse] if coarse is not None else [])):
         inference.prepare(part.eval(), dtype)
