@@ -30,8 +30,8 @@ from lowlat_seg_ros.lab.evaluation.methods import MethodFactory
 from lowlat_seg_ros.lab.training.options import methods
 from lowlat_seg_ros.lab.training.pairs import PairStage
 from lowlat_seg_ros.labels import CAMVID
-from lowlat_seg_ros.network import checkpoint
-from lowlat_seg_ros.network.checkpoint import CheckpointError, Header
+from lowlat_seg_ros.network import checkpoint, quantization
+from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Header
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.tools import cli as commands
 
@@ -401,6 +401,24 @@ def test_the_small_sh_begins_as_sh_and_is_trained_and_played(tmp_path: Path) -> 
     common = "evaluate --size 48x64 --frames 2 --device cpu --foreground-threads 1"
     chosen = ["--methods", "sh_small", "--checkpoint", path, "--baselines", out]
     assert commands.main([*common.split(), *map(str, chosen)]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not quantization.works(), reason="no right convolutions in 8 bits here")
+def test_networks_that_read_images_run_in_8_bits_as_the_default_one_does(tmp_path: Path) -> None:
+    """Untrained it is the network that it begins as, so its masks are those of single_frame."""
+    base, _ = checkpoint.load(DEFAULT_CHECKPOINT, torch.device("cpu"))
+    method = METHODS["single_frame_trained"](base)
+    weights.save(tmp_path, "single_frame_trained", method, {})
+    command = "evaluate --size 180x240 --frames 10 --precision int8 --methods"
+    chosen = ["single_frame,single_frame_trained", "--baselines", str(tmp_path)]
+    out = tmp_path / "figures.json"
+    assert commands.main([*command.split(), *chosen, "--json", str(out)]) == 0
+    found = json.loads(out.read_text())["methods"]
+    one, other = (found[name] for name in chosen[0].split(","))
+    assert one["miou"] > 0.3
+    assert other["miou"] == pytest.approx(one["miou"], abs=0.03)
+    assert other["pixel_accuracy"] == pytest.approx(one["pixel_accuracy"], abs=0.02)
 
 
 def test_the_small_sh_needs_a_sh_that_reads_images_of_any_size(tiny: Segmenter) -> None:
