@@ -177,8 +177,9 @@ def test_8_bits_without_ranges_are_refused_with_the_fix(tmp_path: Path) -> None:
 
 
 def test_8_bits_that_are_wrong_here_are_refused_and_not_chosen(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # or an earlier answer counts
     monkeypatch.setattr(quantization, "works", lambda: False)
     segmenter, header = checkpoint.load(DEFAULT_CHECKPOINT, CPU)
     with pytest.raises(ConfigError, match="choose auto"):

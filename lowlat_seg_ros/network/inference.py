@@ -121,14 +121,12 @@ def ranges_for(
             "precision is int8, but this processor or this PyTorch has no right convolutions in 8 "
             "bits; choose auto"
         )
-    used = name == "int8" or (
-        name == "auto" and possible and quantization.works() and pays(segmenter, header, runtime)
-    )
+    used = name == "int8" or (name == "auto" and possible and pays(segmenter, header, runtime))
     return possible if used else {}
 
 
 def pays(segmenter: Segmenter, header: Header, runtime: str) -> bool:
-    """Whether Sl in 8 bits is clearly faster here than in what ``precision_of("auto")`` says.
+    """Whether Sl in 8 bits is right here, and clearly faster than in ``precision_of("auto")``.
 
     It is measured once for these weights on this processor, and kept for later starts.
     """
@@ -142,6 +140,8 @@ def pays(segmenter: Segmenter, header: Header, runtime: str) -> bool:
 
 def _pays(segmenter: Segmenter, header: Header, *, with_openvino: bool) -> bool:
     def measured() -> bytes:
+        if not quantization.works():
+            return b"no"
         assert segmenter.encoder is not None  # only such networks have ranges
         lower = nn.ModuleDict({"encoder": segmenter.encoder, "shared": segmenter.shared}).eval()
         ranges = {n: span for n, span in header.ranges.items() if n.partition(".")[0] in lower}
