@@ -296,17 +296,17 @@ class EngineConfig:
         "auto",
         "number format of the network's convolutions; auto takes int8 if Sl is clearly faster in "
         "it, measured when weights are first loaded, else bf16 where the processor has it; int8 is "
-        "for CPUs and for weights prepared by 'lowlat-seg "
-        "quantize', takes a fraction of the time with VNNI or AMX, and changes the class of one "
-        "pixel in 150; bf16 is faster than fp32 on CPUs with avx512_bf16 or amx_bf16 and on GPUs, "
-        "and changes the class of one pixel in 1500",
+        "for CPUs and for weights prepared by 'lowlat-seg quantize', takes a fraction of the time "
+        "with VNNI or AMX, and changes the class of one pixel in 150; bf16 is faster than fp32 on "
+        "CPUs with avx512_bf16 or amx_bf16 and on GPUs, and changes the class of one pixel in 1500",
         Rule(choices=PRECISIONS, top_level=True),
     )
     runtime: str = setting(
         "auto",
         "what runs a frame's convolutions up to its mask on a CPU; auto takes OpenVINO if it is "
-        "installed and the network is in 8 bits, else PyTorch; with OpenVINO frames "
-        "take a third less time, and the class of one pixel in 2500 changes",
+        "installed ('pip install openvino') and the network is in 8 bits, else PyTorch; with "
+        "OpenVINO frames take a third to a half less time, and the class of one pixel in 2500 "
+        "changes",
         Rule(choices=("auto", "pytorch", "openvino")),
     )
     key_frame_policy: str = setting(

@@ -375,7 +375,7 @@ def test_a_baseline_gets_what_serves_it_best(tiny: Segmenter, camera: Camera) ->
 
     os.sched_setaffinity(0, ALL_CORES)
     try:
-        method, threads = fastest(make, camera, "auto")
+        method, threads = fastest(make, camera, ("auto", "pytorch"))
         counts = sorted({cores(), max(1, cores() - 1)}, reverse=True)
         assert asked == [(runtime, count) for runtime in ("auto", "pytorch") for count in counts]
     finally:

@@ -53,6 +53,14 @@ def installed() -> bool:
     return spec is not None and spec.origin is not None  # a mere folder of that name has none
 
 
+@functools.cache
+def core() -> Any:
+    """OpenVINO itself, once per process: each time that it begins, it keeps some megabytes."""
+    import openvino
+
+    return openvino.Core()
+
+
 def why_no_openvino() -> str:
     """What its absence costs in 8 bits, and how to end it; empty where OpenVINO is installed."""
     if installed():
@@ -97,7 +105,7 @@ def compile_program(
     model.validate_nodes_and_infer_types()
     # Otherwise the ranges of activations are no constants yet, and nothing would run in 8 bits.
     apply_moc_transformations(model, cf=True, smart_reshape=False)
-    return openvino.Core().compile_model(model, "CPU", SETTINGS)
+    return core().compile_model(model, "CPU", SETTINGS)
 
 
 class Traced(nn.Module):
@@ -194,12 +202,10 @@ def cached(file: Path, compile_: Callable[[], Any]) -> Any:
 
     Compiling takes a second or two, which a node that starts again after a crash does not have.
     """
-    import openvino
-
     content = _read(file)
     if content is not None:
         try:
-            return openvino.Core().import_model(content, "CPU", SETTINGS)
+            return core().import_model(content, "CPU", SETTINGS)
         except Exception as error:
             logger.warning("OpenVINO does not read %s, which is made again: %s", file, error)
     program = compile_()

@@ -106,10 +106,6 @@ def load_model(settings: Settings) -> Model:
     return Model(segmenter, header, table, device, path, sha256, cost, *took_s)
 
 
-#: Runtime and precision with which OpenVINO would run the fast track, if it were installed.
-IN_8_BITS = (("auto", "auto"), ("auto", "int8"))
-
-
 class SegmentationNode(ManagedNode):
     """Loads the network when it is configured, and segments images while it is active.
 
@@ -214,11 +210,12 @@ class SegmentationNode(ManagedNode):
                     "frames have normal priority; run it with CAP_SYS_NICE or an rtprio limit of 1 "
                     "(docs/latency.md), or set the parameter to normal"
                 )
-        lacks = [why_no_numba()] if model.device.type == "cpu" else []
-        if lacks and model.header.ranges and (config.runtime, config.precision) in IN_8_BITS:
-            lacks.append(why_no_openvino())
-        for sentence in filter(None, lacks):
-            self.get_logger().warning(sentence)
+        if model.device.type == "cpu":
+            in_8_bits = model.header.ranges and config.precision in ("auto", "int8")
+            openvino_runs = in_8_bits and config.runtime == "auto"
+            lacks = (why_no_numba(), why_no_openvino() if openvino_runs else "")
+            for sentence in filter(None, lacks):
+                self.get_logger().warning(sentence)
 
     def activate(self) -> None:
         assert self._cameras is not None

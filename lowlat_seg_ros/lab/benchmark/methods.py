@@ -15,6 +15,7 @@ import numpy as np
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads
+from lowlat_seg_ros.engine.runner import runtime_of
 from lowlat_seg_ros.frames import MaskKind, StageTiming
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
 from lowlat_seg_ros.lab.baselines.stream import (
@@ -166,7 +167,8 @@ def compare(
         "ddrnet23_slim": lambda config: PerFrameEngine(segmenter, ddrnet, MaskKind.FULL, config),
         "single_frame": lambda config: SingleFrameEngine(segmenter, config),
     }
-    found = {name: fastest(make, camera, settings["runtime"]) for name, make in makers.items()}
+    runtimes = sorted({runtime_of(segmenter, settings["runtime"]), "pytorch"})
+    found = {name: fastest(make, camera, runtimes) for name, make in makers.items()}
     on_every_frame = {name: partial(_next, method, camera) for name, (method, _) in found.items()}
     back_to_back: dict[str, Run[StageTiming]] = {name: Run() for name in BACK_TO_BACK}
     at_rate = {rate: _AtRate() for rate in rates_hz}
@@ -241,15 +243,15 @@ def steady(
 
 
 def fastest(
-    make: Callable[[EngineConfig], Method], camera: Camera, runtime: str
+    make: Callable[[EngineConfig], Method], camera: Camera, runtimes: Sequence[str]
 ) -> tuple[Method, int]:
-    """A network on every frame, as it is fastest: by ``runtime`` or PyTorch, with its CPU threads.
+    """A network on every frame, by the fastest of ``runtimes``, with its CPU threads.
 
     These are all cores, or all but one: beside other work a team of threads waits for the displaced
     one, and may be many times as slow as one thread. A slow baseline would flatter the fast track.
     """
     trials = []
-    for name in sorted({runtime, "pytorch"}):
+    for name in runtimes:
         for threads in sorted({cores(), max(1, cores() - 1)}, reverse=True):
             config = EngineConfig(foreground_threads=threads, inference_height=0, runtime=name)
             method = make(config)
