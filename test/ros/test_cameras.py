@@ -243,7 +243,7 @@ def test_three_cameras_at_30_hz_are_more_than_the_node_can_do(start: Start) -> N
     """
     remap = ("-r", f"left/image:={TOPICS['left']}")
     _, bench = start(
-        arguments=remap, listen=False, cameras=NAMES, inference_height=480,
+        arguments=remap, listen=False, cameras=NAMES, inference_height=960,
         max_processing_time_ms=0.0, camera_timeout_ms=0.0, key_frame_policy="deviation",
     )  # fmt: skip
     ends = connected(bench)
@@ -264,12 +264,20 @@ def test_three_cameras_at_30_hz_are_more_than_the_node_can_do(start: Start) -> N
         send_all()
         return min(map(len, answered().values())) >= 2 * ENOUGH
 
+    def overloaded(name: str) -> list[Any]:
+        found = [s for s in bench.diagnostics.all() if s.name.endswith(f": {name}: processing")]
+        return [s for s in found if float(values_of(s)["load"]) > 1]
+
+    def said() -> bool:
+        send_all()
+        return all(overloaded(name) for name in NAMES)
+
     wait_until(enough, lambda: f"a camera starves: {answered()}", every_s=1 / 30)
-    seen = len(bench.diagnostics.all())
+    wait_until(said, lambda: "nothing says that there are too many images", every_s=1 / 30)
     for name in NAMES:  # it is said, with what to do
-        status = bench.status(f"{name}: processing", lambda v: float(v["load"]) > 1, after=seen)
+        status = overloaded(name)[-1]
         assert status.level == DiagnosticStatus.WARN
-        assert "so that some are left out; set inference_height, now 480, to" in status.message
+        assert "so that some are left out; set inference_height, now 960, to" in status.message
     for name, end in ends.items():
         assert end.report_on(sent[name][-1])  # nothing supersedes the last one
         after = end.counted().ledger

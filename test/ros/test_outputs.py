@@ -48,15 +48,21 @@ TOPICS = {
 _numbers = itertools.count()
 
 
-@pytest.fixture
-def node() -> Iterator[Node]:
-    """With a name of its own, as the last test's subscription may be there for a moment still."""
+@pytest.fixture(scope="module")
+def context() -> Iterator[Context]:
+    """One for all tests: to end a participant of Fast DDS takes for ever once in some thousands."""
     context = Context()
     rclpy.init(context=context)
+    yield context
+    context.try_shutdown()
+
+
+@pytest.fixture
+def node(context: Context) -> Iterator[Node]:
+    """With a name of its own, as the last test's subscription may be there for a moment still."""
     node = rclpy.create_node(f"test_outputs_{next(_numbers)}", context=context)
     yield node
     node.destroy_node()
-    context.try_shutdown()
 
 
 nothing: Any = None

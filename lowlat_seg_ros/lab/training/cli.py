@@ -104,7 +104,8 @@ def _stage(
 ) -> Stage:
     match args.stage:
         case "base":
-            return BaseStage(segmenter, *_stills(data, args))
+            own = (args.jaccard, args.only == "sh")
+            return BaseStage(segmenter, *_stills(data, args), *own)
         case "propagation":
             loss_weights = settings_from(args, PropagationLoss)
             return PropagationStage(segmenter, *_pairs(data, args), loss_weights)

@@ -63,6 +63,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--start-from", type=Path, metavar="FILE", help="checkpoint to continue from")
     add("--output-stride", type=int, choices=(8, 16),
         help="stride of F_h; 16 trains about three times faster")  # fmt: skip
+    add("--jaccard", type=float, default=0.0, metavar="WEIGHT",
+        help="weight of the Lovasz-Softmax loss, which favours small classes as mIoU does "
+        "(default %(default)s)")  # fmt: skip
+    add("--only", choices=("sh",),
+        help="train Sh alone, and leave Sl and what reads its features as it is")  # fmt: skip
 
     propagation = stages.add_parser("propagation", help="second stage: propagation and fusion",
         parents=[start, pairs, degrade, shared])  # fmt: skip

@@ -19,6 +19,7 @@ from lowlat_seg_ros.lab.training.losses import (
     Teacher,
     class_weights,
     distillation_loss,
+    jaccard_loss,
     scores,
     segmentation_loss,
     taught_loss,
@@ -76,35 +77,62 @@ class StillStage(ABC):
 
 
 class BaseStage(StillStage):
-    """Cross-entropy on the full network's mask, and on the auxiliary mask of Sl + AdaptNet."""
+    """Cross-entropy on the full network's mask, and on the auxiliary mask of Sl + AdaptNet.
+
+    ``jaccard``: weight of the :func:`.losses.jaccard_loss` of the full network's mask. ``only_sh``
+    leaves everything else as it is, for a network whose Sh reads the image; raises ``ConfigError``
+    for another one.
+    """
 
     name = "base"
 
+    def __init__(
+        self, base: Segmenter, data: Mixture, held_out: TensorDataset, augment: Augment,
+        teacher: Teacher | None = None, jaccard: float = 0.0, only_sh: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(base, data, held_out, augment, teacher)
+        self.jaccard, self.only_sh = jaccard, only_sh
+        if only_sh and base.encoder is None:
+            raise ConfigError(
+                "--only sh is for networks whose Sh reads the image, and Sl of this one is a part "
+                "of Sh; leave it out"
+            )
+
     def trained(self) -> list[list[nn.Module]]:
-        """Everything the full and the auxiliary mask need."""
+        """Everything the full and the auxiliary mask need, or Sh alone."""
         net = self.base
+        full = [net.backbone, net.context, net.high_classifier]
+        if self.only_sh:
+            return [full]
         own = [] if net.encoder is None else [net.encoder]
-        full = [net.backbone, net.shared, net.context, net.high_classifier]
-        return [[*own, *full, net.adapt, net.low_classifier]]
+        return [[*own, *full, net.shared, net.adapt, net.low_classifier]]
 
     def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         answers = self.answers(image)
         parts = {k: segmentation_loss(v, label, self.weights) for k, v in answers.items()}
-        # The full network's answer says more than the label does; it is not pulled towards aux.
-        parts["distil"] = distillation_loss(answers["aux"], answers["full"].detach())
-        total = parts["full"] + AUXILIARY * (parts["aux"] + parts["distil"])
+        total = parts["full"]
+        if self.jaccard > 0:
+            parts["jaccard"] = jaccard_loss(answers["full"], label)
+            total = total + self.jaccard * parts["jaccard"]
+        if not self.only_sh:
+            # The full network's answer says more than the label does; aux does not pull it.
+            parts["distil"] = distillation_loss(answers["aux"], answers["full"].detach())
+            total = total + AUXILIARY * (parts["aux"] + parts["distil"])
         return total, parts, answers["full"]
 
     def answers(self, image: Tensor) -> dict[str, Tensor]:
         net = self.base
+        if self.only_sh:
+            return {"full": net(image)}
         low = net.lower(image)
         high = net.higher(net.source(image, low))
         return {"full": net.classify_high(high), "aux": net.classify_low(low)}
 
     def evaluate(self) -> dict[str, float]:
         found = self.scores()
-        full, aux = found["full"], found["aux"]
-        return {"miou": full.miou, "pixel_accuracy": full.pixel_accuracy, "aux_miou": aux.miou}
+        full = found["full"]
+        figures = {"miou": full.miou, "pixel_accuracy": full.pixel_accuracy}
+        return figures | ({"aux_miou": found["aux"].miou} if "aux" in found else {})
 
 
 class ImageStage(StillStage):
