@@ -158,6 +158,9 @@ class NetworkConfig:
     #: each against the frame's own answer by a trust that is learned from the age of the features,
     #: the change of F_l, the agreement of both answers and how well the warped image fits.
     fine_carry: bool = False
+    #: Stride of the cells that Eq. (1) carries and fusion mixes, 8 as published. With 16 they are
+    #: means of 2x2 cells, a quarter of the work, and kernels reach twice as far; for fine_carry.
+    propagation_stride: int = ranged(8, choices=(8, 16))
     #: Weight of the auxiliary classifier, which has seen F_l alone, against the full network's in
     #: the answer that residual fusion corrects.
     ensemble: float = ranged(0.0, low=0.0, high=1.0)
@@ -188,6 +191,12 @@ class NetworkConfig:
         if self.fine_carry and self.ensemble:
             raise ConfigError(
                 f"ensemble is {self.ensemble} with fine_carry, whose gate replaces it; set it to 0"
+            )
+
+        if self.propagation_stride > 8 and not self.fine_carry:
+            raise ConfigError(
+                f"propagation_stride is {self.propagation_stride} without fine_carry, so masks "
+                "would be made of cells that large; set fine_carry, or set it to 8"
             )
 
     @property
@@ -235,6 +244,9 @@ def _with_ddrnet(network: NetworkConfig, width: int, ensemble: float = 0.3) -> N
     )
 
 
+_TINY_GATED = replace(_with_ddrnet(_TINY, width=6, ensemble=0.0), fine_carry=True)
+
+
 def _pretrained(trunk: str) -> NetworkConfig:
     """``trunk`` as Sh and as Sl, and answers that are carried by optical flow."""
     return NetworkConfig(
@@ -260,11 +272,12 @@ NETWORKS: dict[str, NetworkConfig] = {
     "paper_resnet18": NetworkConfig(),
     "paper_resnet101": _RESNET101,
     "resnet101_fast": replace(_RESNET101, shared_reduction=1),
-    "edgetpu": _pretrained("mobilenet_edgetpu"),
+    "edgetpu": replace(_pretrained("mobilenet_edgetpu"), propagation_stride=16),
     "efficientnet_lite0": _pretrained("efficientnet_lite0"),
     "tiny": _TINY,
     "tiny_ddr": _with_ddrnet(_TINY, width=6),
-    "tiny_gated": replace(_with_ddrnet(_TINY, width=6, ensemble=0.0), fine_carry=True),
+    "tiny_gated": _TINY_GATED,
+    "tiny_coarse": replace(_TINY_GATED, propagation_stride=16),
 }
 
 

@@ -130,12 +130,12 @@ def lively_weights(name: str) -> dict[str, torch.Tensor]:
             reduced = segmenter.predictor.reduce(low)
             weights = segmenter.predictor(segmenter.predictor.remember(reduced.roll(1, 0)), reduced)
             high = segmenter.higher(segmenter.source(images, low))
+            adapted = segmenter.adapt(low)
+            carried = segmenter.propagate(segmenter.carried_cells(high), weights)
             features = {
                 segmenter.high_classifier: high,
-                segmenter.low_classifier: segmenter.adapt(low),
-                segmenter.classifier: segmenter.fusion(
-                    segmenter.propagate(high, weights), segmenter.adapt(low)
-                ),
+                segmenter.low_classifier: adapted,
+                segmenter.classifier: segmenter.fusion(carried, segmenter.carried_cells(adapted)),
             }
             segmenter.selector(segmenter.selector.reduce(low).roll(1, 0), low.new_zeros(()))
         for head, inputs in features.items():
@@ -165,10 +165,10 @@ def tiny_ddr() -> Segmenter:
     return lively("tiny_ddr")
 
 
-@pytest.fixture
-def gated() -> Segmenter:
-    """The smallest network with a gate."""
-    return lively("tiny_gated")
+@pytest.fixture(params=["tiny_gated", "tiny_coarse"])
+def gated(request: pytest.FixtureRequest) -> Segmenter:
+    """The smallest networks with a gate; Eq. (1) moves cells at 1/8 or 1/16."""
+    return lively(request.param)
 
 
 @pytest.fixture(params=["tiny", "tiny_ddr"])

@@ -18,6 +18,7 @@ from lowlat_seg_ros.lab.training.losses import (
     class_weights,
     distillation_loss,
     feature_loss,
+    jaccard_loss,
     segmentation_loss,
 )
 from lowlat_seg_ros.lab.training.pairs import PropagationLoss, PropagationStage, carry
@@ -154,6 +155,33 @@ def test_a_device_that_is_not_here_is_one_line(
     assert line.count("\n") == 1
     assert repr(name) in line
     assert "choose" in line
+
+
+def test_sh_can_be_trained_alone(tmp_path: Path) -> None:
+    stage = base_stage("tiny_ddr", jaccard=1.0, only_sh=True)
+    net = stage.segmenter
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    loop_of(stage, tmp_path, steps=2, warmup_steps=1).run()
+    new = {name for name, tensor in net.state_dict().items() if (tensor != before[name]).any()}
+    assert {name.split(".")[0] for name in new} == {"backbone", "context", "high_classifier"}
+    with pytest.raises(ConfigError, match="Sl of this one is a part of Sh"):
+        base_stage("tiny", only_sh=True)
+
+
+def test_the_jaccard_loss_is_the_iou_that_decided_masks_lack() -> None:
+    """One minus the mean over the classes that are there; void pixels do not count."""
+    label = torch.tensor([[0, 0, 0, 1], [0, 1, 1, 2], [255, 255, 2, 2]]).repeat_interleave(3, 0)
+    label = label.repeat_interleave(3, 1)[None]
+    mask = label.clone()
+    mask[:, :3, :3], mask[:, -3:, :3] = 1, 0  # a pixel of class 0 wrong, and one that is void
+    logits = 50.0 * torch.nn.functional.one_hot(mask.clamp(max=3), 4).permute(0, 3, 1, 2).float()
+    found = jaccard_loss(logits, label)
+    assert found.item() == pytest.approx(1 - (3 / 4 + 3 / 4 + 1) / 3, abs=1e-4)
+    unsure = torch.zeros_like(logits).requires_grad_(True)
+    jaccard_loss(unsure, label).backward()
+    assert unsure.grad is not None
+    assert 0 < unsure.grad.abs().max() < 1
+    assert jaccard_loss(logits, torch.full_like(label, 255)) == 0
 
 
 def test_void_pixels_do_not_count() -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig, NetworkConfig
 from lowlat_seg_ros.engine import runner
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.key_frame import HighLevel
+from lowlat_seg_ros.engine.key_frame import HighLevel, resampled
+from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.frames import Frame, MaskKind
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.lab.training.selector import calibrate_gate
@@ -25,34 +26,36 @@ def decided(gated: Segmenter, trust: float) -> Segmenter:
     return gated
 
 
-def parts(net: Segmenter) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """F_l, some F_h and evidence."""
-    low = net.lower(torch.randn(1, 3, 64, 96))
-    high = torch.randn(1, net.config.high_channels, 8, 12)
+def parts(net: Segmenter) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """F_l, some F_h as Eq. (1) carries it, evidence and the full network's answers."""
+    low = net.lower(torch.randn(1, 3, 56, 88))
+    high = torch.randn(1, net.config.high_channels, 7, 11)
+    answers = net.high_classifier.cells(high)
     reduced = net.predictor.reduce(low)
-    residual = torch.rand(1, 4, 8, 12)
-    return low, high, evidence_of(reduced.roll(1, 3), reduced, torch.tensor([0.2]), residual)
+    residual = torch.rand(1, 4, 7, 11)
+    known = evidence_of(reduced.roll(1, 3), reduced, torch.tensor([0.2]), residual)
+    return low, net.carried_cells(high), known, answers
 
 
 @torch.inference_mode()
 def test_no_trust_is_the_single_frame_and_full_trust_what_was_carried(gated: Segmenter) -> None:
-    low, high, known = parts(gated)
-    alone = decided(gated, 0.0).classify_fused(high, low, known)
+    low, high, known, answers = parts(gated)
+    alone = decided(gated, 0.0).classify_fused(high, low, known, answers)
     assert torch.equal(alone, gated.classify_low(low))
-    carried = decided(gated, 1.0).classify_fused(high, low, known)
-    torch.testing.assert_close(carried, gated.classify_high(high))
+    carried = decided(gated, 1.0).classify_fused(high, low, known, answers)
+    torch.testing.assert_close(carried, gated.high_classifier.arrange(answers))
 
 
 @torch.inference_mode()
 def test_the_calibration_raises_trust_where_features_are_fresh(gated: Segmenter) -> None:
     assert gated.gate is not None
-    low, high, known = parts(gated)
+    low, high, known, answers = parts(gated)
     trusts = {}
     for age in (0.0, 1.0):
         for calibration in ((0.0, 0.0), (2.0, -2.0)):
             gated.gate.calibration.copy_(torch.tensor(calibration))
             known[:, 1] = age
-            trusts[age, calibration] = gated.split_trust(gated.fuse(high, low, known))[1]
+            trusts[age, calibration] = gated.split_trust(gated.fuse(high, low, known, answers))[1]
     assert (trusts[0.0, (2.0, -2.0)] > trusts[0.0, (0.0, 0.0)]).all()
     # At the age of 1 both numbers add up to nothing.
     torch.testing.assert_close(trusts[1.0, (2.0, -2.0)], trusts[1.0, (0.0, 0.0)])
@@ -70,13 +73,51 @@ def test_calibrating_the_gate_finds_what_gives_the_best_masks(gated: Segmenter) 
 
 @torch.inference_mode()
 def test_the_trust_is_told_for_each_answer(gated: Segmenter) -> None:
-    low, high, known = parts(gated)
-    logits, trust = gated.split_trust(gated.fuse(high, low, known))
+    low, high, known, answers = parts(gated)
+    logits, trust = gated.split_trust(gated.fuse(high, low, known, answers))
     assert trust is not None
     assert trust.shape == (1, 1, *logits.shape[2:])
     assert 0 < trust.min() < trust.max() < 1
-    with pytest.raises(ValueError, match="a network with a gate needs it"):
-        gated.fuse(high, low)
+    with pytest.raises(ValueError, match="a network with a gate needs both"):
+        gated.fuse(high, low, known)
+
+
+@torch.inference_mode()
+def test_coarse_cells_are_means_of_four() -> None:
+    net = Segmenter(NETWORKS["tiny_coarse"]).eval()
+    low = net.lower(torch.randn(1, 3, 56, 88))
+    reduced = net.predictor.reduce(low)
+    assert reduced.shape[2:] == (4, 6)
+    high = torch.randn(1, net.config.high_channels, 7, 11)
+    cells = net.carried_cells(high)
+    torch.testing.assert_close(cells[..., 1, 2], high[..., 2:4, 4:6].mean((2, 3)))
+    torch.testing.assert_close(cells[..., 3, 5], high[..., 6, 10])  # the edge's is that of what is
+    weights = net.predictor(net.predictor.remember(reduced), reduced)
+    assert net.propagate(cells, weights).shape == cells.shape
+
+
+@torch.inference_mode()
+def test_a_key_frame_at_another_size_fits_its_frames(gated: Segmenter) -> None:
+    """Also where there are odd numbers of cells, and back again."""
+    config = EngineConfig(inference_height=0)
+    engine = Engine.deterministic(gated, config, threshold=1.0, delay_frames=1)
+    engine.process(Frame(np.zeros((56, 88, 3), np.uint8), 0))
+    (key, _), image = engine._cache.snapshot(), torch.randn(1, 3, 56, 88)
+    assert key is not None
+    for scale in (3 / 4, 1 / 8, 1 / 2, 1.0):
+        geometry = plan((56, 88), 0, scale)
+        key = resampled(key, geometry)
+        height, width = geometry.padded
+        low = gated.lower(image[:, :, :height, :width])
+        weights = gated.predictor(key.remembered, gated.predictor.reduce(low))
+        assert key.high is not None
+        carried = gated.propagate(key.high.features, weights)
+        assert carried.shape[2:] == gated.carried_cells(low).shape[2:]
+
+
+def test_coarse_cells_without_answers_of_their_own_are_refused() -> None:
+    with pytest.raises(ConfigError, match="propagation_stride is 16 without fine_carry"):
+        NetworkConfig(propagation_stride=16)
 
 
 @torch.inference_mode()

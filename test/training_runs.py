@@ -40,11 +40,12 @@ def random_pairs() -> TensorDataset:
     return TensorDataset(*images, labels, ages)
 
 
-def base_stage(network: str = "tiny") -> BaseStage:
+def base_stage(network: str = "tiny", *, jaccard: float = 0.0, only_sh: bool = False) -> BaseStage:
     """On four images of random pixels."""
     stills = TensorDataset(*random_pairs().tensors[1:3])
     segmenter = Segmenter(NETWORKS[network])
-    return BaseStage(segmenter, Mixture((stills,), (1.0,)), stills, Augment((32, 32)))
+    data, augment = Mixture((stills,), (1.0,)), Augment((32, 32))
+    return BaseStage(segmenter, data, stills, augment, jaccard=jaccard, only_sh=only_sh)
 
 
 def loop_of(stage: Stage, out: Path, **settings: float) -> Loop:

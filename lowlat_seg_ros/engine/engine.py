@@ -185,7 +185,7 @@ class Engine:
                     # First frame in the foreground: Sh runs here, but never on a later frame.
                     high = self._run_sh(arrival, source, luma, watch) if key is None else None
                     with watch.stage("fusion_ms"):
-                        logits = net.classify_high(high.features) if high else net.classify_low(low)
+                        logits = self._classify(high, low)
                     features = Features(low, source, luma, logits, high)
                 else:
                     # Never wait for Sh: F_h of the key frame is taken as it is, exact or not.
@@ -193,7 +193,7 @@ class Engine:
                         reduced = net.reduce(low)
                         weights = net.kernels(key.remembered, reduced)  # W(k,t) (1, K*K, H/8, W/8)
                     with watch.stage("propagation_ms"), single_threaded():
-                        # Eq. (1): F_h (1, Ch, H/8, W/8)
+                        # Eq. (1): F_h (1, Ch, H/8, W/8), or of 2x2 cells each
                         propagated = net.propagate(key.high.features, weights)
                         answers, residual = carried()
                     with watch.stage("fusion_ms"):
@@ -396,7 +396,16 @@ class Engine:
                 self._slow.ran_in_foreground(message)
                 return None
             self._slow.ran_in_foreground("")
-        return HighLevel(features, arrival.frame.stamp_ns, arrival.index, luma, answers)
+        cells = self._net.carried_cells(features)
+        return HighLevel(cells, arrival.frame.stamp_ns, arrival.index, luma, answers)
+
+    def _classify(self, high: HighLevel | None, low: Tensor) -> Tensor:
+        """The logits of a frame that nothing is carried to: the full network's, if Sh ran."""
+        if high is None:
+            return self._net.classify_low(low)
+        if high.answers is not None:
+            return high.answers.contiguous()
+        return self._net.classify_high(high.features)
 
     def _account(self, frame: Frame, provenance: Provenance, latency_ms: float) -> Deadline:
         ran_sh = provenance.reset is not None

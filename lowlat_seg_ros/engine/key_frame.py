@@ -34,7 +34,8 @@ Pause = Callable[[], None]
 class HighLevel:
     """What Sh has made of a frame, which has this stamp and number among those of the engine.
 
-    ``features`` are F_h (1, Ch, H/8, W/8), Sh's own or carried on since. Where answers are carried
+    ``features`` are what Eq. (1) carries, F_h (1, Ch, H/8, W/8) or means of 2x2 of its cells, Sh's
+    own or carried on since. Where answers are carried
     by optical flow (``fine_carry``), ``answers`` (1, classes, r*H/8, r*W/8) are the full network's
     and ``luma``, uint8 (H/2, W/2), is that frame's: both stay until Sh has seen a newer one.
     """
@@ -58,7 +59,8 @@ class KeyFrame:
     ``source`` is what Sh begins with: F_l (1, Cl, H/8, W/8), or the normalised image (1, 3, H, W)
     where Sl is an encoder of its own; ``reduced`` and ``selector_reduced`` (1, width, H/8, W/8) are
     the kernel predictor's and the selector's reductions of F_l, and ``remembered``, of that shape,
-    the key frame's half of the predictor: each computed once. ``high`` is Sh's of this frame when
+    the key frame's half of the predictor: each computed once. ``stride`` is that of ``reduced``,
+    ``remembered`` and the features of ``high``, 8 px or 16. ``high`` is Sh's of this frame when
     ``exact``, that of an older one, propagated, while provisional, and None if no Sh has succeeded
     in this epoch yet. ``geometry`` is the size that all of them have: the frame's own, or where
     ``resampled`` another one that the stream changed to. ``index`` numbers the frame among those of
@@ -78,6 +80,7 @@ class KeyFrame:
     resampled: bool = False
     frame_id: str = ""
     luma: np.ndarray | None = None
+    stride: int = 8
 
 
 def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
@@ -90,8 +93,8 @@ def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
     if old == geometry:
         return key
 
-    def fit(features: Tensor) -> Tensor:
-        return resample(features, old, geometry)
+    def fit(features: Tensor, stride: int | None = None) -> Tensor:
+        return resample(features, old, geometry, stride)
 
     def fit_luma(luma: np.ndarray | None) -> np.ndarray | None:
         return None if luma is None else resample_luma(luma, old, geometry)
@@ -99,15 +102,15 @@ def resampled(key: KeyFrame, geometry: Geometry) -> KeyFrame:
     if high is not None:
         high = dataclasses.replace(
             high,
-            features=fit(high.features),
+            features=fit(high.features, key.stride),
             luma=fit_luma(high.luma),
             answers=None if high.answers is None else fit(high.answers),
         )
     return dataclasses.replace(
         key,
         source=fit(key.source),
-        reduced=fit(key.reduced),
-        remembered=fit(key.remembered),
+        reduced=fit(key.reduced, key.stride),
+        remembered=fit(key.remembered, key.stride),
         selector_reduced=fit(key.selector_reduced),
         high=high,
         luma=fit_luma(key.luma),
@@ -210,7 +213,8 @@ class Refiner:
         with self._net.frame_context():
             features = exact_features(self._net, key.source, checked_pause)
             answers = self._net.answers(features)
-            high = HighLevel(features, key.stamp_ns, key.index, key.luma, answers)
+            cells = self._net.carried_cells(features)
+            high = HighLevel(cells, key.stamp_ns, key.index, key.luma, answers)
             done = dataclasses.replace(key, high=high)
             while True:
                 current, epoch = self._cache.snapshot()

@@ -100,15 +100,15 @@ def pixels_of(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     return padded
 
 
-def resample(features: Tensor, old: Geometry, new: Geometry) -> Tensor:
+def resample(features: Tensor, old: Geometry, new: Geometry, stride: int | None = None) -> Tensor:
     """Features (1, C, h, w) of an image at ``old`` -> (1, C, h', w') of the same image at ``new``.
 
     The interpolation is bilinear, from cell centre to cell centre; cells of the padding repeat the
-    edge. The cells may be of any stride that divides the padded sides, pixels among them. Only the
-    result is rounded to the precision of ``features``.
+    edge. The cells may be of any ``stride``; by default it is one that divides the padded sides.
+    Only the result is rounded to the precision of ``features``.
     """
-    stride = old.padded[0] // features.shape[2]
-    size = [side // stride for side in new.padded]
+    stride = stride or old.padded[0] // features.shape[2]
+    size = [-(-side // stride) for side in new.padded]
     # The scale is that of the unpadded region, as it is in postprocess.
     scales = [after / before for after, before in zip(new.scaled, old.scaled, strict=True)]
     result: Tensor = torch.ops.aten.upsample_bilinear2d(features.float(), size, False, *scales)

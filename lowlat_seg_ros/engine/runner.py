@@ -79,6 +79,7 @@ class Runner:
 
     def __init__(self, segmenter: Segmenter) -> None:
         self._net = segmenter
+        self.propagation_stride = segmenter.config.propagation_stride
 
     def frame_context(self) -> AbstractContextManager[None]:
         """Entered while this track computes; nothing that it began continues afterwards."""
@@ -141,8 +142,12 @@ class Runner:
         """Key frame as :meth:`remember` has it, reduced F_l of the current frame -> W(k,t)."""
         return self.run("kernels", self._net.predictor, remembered, reduced)
 
+    def carried_cells(self, high: Tensor) -> Tensor:
+        """F_h -> what Eq. (1) carries of it, which stays as long valid as F_h."""
+        return self._net.carried_cells(high)
+
     def propagate(self, key_high: Tensor, weights: Tensor) -> Tensor:
-        """Eq. (1): F_h of the key frame, carried to the current one."""
+        """Eq. (1): :meth:`carried_cells` of the key frame, carried to the current one."""
         return self.run("propagate", self._net.propagate, key_high, weights)
 
     def answers(self, high: Tensor) -> Tensor | None:

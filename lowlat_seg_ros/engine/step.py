@@ -159,6 +159,7 @@ class Step:
             epoch=self.provenance.epoch,
             exact=self.provenance.kind is MaskKind.FULL,
             luma=features.luma,
+            stride=net.propagation_stride,
             frame_id=self.arrival.frame.frame_id,
         )
 

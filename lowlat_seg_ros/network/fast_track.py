@@ -161,10 +161,16 @@ class TrustGate(nn.Module):
         return self.logit(fused, carried, own, evidence).sigmoid()
 
     def logit(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
-        """Of the trust, of what :meth:`forward` takes and in its shape."""
+        """Of the trust, of what :meth:`forward` takes and in its shape.
+
+        ``fused`` may be of 2x2 cells each.
+        """
         distance = (carried - own).abs()
-        kind = distance.dtype
-        inputs = [fused.to(kind), distance, evidence.to(kind)]
+        kind, cells = distance.dtype, distance.shape[2:]
+        fused = fused.to(kind)
+        if fused.shape[2:] != cells:
+            fused = F.interpolate(fused, cells)  # the nearest: each of 2x2 cells is its own
+        inputs = [fused, distance, evidence.to(kind)]
         logit: Tensor = self.last(self.first(torch.cat(inputs, dim=1)).relu())
         constant, of_age = self.calibration
         return logit + (constant + of_age * evidence[:, 1:2])
@@ -184,11 +190,13 @@ def evidence_of(reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: T
     """What speaks against carried features, for the gate: (N, 2 + points, H/8, W/8) float32.
 
     The planes are the mean change of F_l, from the kernel predictor's reductions of both frames
-    (N, width, H/8, W/8); the age, from ``age_s`` (N,), seconds since the frame that Sh has seen, on
-    a logarithmic scale; and those of ``residual`` (N, points, H/8, W/8), see
-    :class:`.warping.Motion`.
+    (N, width, H/8, W/8), or of 2x2 cells each; the age, from ``age_s`` (N,), seconds since the
+    frame that Sh has seen, on a logarithmic scale; and those of ``residual`` (N, points, H/8, W/8),
+    see :class:`.warping.Motion`.
     """
     change = (reduced - reduced_key).abs().mean(dim=1, keepdim=True, dtype=torch.float32)
+    if change.shape[2:] != residual.shape[2:]:
+        change = F.interpolate(change, residual.shape[2:])
     # 8: the scale on which the first frames differ most.
     age = torch.log1p(8 * age_s.clamp(min=0) / AGE_S) / math.log(9)
     planes = [change, age.view(-1, 1, 1, 1).expand_as(change), residual * RESIDUAL_SCALE]

@@ -60,6 +60,11 @@ def separable(
     )
 
 
+def halved(x: Tensor) -> Tensor:
+    """Means of 2x2 cells: (N, C, h, w) -> (N, C, ceil(h/2), ceil(w/2)); at the edge of what is."""
+    return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+
+
 def resized(x: Tensor, size: Sequence[int]) -> Tensor:
     """``x`` (N, C, h, w) interpolated to ``size``, bilinear; ``x`` itself if it has that size."""
     if list(x.shape[2:]) == list(size):

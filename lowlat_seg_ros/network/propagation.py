@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.fast_track import Reduced
-from lowlat_seg_ros.network.layers import PackedConv2d, compile_with_numba, conv_bn_relu
+from lowlat_seg_ros.network.layers import PackedConv2d, compile_with_numba, conv_bn_relu, halved
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,19 @@ class KernelPredictor(nn.Module):
     """Predicts, for every location, the K x K weights that carry F_h from key to current frame."""
 
     def __init__(
-        self, low_channels: int, width: int, kernel_size: int, shares: bool = False
+        self,
+        low_channels: int,
+        width: int,
+        kernel_size: int,
+        shares: bool = False,
+        coarse: bool = False,
     ) -> None:
-        """``shares``: reads :class:`.fast_track.SharedReduction` instead of its own reduction."""
+        """``shares``: reads :class:`.fast_track.SharedReduction` instead of its own reduction.
+
+        ``coarse``: it has kernels for cells at 1/16 instead of 1/8.
+        """
         super().__init__()
+        self.coarse = coarse
         # One reduction for both frames, so that the key frame's is computed once.
         self.reduction = Reduced(width) if shares else conv_bn_relu(low_channels, width)
         self.mix = conv_bn_relu(2 * width, width)
@@ -53,9 +62,9 @@ class KernelPredictor(nn.Module):
             self.logits.bias[kernel_size**2 // 2] = math.log(max(1, kernel_size**2 - 1))  # type: ignore[index]
 
     def reduce(self, low: Tensor) -> Tensor:
-        """F_l (N, Cl, H/8, W/8) -> reduced (N, width, H/8, W/8)."""
+        """F_l (N, Cl, H/8, W/8) -> reduced (N, width, H/8, W/8), or at 1/16 if ``coarse``."""
         reduced: Tensor = self.reduction(low)
-        return reduced
+        return halved(reduced) if self.coarse else reduced
 
     def remember(self, reduced: Tensor) -> Tensor:
         """Reduced F_l of a key frame -> what :meth:`forward` reads, computed once per key frame."""
@@ -86,6 +95,7 @@ class PackedKernelPredictor(KernelPredictor):
     def __init__(self, predictor: KernelPredictor) -> None:
         nn.Module.__init__(self)
         self.reduction, self.logits = predictor.reduction, predictor.logits
+        self.coarse = predictor.coarse
         mix = predictor.mix[0]
         assert isinstance(mix, nn.Conv2d)
         key, current = mix.weight.detach().chunk(2, dim=1)

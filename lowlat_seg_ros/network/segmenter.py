@@ -20,7 +20,7 @@ from lowlat_seg_ros.network.fast_track import (
     SharedReduction,
     TrustGate,
 )
-from lowlat_seg_ros.network.layers import resized
+from lowlat_seg_ros.network.layers import halved, resized
 from lowlat_seg_ros.network.mobilenet import EfficientNetLite, MobileNetEdgeTPU
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
 from lowlat_seg_ros.network.resnet import ContextHead, DDREncoder, ResNet
@@ -46,10 +46,11 @@ class Segmenter(nn.Module):
     F_l        (N, Cl, H/8, W/8)        :meth:`lower`
     F_h        (N, Ch, H/8, W/8)        :meth:`higher` of :meth:`source`
     W(k,t)     (N, K*K, H/8, W/8)       ``predictor``
-    Eq. (1)    (N, Ch, H/8, W/8)        :meth:`propagate`
+    Eq. (1)    (N, Ch, H/8, W/8)        :meth:`propagate` of :meth:`carried_cells`
     devS(k,t)  (N,)                     ``selector.deviation``
     =========  =======================  ============================================
 
+    With a ``propagation_stride`` of 16 W(k,t) and Eq. (1) are at 1/16.
     All ``classify_*`` methods return logits (N, classes, r*H/8, r*W/8), r being the configuration's
     ``classifier_upsampling``.
     """
@@ -88,7 +89,9 @@ class Segmenter(nn.Module):
         if shares:
             kernel = int(config.shared_reduction)  # old checkpoints may have a bool
             self.shared = SharedReduction(low, width, kernel, keeps_input=self.encoder is None)
-        self.predictor = KernelPredictor(low, width, config.kernel_size, shares)
+        #: Whether Eq. (1) and fusion have cells at 1/16.
+        self.is_coarse = config.propagation_stride > STRIDE
+        self.predictor = KernelPredictor(low, width, config.kernel_size, shares, self.is_coarse)
         self.adapt = AdaptNet(low, width, config.adapt_context, shares, config.adapt_depth)
         self.fusion = Fusion(high, width)
         self.selector = KeyFrameSelector(low, width, shares)
@@ -192,8 +195,12 @@ class Segmenter(nn.Module):
         scale = self.config.high_scale
         return resized(image, [max(1, round(side * scale / 16)) * 16 for side in image.shape[2:]])
 
+    def carried_cells(self, high: Tensor) -> Tensor:
+        """F_h -> what Eq. (1) carries of it: F_h itself, or means of 2x2 cells."""
+        return halved(high) if self.is_coarse else high
+
     def propagate(self, key_high: Tensor, weights: Tensor) -> Tensor:
-        """F_h of the key frame and W(k,t) -> F_h carried to the current frame, Eq. (1)."""
+        """:meth:`carried_cells` of the key frame and W(k,t) -> the current frame's, Eq. (1)."""
         return spatially_variant_convolution(key_high, weights)
 
     def fuse(
@@ -209,17 +216,16 @@ class Segmenter(nn.Module):
         With a gate it tells how far to trust Sh's ``answers``, which :meth:`warp` moved to now, as
         (N, classes*r*r, H/8, W/8): logits = trust * answers + (1 - trust) * those of F_l alone.
         ``evidence``: for the gate, see :func:`.fast_track.evidence_of`; raises ``ValueError`` if it
-        is missing. :meth:`split_trust` separates logits and trust.
+        or the answers are missing. :meth:`split_trust` separates logits and trust.
         """
         adapted, config = self.adapt(low), self.config
-        fused = self.fusion(propagated, adapted)
+        fused = self.fusion(propagated, self.carried_cells(adapted))
+        if self.gate is not None:
+            if evidence is None or answers is None:
+                raise ValueError("evidence or answers are None; a network with a gate needs both")
+            return self.gate.combine(fused, answers, self.low_classifier.cells(adapted), evidence)
         if answers is None and config.residual_fusion:
             answers = self.high_classifier.cells(propagated)
-        if self.gate is not None:
-            if evidence is None:
-                raise ValueError("evidence is None; a network with a gate needs it")
-            assert answers is not None  # fine_carry includes residual_fusion
-            return self.gate.combine(fused, answers, self.low_classifier.cells(adapted), evidence)
         cells: Tensor = self.classifier.cells(fused)
         if answers is not None:
             if config.ensemble:

@@ -172,7 +172,9 @@ class KeyedEngine(Stream):
             view = runner.clone(self.run("view", carrier.view, now.image, low))
             remembered = runner.clone(self.run("remember", carrier.remember, view))
             answers = runner.answers(high) if self._head is None else None
-            self._key = Key(high, view, remembered, answers, now.luma)
+            # The segmenter's own fusion reads what the segmenter carries.
+            moved = runner.carried_cells(high) if self._head is None else high
+            self._key = Key(moved, view, remembered, answers, now.luma)
             self._schedule.promote(runner, low)
         with now.watch.stage("fusion_ms"):
             return runner.classify_high(high)

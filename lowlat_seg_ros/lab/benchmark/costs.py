@@ -124,13 +124,14 @@ def count(config: NetworkConfig, size: tuple[int, int]) -> MultiplyAdds:
             logits, points = net.answers(high), net.config.classifier_upsampling
             still = torch.zeros(1, 2, *logits.shape[2:])
             answers = net.warp(logits, still)
-            residual = torch.zeros(1, points**2, *reduced.shape[2:])
+            residual = torch.zeros(1, points**2, *low.shape[2:])
             age = torch.zeros(1)
             known, gate = _giga(lambda: evidence_of(reduced, reduced, age, residual))
-        _, fusion = _giga(lambda: net.fuse(high, low, known, answers))
+        cells = net.carried_cells(high)
+        _, fusion = _giga(lambda: net.fuse(cells, low, known, answers))
         seen, selector = _giga(lambda: net.selector.reduce(low))
         _, verdict = _giga(lambda: net.selector.deviation(seen, seen))
-    propagation = weights.shape[1] * high.numel() / 1e9  # no operator that the counter knows
+    propagation = weights.shape[1] * cells.numel() / 1e9  # no operator that the counter knows
     shared = lower if net.encoder is None else 0.0
     full = shared + higher + classifier
     fast = lower + reduction + kernels + propagation + gate + fusion

@@ -104,8 +104,7 @@ def _stage(
 ) -> Stage:
     match args.stage:
         case "base":
-            own = (args.jaccard, args.only == "sh")
-            return BaseStage(segmenter, *_stills(data, args), *own)
+            return BaseStage(segmenter, *_stills(data, args), only_sh=args.only == "sh")
         case "propagation":
             loss_weights = settings_from(args, PropagationLoss)
             return PropagationStage(segmenter, *_pairs(data, args), loss_weights)
@@ -123,8 +122,8 @@ def _stage(
 
 def _stills(
     data: TrainingData, args: argparse.Namespace
-) -> tuple[sources.Mixture, TensorDataset, Augment, Teacher | None]:
-    """Data, augmentation and teacher of a stage on stills."""
+) -> tuple[sources.Mixture, TensorDataset, Augment, Teacher | None, float]:
+    """Data, augmentation, teacher and weight of the Jaccard loss of a stage on stills."""
     if not 0.0 <= args.rendered_share <= 1.0:
         raise ConfigError(f"--rendered-share is {args.rendered_share}; it must lie in [0, 1]")
     if not 0 < args.min_scale <= args.max_scale:
@@ -138,7 +137,7 @@ def _stills(
     if args.teacher is not None:
         teacher = Teacher(args.teacher, args.teacher_classes, CAMVID, data.device)
     augment = Augment(args.crop, scale, degrade=args.degrade, restyle=args.restyle)
-    return *sources.stills(data, args.rendered_share), augment, teacher
+    return *sources.stills(data, args.rendered_share), augment, teacher, args.jaccard
 
 
 def _pairs(

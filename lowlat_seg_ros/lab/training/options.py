@@ -63,9 +63,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--start-from", type=Path, metavar="FILE", help="checkpoint to continue from")
     add("--output-stride", type=int, choices=(8, 16),
         help="stride of F_h; 16 trains about three times faster")  # fmt: skip
-    add("--jaccard", type=float, default=0.0, metavar="WEIGHT",
-        help="weight of the Lovasz-Softmax loss, which favours small classes as mIoU does "
-        "(default %(default)s)")  # fmt: skip
     add("--only", choices=("sh",),
         help="train Sh alone, and leave Sl and what reads its features as it is")  # fmt: skip
 
@@ -113,6 +110,9 @@ def _stills() -> argparse.ArgumentParser:
     add("--restyle", type=float, default=0.0,
         help="share of the images whose colours, light and textures are changed, class by "
         "class; for rendered drives (default %(default)s)")  # fmt: skip
+    add("--jaccard", type=float, default=0.0, metavar="WEIGHT",
+        help="weight of the Lovasz-Softmax loss, which favours small classes as mIoU does "
+        "(default %(default)s)")  # fmt: skip
     add("--teacher", type=Path, metavar="FILE",
         help="a network to learn from in addition to the labels, saved by torch.export.save: RGB "
         "in [0, 1] (N, 3, H, W) to logits (N, classes, h, w); needs --teacher-classes")  # fmt: skip

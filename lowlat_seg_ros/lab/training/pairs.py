@@ -24,6 +24,7 @@ from lowlat_seg_ros.lab.training.losses import (
     class_weights,
     distillation_loss,
     feature_loss,
+    jaccard_loss,
     scores,
     segmentation_loss,
 )
@@ -51,6 +52,12 @@ class PropagationLoss:
     auxiliary_distillation: float = setting(
         0.0,
         "weight of the full network's answer in what the auxiliary mask learns",
+        Rule(low=0.0, high=100.0),
+    )
+    jaccard: float = setting(
+        0.0,
+        "weight of the Lovasz-Softmax loss of the fused and the auxiliary mask, which favours "
+        "small classes as mIoU does",
         Rule(low=0.0, high=100.0),
     )
     chained_share: float = setting(
@@ -108,8 +115,12 @@ class PropagationStage:
             "aux": AUXILIARY * segmentation_loss(own, label, self.weights),
             "distil": weigh.distillation * distillation_loss(fused, teacher),
             # F_h of the current frame is what carried F_h should be.
-            "features": weigh.feature_distillation * feature_loss(carried, high.float()),
+            "features": weigh.feature_distillation
+            * feature_loss(carried, net.carried_cells(high.float())),
         }
+        if weigh.jaccard > 0:
+            both_masks = jaccard_loss(fused, label) + AUXILIARY * jaccard_loss(own, label)
+            parts["jaccard"] = weigh.jaccard * both_masks
         if weigh.auxiliary_distillation > 0:
             parts["aux_distil"] = weigh.auxiliary_distillation * distillation_loss(own, teacher)
         return sum(parts.values(), torch.zeros(())), {k: v.item() for k, v in parts.items()}
@@ -161,7 +172,7 @@ def carry_all(
 def carry(
     net: Segmenter, low_key: Tensor, high_key: Tensor, low: Tensor, chained: bool = False
 ) -> Tensor:
-    """F_h of the key frame carried to the current one, (N, Ch, H/8, W/8) float32.
+    """F_h of the key frame carried to the current one, (N, Ch, H/8, W/8) or of 2x2 cells, float32.
 
     ``chained``: by way of the current frame and the key frame.
     """
@@ -171,7 +182,7 @@ def carry(
     ways = [there]
     if chained:
         ways += [predictor(predictor.remember(now), before), there]
-    carried = high_key.float()
+    carried = net.carried_cells(high_key.float())
     for weights in ways:
         carried = net.propagate(carried, weights)
     return carried

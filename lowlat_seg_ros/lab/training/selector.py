@@ -201,5 +201,6 @@ def _answers(
     assert known is not None
     assert net.gate is not None
     adapted = net.adapt(low[1:])
-    fused, own = net.fusion(carried, adapted), net.low_classifier.cells(adapted)
+    fused = net.fusion(carried, net.carried_cells(adapted))
+    own = net.low_classifier.cells(adapted)
     return own, answers, net.gate.logit(fused, answers, own, known), float(known[0, 1, 0, 0])

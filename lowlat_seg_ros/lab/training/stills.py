@@ -32,24 +32,27 @@ SMALLEST_CROP = 128
 
 
 class StillStage(ABC):
-    """What the stages on stills share: batches, class weights, and a teacher's part of the loss."""
+    """What the stages on stills share: batches, class weights, and two parts of the loss.
+
+    They are a ``teacher``'s, and the :func:`.losses.jaccard_loss` with the weight ``jaccard``.
+    """
 
     name: str
     segmenter: nn.Module
 
     def __init__(
         self, base: Segmenter, data: Mixture, held_out: TensorDataset, augment: Augment,
-        teacher: Teacher | None = None,
+        teacher: Teacher | None = None, jaccard: float = 0.0,
     ) -> None:  # fmt: skip
         self.segmenter = self.base = base
         self.data, self.held_out, self.augment = data, held_out, augment
-        self.teacher = teacher
+        self.teacher, self.jaccard = teacher, jaccard
         # The first part is the one that the network is judged on.
         self.weights = class_weights(data.parts[0].tensors[1], base.config.num_classes)
 
     @abstractmethod
     def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Loss, its parts, and the logits that a teacher has a say in.
+        """Loss, its parts, and the logits that a teacher and the Jaccard loss have a say in.
 
         Of normalised images (N, 3, h, w) and labels (N, h, w).
         """
@@ -63,6 +66,9 @@ class StillStage(ABC):
         pixels, label = self.data.batch(batch_size, self.augment, generator)
         image = self.base.normalise(pixels).contiguous(memory_format=torch.channels_last)
         total, parts, logits = self.losses(image, label)
+        if self.jaccard > 0:
+            parts["jaccard"] = self.jaccard * jaccard_loss(logits, label)
+            total = total + parts["jaccard"]
         if self.teacher is not None:
             parts["teacher"] = taught_loss(logits, self.teacher.logits(pixels))
             total = total + parts["teacher"]
@@ -79,9 +85,8 @@ class StillStage(ABC):
 class BaseStage(StillStage):
     """Cross-entropy on the full network's mask, and on the auxiliary mask of Sl + AdaptNet.
 
-    ``jaccard``: weight of the :func:`.losses.jaccard_loss` of the full network's mask. ``only_sh``
-    leaves everything else as it is, for a network whose Sh reads the image; raises ``ConfigError``
-    for another one.
+    ``only_sh`` leaves all but Sh as it is, where Sh reads the image; raises ``ConfigError`` for
+    other networks.
     """
 
     name = "base"
@@ -90,8 +95,8 @@ class BaseStage(StillStage):
         self, base: Segmenter, data: Mixture, held_out: TensorDataset, augment: Augment,
         teacher: Teacher | None = None, jaccard: float = 0.0, only_sh: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(base, data, held_out, augment, teacher)
-        self.jaccard, self.only_sh = jaccard, only_sh
+        super().__init__(base, data, held_out, augment, teacher, jaccard)
+        self.only_sh = only_sh
         if only_sh and base.encoder is None:
             raise ConfigError(
                 "--only sh is for networks whose Sh reads the image, and Sl of this one is a part "
@@ -101,7 +106,7 @@ class BaseStage(StillStage):
     def trained(self) -> list[list[nn.Module]]:
         """Everything the full and the auxiliary mask need, or Sh alone."""
         net = self.base
-        full = [net.backbone, net.context, net.high_classifier]
+        full: list[nn.Module] = [net.backbone, net.context, net.high_classifier]
         if self.only_sh:
             return [full]
         own = [] if net.encoder is None else [net.encoder]
@@ -111,9 +116,6 @@ class BaseStage(StillStage):
         answers = self.answers(image)
         parts = {k: segmentation_loss(v, label, self.weights) for k, v in answers.items()}
         total = parts["full"]
-        if self.jaccard > 0:
-            parts["jaccard"] = jaccard_loss(answers["full"], label)
-            total = total + self.jaccard * parts["jaccard"]
         if not self.only_sh:
             # The full network's answer says more than the label does; aux does not pull it.
             parts["distil"] = distillation_loss(answers["aux"], answers["full"].detach())
@@ -144,7 +146,7 @@ class ImageStage(StillStage):
 
     def __init__(
         self, name: str, method: Baseline, data: Mixture, held_out: TensorDataset, augment: Augment,
-        teacher: Teacher | None = None, distillation: float = 0.0,
+        teacher: Teacher | None = None, jaccard: float = 0.0, distillation: float = 0.0,
     ) -> None:  # fmt: skip
         if name == "ddrnet23_slim" and min(augment.crop) < SMALLEST_CROP:
             height, width = augment.crop
@@ -152,7 +154,7 @@ class ImageStage(StillStage):
                 f"the crop is {height}x{width}; {name} has features at 1/64, whose BatchNorm needs "
                 f"several cells: crop at least {SMALLEST_CROP} each way"
             )
-        super().__init__(method.base, data, held_out, augment, teacher)
+        super().__init__(method.base, data, held_out, augment, teacher, jaccard)
         self.name, self.segmenter, self.distillation = name, method, distillation
         self.methods, self.network = {name: method}, method.learned["network"]
 
