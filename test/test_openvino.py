@@ -61,15 +61,18 @@ def test_parts_answer_as_in_pytorch_at_every_size(weights: Path) -> None:
         assert low.shape == expected.shape
         assert (low - expected).abs().mean() < 0.06 * expected.abs().mean()
         # From here on both get the same.
-        reduced, before = as_it_is.reduce(as_it_is.lower(image)), as_it_is.lower(then)
+        low = as_it_is.lower(image)
+        reduced, before = as_it_is.reduce(low), as_it_is.reduce(as_it_is.lower(then))
         remembered, high = as_it_is.remember(before), as_it_is.higher(image)
         kernels = as_it_is.kernels(remembered, reduced)
         assert (compiled.kernels(remembered, reduced) - kernels).abs().mean() < 1e-3
         carried = torch.nn.functional.pixel_unshuffle(as_it_is.answers(high), 2)
-        residual = torch.zeros(1, 4, *reduced.shape[2:])
+        residual = torch.zeros(1, 4, *low.shape[2:])
         evidence = as_it_is.evidence(before, reduced, 0.1, residual)
-        pairs = [r.fuse(high, reduced, evidence, carried) for r in (compiled, as_it_is)]
-        single = [r.classify_low(reduced) for r in (compiled, as_it_is)]
+        cells = as_it_is.carried_cells(high)
+        given = (cells, low, reduced, evidence, carried)
+        pairs = [r.fuse(*given) for r in (compiled, as_it_is)]
+        single = [r.classify_low(low) for r in (compiled, as_it_is)]
         for logits, theirs in (tuple(logits for logits, _ in pairs), tuple(single)):
             assert logits.shape == theirs.shape
             assert (logits.argmax(1) == theirs.argmax(1)).float().mean() > 0.98

@@ -44,7 +44,7 @@ def test_the_parts_are_the_network_s(tiny: Segmenter, make_frame: MakeFrame) -> 
     carried = run.propagate(high, weights)
     assert torch.equal(carried, tiny.propagate(high, weights))
     assert run.evidence(before, now, 0.1, None) is None  # there is no gate
-    fused, trust = run.fuse(carried, low, None, None)
+    fused, trust = run.fuse(carried, low, now, None, None)
     assert trust is None
     assert torch.equal(fused, tiny.classify_fused(carried, low))
     assert torch.equal(run.classify_high(high), tiny.classify_high(high))

@@ -14,8 +14,9 @@ from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.frames import Frame, MaskKind
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.lab.training.selector import calibrate_gate
-from lowlat_seg_ros.network.fast_track import evidence_of, weighed
+from lowlat_seg_ros.network.fast_track import evidence_of
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.weighing import weigh, weighed
 
 
 def decided(gated: Segmenter, trust: float) -> Segmenter:
@@ -37,6 +38,13 @@ def parts(net: Segmenter) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tor
     return low, net.carried_cells(high), known, answers
 
 
+def decide(net: Segmenter, *parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Logits and trust, of what :func:`parts` returns."""
+    low, high, known, answers = parts
+    cells = net.fuse(high, low, known, answers, net.predictor.reduce(low))
+    return net.split_trust(net.decide(cells, answers))
+
+
 @torch.inference_mode()
 def test_no_trust_is_the_single_frame_and_full_trust_what_was_carried(gated: Segmenter) -> None:
     low, high, known, answers = parts(gated)
@@ -55,7 +63,7 @@ def test_the_calibration_raises_trust_where_features_are_fresh(gated: Segmenter)
         for calibration in ((0.0, 0.0), (2.0, -2.0)):
             gated.gate.calibration.copy_(torch.tensor(calibration))
             known[:, 1] = age
-            trusts[age, calibration] = gated.split_trust(gated.fuse(high, low, known, answers))[1]
+            trusts[age, calibration] = decide(gated, low, high, known, answers)[1]
     assert (trusts[0.0, (2.0, -2.0)] > trusts[0.0, (0.0, 0.0)]).all()
     # At the age of 1 both numbers add up to nothing.
     torch.testing.assert_close(trusts[1.0, (2.0, -2.0)], trusts[1.0, (0.0, 0.0)])
@@ -74,11 +82,11 @@ def test_calibrating_the_gate_finds_what_gives_the_best_masks(gated: Segmenter) 
 @torch.inference_mode()
 def test_the_trust_is_told_for_each_answer(gated: Segmenter) -> None:
     low, high, known, answers = parts(gated)
-    logits, trust = gated.split_trust(gated.fuse(high, low, known, answers))
+    logits, trust = decide(gated, low, high, known, answers)
     assert trust is not None
     assert trust.shape == (1, 1, *logits.shape[2:])
     assert 0 < trust.min() < trust.max() < 1
-    with pytest.raises(ValueError, match="a network with a gate needs both"):
+    with pytest.raises(ValueError, match="a network with a gate needs all three"):
         gated.fuse(high, low, known)
 
 
@@ -127,6 +135,15 @@ def test_answers_are_weighed_point_by_point() -> None:
     pixels = torch.nn.functional.pixel_shuffle(weighed(own, carried, trust), 2)
     assert pixels.shape == (1, 3, 4, 4)
     assert torch.equal(pixels[0, 1, :2, :2], torch.tensor([[0.0, 0.25], [0.5, 1.0]]))
+
+
+def test_the_compiled_step_weighs_as_pytorch_does() -> None:
+    """With gradients PyTorch does it."""
+    own, carried = torch.randn(2, 1, 3 * 4, 5, 7)
+    cells = torch.cat([own, torch.rand(1, 4, 5, 7)], dim=1)
+    with torch.no_grad():
+        compiled = weigh(cells, carried, 2)
+    torch.testing.assert_close(compiled, weigh(cells, carried, 2))
 
 
 def test_evidence_grows_with_age_and_change() -> None:

@@ -201,7 +201,7 @@ class Engine:
                         # F_l of the key frame stands for that of the frame that Sh saw: with the
                         # latter the clip's mIoU changes by 0.02 points at most.
                         evidence = net.evidence(key.reduced, reduced, age_s, residual)
-                        logits, trust = net.fuse(propagated, low, evidence, answers)  # Sec. 3.3
+                        logits, trust = net.fuse(propagated, low, reduced, evidence, answers)
                     high = dataclasses.replace(key.high, features=propagated)
                     features = Features(low, source, luma, logits, high, reduced, weights, trust)
                 judged, least = None, arrival.config.confidence_threshold

@@ -36,7 +36,7 @@ class Part:
 PARTS: dict[Hashable, Part] = {
     "lower": Part(lambda net: net.lower),
     "kernels": Part(lambda net: net.predictor),
-    "fuse": Part(lambda net: net.fuse, planes=True),
+    "fuse": Part(lambda net: net.fuse),
     "classify_low": Part(lambda net: net.classify_low, planes=True),
 }
 

@@ -185,14 +185,20 @@ class Runner:
         return self.run("evidence", evidence_of, *inputs)
 
     def fuse(
-        self, propagated: Tensor, low: Tensor, evidence: Tensor | None, answers: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, propagated: Tensor, low: Tensor, reduced: Tensor, evidence: Tensor | None,
+        answers: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """The fast track's logits; and the trust in what was carried.
 
         ``evidence``, ``answers`` and trust are None where the network carries no answers.
         """
-        carried = [x for x in (evidence, answers) if x is not None]
-        return self._net.split_trust(self.run("fuse", self._net.fuse, propagated, low, *carried))
+        net = self._net
+        if evidence is None or answers is None:
+            cells = self.run("fuse", net.fuse, propagated, low)
+            return self.run("decide", net.decide, cells), None
+        given = [reduced] if net.is_coarse else []
+        cells = self.run("fuse", net.fuse, propagated, low, evidence, answers, *given)
+        return net.split_trust(self.run("decide", net.decide, cells, answers))
 
     def classify_high(self, high: Tensor) -> Tensor:
         return self.run("classify_high", self._net.classify_high, high)

@@ -175,16 +175,6 @@ class TrustGate(nn.Module):
         constant, of_age = self.calibration
         return logit + (constant + of_age * evidence[:, 1:2])
 
-    def combine(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
-        """The carried and the own answer, weighed by the gate.
-
-        Returns logits, and the trust as one more plane, (N, classes + 1, r*H/8, r*W/8), r*r being
-        the points. Inputs as for :meth:`forward`.
-        """
-        trust = self(fused, carried, own, evidence)
-        cells = torch.cat([weighed(own, carried, trust), trust], dim=1)
-        return F.pixel_shuffle(cells, math.isqrt(self.points))
-
 
 def evidence_of(reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: Tensor) -> Tensor:
     """What speaks against carried features, for the gate: (N, 2 + points, H/8, W/8) float32.
@@ -202,17 +192,6 @@ def evidence_of(reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: T
     planes = [change, age.view(-1, 1, 1, 1).expand_as(change), residual * RESIDUAL_SCALE]
     # Channels last, as all that it is concatenated with.
     return torch.cat(planes, dim=1).contiguous(memory_format=torch.channels_last)
-
-
-def weighed(own: Tensor, carried: Tensor, trust: Tensor) -> Tensor:
-    """The mean of both answers (N, classes*points, h, w) weighed by ``trust`` (N, points, h, w)."""
-    # Channels are ordered by class, then by point, as in ``torch.nn.PixelShuffle``. In NHWC, as all
-    # tensors here: otherwise each step would copy there and back.
-    times = own.shape[1] // trust.shape[1]
-    of_classes = trust.permute(0, 2, 3, 1).repeat(1, 1, 1, times).permute(0, 3, 1, 2)
-    # Under autocast their types differ.
-    kind = carried.dtype
-    return torch.lerp(own.to(kind), carried, of_classes.to(kind))
 
 
 class KeyFrameSelector(nn.Module):

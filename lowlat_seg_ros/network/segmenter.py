@@ -32,6 +32,7 @@ from lowlat_seg_ros.network.trunk import (
     TrunkEncoder,
     call,
 )
+from lowlat_seg_ros.network.weighing import weigh
 
 #: Strides of F_l and F_h; image sides must be multiples of it.
 STRIDE = 8
@@ -209,21 +210,28 @@ class Segmenter(nn.Module):
         low: Tensor,
         evidence: Tensor | None = None,
         answers: Tensor | None = None,
+        reduced: Tensor | None = None,
     ) -> Tensor:
-        """The fast track's logits, and with a gate the trust as one more plane (Sec. 3.3).
+        """What :meth:`decide` makes the fast track's logits of, several per cell (Sec. 3.3).
 
-        Propagated F_h is fused with the current frame's adapted F_l, and the result is classified.
-        With a gate it tells how far to trust Sh's ``answers``, which :meth:`warp` moved to now, as
-        (N, classes*r*r, H/8, W/8): logits = trust * answers + (1 - trust) * those of F_l alone.
-        ``evidence``: for the gate, see :func:`.fast_track.evidence_of`; raises ``ValueError`` if it
-        or the answers are missing. :meth:`split_trust` separates logits and trust.
+        Propagated F_h is fused with the current frame's adapted F_l, or with the predictor's
+        ``reduced`` F_l where cells are coarse, and the result is classified. With a gate it tells
+        how far to trust Sh's ``answers``, which :meth:`warp` moved to now, as (N, classes*r*r, H/8,
+        W/8); returned are the answers of F_l alone and the trust, (N, (classes+1)*r*r, H/8, W/8).
+        ``evidence``: for the gate, see :func:`.fast_track.evidence_of`. Raises ``ValueError`` if
+        anything that a gate needs is missing.
         """
         adapted, config = self.adapt(low), self.config
-        fused = self.fusion(propagated, self.carried_cells(adapted))
         if self.gate is not None:
-            if evidence is None or answers is None:
-                raise ValueError("evidence or answers are None; a network with a gate needs both")
-            return self.gate.combine(fused, answers, self.low_classifier.cells(adapted), evidence)
+            mixed = reduced if self.is_coarse else adapted
+            if evidence is None or answers is None or mixed is None:
+                raise ValueError(
+                    "evidence, answers or reduced are None; a network with a gate needs all three"
+                )
+            own = self.low_classifier.cells(adapted)
+            trust = self.gate(self.fusion(propagated, mixed), answers, own, evidence)
+            return torch.cat([own, trust.to(own.dtype)], dim=1)
+        fused = self.fusion(propagated, adapted)
         if answers is None and config.residual_fusion:
             answers = self.high_classifier.cells(propagated)
         cells: Tensor = self.classifier.cells(fused)
@@ -231,14 +239,25 @@ class Segmenter(nn.Module):
             if config.ensemble:
                 answers = torch.lerp(answers, self.low_classifier.cells(adapted), config.ensemble)
             cells = cells + answers
-        return self.classifier.arrange(cells)
+        return cells
 
-    def split_trust(self, fused: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What :meth:`fuse` returned -> logits, trust (N, 1, r*H/8, r*W/8), None without a gate."""
+    def decide(self, cells: Tensor, answers: Tensor | None = None) -> Tensor:
+        """The fast track's logits, of what :meth:`fuse` returned.
+
+        With a gate they are trust * answers + (1 - trust) * those of F_l alone, ``answers`` as for
+        :meth:`fuse`, and the trust is one more plane; :meth:`split_trust` separates it.
+        """
         if self.gate is None:
-            return fused, None
+            return self.classifier.arrange(cells)
+        assert answers is not None
+        return weigh(cells, answers, self.config.classifier_upsampling)
+
+    def split_trust(self, decided: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Of :meth:`decide` -> logits, trust (N, 1, r*H/8, r*W/8), None without a gate."""
+        if self.gate is None:
+            return decided, None
         classes = self.config.num_classes
-        return fused[:, :classes], fused[:, classes:]
+        return decided[:, :classes], decided[:, classes:]
 
     def classify_fused(
         self,
@@ -248,7 +267,9 @@ class Segmenter(nn.Module):
         answers: Tensor | None = None,
     ) -> Tensor:
         """The fast track's logits without the trust; inputs as for :meth:`fuse`."""
-        return self.split_trust(self.fuse(propagated, low, evidence, answers))[0]
+        reduced = self.predictor.reduce(low) if self.is_coarse else None
+        cells = self.fuse(propagated, low, evidence, answers, reduced)
+        return self.split_trust(self.decide(cells, answers))[0]
 
     def classify_high(self, high: Tensor) -> Tensor:
         """The full network's mask, from F_h."""

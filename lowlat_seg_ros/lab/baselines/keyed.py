@@ -156,7 +156,7 @@ class KeyedEngine(Stream):
                 return self.run("head", head, carried, low), MaskKind.PROPAGATED
             assert low is not None
             evidence = runner.evidence(key.view, view, now.key_age_s, residual)
-            logits, _ = runner.fuse(carried, low, evidence, answers)
+            logits, _ = runner.fuse(carried, low, view, evidence, answers)
         return logits, MaskKind.PROPAGATED
 
     def _full(self, now: Now, low: Tensor | None) -> Tensor:

@@ -128,7 +128,7 @@ def count(config: NetworkConfig, size: tuple[int, int]) -> MultiplyAdds:
             age = torch.zeros(1)
             known, gate = _giga(lambda: evidence_of(reduced, reduced, age, residual))
         cells = net.carried_cells(high)
-        _, fusion = _giga(lambda: net.fuse(cells, low, known, answers))
+        _, fusion = _giga(lambda: net.fuse(cells, low, known, answers, reduced))
         seen, selector = _giga(lambda: net.selector.reduce(low))
         _, verdict = _giga(lambda: net.selector.deviation(seen, seen))
     propagation = weights.shape[1] * cells.numel() / 1e9  # no operator that the counter knows

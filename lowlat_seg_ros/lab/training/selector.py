@@ -22,8 +22,8 @@ from tqdm import tqdm
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
 from lowlat_seg_ros.lab.metrics import Confusion
 from lowlat_seg_ros.lab.training.pairs import carry_all
-from lowlat_seg_ros.network.fast_track import weighed
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
+from lowlat_seg_ros.network.weighing import weighed
 
 #: Frames between those of a pair at the most.
 MAX_LAG = 10
@@ -201,6 +201,6 @@ def _answers(
     assert known is not None
     assert net.gate is not None
     adapted = net.adapt(low[1:])
-    fused = net.fusion(carried, net.carried_cells(adapted))
+    fused = net.fusion(carried, net.predictor.reduce(low[1:]) if net.is_coarse else adapted)
     own = net.low_classifier.cells(adapted)
     return own, answers, net.gate.logit(fused, answers, own, known), float(known[0, 1, 0, 0])
