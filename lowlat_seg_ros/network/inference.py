@@ -24,7 +24,14 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
-from lowlat_seg_ros.network import checkpoint, programs, propagation, quantization, warping
+from lowlat_seg_ros.network import (
+    checkpoint,
+    programs,
+    propagation,
+    quantization,
+    warping,
+    weighing,
+)
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.layers import (
     PackedConv2d,
@@ -226,6 +233,7 @@ def prepare(
             propagation.compiled(network.config.kernel_size)  # or the second frame waits for it
             if network.config.fine_carry:
                 warping.compiled()
+                weighing.compiled()
             if ranges:
                 network.input_dtype = torch.uint8  # its first convolutions read the image's bytes
     if dtype != torch.float32:
