@@ -14,9 +14,8 @@ from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.frames import Frame, MaskKind
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.lab.training.selector import calibrate_gate
-from lowlat_seg_ros.network.fast_track import evidence_of
+from lowlat_seg_ros.network.gate import evidence_of, weigh, weighed
 from lowlat_seg_ros.network.segmenter import Segmenter
-from lowlat_seg_ros.network.weighing import weigh, weighed
 
 
 def decided(gated: Segmenter, trust: float) -> Segmenter:
@@ -135,6 +134,15 @@ def test_answers_are_weighed_point_by_point() -> None:
     pixels = torch.nn.functional.pixel_shuffle(weighed(own, carried, trust), 2)
     assert pixels.shape == (1, 3, 4, 4)
     assert torch.equal(pixels[0, 1, :2, :2], torch.tensor([[0.0, 0.25], [0.5, 1.0]]))
+
+
+@pytest.mark.parametrize("cells", [(5, 7), (3, 4)])
+def test_the_compiled_evidence_is_that_of_pytorch(cells: tuple[int, int]) -> None:
+    """With gradients PyTorch computes it."""
+    key, now, residual = torch.rand(1, 8, *cells), torch.rand(1, 8, *cells), torch.rand(1, 4, 5, 7)
+    with torch.no_grad():
+        compiled = evidence_of(key, now, torch.tensor([0.3]), residual)
+    torch.testing.assert_close(compiled, evidence_of(key, now, torch.tensor([0.3]), residual))
 
 
 def test_the_compiled_step_weighs_as_pytorch_does() -> None:

@@ -13,7 +13,7 @@ from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines.learned import METHODS
 from lowlat_seg_ros.network import warping
-from lowlat_seg_ros.network.fast_track import evidence_of
+from lowlat_seg_ros.network.gate import evidence_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 
 

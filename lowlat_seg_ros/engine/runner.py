@@ -19,7 +19,7 @@ from lowlat_seg_ros.engine import postprocess, preprocess
 from lowlat_seg_ros.engine.preprocess import Geometry
 from lowlat_seg_ros.frames import StageTiming
 from lowlat_seg_ros.network import warping
-from lowlat_seg_ros.network.fast_track import evidence_of
+from lowlat_seg_ros.network.gate import evidence_of
 from lowlat_seg_ros.network.inference import precision_name
 from lowlat_seg_ros.network.segmenter import Segmenter
 

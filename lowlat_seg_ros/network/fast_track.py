@@ -1,11 +1,10 @@
 """The small modules of the fast track: what reads F_l, what fuses, and what classifies.
 
-They are the shared reduction, AdaptNet, fusion, gate, selector and the classifiers (Sec. 3.2, 3.3).
+They are the shared reduction, AdaptNet, fusion, selector and the classifiers (Sec. 3.2, 3.3).
 """
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 
 import torch
@@ -13,13 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.layers import PackedConv2d, conv_bn, conv_bn_relu, separable
-
-#: Channels between the gate's two layers.
-GATE_CHANNELS = 16
-#: Age in seconds at which the gate's input is 1: 16 frames at 15 Hz.
-AGE_S = 16 / 15
-#: Factor of the differences of luma, which are small: a tenth of white is much.
-RESIDUAL_SCALE = 8.0
 
 
 class SharedReduction(nn.Module):
@@ -128,70 +120,6 @@ class Fusion(nn.Module):
         """(N, Ch, H/8, W/8) and (N, width, H/8, W/8) -> fused (N, width, H/8, W/8)."""
         # F_h is float32 where the rest may be bf16: converting it first halves the copy.
         return self.mix(torch.cat([propagated.to(adapted.dtype), adapted], dim=1))
-
-
-class TrustGate(nn.Module):
-    """How far each location trusts the carried answer, in [0, 1] (beyond the paper).
-
-    Features carried for long, or to where something else came into view, are wrong, and then the
-    frame's own answer is better. The gate, two layers per location, weighs both, so that late or
-    stale features fade out: 0 stands for the frame's own answer alone, 1 for the carried one. The
-    fused features only help it to decide. DAVSS (Zhuang et al., TCSVT 2021) and Tamed Warping (Feng
-    et al., 2020) correct warped features where flow fails; here one number per answer says where.
-    """
-
-    calibration: Tensor
-
-    def __init__(self, width: int, classes: int, points: int) -> None:
-        """``width``: channels of the fused features; ``points``: answers per class and location."""
-        super().__init__()
-        self.points = points
-        self.first = nn.Conv2d(width + (classes + 1) * points + 2, GATE_CHANNELS, 1)
-        self.last = nn.Conv2d(GATE_CHANNELS, points, 1)
-        # Added to the logit of the trust: a constant, and a share of the age. Training is over
-        # warped stills, whose flow is worse than a video's, so it trusts too little.
-        self.register_buffer("calibration", torch.zeros(2))
-
-    def forward(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
-        """Trust (N, points, H/8, W/8).
-
-        ``fused`` (N, width, H/8, W/8); ``carried`` and ``own``, the answers as
-        :meth:`SubPixel.cells` returns them; ``evidence`` of :func:`evidence_of`.
-        """
-        return self.logit(fused, carried, own, evidence).sigmoid()
-
-    def logit(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
-        """Of the trust, of what :meth:`forward` takes and in its shape.
-
-        ``fused`` may be of 2x2 cells each.
-        """
-        distance = (carried - own).abs()
-        kind, cells = distance.dtype, distance.shape[2:]
-        fused = fused.to(kind)
-        if fused.shape[2:] != cells:
-            fused = F.interpolate(fused, cells)  # the nearest: each of 2x2 cells is its own
-        inputs = [fused, distance, evidence.to(kind)]
-        logit: Tensor = self.last(self.first(torch.cat(inputs, dim=1)).relu())
-        constant, of_age = self.calibration
-        return logit + (constant + of_age * evidence[:, 1:2])
-
-
-def evidence_of(reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: Tensor) -> Tensor:
-    """What speaks against carried features, for the gate: (N, 2 + points, H/8, W/8) float32.
-
-    The planes are the mean change of F_l, from the kernel predictor's reductions of both frames
-    (N, width, H/8, W/8), or of 2x2 cells each; the age, from ``age_s`` (N,), seconds since the
-    frame that Sh has seen, on a logarithmic scale; and those of ``residual`` (N, points, H/8, W/8),
-    see :class:`.warping.Motion`.
-    """
-    change = (reduced - reduced_key).abs().mean(dim=1, keepdim=True, dtype=torch.float32)
-    if change.shape[2:] != residual.shape[2:]:
-        change = F.interpolate(change, residual.shape[2:])
-    # 8: the scale on which the first frames differ most.
-    age = torch.log1p(8 * age_s.clamp(min=0) / AGE_S) / math.log(9)
-    planes = [change, age.view(-1, 1, 1, 1).expand_as(change), residual * RESIDUAL_SCALE]
-    # Channels last, as all that it is concatenated with.
-    return torch.cat(planes, dim=1).contiguous(memory_format=torch.channels_last)
 
 
 class KeyFrameSelector(nn.Module):

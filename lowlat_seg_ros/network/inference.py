@@ -26,11 +26,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.network import (
     checkpoint,
+    gate,
     programs,
     propagation,
     quantization,
     warping,
-    weighing,
 )
 from lowlat_seg_ros.network.checkpoint import Header
 from lowlat_seg_ros.network.layers import (
@@ -233,7 +233,7 @@ def prepare(
             propagation.compiled(network.config.kernel_size)  # or the second frame waits for it
             if network.config.fine_carry:
                 warping.compiled()
-                weighing.compiled()
+                gate.compiled()
             if ranges:
                 network.input_dtype = torch.uint8  # its first convolutions read the image's bytes
     if dtype != torch.float32:

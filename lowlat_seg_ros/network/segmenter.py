@@ -18,8 +18,8 @@ from lowlat_seg_ros.network.fast_track import (
     Fusion,
     KeyFrameSelector,
     SharedReduction,
-    TrustGate,
 )
+from lowlat_seg_ros.network.gate import TrustGate, weigh
 from lowlat_seg_ros.network.layers import halved, resized
 from lowlat_seg_ros.network.mobilenet import EfficientNetLite, MobileNetEdgeTPU
 from lowlat_seg_ros.network.propagation import KernelPredictor, spatially_variant_convolution
@@ -32,7 +32,6 @@ from lowlat_seg_ros.network.trunk import (
     TrunkEncoder,
     call,
 )
-from lowlat_seg_ros.network.weighing import weigh
 
 #: Strides of F_l and F_h; image sides must be multiples of it.
 STRIDE = 8
@@ -218,7 +217,7 @@ class Segmenter(nn.Module):
         ``reduced`` F_l where cells are coarse, and the result is classified. With a gate it tells
         how far to trust Sh's ``answers``, which :meth:`warp` moved to now, as (N, classes*r*r, H/8,
         W/8); returned are the answers of F_l alone and the trust, (N, (classes+1)*r*r, H/8, W/8).
-        ``evidence``: for the gate, see :func:`.fast_track.evidence_of`. Raises ``ValueError`` if
+        ``evidence``: for the gate, see :func:`.gate.evidence_of`. Raises ``ValueError`` if
         anything that a gate needs is missing.
         """
         adapted, config = self.adapt(low), self.config

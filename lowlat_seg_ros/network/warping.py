@@ -6,7 +6,7 @@ So the full network's answers, several per cell, are warped by dense optical flo
 al., ECCV 2016, in OpenCV) between the frame that Sh has seen and the current one. They are warped
 once, however many key frames lie between the two. Where the warped image differs from the current
 one, the flow is wrong or the place was hidden, and the gate weighs that
-(:class:`.fast_track.TrustGate`).
+(:class:`.gate.TrustGate`).
 """
 
 from __future__ import annotations

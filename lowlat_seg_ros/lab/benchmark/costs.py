@@ -31,7 +31,7 @@ from lowlat_seg_ros.lab.benchmark.timing import (
 from lowlat_seg_ros.lab.quantize import prepare_in_8_bits
 from lowlat_seg_ros.network import inference
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT, sha256
-from lowlat_seg_ros.network.fast_track import evidence_of
+from lowlat_seg_ros.network.gate import evidence_of
 from lowlat_seg_ros.network.inference import precision_of
 from lowlat_seg_ros.network.layers import PackedConv2d
 from lowlat_seg_ros.network.quantization import QuantizedConv2d

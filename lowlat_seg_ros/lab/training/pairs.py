@@ -29,7 +29,7 @@ from lowlat_seg_ros.lab.training.losses import (
     segmentation_loss,
 )
 from lowlat_seg_ros.lab.training.sources import draw
-from lowlat_seg_ros.network.fast_track import evidence_of
+from lowlat_seg_ros.network.gate import evidence_of
 from lowlat_seg_ros.network.segmenter import Segmenter
 from lowlat_seg_ros.network.warping import luma_of, motion
 

@@ -22,8 +22,8 @@ from tqdm import tqdm
 from lowlat_seg_ros.lab.data.sequence import LabelledFrame
 from lowlat_seg_ros.lab.metrics import Confusion
 from lowlat_seg_ros.lab.training.pairs import carry_all
+from lowlat_seg_ros.network.gate import weighed
 from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
-from lowlat_seg_ros.network.weighing import weighed
 
 #: Frames between those of a pair at the most.
 MAX_LAG = 10
