@@ -132,10 +132,11 @@ def lively_weights(name: str) -> dict[str, torch.Tensor]:
             high = segmenter.higher(segmenter.source(images, low))
             adapted = segmenter.adapt(low)
             carried = segmenter.propagate(segmenter.carried_cells(high), weights)
+            mixed = reduced if segmenter.is_coarse else adapted
             features = {
                 segmenter.high_classifier: high,
                 segmenter.low_classifier: adapted,
-                segmenter.classifier: segmenter.fusion(carried, segmenter.carried_cells(adapted)),
+                segmenter.classifier: segmenter.fusion(carried, mixed),
             }
             segmenter.selector(segmenter.selector.reduce(low).roll(1, 0), low.new_zeros(()))
         for head, inputs in features.items():

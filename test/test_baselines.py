@@ -270,7 +270,7 @@ def test_training_a_baseline_lowers_its_loss(tiny: Segmenter, tmp_path: Path) ->
     assert loss() < first
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny_ddr", "resnet18"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_ddr", "tiny_gated", "tiny_coarse", "resnet18"])
 def test_the_wide_network_costs_what_the_fast_track_costs(name: str) -> None:
     """Counted while they run, after Sl, at 8x8 locations."""
     base = Segmenter(NETWORKS[name]).eval()
@@ -284,14 +284,17 @@ def test_the_wide_network_costs_what_the_fast_track_costs(name: str) -> None:
     image, config = torch.randn(1, 3, 64, 64), base.config
     with torch.no_grad():
         low, high = base.lower(image), torch.randn(1, config.high_channels, 8, 8)
+        known, answers = torch.rand(1, 6, 8, 8), base.high_classifier.cells(high)
+        cells = base.carried_cells(high)
         assert base.encoder is None or base.config.shared_reduction
         before = base.lower if base.encoder is None else base.encoder
         lower = cost(lambda: before(image))
         remembered = base.predictor.remember(base.predictor.reduce(low))
-        fast = config.kernel_size**2 * config.high_channels * 64
+        fast = config.kernel_size**2 * cells.numel()
         fast += cost(lambda: base.predictor(remembered, base.predictor.reduce(low)))
         fast += cost(lambda: base.lower(image)) - lower
-        fast += cost(lambda: base.classify_fused(high, low))
+        carried = (known, answers) if base.gate is not None else ()
+        fast += cost(lambda: base.classify_fused(cells, low, *carried))
         wide = cost(lambda: method.learned["network"](image)) - lower
     assert 0.8 * fast < wide <= fast
 

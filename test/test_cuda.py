@@ -43,6 +43,7 @@ def agreement(first: Segmentation, second: Segmentation) -> float:
     return float((first.mask == second.mask).mean())
 
 
+@pytest.mark.parametrize("network", ["tiny", "tiny_ddr", "tiny_coarse"], indirect=True)
 def test_masks_are_those_of_a_cpu(
     network: Segmenter, on_gpu: Segmenter, make_frame: MakeFrame
 ) -> None:

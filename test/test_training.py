@@ -132,6 +132,7 @@ def test_all_three_stages_in_a_row_and_what_the_checkpoint_says(
         ("--min-scale 2 --max-scale 1", "the first not above the second"),
         ("--teacher a.pt2", "give both or neither"),
         ("--learning-rate 2", "--learning-rate is 2.0"),
+        ("--jaccard=-1", "--jaccard is -1.0; it must be 0 or more"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(words: str, said: str, tmp_path: Path) -> None:

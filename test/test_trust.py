@@ -14,6 +14,7 @@ from lowlat_seg_ros.engine.preprocess import plan
 from lowlat_seg_ros.frames import Frame, MaskKind
 from lowlat_seg_ros.lab.data.synthetic import RenderedDrive
 from lowlat_seg_ros.lab.training.selector import calibrate_gate
+from lowlat_seg_ros.network import gate
 from lowlat_seg_ros.network.gate import evidence_of, weigh, weighed
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -139,6 +140,8 @@ def test_answers_are_weighed_point_by_point() -> None:
 @pytest.mark.parametrize("cells", [(5, 7), (3, 4)])
 def test_the_compiled_evidence_is_that_of_pytorch(cells: tuple[int, int]) -> None:
     """With gradients PyTorch computes it."""
+    pytest.importorskip("numba", reason="numba compiles it")
+    assert gate.compiled() is not None
     key, now, residual = torch.rand(1, 8, *cells), torch.rand(1, 8, *cells), torch.rand(1, 4, 5, 7)
     with torch.no_grad():
         compiled = evidence_of(key, now, torch.tensor([0.3]), residual)
@@ -146,12 +149,16 @@ def test_the_compiled_evidence_is_that_of_pytorch(cells: tuple[int, int]) -> Non
 
 
 def test_the_compiled_step_weighs_as_pytorch_does() -> None:
-    """With gradients PyTorch does it."""
+    """With gradients PyTorch does it, and where shapes do not fit."""
+    pytest.importorskip("numba", reason="numba compiles it")
+    assert gate.compiled() is not None
     own, carried = torch.randn(2, 1, 3 * 4, 5, 7)
     cells = torch.cat([own, torch.rand(1, 4, 5, 7)], dim=1)
     with torch.no_grad():
         compiled = weigh(cells, carried, 2)
     torch.testing.assert_close(compiled, weigh(cells, carried, 2))
+    with torch.no_grad(), pytest.raises(RuntimeError):
+        weigh(cells, carried[:, :, 1:], 2)
 
 
 def test_evidence_grows_with_age_and_change() -> None:

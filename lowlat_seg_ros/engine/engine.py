@@ -191,9 +191,9 @@ class Engine:
                     # Never wait for Sh: F_h of the key frame is taken as it is, exact or not.
                     with watch.stage("predictor_ms"):
                         reduced = net.reduce(low)
-                        weights = net.kernels(key.remembered, reduced)  # W(k,t) (1, K*K, H/8, W/8)
+                        weights = net.kernels(key.remembered, reduced)  # W(k,t) (1, K*K, h, w)
                     with watch.stage("propagation_ms"), single_threaded():
-                        # Eq. (1): F_h (1, Ch, H/8, W/8), or of 2x2 cells each
+                        # Eq. (1): F_h (1, Ch, h, w), at 1/8, or at 1/16 where cells are coarse
                         propagated = net.propagate(key.high.features, weights)
                         answers, residual = carried()
                     with watch.stage("fusion_ms"):
@@ -391,12 +391,12 @@ class Engine:
             try:
                 features = exact_features(self._net, source, self._threads.relieve)
                 answers = self._net.answers(features)
+                cells = self._net.carried_cells(features)
             except Exception as error:
                 message = failed("in the foreground", error, self._counters)
                 self._slow.ran_in_foreground(message)
                 return None
             self._slow.ran_in_foreground("")
-        cells = self._net.carried_cells(features)
         return HighLevel(cells, arrival.frame.stamp_ns, arrival.index, luma, answers)
 
     def _classify(self, high: HighLevel | None, low: Tensor) -> Tensor:

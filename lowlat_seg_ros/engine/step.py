@@ -62,7 +62,7 @@ class Features:
     logits: Tensor  # (1, classes, r*H/8, r*W/8)
     high: HighLevel | None = None  # exact or propagated; None if degraded
     reduced: Tensor | None = None  # the predictor's reduction of F_l, if the predictor ran
-    weights: Tensor | None = None  # W(k,t) (1, K*K, H/8, W/8), if it ran
+    weights: Tensor | None = None  # W(k,t) (1, K*K, H/8, W/8) or at 1/16, if it ran
     trust: Tensor | None = None  # (1, 1, r*H/8, r*W/8) in the carried answer; None without a gate
 
     def provenance(

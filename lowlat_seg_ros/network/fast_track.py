@@ -110,14 +110,17 @@ class FarBranch(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Propagated F_h and adapted F_l, concatenated and mixed by one 3x3 convolution (Sec. 3.3)."""
+    """Propagated F_h and adapted F_l, concatenated and mixed by one 3x3 convolution (Sec. 3.3).
+
+    Where cells are coarse, the predictor's reduction stands for adapted F_l.
+    """
 
     def __init__(self, high_channels: int, width: int) -> None:
         super().__init__()
         self.mix = conv_bn_relu(high_channels + width, width)
 
     def forward(self, propagated: Tensor, adapted: Tensor) -> Tensor:
-        """(N, Ch, H/8, W/8) and (N, width, H/8, W/8) -> fused (N, width, H/8, W/8)."""
+        """(N, Ch, h, w) and (N, width, h, w) -> fused (N, width, h, w)."""
         # F_h is float32 where the rest may be bf16: converting it first halves the copy.
         return self.mix(torch.cat([propagated.to(adapted.dtype), adapted], dim=1))
 

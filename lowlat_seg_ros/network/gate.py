@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowlat_seg_ros.network.layers import compile_with_numba
-
-Number = TypeVar("Number", float, Tensor)
 
 #: Channels between the gate's two layers.
 GATE_CHANNELS = 16
@@ -51,7 +49,6 @@ class TrustGate(nn.Module):
     def __init__(self, width: int, classes: int, points: int) -> None:
         """``width``: channels of the fused features; ``points``: answers per class and location."""
         super().__init__()
-        self.points = points
         self.first = nn.Conv2d(width + (classes + 1) * points + 2, GATE_CHANNELS, 1)
         self.last = nn.Conv2d(GATE_CHANNELS, points, 1)
         # Added to the logit of the trust: a constant, and a share of the age. Training is over
@@ -59,17 +56,10 @@ class TrustGate(nn.Module):
         self.register_buffer("calibration", torch.zeros(2))
 
     def forward(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
-        """Trust (N, points, H/8, W/8).
+        """Logit of the trust, (N, points, H/8, W/8).
 
-        ``fused`` (N, width, H/8, W/8); ``carried`` and ``own``, the answers as
-        :meth:`SubPixel.cells` returns them; ``evidence`` of :func:`evidence_of`.
-        """
-        return self.logit(fused, carried, own, evidence).sigmoid()
-
-    def logit(self, fused: Tensor, carried: Tensor, own: Tensor, evidence: Tensor) -> Tensor:
-        """Of the trust, of what :meth:`forward` takes and in its shape.
-
-        ``fused`` may be of 2x2 cells each.
+        ``fused`` (N, width, H/8, W/8), or of 2x2 cells each; ``carried`` and ``own``, the answers
+        as :meth:`.fast_track.SubPixel.cells` returns them; ``evidence`` of :func:`evidence_of`.
         """
         distance = (carried - own).abs()
         kind, cells = distance.dtype, distance.shape[2:]
@@ -90,19 +80,20 @@ def evidence_of(reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: T
     frame that Sh has seen, on a logarithmic scale; and those of ``residual`` (N, points, H/8, W/8),
     see :class:`.warping.Motion`.
     """
-    kernels = compiled() if _alone(reduced_key, reduced, residual) else None
+    # 8: the scale on which the first frames differ most.
+    age = torch.log1p(8 * age_s.clamp(min=0) / AGE_S) / math.log(9)
+    fits = reduced_key.shape == reduced.shape
+    kernels = compiled() if fits and _alone(reduced_key, reduced, residual) else None
     if kernels is not None:
         before, now = _rows(reduced_key), _rows(reduced)
         points = residual[0].contiguous().numpy()
         out = np.empty((*points.shape[1:], 2 + len(points)), np.float32)
-        age = _scaled(max(0.0, age_s.item()), math.log1p)
-        kernels.evidence(before, now, age, points, out)
+        kernels.evidence(before, now, age.item(), points, out)
         return torch.from_numpy(out).permute(2, 0, 1).unsqueeze(0)  # NHWC in memory
     change = (reduced - reduced_key).abs().mean(dim=1, keepdim=True, dtype=torch.float32)
     if change.shape[2:] != residual.shape[2:]:
         change = F.interpolate(change, residual.shape[2:])
-    ages = _scaled(age_s.clamp(min=0), torch.log1p)
-    planes = [change, ages.view(-1, 1, 1, 1).expand_as(change), residual * RESIDUAL_SCALE]
+    planes = [change, age.view(-1, 1, 1, 1).expand_as(change), residual * RESIDUAL_SCALE]
     # Channels last, as all that it is concatenated with.
     return torch.cat(planes, dim=1).contiguous(memory_format=torch.channels_last)
 
@@ -114,7 +105,8 @@ def weigh(cells: Tensor, carried: Tensor, points: int) -> Tensor:
     the frame's own answers and then the trust, each with the points of a cell as channels, in the
     order of ``torch.nn.PixelShuffle``; ``carried`` (N, classes * points^2, h, w) likewise.
     """
-    kernels = compiled() if _alone(cells, carried) else None
+    fits = cells.shape[2:] == carried.shape[2:]  # else PyTorch says what does not
+    kernels = compiled() if fits and _alone(cells, carried) else None
     if kernels is None:
         own, trust = cells.split([carried.shape[1], points**2], dim=1)
         return F.pixel_shuffle(torch.cat([weighed(own, carried, trust), trust], dim=1), points)
@@ -132,11 +124,6 @@ def weighed(own: Tensor, carried: Tensor, trust: Tensor) -> Tensor:
     # Under autocast their types differ.
     kind = carried.dtype
     return torch.lerp(own.to(kind), carried, of_classes.to(kind))
-
-
-def _scaled(age_s: Number, log1p: Callable[[Number], Number]) -> Number:
-    """The age as the gate reads it: on the scale on which the first frames differ most."""
-    return log1p(8 * age_s / AGE_S) / math.log(9)
 
 
 class Kernels(NamedTuple):

@@ -73,7 +73,7 @@ class KernelPredictor(nn.Module):
     def forward(self, remembered: Tensor, reduced: Tensor) -> Tensor:
         """A key frame's :meth:`remember` and reduced F_l of the current frame -> W(k,t).
 
-        W is (N, K*K, H/8, W/8) and sums to 1 over dim 1.
+        W is (N, K*K, h, w), h and w as those of the inputs, and sums to 1 over dim 1.
         """
         return self._weights(self.mix(torch.cat([remembered, reduced], dim=1)))
 

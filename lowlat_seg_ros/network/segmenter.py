@@ -220,16 +220,10 @@ class Segmenter(nn.Module):
         ``evidence``: for the gate, see :func:`.gate.evidence_of`. Raises ``ValueError`` if
         anything that a gate needs is missing.
         """
-        adapted, config = self.adapt(low), self.config
         if self.gate is not None:
-            mixed = reduced if self.is_coarse else adapted
-            if evidence is None or answers is None or mixed is None:
-                raise ValueError(
-                    "evidence, answers or reduced are None; a network with a gate needs all three"
-                )
-            own = self.low_classifier.cells(adapted)
-            trust = self.gate(self.fusion(propagated, mixed), answers, own, evidence)
-            return torch.cat([own, trust.to(own.dtype)], dim=1)
+            own, logit = self.judge(propagated, low, evidence, answers, reduced)
+            return torch.cat([own, logit.sigmoid()], dim=1)  # float32 if one is, as trust must be
+        adapted, config = self.adapt(low), self.config
         fused = self.fusion(propagated, adapted)
         if answers is None and config.residual_fusion:
             answers = self.high_classifier.cells(propagated)
@@ -239,6 +233,28 @@ class Segmenter(nn.Module):
                 answers = torch.lerp(answers, self.low_classifier.cells(adapted), config.ensemble)
             cells = cells + answers
         return cells
+
+    def judge(
+        self,
+        propagated: Tensor,
+        low: Tensor,
+        evidence: Tensor | None,
+        answers: Tensor | None,
+        reduced: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """With a gate: the answers of F_l alone, and the logit of the trust in the carried ones.
+
+        (N, classes*r*r, H/8, W/8) and (N, r*r, H/8, W/8); inputs and errors as of :meth:`fuse`.
+        """
+        assert self.gate is not None
+        adapted = self.adapt(low)
+        mixed = reduced if self.is_coarse else adapted
+        if evidence is None or answers is None or mixed is None:
+            raise ValueError(
+                "evidence, answers or reduced are None; a network with a gate needs all three"
+            )
+        own = self.low_classifier.cells(adapted)
+        return own, self.gate(self.fusion(propagated, mixed), answers, own, evidence)
 
     def decide(self, cells: Tensor, answers: Tensor | None = None) -> Tensor:
         """The fast track's logits, of what :meth:`fuse` returned.
@@ -265,7 +281,7 @@ class Segmenter(nn.Module):
         evidence: Tensor | None = None,
         answers: Tensor | None = None,
     ) -> Tensor:
-        """The fast track's logits without the trust; inputs as for :meth:`fuse`."""
+        """The fast track's logits without the trust; inputs as for :meth:`fuse`, none reduced."""
         reduced = self.predictor.reduce(low) if self.is_coarse else None
         cells = self.fuse(propagated, low, evidence, answers, reduced)
         return self.split_trust(self.decide(cells, answers))[0]

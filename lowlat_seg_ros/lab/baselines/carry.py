@@ -204,7 +204,7 @@ class Adaptive(Carrier):
         self.predictor = predictor
 
     def view(self, image: Tensor, low: Tensor | None) -> Tensor:
-        """F_l, reduced (N, width, H/8, W/8)."""
+        """F_l, reduced as :meth:`KernelPredictor.reduce` does it."""
         return self.predictor.reduce(_given(low))
 
     def remember(self, view: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ Schedule = Fixed | Threshold
 class Key:
     """What is kept of a key frame: F_h, the carrier's view, and what is made of both once."""
 
-    high: Tensor  # (1, Ch, H/8, W/8)
+    high: Tensor  # (1, Ch, H/8, W/8), or at 1/16 what the segmenter carries of it
     view: Tensor
     remembered: Tensor
     answers: Tensor | None  # (1, classes, r*H/8, r*W/8)

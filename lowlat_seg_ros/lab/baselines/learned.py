@@ -186,6 +186,12 @@ def _begin_as(narrow: dict[str, Tensor], wide: nn.Module) -> None:
         embed(narrow[name], parameter)
 
 
+def _weights(*parts: nn.Module) -> int:
+    """Of their convolutions: multiply-adds per location."""
+    convolutions = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)]
+    return sum(conv.weight.numel() for conv in convolutions)
+
+
 def equal_width(base: Segmenter) -> int:
     """Width at which AdaptNet and classifier cost as much as the fast track after Sl.
 
@@ -193,15 +199,14 @@ def equal_width(base: Segmenter) -> int:
     far branch, which both have, is left out.
     """
     config, adapt = base.config, base.adapt
-    parts: list[nn.Module] = [base.shared, adapt.first, adapt.second, adapt.third, base.predictor]
-    parts += [base.fusion, base.classifier]
-    if config.residual_fusion:
-        parts.append(base.high_classifier)
+    fine: list[nn.Module] = [base.shared, adapt.first, adapt.second, adapt.third]
     if base.gate is not None:
-        parts += [base.gate, base.low_classifier]
-    convolutions = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)]
-    fast_track = sum(conv.weight.numel() for conv in convolutions)
-    fast_track += config.kernel_size**2 * config.high_channels  # Eq. (1)
+        fine += [base.gate, base.low_classifier]
+    else:
+        fine += [base.classifier, *([base.high_classifier] if config.residual_fusion else [])]
+    propagation = _weights(base.predictor, base.fusion)
+    propagation += config.kernel_size**2 * config.high_channels  # Eq. (1)
+    fast_track = _weights(*fine) + propagation // (4 if base.is_coarse else 1)
     inputs, width = base.encoded_channels * (config.shared_reduction or 3) ** 2, 4
 
     def cost(w: int) -> int:

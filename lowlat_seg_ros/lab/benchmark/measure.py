@@ -38,7 +38,7 @@ from lowlat_seg_ros.lab.benchmark.timing import IDLE, Camera, EndToEnd
 from lowlat_seg_ros.lab.data import clip
 from lowlat_seg_ros.lab.report import Machine, describe
 from lowlat_seg_ros.network.inference import resolve_device
-from lowlat_seg_ros.network.segmenter import STRIDE, Segmenter
+from lowlat_seg_ros.network.segmenter import Segmenter
 
 #: Different images of a run; time does not depend on what is seen.
 IMAGES = 20
@@ -316,7 +316,7 @@ def _kernels(
 ) -> Kernels:
     """The machine's limits, and propagation at the paper's size and at that of this network."""
     device, config = next(segmenter.parameters()).device, segmenter.config
-    height, width = (-(-side // STRIDE) for side in size)
+    height, width = (-(-side // config.propagation_stride) for side in size)
     here = Shape(config.high_channels, height, width, config.kernel_size)
     threads = foreground_threads(IDLE)
     limits = measure_limits(device, seconds)

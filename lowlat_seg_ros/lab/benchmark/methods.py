@@ -167,7 +167,10 @@ def compare(
         "ddrnet23_slim": lambda config: PerFrameEngine(segmenter, ddrnet, MaskKind.FULL, config),
         "single_frame": lambda config: SingleFrameEngine(segmenter, config),
     }
-    runtimes = sorted({runtime_of(segmenter, settings["runtime"]), "pytorch"})
+    asked = settings["runtime"]  # auto falls back to PyTorch for what OpenVINO does not compile
+    runtimes = ["pytorch"]
+    if runtime_of(segmenter, asked) != "pytorch":
+        runtimes.insert(0, asked)
     found = {name: fastest(make, camera, runtimes) for name, make in makers.items()}
     on_every_frame = {name: partial(_next, method, camera) for name, (method, _) in found.items()}
     back_to_back: dict[str, Run[StageTiming]] = {name: Run() for name in BACK_TO_BACK}

@@ -133,6 +133,8 @@ def _stills(
         )
     if (args.teacher is None) != (args.teacher_classes is None):
         raise ConfigError("--teacher and --teacher-classes belong together; give both or neither")
+    if args.jaccard < 0:
+        raise ConfigError(f"--jaccard is {args.jaccard}; it must be 0 or more")
     scale, teacher = (args.min_scale, args.max_scale), None
     if args.teacher is not None:
         teacher = Teacher(args.teacher, args.teacher_classes, CAMVID, data.device)
@@ -157,9 +159,9 @@ def _baseline(
     distillation = PropagationLoss(distillation=args.distillation).distillation
     if set(methods) <= set(IMAGE_METHODS):
         return ImageStage(name, methods[name], *_stills(data, args), distillation)
-    if args.teacher is not None or args.restyle > 0:
+    if args.teacher is not None or args.restyle > 0 or args.jaccard > 0:
         raise ConfigError(
-            "--teacher and --restyle are for methods that are trained on stills: "
+            "--teacher, --restyle and --jaccard are for methods that are trained on stills: "
             f"{', '.join(IMAGE_METHODS)}; leave them out"
         )
     on_pairs = {name: method for name, method in methods.items() if isinstance(method, PairMethod)}

@@ -199,8 +199,5 @@ def _answers(
     carried, answers, known = carry_all(net, low.chunk(2), high, images.chunk(2), seconds)
     assert answers is not None
     assert known is not None
-    assert net.gate is not None
-    adapted = net.adapt(low[1:])
-    fused = net.fusion(carried, net.predictor.reduce(low[1:]) if net.is_coarse else adapted)
-    own = net.low_classifier.cells(adapted)
-    return own, answers, net.gate.logit(fused, answers, own, known), float(known[0, 1, 0, 0])
+    own, logit = net.judge(carried, low[1:], known, answers, net.predictor.reduce(low[1:]))
+    return own, answers, logit, float(known[0, 1, 0, 0])
