@@ -42,12 +42,13 @@ def test_key_frames_are_the_full_network_s_and_come_at_the_interval(
     assert keyed.counters.key_frames == 3
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny_ddr", "gated"])
+@pytest.mark.parametrize(
+    "network", ["tiny", "tiny_ddr", "tiny_gated", "tiny_coarse"], indirect=True
+)
 def test_between_key_frames_masks_are_the_engine_s(
-    name: str, request: pytest.FixtureRequest, make_frame: MakeFrame
+    network: Segmenter, make_frame: MakeFrame
 ) -> None:
     """With the same exact key frame behind them: the engine's first."""
-    network: Segmenter = request.getfixturevalue(name)
     by_deviation = dataclasses.replace(ONE_THREAD, key_frame_policy="deviation")
     engine = Engine.deterministic(network, by_deviation, threshold=1.0, delay_frames=0)
     keyed = adaptive(network, Fixed(100), ONE_THREAD)
