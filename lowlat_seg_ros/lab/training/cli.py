@@ -155,17 +155,17 @@ def _baseline(
 ) -> Stage:
     methods = {name: _method(name, segmenter, data.device, seed) for name in args.method}
     name = "all" if set(methods) == set(PAIR_METHODS) else "+".join(methods)
-    # Checked as the one of the propagation stage is.
-    distillation = PropagationLoss(distillation=args.distillation).distillation
+    # Checked as those of the propagation stage are.
+    weigh = PropagationLoss(distillation=args.distillation, jaccard=args.jaccard)
     if set(methods) <= set(IMAGE_METHODS):
-        return ImageStage(name, methods[name], *_stills(data, args), distillation)
-    if args.teacher is not None or args.restyle > 0 or args.jaccard > 0:
+        return ImageStage(name, methods[name], *_stills(data, args), weigh.distillation)
+    if args.teacher is not None or args.restyle > 0:
         raise ConfigError(
-            "--teacher, --restyle and --jaccard are for methods that are trained on stills: "
+            "--teacher and --restyle are for methods that are trained on stills: "
             f"{', '.join(IMAGE_METHODS)}; leave them out"
         )
     on_pairs = {name: method for name, method in methods.items() if isinstance(method, PairMethod)}
-    return PairStage(name, on_pairs, *_pairs(data, args), distillation)
+    return PairStage(name, on_pairs, *_pairs(data, args), weigh.distillation, weigh.jaccard)
 
 
 def _method(name: str, segmenter: Segmenter, device: torch.device, seed: int) -> Baseline:

@@ -226,6 +226,9 @@ class SideBySide(nn.Module):
 class PairStage:
     """Cross-entropy of the compared methods, and the divergence from the full network's answer.
 
+    ``distillation`` and ``jaccard`` are the weights of that divergence and of the
+    :func:`.losses.jaccard_loss`.
+
     All see the same pairs, augmentation and losses, so that nothing but the method differs; what
     the base network makes of a batch, the dominant cost, is computed once for all. Where a method
     has AdaptNet, its own answer counts as well, as it does for the paper's propagation; where it
@@ -235,9 +238,10 @@ class PairStage:
 
     def __init__(
         self, name: str, methods: dict[str, PairMethod], pairs: TensorDataset,
-        held_out: TensorDataset, augment: Augment, distillation: float,
+        held_out: TensorDataset, augment: Augment, distillation: float, jaccard: float = 0.0,
     ) -> None:  # fmt: skip
         self.name, self.methods, self.augment = name, methods, augment
+        self.jaccard = jaccard
         self.pairs, self.held_out, self.distillation = pairs, held_out, distillation
         self.base = next(iter(methods.values())).base
         self.segmenter = SideBySide(self.base, methods)
@@ -270,6 +274,8 @@ class PairStage:
             "own": segmentation_loss(logits, label, self.weights),
             "distil": self.distillation * distillation_loss(logits, teacher),
         }
+        if self.jaccard > 0:
+            parts["jaccard"] = self.jaccard * jaccard_loss(logits, label)
         low, flow = method.classify_low(now.low), method.flow
         if low is not None:
             parts["aux"] = AUXILIARY * segmentation_loss(low, label, self.weights)
