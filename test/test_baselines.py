@@ -65,6 +65,18 @@ def pair_stage(tiny: Segmenter, *names: str) -> PairStage:
     )
 
 
+def test_the_jaccard_loss_counts_where_it_has_a_weight(tiny: Segmenter) -> None:
+    found = {}
+    for weight in (0.0, 0.5):
+        stage = pair_stage(tiny, "single_frame_trained")
+        stage.jaccard = weight
+        found[weight] = stage.loss(2, torch.Generator().manual_seed(0))
+    (plain, parts), (total, more) = found[0.0], found[0.5]
+    assert set(more) - set(parts) == {"jaccard"}
+    assert (total - plain).item() == pytest.approx(more["jaccard"], rel=1e-4)
+    assert more["jaccard"] > 0
+
+
 def test_all_that_have_weights_are_in_the_catalogue() -> None:
     assert {spec.name for spec in WITH_WEIGHTS} == set(METHODS)
 
