@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import os
 from pathlib import Path
 
@@ -165,17 +166,20 @@ def test_a_network_in_training_is_refused() -> None:
 @pytest.mark.slow
 @torch.inference_mode()
 def test_masks_in_bf16_agree_with_those_in_full_precision() -> None:
-    """What lets ``precision`` be auto: at least 99.9 % of pixels, of full and of carried masks."""
+    """What lets ``precision`` be auto: at least 99.9 % of pixels, of full and of carried masks.
+
+    On the mean of two drives: scenes differ by 0.05 %.
+    """
     # At the size that the network is for: at half of it twice as many pixels lie on an edge.
-    drive = RenderedDrive(seed=3, frames=7, rate_hz=15.0, size=(360, 480))
-    frames = [drive[index] for index in range(len(drive))]
-    masks = {}
-    for precision in ("fp32", "bf16"):
+    drives = [RenderedDrive(seed, frames=7, rate_hz=15.0, size=(360, 480)) for seed in (3, 4)]
+    frames = [[drive[index] for index in range(len(drive))] for drive in drives]
+    masks: dict[str, list[np.ndarray]] = {"fp32": [], "bf16": []}
+    for (precision, found), scene in itertools.product(masks.items(), frames):
         segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, precision)
         config = EngineConfig(foreground_threads=1, max_key_interval=3, deviation_threshold=1.0)
         with Engine.deterministic(segmenter, config, threshold=1.0, delay_frames=2) as engine:
-            results = [engine.process(Frame(frame.image, frame.stamp_ns)) for frame in frames]
-        masks[precision] = np.stack([result.mask for result in results])
+            results = [engine.process(Frame(frame.image, frame.stamp_ns)) for frame in scene]
+        found += [result.mask for result in results]
         kinds = [result.provenance.kind for result in results]
         assert kinds == [MaskKind.FULL] + 6 * [MaskKind.PROPAGATED]
-    assert (masks["fp32"] == masks["bf16"]).mean() >= 0.999
+    assert (np.stack(masks["fp32"]) == np.stack(masks["bf16"])).mean() >= 0.999

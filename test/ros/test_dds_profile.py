@@ -24,13 +24,17 @@ TOPIC = "test_dds_profile"
 
 
 def publish(reliability: str) -> None:
-    """Publish ``COUNT`` images at the rate of a camera once somebody listens."""
+    """Publish ``COUNT`` images at the rate of a camera once somebody listens, and says so.
+
+    Each side finds the other by itself, and what comes in between is lost without RELIABLE.
+    """
     node = rclpy.create_node("camera")
     publisher = node.create_publisher(Image, TOPIC, quality(reliability, depth=5))
     image = Image(height=HEIGHT, width=WIDTH, step=3 * WIDTH, encoding="rgb8")
     image.data = array.array("B", bytes(3 * WIDTH * HEIGHT))
     while not publisher.get_subscription_count():
         time.sleep(0.01)
+    sys.stdin.readline()
     for number in range(COUNT):
         image.header.stamp.sec = number
         publisher.publish(image)
@@ -44,7 +48,7 @@ def subscribe(reliability: str) -> None:
     node = rclpy.create_node("listener")
     # As deep as there are images: a busy machine delays callbacks, and what such a delay
     # overwrites at depth 1 is no loss of the transport.
-    node.create_subscription(
+    subscription = node.create_subscription(
         Image,
         TOPIC,
         lambda image: numbers.append(image.header.stamp.sec),
@@ -53,6 +57,11 @@ def subscribe(reliability: str) -> None:
     camera = subprocess.Popen(
         [sys.executable, __file__, "publish", reliability], stdin=subprocess.PIPE
     )
+    assert camera.stdin is not None
+    while not subscription.get_publisher_count():
+        time.sleep(0.01)
+    camera.stdin.write(b"go\n")
+    camera.stdin.flush()
     waiting_since, seen = time.monotonic(), 0
     while len(numbers) < COUNT and time.monotonic() - waiting_since < LOST_S:
         rclpy.spin_once(node, timeout_sec=0.1)
