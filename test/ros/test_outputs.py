@@ -50,10 +50,16 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def context() -> Iterator[Context]:
-    """One for all tests: to end a participant of Fast DDS takes for ever once in some thousands."""
+    """One for all tests, with a node that keeps its participant between them.
+
+    Where a process has several participants, Fast DDS (2.14) can wait for ever to end one: for a
+    callback that waits for it.
+    """
     context = Context()
     rclpy.init(context=context)
+    node = rclpy.create_node("test_outputs", context=context)
     yield context
+    node.destroy_node()
     context.try_shutdown()
 
 
