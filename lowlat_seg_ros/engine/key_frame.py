@@ -35,9 +35,9 @@ class HighLevel:
     """What Sh has made of a frame, which has this stamp and number among those of the engine.
 
     ``features`` are what Eq. (1) carries, F_h (1, Ch, H/8, W/8) or means of 2x2 of its cells, Sh's
-    own or carried on since. Where answers are carried
-    by optical flow (``fine_carry``), ``answers`` (1, classes, r*H/8, r*W/8) are the full network's
-    and ``luma``, uint8 (H/2, W/2), is that frame's: both stay until Sh has seen a newer one.
+    own or carried on since. Where answers are carried by optical flow (``fine_carry``), ``answers``
+    (1, classes, r*H/8, r*W/8) are the full network's and ``luma``, uint8 (H/2, W/2), is that
+    frame's: both stay until Sh has seen a newer one.
     """
 
     features: Tensor
@@ -57,14 +57,14 @@ class KeyFrame:
     """All that later frames need of a key frame k.
 
     ``source`` is what Sh begins with: F_l (1, Cl, H/8, W/8), or the normalised image (1, 3, H, W)
-    where Sl is an encoder of its own; ``reduced`` and ``selector_reduced`` (1, width, H/8, W/8) are
-    the kernel predictor's and the selector's reductions of F_l, and ``remembered``, of that shape,
-    the key frame's half of the predictor: each computed once. ``stride`` is that of ``reduced``,
-    ``remembered`` and the features of ``high``, 8 px or 16. ``high`` is Sh's of this frame when
-    ``exact``, that of an older one, propagated, while provisional, and None if no Sh has succeeded
-    in this epoch yet. ``geometry`` is the size that all of them have: the frame's own, or where
-    ``resampled`` another one that the stream changed to. ``index`` numbers the frame among those of
-    the engine, and ``luma`` is its own, see :class:`HighLevel`.
+    where Sl is an encoder of its own; ``reduced`` (1, width, H/s, W/s) is the kernel predictor's
+    reduction of F_l, and ``remembered``, of that shape, the key frame's half of the predictor;
+    ``selector_reduced`` (1, width, H/8, W/8) is the selector's reduction: each computed once. s is
+    the ``stride``, 8 or 16, which the features of ``high`` have, too. ``high`` is Sh's of this
+    frame when ``exact``, that of an older one, propagated, while provisional, and None if no Sh has
+    succeeded in this epoch yet. ``geometry`` is the size that all of them have: the frame's own, or
+    where ``resampled`` another one that the stream changed to. ``index`` numbers the frame among
+    those of the engine, and ``luma`` is its own, see :class:`HighLevel`.
     """
 
     source: Tensor
