@@ -141,7 +141,7 @@ def test_answers_are_weighed_point_by_point() -> None:
 def test_the_compiled_evidence_is_that_of_pytorch(cells: tuple[int, int]) -> None:
     """With gradients PyTorch computes it."""
     pytest.importorskip("numba", reason="numba compiles it")
-    assert gate.compiled() is not None
+    assert gate.compiled_evidence() is not None
     key, now, residual = torch.rand(1, 8, *cells), torch.rand(1, 8, *cells), torch.rand(1, 4, 5, 7)
     with torch.no_grad():
         compiled = evidence_of(key, now, torch.tensor([0.3]), residual)
@@ -151,7 +151,7 @@ def test_the_compiled_evidence_is_that_of_pytorch(cells: tuple[int, int]) -> Non
 def test_the_compiled_step_weighs_as_pytorch_does() -> None:
     """With gradients PyTorch does it, and where shapes do not fit."""
     pytest.importorskip("numba", reason="numba compiles it")
-    assert gate.compiled() is not None
+    assert gate.compiled_weighing(3, 2) is not None
     own, carried = torch.randn(2, 1, 3 * 4, 5, 7)
     cells = torch.cat([own, torch.rand(1, 4, 5, 7)], dim=1)
     with torch.no_grad():

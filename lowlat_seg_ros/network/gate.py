@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +30,8 @@ RESIDUAL_SCALE = 8.0
 EVIDENCE = "void(f4[:,:,::1], f4[:,:,::1], f4, f4[:,:,::1], f4[:,:,::1])"
 
 #: Of the kernel that weighs: own answers and trust (rows, columns, (classes + 1) * points), carried
-#: answers (rows, columns, classes * points), points per cell's side, planes (classes + 1, ...).
-WEIGH = "void(f4[:,:,::1], f4[:,:,::1], i8, f4[:,:,::1])"
+#: answers (rows, columns, classes * points), planes (classes + 1, points*rows, points*columns).
+WEIGH = "void(f4[:,:,::1], f4[:,:,::1], f4[:,:,::1])"
 
 
 class TrustGate(nn.Module):
@@ -83,12 +83,12 @@ def evidence_of(reduced_key: Tensor, reduced: Tensor, age_s: Tensor, residual: T
     # 8: the scale on which the first frames differ most.
     age = torch.log1p(8 * age_s.clamp(min=0) / AGE_S) / math.log(9)
     fits = reduced_key.shape == reduced.shape
-    kernels = compiled() if fits and _alone(reduced_key, reduced, residual) else None
-    if kernels is not None:
+    kernel = compiled_evidence() if fits and _alone(reduced_key, reduced, residual) else None
+    if kernel is not None:
         before, now = _rows(reduced_key), _rows(reduced)
         points = residual[0].contiguous().numpy()
         out = np.empty((*points.shape[1:], 2 + len(points)), np.float32)
-        kernels.evidence(before, now, age.item(), points, out)
+        kernel(before, now, age.item(), points, out)
         return torch.from_numpy(out).permute(2, 0, 1).unsqueeze(0)  # NHWC in memory
     change = (reduced - reduced_key).abs().mean(dim=1, keepdim=True, dtype=torch.float32)
     if change.shape[2:] != residual.shape[2:]:
@@ -105,14 +105,15 @@ def weigh(cells: Tensor, carried: Tensor, points: int) -> Tensor:
     the frame's own answers and then the trust, each with the points of a cell as channels, in the
     order of ``torch.nn.PixelShuffle``; ``carried`` (N, classes * points^2, h, w) likewise.
     """
-    fits = cells.shape[2:] == carried.shape[2:]  # else PyTorch says what does not
-    kernels = compiled() if fits and _alone(cells, carried) else None
-    if kernels is None:
-        own, trust = cells.split([carried.shape[1], points**2], dim=1)
+    own, trust = cells.split([carried.shape[1], points**2], dim=1)
+    fits = own.shape == carried.shape  # else PyTorch says what does not
+    classes = carried.shape[1] // points**2
+    kernel = compiled_weighing(classes, points) if fits and _alone(cells, carried) else None
+    if kernel is None:
         return F.pixel_shuffle(torch.cat([weighed(own, carried, trust), trust], dim=1), points)
     height, width = cells.shape[2:]
-    out = np.empty((cells.shape[1] // points**2, points * height, points * width), np.float32)
-    kernels.weigh(_rows(cells), _rows(carried), points, out)
+    out = np.empty((classes + 1, points * height, points * width), np.float32)
+    kernel(_rows(cells), _rows(carried), out)
     return torch.from_numpy(out).unsqueeze(0)
 
 
@@ -126,18 +127,17 @@ def weighed(own: Tensor, carried: Tensor, trust: Tensor) -> Tensor:
     return torch.lerp(own.to(kind), carried, of_classes.to(kind))
 
 
-class Kernels(NamedTuple):
-    evidence: Callable[..., None]
-    weigh: Callable[..., None]
+@functools.cache
+def compiled_evidence() -> Callable[..., None] | None:
+    """Numba's kernel; None without numba. The first call of a process takes a second or two."""
+    return compile_with_numba(_evidence, EVIDENCE, "masks will be slower", fastmath=True)
 
 
 @functools.cache
-def compiled() -> Kernels | None:
-    """Those of numba; None without numba. The first call of a process takes a second or two."""
-    without = "masks will be slower"
-    evidence = compile_with_numba(_evidence, EVIDENCE, without, fastmath=True)
-    weigh = compile_with_numba(_weigh, WEIGH, without, fastmath={"contract"})
-    return None if evidence is None or weigh is None else Kernels(evidence, weigh)
+def compiled_weighing(classes: int, points: int) -> Callable[..., None] | None:
+    """Likewise; ``points`` per cell's side."""
+    weigh = _weigh(classes, points)
+    return compile_with_numba(weigh, WEIGH, "masks will be slower", fastmath={"contract"})
 
 
 def _alone(*tensors: Tensor) -> bool:
@@ -171,18 +171,24 @@ def _evidence(before: Any, now: Any, age: Any, residual: Any, out: Any) -> None:
                 out[i, j, 2 + point] = scale * residual[point, i, j]
 
 
-def _weigh(cells: Any, carried: Any, points: int, out: Any) -> None:
-    height, width, channels = carried.shape
+def _weigh(classes: int, points: int) -> Callable[..., None]:
+    """What numba compiles; with both as constants it takes a third of the time."""
     squared = points * points
-    classes = channels // squared
-    for i in range(height):
-        for point in range(squared):
-            y, first = i * points + point // points, point % points
+    channels = classes * squared
+
+    def weigh(cells: Any, carried: Any, out: Any) -> None:
+        height, width = cells.shape[:2]
+        for i in range(height):
             for j in range(width):
-                out[classes, y, j * points + first] = cells[i, j, channels + point]
-            for k in range(classes):
-                channel = k * squared + point
-                for j in range(width):
-                    own, trust = cells[i, j, channel], cells[i, j, channels + point]
-                    value = own + trust * (carried[i, j, channel] - own)
-                    out[k, y, j * points + first] = value
+                own, moved = cells[i, j], carried[i, j]
+                for k in range(classes + 1):
+                    for point in range(squared):
+                        y, x = i * points + point // points, j * points + point % points
+                        channel, trust = k * squared + point, own[channels + point]
+                        if k < classes:
+                            value = own[channel] + trust * (moved[channel] - own[channel])
+                            out[k, y, x] = value
+                        else:
+                            out[k, y, x] = trust
+
+    return weigh

@@ -232,8 +232,10 @@ def prepare(
         if isinstance(network, Segmenter):
             propagation.compiled(network.config.kernel_size)  # or the second frame waits for it
             if network.config.fine_carry:
-                warping.compiled()
-                gate.compiled()
+                answers = network.config.num_classes, network.config.classifier_upsampling
+                warping.compiled(*answers)
+                gate.compiled_weighing(*answers)
+                gate.compiled_evidence()
             if ranges:
                 network.input_dtype = torch.uint8  # its first convolutions read the image's bytes
     if dtype != torch.float32:
