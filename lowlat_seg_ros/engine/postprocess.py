@@ -23,6 +23,9 @@ from lowlat_seg_ros.network.layers import compile_with_numba
 #: The kernel's rows are padded to a multiple of so many values, which vector registers divide.
 BLOCK = 16
 
+#: Gaps between logits that it fills at a time: what it needs of them stays in the L1 cache.
+CHUNK = 256
+
 
 def mask_of(logits: Tensor, geometry: Geometry) -> np.ndarray:
     """Logits (1, classes, h, w) of the padded image -> uint8 (H, W) ids at the mask's size."""
@@ -122,8 +125,8 @@ def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
     frame.
     """
     signature = (
-        "void(f4[:,:,::1], f4[::1], f4[:,:,::1], f4[:,:,::1], f4[::1], i4[:,::1], u1[::1], "
-        "u1[:,::1])"
+        "void(f4[:,:,::1], f4[::1], f4[::1], i4[:,::1], u1[::1], i4[:,::1], f4[:,:,::1], "
+        "f4[:,:,::1], u1[:,::1])"
     )
     kernel = compile_with_numba(
         _upsample, signature, "masks will take longer", fastmath={"contract"}
@@ -141,10 +144,12 @@ def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
         # Pixel centres are at half-integers: with an even factor none lies on a logit.
         weights = (np.arange(factor, dtype=np.float32) + (1 - factor % 2) / 2) / factor
         mask = np.empty((factor * height, factor * width), np.uint8)
-        corners, blended = (np.empty((n, classes, gaps), np.float32) for n in (4, 2))
-        best, ids = np.empty(gaps + 1, np.float32), np.empty((4, gaps + 1), np.int32)
+        best = np.empty(max(gaps + 1, CHUNK), np.float32)
+        ids = np.empty((3, len(best)), np.int32)
         line = np.empty((width + 1) * factor, np.uint8)
-        kernel(cells, weights, corners, blended, best, ids, line, mask)
+        mixed = np.empty((2, (height + 1) * (width + 1) + BLOCK), np.int32)
+        corners, blended = (np.empty((n, classes, CHUNK), np.float32) for n in (4, 2))
+        kernel(cells, weights, best, ids, line, mixed, corners, blended, mask)
         return mask
 
     return arg_max
@@ -153,59 +158,69 @@ def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
 def _upsample(
     cells: np.ndarray,
     weights: np.ndarray,
-    corners: np.ndarray,
-    blended: np.ndarray,
     best: np.ndarray,
     ids: np.ndarray,
     line: np.ndarray,
+    mixed: np.ndarray,
+    corners: np.ndarray,
+    blended: np.ndarray,
     mask: np.ndarray,
 ) -> None:
     """The loop that numba compiles.
 
     Between four neighbouring logits of ``cells`` (classes, h + 2, gaps + 1) lie ``factor`` times
     ``factor`` pixels, a gap. A class that is the largest at all four is it at each pixel between
-    them, so most gaps are filled with one id. The ``corners`` (4, classes, gaps) of the others are
-    gathered for each row of gaps; each row of pixels is a blend of the upper and lower ones, and
-    for each of the ``factor`` places within a gap the maximum over the classes is taken in all of
-    them at once. The ``weights`` are the same in every gap. ``blended`` (2, classes, gaps),
-    ``best``, ``ids`` (4, gaps + 1) and ``line`` are buffers.
+    them, so most gaps are filled with one id. The others' row and column go to ``mixed``, and are
+    filled afterwards, ``CHUNK`` of them at a time: each row of their pixels is a blend of the upper
+    and lower two ``corners`` (4, classes, CHUNK), and for each of the ``factor`` places within a
+    gap the maximum over the classes is taken in all of them at once. The ``weights`` are the same
+    in every gap. ``best``, ``ids`` (3, ...), ``line`` and ``blended`` (2, classes, CHUNK) are
+    buffers.
     """
     factor, (height, width) = len(weights), mask.shape
     before = (factor + 1) // 2  # pixels of the first gap that lie outside the image
     columns = width // factor + 1
-    upper, lower, mixed, found = ids[0], ids[1], ids[2], ids[3]
+    upper, lower, found = ids[0], ids[1], ids[2]
+    number = 0
     for row in range(cells.shape[1]):
         upper, lower = lower, upper
-        for x in range(len(lower)):
+        across = cells.shape[2]
+        for x in range(across):
             best[x] = -np.inf
             lower[x] = 0
         for c in range(len(cells)):
             this = np.int32(c)
-            for x in range(len(lower)):
+            for x in range(across):
                 larger = cells[c, row, x] > best[x]
                 best[x] = cells[c, row, x] if larger else best[x]
                 lower[x] = this if larger else lower[x]
         if row == 0:
             continue
-        gap, count = row - 1, 0
+        gap = row - 1
         for x in range(columns):
             this = upper[x]
             if this != upper[x + 1] or this != lower[x] or this != lower[x + 1]:
-                mixed[count] = x
-                count += 1
+                mixed[0, number], mixed[1, number] = gap, x
+                number += 1
             for pixel in range(x * factor, (x + 1) * factor):
                 line[pixel] = this
-        whole = -(-count // 16) * 16  # in vectors; what is too much repeats the first gap
-        for j in range(count, whole):
-            mixed[j] = mixed[0]
-        for c in range(len(cells)):
-            for j in range(whole):
-                x = mixed[j]
-                corners[0, c, j], corners[1, c, j] = cells[c, gap, x], cells[c, gap, x + 1]
-                corners[2, c, j], corners[3, c, j] = cells[c, row, x], cells[c, row, x + 1]
         for y in range(max(gap * factor - before, 0), min((gap + 1) * factor - before, height)):
             mask[y] = line[before : before + width]
-            below = weights[y + before - gap * factor]
+    for j in range(number, number + BLOCK):  # whole vectors of gaps
+        mixed[0, j], mixed[1, j] = 0, 0
+    for first in range(0, number, CHUNK):
+        count = min(CHUNK, number - first)
+        whole = -(-count // BLOCK) * BLOCK
+        rows, places = mixed[0, first : first + whole], mixed[1, first : first + whole]
+        for c in range(len(cells)):
+            for j in range(whole):
+                y, x = rows[j], places[j]
+                corners[0, c, j], corners[1, c, j] = cells[c, y, x], cells[c, y, x + 1]
+                corners[2, c, j], corners[3, c, j] = cells[c, y + 1, x], cells[c, y + 1, x + 1]
+        for j in range(whole):  # from here on: the pixel where the gap begins
+            rows[j], places[j] = rows[j] * factor - before, places[j] * factor - before
+        for down in range(factor):
+            below = weights[down]
             above = np.float32(1) - below
             for c in range(len(cells)):
                 for j in range(whole):
@@ -218,13 +233,13 @@ def _upsample(
                     best[j] = -np.inf
                     found[j] = 0
                 for c in range(len(cells)):
-                    first, second, this = blended[0, c], blended[1, c], np.int32(c)
+                    one, other, this = blended[0, c], blended[1, c], np.int32(c)
                     for j in range(whole):
-                        value = first[j] * left + second[j] * right
+                        value = one[j] * left + other[j] * right
                         larger = value > best[j]  # never true of NaN
                         best[j] = value if larger else best[j]
                         found[j] = this if larger else found[j]
                 for j in range(count):
-                    pixel = mixed[j] * factor + place - before
-                    if 0 <= pixel < width:
-                        mask[y, pixel] = found[j]
+                    y, x = rows[j] + down, places[j] + place
+                    if 0 <= y < height and 0 <= x < width:
+                        mask[y, x] = found[j]

@@ -22,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -158,10 +159,10 @@ class TraceableConv2d(nn.Module):
         output = None
         if isinstance(conv, QuantizedConv2d):
             output, per_channel = conv.output, conv.scales.view(-1, 1, 1, 1)
+            if isinstance(x, Tensor) and x.dtype == torch.uint8:
+                return self._of_image(conv, x)
             weight = conv.kernel.contiguous().float() * per_channel
             if not isinstance(x, Quantized):
-                if x.dtype == torch.uint8:  # an image
-                    x = (x.float() - float(conv.input.zero)) * conv.input.scale
                 x = Rounded.on(conv.input, x)
             x = x.to(torch.float32)
         else:
@@ -172,6 +173,41 @@ class TraceableConv2d(nn.Module):
         y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
         if shortcut is not None:
             y = y + (shortcut if isinstance(shortcut, Tensor) else shortcut.to(torch.float32))
+        return self._after(conv, y, output)
+
+    def _of_image(self, conv: QuantizedConv2d, image: Tensor) -> Tensor | Quantized:
+        """What ``conv`` computes of an image, uint8 (N, 3, H, W), whose bytes are on its grid.
+
+        Pixels side by side are neighbours in memory, so as many as the stride is wide are channels
+        of one, at no cost: OpenVINO has a convolution of 12 channels done in half of the time of
+        one of 3 with as many products.
+        """
+        (above, left), (down, group), _, _ = conv.geometry
+        count, channels, height, width = image.shape  # multiples of 8, so of the stride
+        x = (image.permute(0, 2, 3, 1).float() - float(conv.input.zero)) * conv.input.scale
+        x = x.reshape(count, height, width // group, group * channels).permute(0, 3, 1, 2)
+        # In NumPy, as weights of 8 bits must be a constant of what is traced. The kernel is widened
+        # by zeros to whole groups of pixels.
+        kernel = conv.kernel.contiguous().numpy()
+        before = -left % group
+        after = -(before + kernel.shape[3]) % group
+        kernel = np.pad(kernel, ((0, 0), (0, 0), (0, 0), (before, after)))
+        outputs, _, rows, columns = kernel.shape
+        kernel = kernel.reshape(outputs, channels, rows, columns // group, group)
+        kernel = kernel.transpose(0, 4, 1, 2, 3).reshape(outputs, -1, rows, columns // group)
+        weight = torch.from_numpy(kernel).float() * conv.scales.view(-1, 1, 1, 1)
+        first = (left + before) // group
+        # Where the kernel begins within a group, there is no padding on the right.
+        last = (width + 2 * left - conv.kernel.shape[3]) // group + columns // group
+        last -= width // group + first
+        bias = None if conv.bias is None else conv.bias.float()
+        y = F.conv2d(F.pad(x, (first, int(last), above, above)), weight, bias, (down, 1))
+        return self._after(conv, y, conv.output)
+
+    @staticmethod
+    def _after(
+        conv: PackedConv2d | QuantizedConv2d, y: Tensor, output: Grid | None
+    ) -> Tensor | Quantized:
         if conv.activation != "none":
             y = F.relu6(y) if conv.activation == "relu6" else F.relu(y)
         return y if output is None else Rounded.on(output, y)
