@@ -240,9 +240,20 @@ class Trial:
 
     def __init__(self, most: int) -> None:
         self._most, self._seconds = most, dict[int, list[float]]({most: [], 1: []})
+        self._found = 1
 
     @property
     def threads(self) -> int:
+        """Those of the next frame."""
+        return self._found
+
+    def add(self, threads: int, seconds: float) -> None:
+        seen = self._seconds.get(threads, [])
+        if len(seen) < TRIAL + (WARM_UP if threads == 1 else 0):
+            seen.append(seconds)
+            self._found = self._verdict()
+
+    def _verdict(self) -> int:
         many, one = self._seconds[self._most], self._seconds[1][WARM_UP:]
         if self._most == 1 or len(one) < TRIAL:
             return 1
@@ -251,11 +262,6 @@ class Trial:
         # The mean, as frames that wait for a thread of theirs are rare and take twice as long.
         limit = statistics.mean(one) * (WORTH_IT if len(many) >= TRIAL else 1)
         return self._most if statistics.mean(many) < limit else 1
-
-    def add(self, threads: int, seconds: float) -> None:
-        seen = self._seconds.get(threads, [])
-        if len(seen) < TRIAL + (WARM_UP if threads == 1 else 0):
-            seen.append(seconds)
 
 
 #: By the height at which the network runs, and by most threads.
