@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from lowlat_seg_ros.config import EngineConfig
+from lowlat_seg_ros.engine.own_core import BACKGROUND, OwnCore
 from lowlat_seg_ros.network.layers import num_threads, single_threaded
 
 Result = TypeVar("Result")
@@ -167,7 +167,7 @@ class Beside:
     """One thread for what a frame needs beside Sl, such as optical flow, while Sl runs."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "beside", partial(torch.set_num_threads, 1))
+        self._pool, self._began = ThreadPoolExecutor(1, "beside", self._begin), False
 
     def start(self, work: Callable[[], Result], *, urgent: bool) -> Callable[[], Result]:
         """Begin ``work``, ``urgent`` with the priority of a frame; call the answer for its result.
@@ -185,11 +185,20 @@ class Beside:
                 if raised:
                     lower_priority()
 
+        self._began = True
         future = self._pool.submit(run)
         return lambda: work() if future.cancel() else future.result()
 
     def close(self) -> None:
+        began, self._began = self._began, False
+        if began:
+            self._pool.submit(BACKGROUND.remove)
         self._pool.shutdown()
+
+    @staticmethod
+    def _begin() -> None:
+        torch.set_num_threads(1)
+        BACKGROUND.add()
 
 
 class ExternalCpuLoad:
@@ -289,6 +298,8 @@ class ForegroundThreads:
         self._slow = slow_threads(config)
         self._slow_has_cores = self._is_set or not gives_way(config)
         self._adapts = not self._is_set and self._most > 1
+        # Threads that Sh starts itself could not be moved away.
+        self._own_core = OwnCore() if self._slow == 1 and gives_way(config) else None
         self._stat, self._clock = stat, clock
         self._comes_first = self._raised = False
         self._taken, self._calm_since, self._used = 0, 0.0, 0.0
@@ -333,6 +344,19 @@ class ForegroundThreads:
                 self._trial.add(count, self._clock() - self._began)
         finally:
             self._lower()
+            if self._own_core is not None:
+                self._own_core.leave()
+
+    def settle(self) -> None:
+        """Called early in a frame without Sh: stay on one core until the mask is out.
+
+        That is for frames of one thread while no other program needs a core, see :mod:`.own_core`.
+        """
+        if self._own_core is not None:
+            if self._adapts and self._count == 1 and self._taken == 0:
+                self._own_core.enter()
+            else:
+                self._own_core.give_up()
 
     def after_mask(self) -> AbstractContextManager[None]:
         """Entered for what is left of a frame: it is not urgent, so it leaves cores to others.

@@ -175,6 +175,8 @@ class Engine:
                 watch = net.stopwatch(self._clock)
                 with watch.stage("preprocess_ms"):
                     key, epoch, reason = self._cache.at_size(arrival.geometry)
+                    if key is not None:
+                        self._threads.settle()
                     image, luma = net.image(frame.image, arrival.geometry)  # (1, 3, H, W)
                 # Optical flow needs nothing of Sl: it begins on another core, where one is free.
                 carried = self._carry_answers(key, luma)

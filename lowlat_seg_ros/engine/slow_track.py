@@ -21,6 +21,7 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.counters import Job, LiveCounters, failed, run_job
 from lowlat_seg_ros.engine.cpu_threads import give_way, gives_way, use_threads
 from lowlat_seg_ros.engine.key_frame import Cancelled, KeyFrame, Refine
+from lowlat_seg_ros.engine.own_core import BACKGROUND
 from lowlat_seg_ros.frames import Outcome
 
 #: A job that is younger than this may just have come at a bad moment.
@@ -99,6 +100,7 @@ class SharedSlowTrack:
         if self._gives_way:
             give_way()  # before the first parallel work, whose threads inherit it
         use_threads(self._threads)
+        BACKGROUND.add()
         try:
             with torch.inference_mode():
                 while self._run_next():
@@ -106,6 +108,8 @@ class SharedSlowTrack:
         except BaseException as error:  # no Exception of Sh, which is the end of its job alone
             self._hand_over(error)
             raise
+        finally:
+            BACKGROUND.remove()
 
     def _run_next(self) -> bool:
         """Wait for a job and run it; False once the track is closed."""

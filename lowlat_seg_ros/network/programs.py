@@ -182,7 +182,8 @@ class TraceableConv2d(nn.Module):
         of one, at no cost: OpenVINO has a convolution of 12 channels done in half of the time of
         one of 3 with as many products.
         """
-        (above, left), (down, group), _, _ = conv.geometry
+        geometry: Any = conv.geometry
+        (above, left), (down, group), _, _ = geometry
         count, channels, height, width = image.shape  # multiples of 8, so of the stride
         x = (image.permute(0, 2, 3, 1).float() - float(conv.input.zero)) * conv.input.scale
         x = x.reshape(count, height, width // group, group * channels).permute(0, 3, 1, 2)

@@ -186,11 +186,11 @@ def _kernel(classes: int, points: int, lanes: int) -> Callable[..., None]:
                 r0, r1 = padded[i, start:end], padded[i + 1, start:end]
                 r2, r3 = padded[i + 2, start:end], padded[i + 3, start:end]
                 for k in range(lanes):
-                    l, m, n = k + second, k + third, k + fourth
+                    m, n, p = k + second, k + third, k + fourth
                     c0 = y0 * r0[k] + y1 * r1[k] + y2 * r2[k] + y3 * r3[k]
-                    c1 = y0 * r0[l] + y1 * r1[l] + y2 * r2[l] + y3 * r3[l]
-                    c2 = y0 * r0[m] + y1 * r1[m] + y2 * r2[m] + y3 * r3[m]
-                    c3 = y0 * r0[n] + y1 * r1[n] + y2 * r2[n] + y3 * r3[n]
+                    c1 = y0 * r0[m] + y1 * r1[m] + y2 * r2[m] + y3 * r3[m]
+                    c2 = y0 * r0[n] + y1 * r1[n] + y2 * r2[n] + y3 * r3[n]
+                    c3 = y0 * r0[p] + y1 * r1[p] + y2 * r2[p] + y3 * r3[p]
                     sums[k] = x0 * c0 + x1 * c1 + x2 * c2 + x3 * c3
                 target = out[row // points, column // points]
                 point = (row % points) * points + column % points
