@@ -20,7 +20,7 @@ from std_msgs.msg import Header
 
 from lowlat_seg_ros.images import ImageError, to_rgb
 from lowlat_seg_ros.images.raw import Fault
-from lowlat_seg_ros.messages import COMPRESSED, IMAGE
+from lowlat_seg_ros.messages import COMPRESSED, IMAGE, serialized_image
 from lowlat_seg_ros.ros.outputs import MESSAGES
 
 U32 = st.integers(0, 2**32 - 1)
@@ -116,7 +116,7 @@ def test_serialised_mask_is_byte_for_byte_rclpys(
     pixels = cut(np.random.default_rng(0).integers(0, 256, (7, 9), np.uint8))
     for picture, encoding in ((pixels, "mono8"), (np.stack([pixels] * 3, axis=-1), "rgb8")):
         message = MESSAGES.image(header, picture, encoding)
-        ours = MESSAGES.serialized_image(header, picture, encoding)
+        ours = serialized_image(header, picture, encoding)
         # Between fields rclpy leaves whatever was in memory.
         zeros, ones = (laid_out(message, "<", pad) for pad in (b"\0", b"\xff"))
         count = [index for index in range(len(zeros)) if zeros[index] == ones[index]]

@@ -57,6 +57,8 @@ class CameraStream:
         self._active = False
         self._idle = threading.Lock()  # held by the image callback
         self._began_ns = 0  # the newest image callback
+        # Its image's stamp, size in bytes, and images superseded by it, until that is noted.
+        self._arrived: tuple[int, int, int] | None = None
 
         config = settings().node
         image = f"{camera}/image" if camera else "image"
@@ -163,7 +165,9 @@ class CameraStream:
 
     def mask(self, header: Header, mask: np.ndarray, image_size: tuple[int, int]) -> int:
         self._out.mask(header, mask, image_size)
-        return self._now_ns()
+        published_ns = self._now_ns()
+        self._note_arrival()
+        return published_ns
 
     def details(
         self,
@@ -217,7 +221,7 @@ class CameraStream:
                 self._pipeline.reject(superseded)
                 self._complain(error.fault, "Image rejected", str(error))
                 return
-        self._watch.image(stamp_ns(message.header.stamp), len(message.data), superseded)
+        self._arrived = stamp_ns(message.header.stamp), len(message.data), superseded
         config = self._settings().engine
         if config != self._engine.config:  # what changed since the last frame counts from now on
             self._engine.reconfigure(config)
@@ -238,6 +242,14 @@ class CameraStream:
             else:
                 trace = "".join(traceback.format_exception(error))
                 self._complain(type(error), what, f"{type(error).__name__}: {error}", trace)
+        finally:
+            self._note_arrival()
+
+    def _note_arrival(self) -> None:
+        """Let the diagnostics know of the image at hand; not before its mask, which would wait."""
+        arrived, self._arrived = self._arrived, None
+        if arrived is not None:
+            self._watch.image(*arrived, time.perf_counter_ns() - self._began_ns)
 
     def _warn(self, text: str) -> None:
         self._node.get_logger().warning(f"Images on {self.topic}: {text}")

@@ -13,14 +13,13 @@ import numpy as np
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from lowlat_seg_ros.engine.schedule import LEVELS
 from lowlat_seg_ros.frames import Counters, Ledger, NodeTiming, Refinement, Segmentation
 from lowlat_seg_ros.labels import ClassTable, Legend, colour_mask, overlay
-from lowlat_seg_ros.messages import COMPRESSED, IMAGE, Messages
+from lowlat_seg_ros.messages import COMPRESSED, Messages, serialized_image
 from lowlat_seg_ros.msg import FrameReport, KeyFrameRefinement, Statistics
 from lowlat_seg_ros.ros.connections import (
     full_name,
@@ -58,17 +57,6 @@ class RosMessages(Messages):
         for name, values in arrays.items():  # the constructor would copy them once more
             setattr(message, name, _octets(values))
         return message
-
-    def serialized_image(self, header: Header, pixels: np.ndarray, encoding: str) -> bytes:
-        """The bytes of :meth:`image`, into which ``pixels`` are copied once, not three times."""
-        height, width = pixels.shape[:2]
-        empty = self.make(
-            IMAGE, header=header, height=height, width=width, encoding=encoding,
-            step=pixels.nbytes // height,
-        )  # fmt: skip
-        # Only the length of the data, and they themselves, are missing at its end.
-        length = np.uint32(pixels.nbytes).tobytes()
-        return b"".join((serialize_message(empty)[:-4], length, np.ascontiguousarray(pixels)))
 
     def jpeg(self, header: Header, pixels: np.ndarray) -> CompressedImage:
         """``pixels``, uint8 (H, W, 3) RGB, as image_transport would send them."""
@@ -185,7 +173,7 @@ class Outputs:
         With it goes its CameraInfo, once the camera has sent its own: none is made up.
         """
         if self._mask.has_subscribers:
-            self._mask.publisher.publish(MESSAGES.serialized_image(header, mask, "mono8"))
+            self._mask.publisher.publish(serialized_image(header, mask, "mono8"))
         if not self._mask_info.has_subscribers:
             return
         if self._camera_info is not None:
@@ -218,9 +206,7 @@ class Outputs:
         if self._report.has_subscribers:
             self._report.publisher.publish(MESSAGES.frame_report(header, result, timing))
         if result.confidence is not None:
-            self._confidence.publisher.publish(
-                MESSAGES.serialized_image(header, result.confidence, "mono8")
-            )
+            self._confidence.publisher.publish(serialized_image(header, result.confidence, "mono8"))
 
     def statistics(self, now_ns: int, counters: Counters, ledger: Ledger) -> None:
         """Publish what was counted until ``now_ns``, also for those who subscribe later."""
@@ -245,7 +231,7 @@ class Outputs:
             return
         if self._colours.has_subscribers:
             picture = colour_mask(result.mask, self._table)
-            self._colours.publisher.publish(MESSAGES.serialized_image(header, picture, "rgb8"))
+            self._colours.publisher.publish(serialized_image(header, picture, "rgb8"))
         raw, jpeg = self._overlay.has_subscribers, self._overlay_jpeg.has_subscribers
         if not raw and not jpeg:
             return
@@ -256,7 +242,7 @@ class Outputs:
         if config.overlay_legend:
             self._legend.draw(mixed)
         if raw:
-            self._overlay.publisher.publish(MESSAGES.serialized_image(header, mixed, "rgb8"))
+            self._overlay.publisher.publish(serialized_image(header, mixed, "rgb8"))
         if jpeg:
             self._overlay_jpeg.publisher.publish(MESSAGES.jpeg(header, mixed))
 
