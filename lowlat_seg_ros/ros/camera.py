@@ -57,8 +57,8 @@ class CameraStream:
         self._active = False
         self._idle = threading.Lock()  # held by the image callback
         self._began_ns = 0  # the newest image callback
-        # Its image's stamp, size in bytes, and images superseded by it, until that is noted.
-        self._arrived: tuple[int, int, int] | None = None
+        # Its image, as :meth:`StreamWatch.image` takes it, until that is noted.
+        self._arrived: tuple[int, int, int, int] | None = None
 
         config = settings().node
         image = f"{camera}/image" if camera else "image"
@@ -221,7 +221,8 @@ class CameraStream:
                 self._pipeline.reject(superseded)
                 self._complain(error.fault, "Image rejected", str(error))
                 return
-        self._arrived = stamp_ns(message.header.stamp), len(message.data), superseded
+        size, arrived_ns = len(message.data), self._now_ns()
+        self._arrived = stamp_ns(message.header.stamp), size, superseded, arrived_ns
         config = self._settings().engine
         if config != self._engine.config:  # what changed since the last frame counts from now on
             self._engine.reconfigure(config)
@@ -249,7 +250,7 @@ class CameraStream:
         """Let the diagnostics know of the image at hand; not before its mask, which would wait."""
         arrived, self._arrived = self._arrived, None
         if arrived is not None:
-            self._watch.image(*arrived, time.perf_counter_ns() - self._began_ns)
+            self._watch.image(*arrived)
 
     def _warn(self, text: str) -> None:
         self._node.get_logger().warning(f"Images on {self.topic}: {text}")

@@ -107,10 +107,10 @@ class StreamMonitor:
         self._stamps = StampMonitor()
         self._intervals.clear()
 
-    def image(self, stamp_ns: int, superseded: int = 0, ago_ns: int = 0) -> None:
-        """An image came in ``ago_ns`` ago, and ``superseded`` before it did not."""
+    def image(self, stamp_ns: int, superseded: int = 0, arrived_ns: int | None = None) -> None:
+        """An image came in, now or at ``arrived_ns``, and ``superseded`` before it did not."""
+        now_ns = self._now_ns() if arrived_ns is None else arrived_ns
         # A simulated clock stands at 0 before it is set, and goes back where a bag loops.
-        now_ns = max(self._now_ns() - ago_ns, 0)
         if self._image is not None and 0 < self._image[1] < now_ns:
             self._intervals.append(since_ms(self._image[1], now_ns) / (1 + superseded))
         self._image = stamp_ns, now_ns

@@ -223,10 +223,10 @@ class StreamWatch:
         self._contents, self._pace = ContentMonitor(), PaceMeter()
         self._accuracies = deque[float](maxlen=ACCURACIES)  # expected, of the newest masks
 
-    def image(self, stamp_ns: int, size_bytes: int, superseded: int, ago_ns: int) -> None:
-        """An image of so many bytes came in ``ago_ns`` ago, and so many before it did not."""
+    def image(self, stamp_ns: int, size_bytes: int, superseded: int, arrived_ns: int) -> None:
+        """An image came at ``arrived_ns`` of the node's clock, and some before it did not."""
         self._image_bytes = size_bytes
-        self._monitor.image(stamp_ns, superseded, ago_ns)
+        self._monitor.image(stamp_ns, superseded, arrived_ns)
 
     def published(
         self, result: Segmentation, timing: NodeTiming, began_ns: int, limit_ms: float
