@@ -22,7 +22,10 @@ from lowlat_seg_ros.lab.quantize import prepare_in_8_bits
 from lowlat_seg_ros.network import inference, programs, quantization
 from lowlat_seg_ros.network.checkpoint import DEFAULT_CHECKPOINT
 from lowlat_seg_ros.network.inference import can_pack
+from lowlat_seg_ros.network.layers import PackedConv2d, plain
+from lowlat_seg_ros.network.quantization import QuantizedConv2d, Range, Ranges, image_range
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.trunk import centred
 
 pytest.importorskip("openvino", reason="needs the library openvino (pip install openvino)")
 pytestmark = pytest.mark.skipif(
@@ -44,6 +47,27 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where programs are kept, empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "lowlat_seg_ros"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(6, 4, 2), (3, 2, 1), (5, 2, 2), (2, 4, 1), (3, 1, 1)]
+)
+def test_the_first_convolution_is_pytorchs(kernel: int, stride: int, padding: int) -> None:
+    """Pixels side by side are channels of one there, wherever its kernel begins."""
+    conv = nn.Conv2d(3, 8, kernel, stride, padding).requires_grad_(False)
+    spans = Ranges(image_range(centred(128, 128)), Range(0.0, 2.0))
+    quick = QuantizedConv2d(PackedConv2d(conv, "relu"), spans, stays=True)
+    image = torch.randint(0, 256, (1, 3, 24, 40), dtype=torch.uint8)
+    image = image.contiguous(memory_format=torch.channels_last)
+    traced = programs.TraceableConv2d(quick)
+    request = programs.compile_program(lambda x: plain(traced(x)), image).create_infer_request()
+    found = request.infer([programs.in_memory(image).numpy()])[0]
+    with torch.inference_mode():
+        expected = programs.in_memory(plain(quick(image)))
+    assert quick.output is not None
+    step = quick.output.scale  # sums that lie between two bytes may be rounded to either
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1.01 * step)
+    assert (torch.from_numpy(found) - expected).abs().mean() < 0.02 * step
 
 
 @pytest.mark.slow
