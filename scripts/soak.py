@@ -44,6 +44,10 @@ RATE_HZ, SIZE = 15.0, (240, 320)
 #: How long a fault lasts, and the least and most time between two of them.
 FAULT_S, PAUSE_S = 2.0, (2.0, 6.0)
 
+#: So long images of another size come in the warm-up: the first of them wait until the network is
+#: compiled for their size, and what frames of both kinds need must be there before it is counted.
+NEW_SIZE_S = 8.0
+
 #: From the first to the last third of the time after the warm-up memory may grow by this share, and
 #: the median latency by this factor: in a run of so many images; and in a shorter one, whose thirds
 #: lie seconds apart, in which an allocator still takes blocks for sizes that it sees for the first
@@ -173,7 +177,8 @@ class Soak:
             name = warm_up.pop() if warm_up else dice.choice(list(choices))
             self.happened.append((self._now(), name))
             choices[name](True)
-            self._play(FAULT_S)
+            is_new = not warm_s and name.startswith("images of")
+            self._play(NEW_SIZE_S if is_new else FAULT_S)
             choices[name](False)
             self.recovery_s.setdefault(name, []).append(self._recover(name))
             self._play(PAUSE_S[0] if warm_up else dice.uniform(*PAUSE_S))

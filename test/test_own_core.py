@@ -35,7 +35,7 @@ class Worker:
 
     @property
     def cores(self) -> set[int]:
-        return self.do(lambda: os.sched_getaffinity(0))  # type: ignore[no-any-return]
+        return self.do(lambda: os.sched_getaffinity(0))
 
     def do(self, work: Callable[[], Any]) -> Any:
         self._asked.put(work)
