@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from lowlat_seg_ros.config import NETWORKS, EngineConfig
-from lowlat_seg_ros.engine.cpu_threads import Beside, ForegroundThreads
+from lowlat_seg_ros.engine.beside import Beside
+from lowlat_seg_ros.engine.cpu_threads import ForegroundThreads
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.segmenter import Segmenter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.openvino import OpenVinoRunner
+from lowlat_seg_ros.engine.own_core import OwnCore
 from lowlat_seg_ros.engine.runner import Runner, runners, runtime_of
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
@@ -106,6 +108,33 @@ def test_parts_answer_as_in_pytorch_at_every_size(weights: Path) -> None:
         assert (trust - their_trust).abs().mean() < 0.02
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@torch.inference_mode()
+def test_two_cores_that_share_layers_give_the_same(folder: Path) -> None:
+    """Also where the frame is on its own core already; the other threads are not."""
+    cores, before = os.sched_getaffinity(0), threads_of_process()
+    segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
+    runner = OpenVinoRunner(segmenter)
+    image = torch.from_numpy(frames(1, (360, 480))[0])[None].permute(0, 3, 1, 2)
+    alone = runner.lower(image).clone()
+    own_core = OwnCore()
+    for _ in range(2):
+        runner.shares = own_core.enter()
+        assert runner.shares
+        try:
+            shared = runner.lower(image).clone()
+        finally:
+            own_core.leave()
+        assert torch.equal(shared, alone)
+    begun = {thread: os.sched_getaffinity(thread) for thread in threads_of_process() - before}
+    assert min(cores) not in set().union(*begun.values())
+    assert len(list(folder.iterdir())) == 3  # of the second half there are two
+
+
+def threads_of_process() -> set[int]:
+    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+
 @pytest.mark.slow
 def test_cameras_share_programs_and_nothing_else(
     folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -132,15 +161,15 @@ def test_cameras_share_programs_and_nothing_else(
     in_turn = zip(*(masks(engine("openvino"), images) for images in cameras), strict=True)
     together = [np.stack(each) for each in zip(*in_turn, strict=True)]
     assert np.array_equal(alone, together)
-    assert len(compiled) == 3  # Sl, kernels, fusion
+    assert len(compiled) == 4  # both halves of Sl, kernels, fusion
     of_pytorch = [np.stack(list(masks(engine("pytorch"), images))) for images in cameras]
     assert (np.stack(of_pytorch) == np.stack(alone)).mean() > 0.985
     # A process that starts later compiles nothing, and its masks are the same.
     segmenter, header = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
     again = [np.stack(list(masks(engine("openvino"), images))) for images in cameras]
     assert np.array_equal(alone, again)
-    assert len(compiled) == 3
-    assert len(list(folder.iterdir())) == 3
+    assert len(compiled) == 4
+    assert len(list(folder.iterdir())) == 4
 
 
 @torch.inference_mode()
@@ -148,12 +177,13 @@ def test_a_kept_program_that_is_damaged_is_made_again(folder: Path) -> None:
     segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
     image = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
     low = OpenVinoRunner(segmenter).lower(image).clone()
-    (file,) = folder.iterdir()
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-100])
+    whole = {file: file.read_bytes() for file in folder.iterdir()}
+    for file, content in whole.items():
+        file.write_bytes(content[:-100])
     segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
     assert torch.equal(OpenVinoRunner(segmenter).lower(image), low)
-    assert len(file.read_bytes()) > len(whole) - 100
+    assert len(whole) == 2
+    assert all(len(file.read_bytes()) > len(content) - 100 for file, content in whole.items())
 
 
 @torch.inference_mode()
@@ -163,7 +193,7 @@ def test_a_kept_program_that_openvino_does_not_read_is_made_again(
     segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
     image = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
     low = OpenVinoRunner(segmenter).lower(image).clone()
-    (file,) = folder.iterdir()
+    file, _ = folder.iterdir()
     whole = file.read_bytes()
     programs._write(file, b"whole, but no program")
     segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
@@ -192,7 +222,7 @@ def test_without_a_folder_each_start_compiles(
         segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
         low = OpenVinoRunner(segmenter).lower(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
         assert low.shape == (1, 64, 8, 12)
-    assert len(compiled) == 3
+    assert len(compiled) == 6  # both halves, three times
 
 
 @torch.inference_mode()
@@ -232,7 +262,7 @@ def test_a_network_that_is_compared_is_compiled_too() -> None:
     )
     runner = OpenVinoRunner(segmenter)
     logits, expected = runner.run("other", network, image), network(image)
-    assert runner._requests["other"][1] is not None
+    assert runner._requests["other", 1][1] is not None
     assert (logits.argmax(1) == expected.argmax(1)).float().mean() > 0.9
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.cpu_threads import LOOK_S, Beside, ForegroundThreads, gives_way
+from lowlat_seg_ros.engine.beside import Beside
+from lowlat_seg_ros.engine.cpu_threads import LOOK_S, ForegroundThreads, gives_way
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.own_core import BACKGROUND, Background
 from lowlat_seg_ros.frames import Frame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from lowlat_seg_ros.engine import postprocess
+from lowlat_seg_ros.engine.beside import Helper, Result
 from lowlat_seg_ros.engine.postprocess import arg_max_at, class_by_class, compiled_upsampling
 from lowlat_seg_ros.engine.runner import runners
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -96,7 +98,7 @@ def test_takes_the_kernel_for_whole_factors_alone(monkeypatch: pytest.MonkeyPatc
     logits = random_logits((3, 6, 9))
     taken = []
 
-    def marked(logits: np.ndarray, factor: int) -> np.ndarray:
+    def marked(logits: np.ndarray, factor: int, helper: Helper | None) -> np.ndarray:
         taken.append(factor)
         return np.zeros((1, 1), np.uint8)
 
@@ -104,6 +106,23 @@ def test_takes_the_kernel_for_whole_factors_alone(monkeypatch: pytest.MonkeyPatc
     for size in [(24, 36), (12, 18), (6, 9), (32, 48), (24, 27), (3, 9), (24, 37)]:
         arg_max_at(logits, size)
     assert taken == [4, 2]
+
+
+@pytest.mark.parametrize("shape", [(11, 90, 120), (11, 1, 9000), (3, 2, 4500)])
+def test_a_helper_does_half_of_a_large_mask(shape: tuple[int, int, int]) -> None:
+    logits = random_logits(shape)
+    size = (8 * shape[1], 8 * shape[2])
+    asked = []
+
+    def helper(work: Callable[[], Result], /) -> Callable[[], Result]:
+        asked.append(work)
+        return work
+
+    np.testing.assert_array_equal(arg_max_at(logits, size, helper), arg_max_at(logits, size))
+    assert len(asked) == 1
+    small = logits[:, : shape[1] // 2 + 1, : shape[2] // 2]  # not worth it
+    arg_max_at(small, (8 * small.shape[1], 8 * small.shape[2]), helper)
+    assert len(asked) == 1
 
 
 def test_several_threads_at_once() -> None:

@@ -23,7 +23,7 @@ from typing import TypeVar
 import torch
 
 from lowlat_seg_ros.config import EngineConfig
-from lowlat_seg_ros.engine.own_core import BACKGROUND, OwnCore
+from lowlat_seg_ros.engine.own_core import OwnCore
 from lowlat_seg_ros.network.layers import num_threads, single_threaded
 
 Result = TypeVar("Result")
@@ -161,44 +161,6 @@ def run_in_temporary_thread(
         return done.result()
     finally:
         pool.shutdown(wait=done.done() or not interruptible)
-
-
-class Beside:
-    """One thread for what a frame needs beside Sl, such as optical flow, while Sl runs."""
-
-    def __init__(self) -> None:
-        self._pool, self._began = ThreadPoolExecutor(1, "beside", self._begin), False
-
-    def start(self, work: Callable[[], Result], *, urgent: bool) -> Callable[[], Result]:
-        """Begin ``work``, ``urgent`` with the priority of a frame; call the answer for its result.
-
-        Whoever comes first does it: a frame waits for the thread only while that is at work, never
-        for it to get a core. Raises ``RuntimeError`` after :meth:`close`.
-        """
-
-        @torch.inference_mode()
-        def run() -> Result:
-            raised = urgent and raise_priority()
-            try:
-                return work()
-            finally:
-                if raised:
-                    lower_priority()
-
-        self._began = True
-        future = self._pool.submit(run)
-        return lambda: work() if future.cancel() else future.result()
-
-    def close(self) -> None:
-        began, self._began = self._began, False
-        if began:
-            self._pool.submit(BACKGROUND.remove)
-        self._pool.shutdown()
-
-    @staticmethod
-    def _begin() -> None:
-        torch.set_num_threads(1)
-        BACKGROUND.add()
 
 
 class ExternalCpuLoad:
@@ -347,16 +309,18 @@ class ForegroundThreads:
             if self._own_core is not None:
                 self._own_core.leave()
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """Called early in a frame without Sh: stay on one core until the mask is out.
 
-        That is for frames of one thread while no other program needs a core, see :mod:`.own_core`.
+        That is for frames of one thread while no other program needs a core, see :mod:`.own_core`;
+        False for others.
         """
-        if self._own_core is not None:
-            if self._adapts and self._count == 1 and self._taken == 0:
-                self._own_core.enter()
-            else:
-                self._own_core.give_up()
+        if self._own_core is None:
+            return False
+        if self._adapts and self._count == 1 and self._taken == 0:
+            return self._own_core.enter()
+        self._own_core.give_up()
+        return False
 
     def after_mask(self) -> AbstractContextManager[None]:
         """Entered for what is left of a frame: it is not urgent, so it leaves cores to others.

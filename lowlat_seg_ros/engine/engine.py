@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.config import ConfigError, EngineConfig
 from lowlat_seg_ros.engine import cpu_threads, preprocess
+from lowlat_seg_ros.engine.beside import Beside
 from lowlat_seg_ros.engine.counters import LiveCounters, OnRefinement, failed
 from lowlat_seg_ros.engine.key_frame import (
     HighLevel,
@@ -88,7 +89,7 @@ class Engine:
         self._schedule = StreamSchedule(threshold, config)
         trials = _TRIALS.setdefault(segmenter, {})
         self._threads = cpu_threads.ForegroundThreads(config, trials=trials)
-        self._beside = cpu_threads.Beside()
+        self._beside = Beside()
         self._counters = LiveCounters(on_refinement)
         self._cache = KeyFrameCache()
         self._lock = threading.Lock()  # of resets, and of who is in the foreground
@@ -175,8 +176,7 @@ class Engine:
                 watch = net.stopwatch(self._clock)
                 with watch.stage("preprocess_ms"):
                     key, epoch, reason = self._cache.at_size(arrival.geometry)
-                    if key is not None:
-                        self._threads.settle()
+                    self._settle(key)
                     image, luma = net.image(frame.image, arrival.geometry)  # (1, 3, H, W)
                 # Optical flow needs nothing of Sl: it begins on another core, where one is free.
                 carried = self._carry_answers(key, luma)
@@ -347,6 +347,16 @@ class Engine:
                 with self._lock:
                     self._foreground_thread = None
 
+    def _settle(self, key: KeyFrame | None) -> None:
+        """Give a frame without Sh a core of its own, and a helper on another one, where it can."""
+        net, threads = self._net, self._threads
+        net.helper, net.shares = None, False
+        if key is not None:
+            on_its_own = threads.settle()
+            if net.can_run_beside and threads.leave_a_core:
+                net.helper = partial(self._beside.start, urgent=threads.raised)
+                net.shares = on_its_own
+
     def _carry_answers(
         self, key: KeyFrame | None, luma: np.ndarray | None
     ) -> Callable[[], tuple[Tensor | None, Tensor | None]]:
@@ -357,9 +367,7 @@ class Engine:
         if key is None or key.high is None or luma is None:
             return lambda: (None, None)
         work = partial(self._net.carry_answers, key.high.answers, key.high.luma, luma)
-        if self._net.can_run_beside and self._threads.leave_a_core:
-            return self._beside.start(work, urgent=self._threads.raised)
-        return work
+        return work if self._net.helper is None else self._net.helper(work)
 
     def _begin(self, frame: Frame, mask_at_network_size: bool) -> Arrival:
         """Decide what the frame's geometry and level are, and whether it begins a new epoch."""

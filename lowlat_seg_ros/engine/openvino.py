@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -14,11 +16,13 @@ from torch import Tensor, nn
 
 from lowlat_seg_ros.config import ConfigError
 from lowlat_seg_ros.engine.cpu_threads import lower_priority, run_in_temporary_thread
+from lowlat_seg_ros.engine.own_core import helpers_begin
 from lowlat_seg_ros.engine.runner import Runner
 from lowlat_seg_ros.network import programs
 from lowlat_seg_ros.network.layers import LAYOUTS
 from lowlat_seg_ros.network.quantization import QuantizedConv2d
 from lowlat_seg_ros.network.segmenter import Segmenter
+from lowlat_seg_ros.network.trunk import TrunkEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +31,7 @@ logger = logging.getLogger(__name__)
 class Part:
     """A part ``of`` a network that becomes a program; ``planes`` as in ``compile_program``."""
 
-    of: Callable[[Any], Callable[..., Tensor]]
+    of: Callable[[Any], Callable[..., Any]]
     planes: bool = False
 
 
@@ -35,6 +39,8 @@ class Part:
 #: numba compiles; what is not made of convolutions gains nothing.
 PARTS: dict[Hashable, Part] = {
     "lower": Part(lambda net: net.lower),
+    "begin_lower": Part(lambda net: net.begin_lower),
+    "end_lower": Part(lambda net: net.end_lower),
     "kernels": Part(lambda net: net.predictor),
     "fuse": Part(lambda net: net.fuse),
     "classify_low": Part(lambda net: net.classify_low, planes=True),
@@ -43,8 +49,11 @@ PARTS: dict[Hashable, Part] = {
 #: A network that is compared with the engine, from image to logits.
 WHOLE = Part(lambda net: net, planes=True)
 
-#: Of a program: its part, and the sizes of its inputs.
-Key = tuple[Hashable, tuple[torch.Size, ...]]
+#: Threads of a part that two cores share.
+HELPED = 2
+
+#: Of a program: its part, its threads, and the sizes of its inputs.
+Key = tuple[Hashable, int, tuple[torch.Size, ...]]
 
 
 @dataclass(eq=False)
@@ -70,12 +79,23 @@ class OpenVinoRunner(Runner):
         if why := why_not(segmenter):
             raise ConfigError(f"runtime is openvino, but {why}; or set runtime to pytorch")
         self._falls_back = falls_back
+        self._cores = frozenset(os.sched_getaffinity(0))
         # Each runner has its own requests, as each has its own thread.
-        self._requests: dict[Hashable, tuple[tuple[torch.Size, ...], Any]] = {}
-        self._written: dict[Hashable, int] = {}  # addresses that a part's next run overwrites
+        self._requests: dict[tuple[Hashable, int], tuple[tuple[torch.Size, ...], Any]] = {}
+        # Addresses that a part's next run overwrites.
+        self._written: dict[tuple[Hashable, int], list[int]] = {}
 
     def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
-        low = self.run("lower", self._net.lower, image)
+        """Sl, in two halves: during the first one the other core is busy with optical flow."""
+        net = self._net
+        begun = None
+        if isinstance(net.encoder, TrunkEncoder):
+            begun = self._run_part("begin_lower", PARTS["begin_lower"], net, image)
+        if begun is None:
+            low = self.run("lower", net.lower, image)
+        else:
+            pause()
+            low = self.run("end_lower", net.end_lower, *begun)
         pause()
         return low
 
@@ -87,9 +107,23 @@ class OpenVinoRunner(Runner):
         part = PARTS.get(name)
         if part is None and isinstance(function, nn.Module) and in_8_bits(function):
             network, part = function, WHOLE
-        request = None if part is None else self._request(name, network, part, inputs)
-        if part is None or request is None:
-            return function(*inputs)
+        found = None
+        if part is not None:
+            threads = HELPED if self.shares else 1
+            found = self._run_part(name, part, network, *inputs, threads=threads)
+        return function(*inputs) if found is None else found[0]
+
+    def clone(self, tensor: Tensor) -> Tensor:
+        written = itertools.chain.from_iterable(self._written.values())
+        return tensor.clone() if tensor.data_ptr() in written else tensor
+
+    def _run_part(
+        self, name: Hashable, part: Part, network: nn.Module, *inputs: Tensor, threads: int = 1
+    ) -> list[Tensor] | None:
+        """All that ``part`` of ``network`` returns; None where PyTorch must run it."""
+        request = self._request(name, part, network, inputs, threads)
+        if request is None:
+            return None
         from openvino import Tensor as Values
 
         # OpenVINO reads these where they are, and does not keep them alive.
@@ -97,24 +131,26 @@ class OpenVinoRunner(Runner):
         for index, values in enumerate(arrays):
             request.set_input_tensor(index, Values(values, shared_memory=True))
         request.infer()
-        out = torch.from_numpy(request.get_output_tensor(0).data)
-        self._written[name] = out.data_ptr()
-        return out if part.planes else out.permute(0, 3, 1, 2)
-
-    def clone(self, tensor: Tensor) -> Tensor:
-        return tensor.clone() if tensor.data_ptr() in self._written.values() else tensor
+        found = [torch.from_numpy(values.data) for values in request.output_tensors]
+        self._written[name, threads] = [values.data_ptr() for values in found]
+        return found if part.planes else [values.permute(0, 3, 1, 2) for values in found]
 
     def _request(
-        self, name: Hashable, network: nn.Module, part: Part, inputs: tuple[Tensor, ...]
+        self,
+        name: Hashable,
+        part: Part,
+        network: nn.Module,
+        inputs: tuple[Tensor, ...],
+        threads: int,
     ) -> Any:
         """What runs ``part`` of ``network`` on ``inputs``; None where PyTorch must.
 
         Raises ``ConfigError`` there unless the runner falls back.
         """
         shapes = tuple(x.shape for x in inputs)
-        known, request = self._requests.get(name, (None, None))
+        known, request = self._requests.get((name, threads), (None, None))
         if known != shapes:
-            program = self._program((name, shapes), network, part, inputs)
+            program = self._program((name, threads, shapes), part, network, inputs)
             request = None
             if not isinstance(program, Exception):
                 request = program.create_infer_request()
@@ -123,23 +159,31 @@ class OpenVinoRunner(Runner):
                     f"runtime is openvino, but OpenVINO does not run {name}; set runtime to auto "
                     f"or pytorch: {program}"
                 ) from program
-            self._requests[name] = shapes, request
+            self._requests[name, threads] = shapes, request
         return request
 
-    def _program(self, key: Key, network: nn.Module, part: Part, inputs: tuple[Tensor, ...]) -> Any:
+    def _program(self, key: Key, part: Part, network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """The program, or the exception that compiling it raised."""
-        own = _PROGRAMS.setdefault(network, Programs())
+        own, (name, threads, shapes) = _PROGRAMS.setdefault(network, Programs()), key
 
         def get() -> Any:
             lower_priority()  # compiling takes longer than a frame may have priority
             own.fingerprint = own.fingerprint or programs.fingerprint(network)
-            of = "" if part is WHOLE else key[0]
-            return programs.cached(
-                programs.cache_file(f"{own.fingerprint} {of} {key[1]}"),
-                lambda: programs.compile_program(
-                    part.of(programs.traceable(network)), *inputs, planes=part.planes
-                ),
-            )
+            of = "" if part is WHOLE else name
+            with helpers_begin(self._cores):
+                program = programs.cached(
+                    programs.cache_file(f"{own.fingerprint} {of} {shapes} {threads}"),
+                    lambda: programs.compile_program(
+                        part.of(programs.traceable(network)),
+                        *inputs,
+                        planes=part.planes,
+                        threads=threads,
+                    ),
+                    threads,
+                )
+                if threads > 1:
+                    program.create_infer_request().infer()  # else they would begin in a frame
+            return program
 
         if key not in own.compiled:
             try:
@@ -149,10 +193,10 @@ class OpenVinoRunner(Runner):
                 logger.warning(
                     "OpenVINO does not run %s, so PyTorch does, and masks are slower; runtime "
                     "pytorch ends this warning: %s",
-                    key[0],
+                    name,
                     error,
                 )
-            while len(own.compiled) > LAYOUTS * len(PARTS):
+            while len(own.compiled) > LAYOUTS * len(PARTS) * HELPED:
                 own.compiled.popitem(last=False)
         return own.compiled[key]
 

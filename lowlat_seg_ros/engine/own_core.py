@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 Cores = frozenset[int]
 
@@ -53,6 +55,22 @@ class Background:
 BACKGROUND = Background()
 
 
+@contextmanager
+def helpers_begin(cores: Cores) -> Iterator[None]:
+    """Entered while a library starts threads that help with frames: on one of the other ``cores``.
+
+    Linux would mostly give them the core of the frame that wakes them, where they wait until it
+    looks for a better one, some milliseconds later. They stay there for good, so they must only be
+    used while frames have their own core. A thread of somebody else's that begins meanwhile is
+    taken for one of them. The calling thread, whose core libraries may ask for, has all ``cores``.
+    """
+    _move(0, cores)
+    before = _threads()
+    yield
+    for thread in _threads() - before:
+        _move(thread, cores - {min(cores)} or cores)
+
+
 class OwnCore:
     """The core of the frames of one engine: the lowest that the process may use when it is made.
 
@@ -64,12 +82,16 @@ class OwnCore:
         self._core = min(self._allowed)
         self._before: set[int] | None = None
 
-    def enter(self) -> None:
-        """Keep the calling thread on the core until :meth:`leave`, and the background off it."""
+    def enter(self) -> bool:
+        """Keep the calling thread on the core until :meth:`leave`, and the background off it.
+
+        False where the thread may not use the core.
+        """
         BACKGROUND.use(self._allowed - {self._core} or self._allowed)
         before = os.sched_getaffinity(0)
         if self._core in before and _move(0, frozenset({self._core})):
             self._before = before
+        return self._before is not None
 
     def leave(self) -> None:
         """Undo :meth:`enter` for the calling thread; the background stays where it is."""
@@ -80,6 +102,11 @@ class OwnCore:
     def give_up(self) -> None:
         """Let the background use all cores, as other programs need some of them."""
         BACKGROUND.use(self._allowed)
+
+
+def _threads() -> set[int]:
+    """Those of this process."""
+    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
 
 def _move(thread: int, cores: Cores) -> bool:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from lowlat_seg_ros.engine.beside import Helper
 from lowlat_seg_ros.engine.preprocess import Geometry
 from lowlat_seg_ros.frames import IGNORE_LABEL
 from lowlat_seg_ros.network.layers import compile_with_numba
@@ -23,18 +25,24 @@ from lowlat_seg_ros.network.layers import compile_with_numba
 #: The kernel's rows are padded to a multiple of so many values, which vector registers divide.
 BLOCK = 16
 
+#: Pixels from which on a helper does half of a mask; handing over to it takes some 0.2 ms.
+SHARED = 2**19
+
 #: Gaps between logits that it fills at a time: what it needs of them stays in the L1 cache.
 CHUNK = 256
 
 
-def mask_of(logits: Tensor, geometry: Geometry) -> np.ndarray:
-    """Logits (1, classes, h, w) of the padded image -> uint8 (H, W) ids at the mask's size."""
+def mask_of(logits: Tensor, geometry: Geometry, helper: Helper | None = None) -> np.ndarray:
+    """Logits (1, classes, h, w) of the padded image -> uint8 (H, W) ids at the mask's size.
+
+    A ``helper`` does half of a large one.
+    """
     # The padded image at the mask's scale, if that is a whole number of pixels.
     sizes = zip(geometry.padded, geometry.mask, geometry.scaled, strict=True)
     sides = [divmod(padded * mask, scaled) for padded, mask, scaled in sizes]
     if logits.device.type == "cpu" and not any(rest for _, rest in sides):
         (height, width), planes = geometry.mask, logits[0].float().numpy()
-        full = arg_max_at(planes, (sides[0][0], sides[1][0]))
+        full = arg_max_at(planes, (sides[0][0], sides[1][0]), helper)
         return np.ascontiguousarray(full[:height, :width])
     mask: np.ndarray = ids_of(logits, geometry).cpu().numpy()
     return mask
@@ -85,7 +93,9 @@ def _full_size(values: Tensor, geometry: Geometry) -> Tensor:
     return full
 
 
-def arg_max_at(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def arg_max_at(
+    logits: np.ndarray, size: tuple[int, int], helper: Helper | None = None
+) -> np.ndarray:
     """Logits float32 (classes, h, w) -> uint8 (H, W) ids at ``size`` (H, W), first of equals.
 
     The geometry is that of ``F.interpolate(mode="bilinear", align_corners=False)``. Uses at most as
@@ -95,7 +105,7 @@ def arg_max_at(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if rest == 0 and factor > 1 and size[1] == factor * logits.shape[2]:
         upsample = compiled_upsampling()
         if upsample is not None:
-            return upsample(logits, factor)
+            return upsample(logits, factor, helper)
     return class_by_class(logits, size)
 
 
@@ -117,15 +127,15 @@ def class_by_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 @functools.cache
-def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
+def compiled_upsampling() -> Callable[[np.ndarray, int, Helper | None], np.ndarray] | None:
     """Logits float32 (classes, h, w) and a factor f -> uint8 (f*h, f*w) ids; None without numba.
 
-    It runs on the calling thread alone, in a quarter of the time of :func:`class_by_class`. The
-    first call in a process compiles and takes half a second or more, so it is made before the first
-    frame.
+    It runs on the calling thread, half of a large mask on a helper's where there is one, and takes
+    a quarter of the time of :func:`class_by_class`. The first call in a process compiles and takes
+    half a second or more, so it is made before the first frame.
     """
     signature = (
-        "void(f4[:,:,::1], f4[::1], f4[::1], i4[:,::1], u1[::1], i4[:,::1], f4[:,:,::1], "
+        "void(f4[:,:,::1], i8, i8, f4[::1], f4[::1], i4[:,::1], u1[::1], i4[:,::1], f4[:,:,::1], "
         "f4[:,:,::1], u1[:,::1])"
     )
     kernel = compile_with_numba(
@@ -134,7 +144,7 @@ def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
     if kernel is None:
         return None
 
-    def arg_max(logits: np.ndarray, factor: int) -> np.ndarray:
+    def arg_max(logits: np.ndarray, factor: int, helper: Helper | None = None) -> np.ndarray:
         classes, height, width = logits.shape
         gaps = -(-(width + 1) // BLOCK) * BLOCK  # between two columns each, and at both edges
         cells = np.zeros((classes, height + 2, gaps + 1), np.float32)
@@ -144,12 +154,23 @@ def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
         # Pixel centres are at half-integers: with an even factor none lies on a logit.
         weights = (np.arange(factor, dtype=np.float32) + (1 - factor % 2) / 2) / factor
         mask = np.empty((factor * height, factor * width), np.uint8)
-        best = np.empty(max(gaps + 1, CHUNK), np.float32)
-        ids = np.empty((3, len(best)), np.int32)
-        line = np.empty((width + 1) * factor, np.uint8)
-        mixed = np.empty((2, (height + 1) * (width + 1) + BLOCK), np.int32)
-        corners, blended = (np.empty((n, classes, CHUNK), np.float32) for n in (4, 2))
-        kernel(cells, weights, best, ids, line, mixed, corners, blended, mask)
+
+        def fill(first: int, last: int) -> None:
+            best = np.empty(max(gaps + 1, CHUNK), np.float32)
+            ids = np.empty((3, len(best)), np.int32)
+            line = np.empty((width + 1) * factor, np.uint8)
+            mixed = np.empty((2, (last - first) * (width + 1) + BLOCK), np.int32)
+            corners, blended = (np.empty((n, classes, CHUNK), np.float32) for n in (4, 2))
+            buffers = (best, ids, line, mixed, corners, blended)
+            kernel(cells, first, last, weights, *buffers, mask)
+
+        if helper is None or mask.size < SHARED:
+            fill(0, height + 1)
+            return mask
+        half = height // 2
+        below = helper(partial(fill, half, height + 1))
+        fill(0, half)
+        below()
         return mask
 
     return arg_max
@@ -157,6 +178,8 @@ def compiled_upsampling() -> Callable[[np.ndarray, int], np.ndarray] | None:
 
 def _upsample(
     cells: np.ndarray,
+    begin: int,
+    end: int,
     weights: np.ndarray,
     best: np.ndarray,
     ids: np.ndarray,
@@ -174,15 +197,15 @@ def _upsample(
     filled afterwards, ``CHUNK`` of them at a time: each row of their pixels is a blend of the upper
     and lower two ``corners`` (4, classes, CHUNK), and for each of the ``factor`` places within a
     gap the maximum over the classes is taken in all of them at once. The ``weights`` are the same
-    in every gap. ``best``, ``ids`` (3, ...), ``line`` and ``blended`` (2, classes, CHUNK) are
-    buffers.
+    in every gap. Only gaps of the rows from ``begin`` to ``end`` are filled. ``best``, ``ids`` (3,
+    ...), ``line`` and ``blended`` (2, classes, CHUNK) are buffers.
     """
     factor, (height, width) = len(weights), mask.shape
     before = (factor + 1) // 2  # pixels of the first gap that lie outside the image
     columns = width // factor + 1
     upper, lower, found = ids[0], ids[1], ids[2]
     number = 0
-    for row in range(cells.shape[1]):
+    for row in range(begin, end + 1):
         upper, lower = lower, upper
         across = cells.shape[2]
         for x in range(across):
@@ -194,7 +217,7 @@ def _upsample(
                 larger = cells[c, row, x] > best[x]
                 best[x] = cells[c, row, x] if larger else best[x]
                 lower[x] = this if larger else lower[x]
-        if row == 0:
+        if row == begin:
             continue
         gap = row - 1
         for x in range(columns):

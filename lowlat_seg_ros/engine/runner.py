@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import postprocess, preprocess
+from lowlat_seg_ros.engine.beside import Helper
 from lowlat_seg_ros.engine.preprocess import Geometry
 from lowlat_seg_ros.frames import StageTiming
 from lowlat_seg_ros.network import warping
@@ -77,6 +78,12 @@ class Runner:
     #: Whether parts of a frame may run in two threads at a time.
     can_run_beside = True
 
+    #: Works for the frame at hand on another core, where one is free; else None.
+    helper: Helper | None = None
+
+    #: Whether that core may also share the frame's layers, as the frame stays on its own core.
+    shares = False
+
     def __init__(self, segmenter: Segmenter) -> None:
         self._net = segmenter
         self.propagation_stride = segmenter.config.propagation_stride
@@ -115,7 +122,7 @@ class Runner:
         return warping.luma_of(pixels) if self._net.config.fine_carry else None
 
     def mask(self, logits: Tensor, geometry: Geometry) -> np.ndarray:
-        return postprocess.mask_of(logits, geometry)
+        return postprocess.mask_of(logits, geometry, self.helper)
 
     def lower(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
         """Sl: image -> F_l; ``pause`` is called between its blocks, if it runs in several."""

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowlat_seg_ros.network.layers import PackedConv2d
+from lowlat_seg_ros.network.layers import PackedConv2d, plain
 from lowlat_seg_ros.network.quantization import Grid, Quantized, QuantizedConv2d
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -78,8 +78,13 @@ def in_memory(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
+def settings(threads: int) -> dict[str, Any]:
+    """Of a program that runs on so many ``threads``, the caller's and others."""
+    return {**SETTINGS, "INFERENCE_NUM_THREADS": threads}
+
+
 def compile_program(
-    function: Callable[..., Tensor], *examples: Tensor, planes: bool = False
+    function: Callable[..., Any], *examples: Tensor, planes: bool = False, threads: int = 1
 ) -> Any:
     """``function`` as a program for inputs of the shapes of ``examples``, see :func:`in_memory`.
 
@@ -106,19 +111,20 @@ def compile_program(
     model.validate_nodes_and_infer_types()
     # Otherwise the ranges of activations are no constants yet, and nothing would run in 8 bits.
     apply_moc_transformations(model, cf=True, smart_reshape=False)
-    return core().compile_model(model, "CPU", SETTINGS)
+    return core().compile_model(model, "CPU", settings(threads))
 
 
 class Traced(nn.Module):
     """What is traced: ``function``, of tensors as :func:`in_memory` has them."""
 
-    def __init__(self, function: Callable[..., Tensor], planes: bool) -> None:
+    def __init__(self, function: Callable[..., Any], planes: bool) -> None:
         super().__init__()
         self._function, self._planes = [function], planes  # a list hides the network's layers
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        out = self._function[0](*(x.permute(0, 3, 1, 2) for x in inputs))
-        return out if self._planes else out.permute(0, 2, 3, 1)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        found = self._function[0](*(x.permute(0, 3, 1, 2) for x in inputs))
+        results = map(plain, found if isinstance(found, tuple) else (found,))
+        return tuple(out if self._planes else out.permute(0, 2, 3, 1) for out in results)
 
 
 def traceable(network: Network) -> Network:
@@ -234,7 +240,7 @@ def kept(file: Path, make: Callable[[], bytes]) -> bytes:
     return content
 
 
-def cached(file: Path, compile_: Callable[[], Any]) -> Any:
+def cached(file: Path, compile_: Callable[[], Any], threads: int = 1) -> Any:
     """The program that ``file`` holds, else that of ``compile_``, which ``file`` holds from now on.
 
     Compiling takes a second or two, which a node that starts again after a crash does not have.
@@ -242,7 +248,7 @@ def cached(file: Path, compile_: Callable[[], Any]) -> Any:
     content = _read(file)
     if content is not None:
         try:
-            return core().import_model(content, "CPU", SETTINGS)
+            return core().import_model(content, "CPU", settings(threads))
         except Exception as error:
             logger.warning("OpenVINO does not read %s, which is made again: %s", file, error)
     program = compile_()

@@ -127,6 +127,17 @@ class Segmenter(nn.Module):
         low: Tensor = self.shared(encoded)
         return low
 
+    def begin_lower(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The first half of :meth:`lower`, for :meth:`end_lower`; where Sl is an encoder."""
+        assert isinstance(self.encoder, TrunkEncoder)
+        return self.encoder.begin(image)
+
+    def end_lower(self, last: Tensor, parts: Tensor) -> Tensor:
+        """The second half of :meth:`lower`: F_l, of what :meth:`begin_lower` returned."""
+        assert isinstance(self.encoder, TrunkEncoder)
+        low: Tensor = self.shared(self.encoder.end(last, parts))
+        return low
+
     def source(self, image: Tensor, low: Tensor | None = None) -> Tensor:
         """What Sh begins with: F_l, or the normalised image where Sl is a network of its own.
 

@@ -12,7 +12,7 @@ longer run does not delay any mask.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
@@ -95,14 +95,19 @@ class Trunk(nn.Module, ABC):
         """The convolution that reads the image: 3x3 at stride 2, padded by 1."""
 
     def features(
-        self, image: Tensor, pause: Callable[[], None] = lambda: None, step: Step = call
+        self,
+        image: Tensor,
+        pause: Callable[[], None] = lambda: None,
+        step: Step = call,
+        blocks: Iterable[Block] | None = None,
     ) -> list[Tensor]:
         """The four features. ``pause`` is called between blocks and may wait or raise.
 
-        ``step`` runs each block, always in the same order.
+        ``step`` runs each block, always in the same order. ``blocks``: only these of them, which
+        begin with ``image``, or what the block before them returned.
         """
         x, taps = image, []
-        for block in self.blocks():
+        for block in self.blocks() if blocks is None else blocks:
             x = step(block.run, x)
             if block.tap:
                 taps.append(x)
@@ -129,18 +134,37 @@ class TrunkEncoder(nn.Module):
         self._shrinks = self._arranges = True
 
     def forward(self, image: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
+        return self.end(*self.begin(image, pause), pause)
+
+    def begin(
+        self, image: Tensor, pause: Callable[[], None] = lambda: None
+    ) -> tuple[Tensor, Tensor]:
+        """The first half: the trunk's last feature but one, and the sum (N, C, H/8, W/8) so far."""
         cells = [side // 8 for side in image.shape[2:]]
-        first, *others = self.trunk.features(self._shrunk(image), pause)
+        blocks, _ = self._halves()
+        first, *others = self.trunk.features(self._shrunk(image), pause, blocks=blocks)
         size = [FINENESS * side for side in cells]
         points = first if list(first.shape[2:]) == size else resized(plain(first), size)
         if self._arranges:
             points = F.pixel_unshuffle(points, FINENESS)  # (N, C * FINENESS^2, H/8, W/8)
             points = points.contiguous(memory_format=torch.channels_last)
         parts = [self.fine(points)]
-        for lateral, feature in zip(self.lateral, others, strict=True):
+        for lateral, feature in zip(self.lateral[:-1], others, strict=True):
             parts.append(resized(lateral(feature), cells))
-        whole = self.whole(others[-1].mean((2, 3), keepdim=True))
-        return (reduce(torch.add, parts) + whole).relu()
+        return others[-1], reduce(torch.add, parts)
+
+    def end(self, last: Tensor, parts: Tensor, pause: Callable[[], None] = lambda: None) -> Tensor:
+        """F_l, of what :meth:`begin` returned."""
+        _, blocks = self._halves()
+        (last,) = self.trunk.features(last, pause, blocks=blocks)
+        part = resized(self.lateral[-1](last), parts.shape[2:])
+        return (parts + part + self.whole(last.mean((2, 3), keepdim=True))).relu()
+
+    def _halves(self) -> tuple[list[Block], list[Block]]:
+        """The trunk's blocks until its third feature, and those of the last."""
+        blocks = list(self.trunk.blocks())
+        _, _, third, _ = (number for number, block in enumerate(blocks, 1) if block.tap)
+        return blocks[:third], blocks[third:]
 
     def _shrunk(self, image: Tensor) -> Tensor:
         """The image (N, 3, h, w) that the trunk reads; at half the sides each pixel is a mean."""

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine import preprocess, schedule
 from lowlat_seg_ros.engine.cpu_threads import use_threads
-from lowlat_seg_ros.engine.runner import Stopwatch, runners
+from lowlat_seg_ros.engine.own_core import OwnCore
+from lowlat_seg_ros.engine.runner import Stopwatch, runners, runtime_of
 from lowlat_seg_ros.frames import Counters, Frame, MaskKind, Provenance, ResetReason, Segmentation
 from lowlat_seg_ros.lab.baselines.carry import FlowNetwork, half_size, warp
 from lowlat_seg_ros.network.segmenter import Segmenter
@@ -63,6 +64,9 @@ class Stream(ABC):
         #: Distinguishes the CUDA graphs of this method's own parts from those of other methods.
         self.name: Hashable = object()
         self._config = config
+        # Two cores share the layers of OpenVINO's programs, as those of the engine's frames.
+        compiled = runtime_of(segmenter, config.runtime) == "openvino"
+        self._own_core = OwnCore() if compiled and config.foreground_threads > 1 else None
         self._previous: Frame | None = None
         self._key_at: tuple[int, int] | None = None  # stamp and index of the key frame
         self._reset: ResetReason | None = ResetReason.FIRST_FRAME
@@ -95,6 +99,15 @@ class Stream(ABC):
     @torch.inference_mode()
     def process(self, frame: Frame) -> Segmentation:
         """Segment ``frame``; raises ``FrameError`` for one of impossible size."""
+        if self._own_core is None:
+            return self._segment(frame)
+        self.runner.shares = self._own_core.enter()
+        try:
+            return self._segment(frame)
+        finally:
+            self._own_core.leave()
+
+    def _segment(self, frame: Frame) -> Segmentation:
         use_threads(self._config.foreground_threads)
         reason = schedule.needs_reset(self._previous, frame, self._config)
         if reason is not None and self._key_at is not None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.cpu_threads import cores, foreground_threads
+from lowlat_seg_ros.engine.openvino import HELPED
 from lowlat_seg_ros.engine.runner import runtime_of
 from lowlat_seg_ros.frames import MaskKind, StageTiming
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
@@ -251,11 +252,13 @@ def fastest(
     """A network on every frame, by the fastest of ``runtimes``, with its CPU threads.
 
     These are all cores, or all but one: beside other work a team of threads waits for the displaced
-    one, and may be many times as slow as one thread. A slow baseline would flatter the fast track.
+    one, and may be many times as slow as one thread. OpenVINO has two or one, as in the engine. A
+    slow baseline would flatter the fast track.
     """
-    trials = []
+    trials, most = [], cores()
     for name in runtimes:
-        for threads in sorted({cores(), max(1, cores() - 1)}, reverse=True):
+        counts = {min(HELPED, most), 1} if name != "pytorch" else {most, max(1, most - 1)}
+        for threads in sorted(counts, reverse=True):
             config = EngineConfig(foreground_threads=threads, inference_height=0, runtime=name)
             method = make(config)
             run = play(partial(_next, method, camera), TRIAL)

@@ -183,7 +183,7 @@ def notes(done: Benchmark) -> list[str]:
         found.append(
             "full, ddrnet23_slim and single_frame (Sl and AdaptNet alone) run on every frame, "
             "on all cores or on all but one (thr), and by the runtime or by PyTorch, whichever was "
-            "fastest (OpenVINO uses one core in any case); the first two back to back, and "
+            "fastest (OpenVINO on two at most); the first two back to back, and "
             f"all three paced, at {facts.rate_hz:g} Hz. So is the fast track, whose "
             f"frames have {facts.priority} priority; its slow track has "
             f"{facts.slow_track_threads} CPU threads: no frame is a key frame in fast_idle; in "
