@@ -29,21 +29,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """A part ``of`` a network that becomes a program; ``planes`` as in ``compile_program``."""
+    """A part ``of`` a network that becomes a program; ``planes`` as in ``compile_program``.
+
+    ``shared``: whether two cores may share it, for which there is a program of its own.
+    """
 
     of: Callable[[Any], Callable[..., Any]]
     planes: bool = False
+    shared: bool = True
 
 
 #: By their names in :class:`.runner.Runner`. Eq. (1) and the warp stay what they are, kernels that
 #: numba compiles; what is not made of convolutions gains nothing.
 PARTS: dict[Hashable, Part] = {
-    "lower": Part(lambda net: net.lower),
-    "begin_lower": Part(lambda net: net.begin_lower),
+    "lower": Part(lambda net: net.lower, shared=False),
+    "begin_lower": Part(lambda net: net.begin_lower, shared=False),
     "end_lower": Part(lambda net: net.end_lower),
     "kernels": Part(lambda net: net.predictor),
     "fuse": Part(lambda net: net.fuse),
-    "classify_low": Part(lambda net: net.classify_low, planes=True),
+    "classify_low": Part(lambda net: net.classify_low, planes=True, shared=False),
 }
 
 #: A network that is compared with the engine, from image to logits.
@@ -109,8 +113,7 @@ class OpenVinoRunner(Runner):
             network, part = function, WHOLE
         found = None
         if part is not None:
-            threads = HELPED if self.shares else 1
-            found = self._run_part(name, part, network, *inputs, threads=threads)
+            found = self._run_part(name, part, network, *inputs)
         return function(*inputs) if found is None else found[0]
 
     def clone(self, tensor: Tensor) -> Tensor:
@@ -118,9 +121,10 @@ class OpenVinoRunner(Runner):
         return tensor.clone() if tensor.data_ptr() in written else tensor
 
     def _run_part(
-        self, name: Hashable, part: Part, network: nn.Module, *inputs: Tensor, threads: int = 1
+        self, name: Hashable, part: Part, network: nn.Module, *inputs: Tensor
     ) -> list[Tensor] | None:
         """All that ``part`` of ``network`` returns; None where PyTorch must run it."""
+        threads = HELPED if self.shares and part.shared else 1
         request = self._request(name, part, network, inputs, threads)
         if request is None:
             return None
@@ -150,7 +154,11 @@ class OpenVinoRunner(Runner):
         shapes = tuple(x.shape for x in inputs)
         known, request = self._requests.get((name, threads), (None, None))
         if known != shapes:
-            program = self._program((name, threads, shapes), part, network, inputs)
+            # All that frames may need is compiled with the first: later one would wait for it.
+            program = self._program((name, 1, shapes), part, network, inputs)
+            if part.shared and len(self._cores) > 1 and not isinstance(program, Exception):
+                shared = self._program((name, HELPED, shapes), part, network, inputs)
+                program = program if threads == 1 else shared
             request = None
             if not isinstance(program, Exception):
                 request = program.create_infer_request()
