@@ -101,13 +101,13 @@ def test_a_frame_has_a_core_until_another_program_needs_one(tmp_path: Path) -> N
     with worker(BACKGROUND) as beside:
         with frames.until_mask(starved=False):
             assert os.sched_getaffinity(0) == CORES  # Sh may run here, on all cores
-            frames.settle()
+            assert frames.settle()
             assert (os.sched_getaffinity(0), beside.cores) == (HOME, OTHERS)
         assert (os.sched_getaffinity(0), beside.cores) == (CORES, OTHERS)
         now_s[0] += LOOK_S
         loaded(stat, 1e6)
         with frames.until_mask(starved=False):
-            frames.settle()
+            assert not frames.settle()
             assert os.sched_getaffinity(0) == beside.cores == CORES
 
 
@@ -115,7 +115,7 @@ def test_a_frame_has_a_core_until_another_program_needs_one(tmp_path: Path) -> N
 def test_what_is_set_by_hand_is_left_to_linux(config: dict[str, Any]) -> None:
     frames = ForegroundThreads(EngineConfig(**config))
     with frames.until_mask(starved=False):
-        frames.settle()
+        assert not frames.settle()
         assert os.sched_getaffinity(0) == CORES
 
 
