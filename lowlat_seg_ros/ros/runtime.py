@@ -20,6 +20,7 @@ from rclpy.exceptions import InvalidHandle
 from rclpy.executors import (
     ConditionReachedException,
     Executor,
+    ExternalShutdownException,
     ShutdownException,
     TimeoutException,
 )
@@ -192,7 +193,13 @@ class OwnThreadExecutor(Executor):
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Wait for one callback that is not the own thread's, and run it."""
         with suppress(ShutdownException, TimeoutException, ConditionReachedException):
-            task, _, _ = self.wait_for_ready_callbacks(timeout_sec, None, self._has_failed)
+            try:
+                task, _, _ = self.wait_for_ready_callbacks(timeout_sec, None, self._has_failed)
+            except _rclpy.RCLError as error:
+                if self._context.ok():
+                    raise
+                # It was shut down between rclpy's own look and its wait.
+                raise ExternalShutdownException from error
             self._run(task)
         if self._failure is not None:
             raise self._failure
