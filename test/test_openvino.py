@@ -15,7 +15,7 @@ from torch import nn
 from lowlat_seg_ros.config import NETWORKS, ConfigError, EngineConfig
 from lowlat_seg_ros.engine.engine import Engine
 from lowlat_seg_ros.engine.openvino import OpenVinoRunner
-from lowlat_seg_ros.engine.own_core import OwnCore
+from lowlat_seg_ros.engine.own_core import OwnCore, threads
 from lowlat_seg_ros.engine.runner import Runner, runners, runtime_of
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.lab.baselines.ddrnet import DDRNet23Slim
@@ -115,7 +115,7 @@ def test_parts_answer_as_in_pytorch_at_every_size(weights: Path) -> None:
 @torch.inference_mode()
 def test_two_cores_that_share_layers_give_the_same(folder: Path) -> None:
     """Also where the frame is on its own core already; the other threads are not."""
-    cores, before = os.sched_getaffinity(0), threads_of_process()
+    cores, before = os.sched_getaffinity(0), threads()
     segmenter, _ = inference.load(DEFAULT_CHECKPOINT, CPU, "int8")
     runner = OpenVinoRunner(segmenter)
     image = torch.from_numpy(frames(1, (360, 480))[0])[None].permute(0, 3, 1, 2)
@@ -129,13 +129,9 @@ def test_two_cores_that_share_layers_give_the_same(folder: Path) -> None:
         finally:
             own_core.leave()
         assert torch.equal(shared, alone)
-    begun = {thread: os.sched_getaffinity(thread) for thread in threads_of_process() - before}
+    begun = {thread: os.sched_getaffinity(thread) for thread in threads() - before}
     assert min(cores) not in set().union(*begun.values())
     assert len(list(folder.iterdir())) == OF_SL
-
-
-def threads_of_process() -> set[int]:
-    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from lowlat_seg_ros.config import EngineConfig
 from lowlat_seg_ros.engine.beside import Beside
 from lowlat_seg_ros.engine.cpu_threads import LOOK_S, ForegroundThreads, gives_way
 from lowlat_seg_ros.engine.engine import Engine
-from lowlat_seg_ros.engine.own_core import BACKGROUND, Background
+from lowlat_seg_ros.engine.own_core import BACKGROUND, Background, helpers_begin
 from lowlat_seg_ros.frames import Frame
 from lowlat_seg_ros.network.segmenter import Segmenter
 
@@ -86,6 +86,25 @@ def test_cores_that_are_gone_are_no_error() -> None:
     with worker(background) as thread:
         background.use(frozenset({10**4}))
         assert thread.cores == CORES
+
+
+def test_helpers_stay_off_the_core_of_frames_and_others_do_not() -> None:
+    """Also where what began them fails, and where it was called on that core."""
+    background = Background()
+    with worker(background) as earlier:
+        os.sched_setaffinity(0, HOME)
+        begun = []
+
+        def fails() -> None:
+            begun.append(Worker(background))
+            assert begun[0].cores == CORES
+            raise RuntimeError
+
+        with pytest.raises(RuntimeError), helpers_begin(frozenset(CORES)):
+            fails()
+        assert begun[0].cores == OTHERS
+        assert earlier.cores == os.sched_getaffinity(0) == CORES
+        begun[0].end()
 
 
 def loaded(stat: Path, busy_s: float) -> Path:

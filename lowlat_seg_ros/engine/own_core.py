@@ -65,10 +65,22 @@ def helpers_begin(cores: Cores) -> Iterator[None]:
     taken for one of them. The calling thread, whose core libraries may ask for, has all ``cores``.
     """
     _move(0, cores)
-    before = _threads()
-    yield
-    for thread in _threads() - before:
-        _move(thread, cores - {min(cores)} or cores)
+    before = threads()
+    try:
+        yield
+    finally:
+        for thread in threads() - before:
+            _move(thread, others(cores))
+
+
+def threads() -> set[int]:
+    """Those of this process."""
+    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+
+def others(cores: Cores) -> Cores:
+    """All ``cores`` but that of frames, the lowest; that one, too, where there is no other."""
+    return cores - {min(cores)} or cores
 
 
 class OwnCore:
@@ -87,7 +99,7 @@ class OwnCore:
 
         False where the thread may not use the core.
         """
-        BACKGROUND.use(self._allowed - {self._core} or self._allowed)
+        BACKGROUND.use(others(self._allowed))
         before = os.sched_getaffinity(0)
         if self._core in before and _move(0, frozenset({self._core})):
             self._before = before
@@ -102,11 +114,6 @@ class OwnCore:
     def give_up(self) -> None:
         """Let the background use all cores, as other programs need some of them."""
         BACKGROUND.use(self._allowed)
-
-
-def _threads() -> set[int]:
-    """Those of this process."""
-    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
 
 def _move(thread: int, cores: Cores) -> bool:
